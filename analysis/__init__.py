@@ -1,0 +1,1 @@
+"""From result files to data frames, tables, statistics and plots."""

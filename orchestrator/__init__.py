@@ -1,0 +1,1 @@
+"""The graph of jobs on Ray Tune: sweeps, artifacts, tracking and the command line."""

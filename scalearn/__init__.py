@@ -1,0 +1,1 @@
+"""ScaLearn: two-stage transfer learning with scaled source adapters, as a PyTorch library."""

