@@ -1,0 +1,129 @@
+"""A frozen pretrained encoder with one slot per layer into which the branches of a pack are put."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from adapters import AutoAdapterModel
+from adapters.configuration import BnConfig, SeqBnConfig
+from adapters.methods.bottleneck import BottleneckLayer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from scalearn.backbones import Backbone
+from scalearn.errors import UserError
+from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
+from scalearn.layers.slot import Slot
+from scalearn.methods.branch import Branch, BranchPack
+
+SLOT = "pack"
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Encoder(nn.Module):
+    """The backbone, frozen. All state that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Freezes `model`, an adapters `AutoAdapterModel`, and puts a slot at every place where `seq_bn` has an adapter."""
+        super().__init__()
+        self.model = model
+        self.streams = RowStreams()
+        self.pack = BranchPack()
+        model.requires_grad_(False)
+        give_each_job_its_stream(model, self.streams)
+        self.sites = self._place_slots()
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration."""
+        config: PretrainedConfig = self.model.config
+        return config
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden size d."""
+        return int(self.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    def forward(self, inputs: Mapping[str, Tensor], branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> Tensor:
+        """One pass of a packed batch.
+
+        Args:
+            inputs: `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: `[rows, length]`.
+            branches: One per job, in the order of their rows. Empty: the bare backbone.
+            blocks: The rows of each job.
+
+        Returns:
+            Last hidden states: `[rows, length, hidden]`.
+        """
+        self.pack.load(branches, blocks)
+        self.streams.blocks = tuple(blocks)
+        self.model.set_active_adapters(SLOT if branches else None)
+        accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
+        states: Tensor = self.model.base_model(**accepted)[0]
+        return states
+
+    def release(self) -> None:
+        """Drops every reference to the jobs of the last pass."""
+        self.pack.clear()
+        self.streams.blocks = ()
+
+    def _place_slots(self) -> int:
+        self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
+        self.model.requires_grad_(False)
+        layers: list[BottleneckLayer] = []
+        self.for_each_bottleneck_layer(lambda layer: layers.append(layer) if SLOT in layer.adapters else None)
+        for site, layer in enumerate(layers):
+            layer.adapters[SLOT] = Slot(site, layer.adapters[SLOT], self.pack.added)
+        return len(layers)
+
+    def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
+        """Calls `function` for every place where the library can put a bottleneck adapter, first layer first."""
+        self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
+
+
+def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager") -> Encoder:
+    """Loads a pretrained encoder and freezes it.
+
+    Args:
+        backbone: As `scalearn.backbones.get_backbone` names it.
+        device: Where the weights go.
+        attention: `eager` keeps the attention dropout on the jobs' own random streams; `sdpa` is faster on long inputs
+            and draws it from the global stream.
+
+    Raises:
+        UserError: The weights cannot be found or read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(backbone.locate(), revision=backbone.revision)
+        model = AutoAdapterModel.from_pretrained(
+            backbone.locate(), revision=backbone.revision, config=copy.deepcopy(config), attn_implementation=attention
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Backbone '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
+    return Encoder(model.to(device)).to(device).eval()
+
+
+def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    """Loads the backbone's tokenizer.
+
+    Raises:
+        UserError: It cannot be found or read.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(backbone.locate(), revision=backbone.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {str(error).splitlines()[0]}") from error
+    return tokenizer
+
+
+def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
+    """The library's `seq_bn` with a job's settings (PROTOCOL: reduction 16, ReLU)."""
+    return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16))
+

@@ -1,0 +1,69 @@
+"""The head of a job: the adapters library's classification head, on the job's own random stream."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scalearn.layers.random_streams import kept_entries
+
+HeadKind = Literal["classification", "regression", "multi_label", "multiple_choice"]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What a head predicts."""
+
+    kind: HeadKind
+    labels: int
+    """Classes, labels, or choices; 1 for regression."""
+    dropout: float = 0.1
+
+    @property
+    def outputs(self) -> int:
+        """Width of the last linear layer: multiple choice scores one choice at a time."""
+        return 1 if self.kind == "multiple_choice" else self.labels
+
+
+class Head(nn.Module):
+    """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it."""
+
+    def __init__(self, config: HeadConfig, hidden: int, init_std: float = 0.02) -> None:
+        """Draws normal weights with `init_std` and zero biases from the global random stream, as the encoders' own initialiser does."""
+        super().__init__()
+        self.config = config
+        self.dense = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, config.outputs)
+        self.generator: torch.Generator | None = None
+        for layer in (self.dense, self.out):
+            nn.init.normal_(layer.weight, std=init_std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Scores the first token.
+
+        Args:
+            hidden_states: `[rows, length, hidden]`.
+
+        Returns:
+            Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
+        """
+        first = self._dropped(hidden_states[:, 0])
+        logits = self.out(self._dropped(torch.tanh(self.dense(first)))).float()
+        return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over rows: cross-entropy, squared error (regression) or binary cross-entropy (multi-label)."""
+        if self.config.kind == "regression":
+            return functional.mse_loss(logits.view(-1), labels.float().view(-1))
+        if self.config.kind == "multi_label":
+            return functional.binary_cross_entropy_with_logits(logits, labels.float())
+        return functional.cross_entropy(logits, labels)
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        rate = self.config.dropout
+        if not self.training or rate == 0.0:
+            return values
+        return values * kept_entries(values.shape, rate, values.device, self.generator) / (1.0 - rate)

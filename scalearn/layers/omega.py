@@ -1,0 +1,78 @@
+"""The scaling coefficients omega: what ScaLearn learns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from scalearn.layers.random_streams import kept_entries
+
+Constraint = Literal["none", "mean", "softmax"]
+
+
+@dataclass(frozen=True)
+class OmegaConfig:
+    """Shape, constraint and initialisation of omega (paper section 3; PROTOCOL, Two stages)."""
+
+    per_dimension: bool = True
+    """A vector of hidden size per source (ScaLearn), or one scalar (ScaLearnUniform)."""
+    per_layer: bool = True
+    """Own coefficients in every layer, or one set shared by all (the ++ variants)."""
+    constraint: Constraint = "none"
+    """`mean` divides by the sum over sources, `softmax` normalises over sources; the paper's ablations."""
+    dropout: float = 0.3
+    """Probability with which an entry of omega is zeroed in training, drawn anew for every layer."""
+    init_scale: float = 2.0
+    """omega starts from Normal(init_scale / sources, 0.001)."""
+    fixed: tuple[float, ...] | None = None
+    """One value per source that is never trained (the paper's probing); None: omega is learned."""
+
+
+class Omega(nn.Module):
+    """omega of one job: a parameter of shape `[layers or 1, sources, hidden or 1]`."""
+
+    INIT_STD = 0.001
+
+    def __init__(self, config: OmegaConfig, layers: int, sources: int, hidden: int, generator: torch.Generator | None = None) -> None:
+        """Draws the initial coefficients, or takes the fixed ones.
+
+        Args:
+            config: Shape, constraint, dropout and initialisation.
+            layers: Number of places in the backbone where sources are combined.
+            sources: Number of source adapters T.
+            hidden: Hidden size d.
+            generator: Random stream of the initialisation, on CPU. Default: the global stream.
+        """
+        super().__init__()
+        self.config = config
+        self.layers = layers
+        shape = (layers if config.per_layer else 1, sources, hidden if config.per_dimension else 1)
+        if config.fixed is not None:
+            values = torch.tensor(config.fixed, dtype=torch.float32).view(1, sources, 1).expand(shape).clone()
+            self.omega = nn.Parameter(values, requires_grad=False)
+        else:
+            self.omega = nn.Parameter(torch.empty(shape).normal_(config.init_scale / sources, self.INIT_STD, generator=generator))
+
+    def constrained(self) -> Tensor:
+        """omega under its constraint, without dropout: `[layers or 1, sources, hidden or 1]`."""
+        if self.config.constraint == "mean":
+            return self.omega / self.omega.sum(dim=1, keepdim=True)
+        if self.config.constraint == "softmax":
+            return self.omega.softmax(dim=1)
+        return self.omega
+
+    def forward(self, generator: torch.Generator | None = None) -> Tensor:
+        """The coefficients of one training step or evaluation.
+
+        Args:
+            generator: Random stream of the dropout, on omega's device.
+
+        Returns:
+            `[layers, sources, hidden or 1]`; shared coefficients repeat over layers, each layer with its own dropout.
+        """
+        omega = self.constrained().expand(self.layers, -1, -1)
+        rate = self.config.dropout
+        if not self.training or rate == 0.0:
+            return omega
+        return omega * kept_entries(omega.shape, rate, omega.device, generator) / (1.0 - rate)

@@ -1,0 +1,117 @@
+"""The frozen source adapters of one backbone layer, side by side, and their weighted sum in two matrix products.
+
+With down-projections D_t, up-projections U_t, biases a_t and b_t, the transfer layer computes
+`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)`. Stacking the D_t to one [T r, d] matrix, and laying the U_t with rows scaled
+by omega_t side by side to one [d, T r] matrix, gives the same sum without a [rows, length, T, d] tensor.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class BottleneckWeights:
+    """One adapter at one layer: `up_weight @ f(down_weight @ x + down_bias) + up_bias`."""
+
+    down_weight: Tensor
+    """`[r, d]`"""
+    down_bias: Tensor
+    """`[r]`"""
+    up_weight: Tensor
+    """`[d, r]`"""
+    up_bias: Tensor
+    """`[d]`"""
+
+
+class SourceStack(nn.Module):
+    """T frozen bottleneck adapters of width r at one layer of hidden size d."""
+
+    down_weight: Tensor
+    down_bias: Tensor
+    up_weight: Tensor
+    up_bias: Tensor
+
+    def __init__(self, sources: Sequence[BottleneckWeights], activation: Activation = functional.relu) -> None:
+        """Stacks the sources in the given order; omega's rows follow it."""
+        super().__init__()
+        self.activation = activation
+        self.sources = len(sources)
+        self.register_buffer("down_weight", torch.cat([source.down_weight.detach() for source in sources]))
+        self.register_buffer("down_bias", torch.cat([source.down_bias.detach() for source in sources]))
+        self.register_buffer("up_weight", torch.stack([source.up_weight.detach() for source in sources], dim=1))
+        self.register_buffer("up_bias", torch.stack([source.up_bias.detach() for source in sources]))
+
+    def bottleneck(self, hidden_states: Tensor) -> Tensor:
+        """All sources' bottleneck activations side by side: `[..., d]` to `[..., T r]`."""
+        return self.activation(functional.linear(hidden_states, self.down_weight, self.down_bias))
+
+    def fold(self, omega: Tensor) -> tuple[Tensor, Tensor]:
+        """The sources' weighted sum as one up-projection.
+
+        Args:
+            omega: `[..., T, d or 1]`.
+
+        Returns:
+            Weight `[..., d, T r]` and bias `[..., d]`.
+        """
+        weight = self.up_weight * omega.transpose(-1, -2).unsqueeze(-1)
+        return weight.flatten(-2), (omega * self.up_bias).sum(dim=-2)
+
+    def weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
+        """`sum_t omega_t * up_t`, folded.
+
+        Args:
+            bottleneck: `[..., T r]` as `bottleneck()` returns it.
+            omega: `[T, d or 1]`.
+
+        Returns:
+            `[..., d]`, without residual.
+        """
+        return functional.linear(bottleneck, *self.fold(omega))
+
+    def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
+        """`weighted_sum` for K jobs at once, each with its own omega and an equal number of rows.
+
+        Args:
+            bottleneck: `[K rows, length, T r]`, the rows of one job next to each other.
+            omega: `[K, T, d or 1]`.
+
+        Returns:
+            `[K rows, length, d]`, without residual.
+        """
+        weight, bias = self.fold(omega)
+        jobs, (rows, length, width) = omega.shape[0], bottleneck.shape
+        flat = bottleneck.reshape(jobs, rows // jobs * length, width)
+        dtype = torch.get_autocast_dtype(flat.device.type) if torch.is_autocast_enabled(flat.device.type) else flat.dtype
+        summed = torch.baddbmm(bias.unsqueeze(1).to(dtype), flat.to(dtype), weight.transpose(1, 2).to(dtype))
+        return summed.view(rows, length, -1)
+
+    def outputs(self, bottleneck: Tensor) -> Tensor:
+        """Every source's own up-projection, as AdapterFusion attends to them: `[..., T r]` to `[..., T, d]`."""
+        split = bottleneck.unflatten(-1, (self.sources, -1))
+        return torch.einsum("...tr,dtr->...td", split, self.up_weight.to(split.dtype)) + self.up_bias.to(split.dtype)
+
+
+def plain_weighted_sum(stack: SourceStack, hidden_states: Tensor, omega: Tensor) -> Tensor:
+    """The transfer layer by its definition, one source after the other: the reference for the folded path.
+
+    Args:
+        stack: The sources.
+        hidden_states: `[rows, length, d]`.
+        omega: `[T, d or 1]`.
+
+    Returns:
+        `[rows, length, d]`, without residual.
+    """
+    down_weights, down_biases = stack.down_weight.chunk(stack.sources), stack.down_bias.chunk(stack.sources)
+    ups = []
+    for source in range(stack.sources):
+        activated = stack.activation(functional.linear(hidden_states, down_weights[source], down_biases[source]))
+        ups.append(functional.linear(activated, stack.up_weight[:, source], stack.up_bias[source]))
+    return (torch.stack(ups, dim=2) * omega).sum(dim=2)

@@ -1,0 +1,89 @@
+"""What one job adds to the backbone, and how the branches of a pack share one pass through it."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from scalearn.layers.random_streams import RowBlock, RowStreams
+
+
+class Branch(nn.Module):
+    """The trainable and frozen modules that one job puts after the feed-forward block of every layer.
+
+    A site is one place of the backbone where an adapter sits, counted from the first layer.
+    """
+
+    def __init__(self) -> None:
+        """Starts on the global random stream; a pack gives every branch the stream of its job."""
+        super().__init__()
+        self.streams = RowStreams()
+
+    @abstractmethod
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """What this job adds to the residual at a site.
+
+        Args:
+            site: Index of the site.
+            hidden_states: `[rows, length, hidden]`, the layer-normalised output of the feed-forward block.
+
+        Returns:
+            `[rows, length, hidden]`.
+        """
+
+    def begin_pass(self) -> None:
+        """Called once before every pass through the backbone, e.g. to draw what all sites share."""
+
+    def pack_key(self) -> object:
+        """Branches next to each other with equal keys may be run by `added_packed` of their class."""
+        return id(self)
+
+    @classmethod
+    def added_packed(cls, branches: Sequence["Branch"], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
+        """`added` of several branches with equal keys: rows `rows[k]` of `hidden_states` belong to `branches[k]`."""
+        parts = hidden_states.split(list(rows))
+        return torch.cat([branch.added(site, part) for branch, part in zip(branches, parts, strict=True)])
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the job's training loss: a scalar."""
+        return None
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The branch's trainable parameters by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+class BranchPack:
+    """The branches of all jobs in the pass that now runs, in the order of their rows in the batch."""
+
+    def __init__(self) -> None:
+        """Starts empty: `load` fills it before every pass."""
+        self._groups: list[tuple[list[Branch], list[int]]] = []
+
+    def load(self, branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> None:
+        """Says whose rows the next batch holds and lets every branch draw what its sites share."""
+        for branch, block in zip(branches, blocks, strict=True):
+            branch.streams.blocks = (block,)
+            branch.begin_pass()
+        self._groups = []
+        rows = [block.rows for block in blocks]
+        for _, members in groupby(zip(branches, rows, strict=True), key=lambda member: (type(member[0]), member[0].pack_key())):
+            group = list(members)
+            self._groups.append(([branch for branch, _ in group], [count for _, count in group]))
+
+    def clear(self) -> None:
+        """Forgets the branches, so that nothing of a finished job stays alive in a warm worker."""
+        self._groups = []
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """What the branches add at a site, each to its own rows: `[rows, length, hidden]`."""
+        parts = hidden_states.split([sum(rows) for _, rows in self._groups]) if len(self._groups) > 1 else (hidden_states,)
+        outputs = []
+        for (branches, rows), part in zip(self._groups, parts, strict=True):
+            if len(branches) == 1:
+                outputs.append(branches[0].added(site, part))
+            else:
+                outputs.append(type(branches[0]).added_packed(branches, site, part, rows))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -1,0 +1,40 @@
+"""AdapterFusion (Pfeiffer et al. 2021): attention over source outputs, with the library's own fusion module."""
+
+from collections.abc import Sequence
+
+import torch
+from adapters.configuration import AdapterFusionConfig
+from adapters.methods.modeling import BertFusion
+from torch import Tensor, nn
+
+from scalearn.layers.random_streams import give_each_job_its_stream
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.scaling import SourceBranch
+
+REGULARISATION = 0.01
+
+
+class FusionBranch(SourceBranch):
+    """One query, key and value map per layer; the query is the layer's own hidden state."""
+
+    def __init__(self, stacks: Sequence[SourceStack], attention_dropout: float) -> None:
+        """Builds the library's dynamic fusion for every site, initialised from the global random stream."""
+        super().__init__(stacks)
+        config = AdapterFusionConfig.load("dynamic")
+        hidden = stacks[0].up_bias.shape[1]
+        self.fusions = nn.ModuleList(BertFusion(config, hidden, attention_dropout) for _ in stacks)
+        give_each_job_its_stream(self.fusions, self.streams)
+
+    def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
+        """See `SourceBranch.combined`."""
+        outputs = self._stacks[site].outputs(bottleneck)
+        attended: Tensor = self.fusions[site](hidden_states, outputs, outputs, hidden_states.new_zeros(()))
+        return attended
+
+    def penalty(self) -> Tensor:
+        """The pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
+        total = torch.zeros((), device=self.stacks[0].up_bias.device)
+        for fusion in self.fusions:
+            weight = fusion.value.weight
+            total = total + REGULARISATION * (torch.eye(weight.shape[0], device=weight.device) - weight).pow(2).sum()
+        return total

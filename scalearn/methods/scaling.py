@@ -1,0 +1,91 @@
+"""The ScaLearn family: source outputs are scaled by learned coefficients and added up."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scalearn.layers.omega import Omega, OmegaConfig
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.branch import Branch
+
+
+class SourceBranch(Branch):
+    """A branch on frozen source adapters: jobs with the same sources share the sources' bottleneck activations."""
+
+    def __init__(self, stacks: Sequence[SourceStack]) -> None:
+        """Refers to the stacks, one per site, without owning them: they are no part of the job's own state."""
+        super().__init__()
+        self._stacks = tuple(stacks)
+
+    @property
+    def stacks(self) -> Sequence[SourceStack]:
+        """The frozen sources, one stack per site."""
+        return self._stacks
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """See `Branch.added`."""
+        return self.combined(site, hidden_states, self._stacks[site].bottleneck(hidden_states))
+
+    def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
+        """Combines the sources, given their bottleneck activations `[rows, length, T r]`."""
+        raise TypeError(f"{type(self).__name__} does not say how it combines its sources")
+
+    def pack_key(self) -> object:
+        """Branches on the same stacks share one down-projection."""
+        return id(self._stacks[0])
+
+    @classmethod
+    def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
+        """One down-projection for all rows, then each branch's own combination."""
+        members = [branch for branch in branches if isinstance(branch, SourceBranch)]
+        bottleneck = members[0].stacks[site].bottleneck(hidden_states)
+        parts = zip(members, hidden_states.split(list(rows)), bottleneck.split(list(rows)), strict=True)
+        return torch.cat([branch.combined(site, part, activated) for branch, part, activated in parts])
+
+
+class ScalingBranch(SourceBranch):
+    """`sum_t omega_t * up_t(x)` (paper equation 3 and its uniform and shared variants)."""
+
+    def __init__(self, stacks: Sequence[SourceStack], config: OmegaConfig, generator: torch.Generator | None = None) -> None:
+        """Initialises omega for the stacks' sources and hidden size.
+
+        Args:
+            stacks: The frozen sources, one stack per site.
+            config: Shape, constraint, dropout and initialisation of omega.
+            generator: CPU stream of the initialisation.
+        """
+        super().__init__(stacks)
+        hidden = stacks[0].up_bias.shape[1]
+        self.omega = Omega(config, layers=len(stacks), sources=stacks[0].sources, hidden=hidden, generator=generator)
+        self._drawn: Tensor | None = None
+
+    def begin_pass(self) -> None:
+        """Draws the coefficients of all sites at once: one dropout mask a pass."""
+        self._drawn = self.omega(self.streams.generator)
+
+    def coefficients(self, site: int) -> Tensor:
+        """omega of this pass at a site: `[T, hidden or 1]`."""
+        if self._drawn is None:
+            self.begin_pass()
+        assert self._drawn is not None
+        return self._drawn[site]
+
+    def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
+        """See `SourceBranch.combined`."""
+        return self._stacks[site].weighted_sum(bottleneck, self.coefficients(site))
+
+    @classmethod
+    def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
+        """One batched product for all jobs where their row counts agree."""
+        if len(set(rows)) > 1:
+            return super().added_packed(branches, site, hidden_states, rows)
+        members = [branch for branch in branches if isinstance(branch, ScalingBranch)]
+        stack = members[0].stacks[site]
+        hidden = stack.up_bias.shape[1]
+        omegas = torch.stack([branch.coefficients(site).expand(-1, hidden) for branch in members])
+        return stack.packed_weighted_sum(stack.bottleneck(hidden_states), omegas)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """omega, under the name `omega`."""
+        return {"omega": self.omega.omega} if self.omega.omega.requires_grad else {}

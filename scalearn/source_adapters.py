@@ -1,0 +1,226 @@
+"""Source adapters on disk: read from and written in the layout of the adapters library."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from adapters.configuration import BnConfig
+from adapters.methods.bottleneck import BottleneckLayer
+from adapters.methods.modeling import Adapter
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+
+from scalearn.encoder import Encoder
+from scalearn.errors import UserError
+from scalearn.heads import Head
+from scalearn.layers.source_stack import BottleneckWeights, SourceStack
+
+_UNFOLDABLE = ("ln_before", "ln_after", "use_gating", "is_parallel", "phm_layer", "inv_adapter", "cross_adapter", "mh_adapter")
+"""Configuration fields that must be off: with them a source is more than `U f(D x + a) + b` at one place per layer."""
+_IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
+"""Fields that say how a source was trained, not what it computes."""
+
+
+@dataclass(frozen=True)
+class SourceAdapters:
+    """Frozen source adapters of one backbone, stacked per site."""
+
+    names: tuple[str, ...]
+    stacks: tuple[SourceStack, ...]
+    config: Mapping[str, Any]
+    """The adapter configuration that all sources share."""
+
+    @property
+    def width(self) -> int:
+        """Bottleneck width r of one source."""
+        return self.stacks[0].up_weight.shape[2]
+
+
+def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path], *, allow_pickle: bool = False) -> SourceAdapters:
+    """Loads, checks and stacks source adapters.
+
+    Args:
+        encoder: The backbone that they were trained on.
+        directories: Name of each source and its directory in AdapterHub layout, or its hub id. Order is kept: omega's rows follow it.
+        allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
+
+    Raises:
+        UserError: A source is absent, pickled, damaged, of another hidden size, of a kind that cannot be added up, or
+            configured differently from the others.
+    """
+    if not directories:
+        raise UserError("No source adapters were named: a transfer method needs at least one.")
+    resolved = {name: _resolve(name, place, allow_pickle) for name, place in directories.items()}
+    configs = {name: _read_config(name, directory, encoder) for name, directory in resolved.items()}
+    _require_agreement(configs)
+    layers: list[list[BottleneckWeights]] = [[] for _ in range(encoder.sites)]
+    for name, directory in resolved.items():
+        for site, weights in enumerate(_read_weights(encoder, name, directory)):
+            layers[site].append(weights)
+    config = next(iter(configs.values()))
+    activation = Adapter("probe", 2, 1, BnConfig.from_dict(config)).non_linearity
+    stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
+    return SourceAdapters(tuple(resolved), stacks, config)
+
+
+def save_adapter(encoder: Encoder, directory: Path, name: str, adapters: Sequence[BottleneckWeights], config: BnConfig, head: Head | None) -> None:
+    """Writes one adapter, and its head, so that `load_adapter` of the adapters library reads it.
+
+    Args:
+        encoder: Gives the architecture; left as it was.
+        directory: Created; `adapter.safetensors` and its configuration go there.
+        name: Name that the library loads the adapter under.
+        adapters: Weights per site.
+        config: The library's configuration of the adapter; its width must be that of the weights.
+        head: Saved as a prediction head of the same name. Default: none is saved.
+    """
+    model = encoder.model
+    with _quiet_library(), _temporary_adapter(encoder, name, config) as modules:
+        for module, weights in zip(modules, adapters, strict=True):
+            module.adapter_down[0].weight.data.copy_(weights.down_weight)
+            module.adapter_down[0].bias.data.copy_(weights.down_bias)
+            module.adapter_up.weight.data.copy_(weights.up_weight)
+            module.adapter_up.bias.data.copy_(weights.up_bias)
+        if head is not None:
+            _add_library_head(encoder, name, head)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=True)
+        finally:
+            if head is not None:
+                model.delete_head(name)
+
+
+def _add_library_head(encoder: Encoder, name: str, head: Head) -> None:
+    model, labels = encoder.model, head.config.labels
+    if head.config.kind == "multiple_choice":
+        model.add_multiple_choice_head(name, num_choices=labels, overwrite_ok=True)
+    else:
+        model.add_classification_head(name, num_labels=labels, multilabel=head.config.kind == "multi_label", overwrite_ok=True)
+    library_head = model.heads[name]
+    for index, layer in ((1, head.dense), (4, head.out)):
+        library_head[index].weight.data.copy_(layer.weight.data)
+        library_head[index].bias.data.copy_(layer.bias.data)
+
+
+@contextmanager
+def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterator[list[Adapter]]:
+    """Adds an adapter to the encoder's model for as long as the block runs, without touching any random stream."""
+    with torch.random.fork_rng(devices=[]):
+        encoder.model.add_adapter(name, config=config)
+    try:
+        modules: list[Adapter] = []
+
+        def collect(layer: BottleneckLayer) -> None:
+            if name in layer.adapters:
+                modules.append(layer.adapters[name])
+
+        encoder.for_each_bottleneck_layer(collect)
+        yield modules
+    finally:
+        encoder.model.delete_adapter(name)
+
+
+def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
+    directory = Path(place)
+    if not directory.is_dir():
+        directory = _download(name, str(place))
+    if not (directory / "adapter_config.json").is_file():
+        raise UserError(f"Source adapter '{name}': {directory} holds no adapter_config.json; give a directory that save_adapter wrote.")
+    if not (directory / "adapter.safetensors").is_file():
+        if not (directory / "pytorch_adapter.bin").is_file():
+            raise UserError(f"Source adapter '{name}': {directory} holds no adapter.safetensors; save it with use_safetensors=True.")
+        if not allow_pickle:
+            raise UserError(
+                f"Source adapter '{name}': {directory} holds pickled weights (pytorch_adapter.bin), which can run code when read; "
+                "save it with use_safetensors=True, or write allow_pickle: true if you trust it."
+            )
+    return directory
+
+
+def _download(name: str, identifier: str) -> Path:
+    try:
+        return Path(snapshot_download(identifier))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({reason}).") from error
+
+
+def _read_config(name: str, directory: Path, encoder: Encoder) -> dict[str, Any]:
+    path = directory / "adapter_config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        config, hidden = dict(saved["config"]), int(saved["hidden_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
+    if hidden != encoder.hidden_size:
+        raise UserError(f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {encoder.hidden_size}: train it on this backbone.")
+    unusable = [field for field in _UNFOLDABLE if config.get(field)]
+    if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
+        what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
+        raise UserError(f"Source adapter '{name}' is not a plain sequential bottleneck adapter ({what}): train it with config seq_bn.")
+    if config.get("scaling", 1.0) != 1.0:
+        raise UserError(f"Source adapter '{name}' scales its output by {config['scaling']}: only scaling 1.0 can be combined.")
+    return config
+
+
+def _require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    first_name, first = next(iter(configs.items()))
+    for name, config in configs.items():
+        differing = sorted(
+            field for field in {*first, *config} if field not in _IRRELEVANT and first.get(field) != config.get(field)
+        )
+        if differing:
+            details = ", ".join(f"{field} {first.get(field)!r} and {config.get(field)!r}" for field in differing)
+            raise UserError(f"Source adapters '{first_name}' and '{name}' are configured differently ({details}): train all sources with one configuration.")
+
+
+def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[BottleneckWeights]:
+    """Loads one adapter through the library and copies its weights out."""
+    model, temporary, info = encoder.model, f"source-{name}", {}
+    try:
+        with _quiet_library(), torch.random.fork_rng(devices=[]):
+            model.load_adapter(
+                str(directory), load_as=temporary, with_head=False, set_active=False, use_safetensors=True, loading_info=info
+            )
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        _forget(model, temporary)
+        raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({str(error).splitlines()[0]}); save it again.") from error
+    collected: list[BottleneckWeights] = []
+
+    def collect(layer: BottleneckLayer) -> None:
+        if temporary in layer.adapters:
+            module = layer.adapters[temporary]
+            down, up = module.adapter_down[0], module.adapter_up
+            collected.append(BottleneckWeights(*(tensor.detach().clone() for tensor in (down.weight, down.bias, up.weight, up.bias))))
+
+    encoder.for_each_bottleneck_layer(collect)
+    _forget(model, temporary)
+    if info.get("missing_keys") or len(collected) != encoder.sites:
+        missing = len(info.get("missing_keys", ()))
+        raise UserError(f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs; it was trained on another backbone.")
+    return collected
+
+
+def _forget(model: Any, name: str) -> None:
+    if name in model.adapters_config.adapters:
+        model.delete_adapter(name)
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Keeps the library from reporting what is checked here anyway."""
+    library = logging.getLogger("adapters")
+    before = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(before)
