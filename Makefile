@@ -8,7 +8,6 @@ BIN := $(VENV)/bin
 PIP_VERSION := 26.3
 TORCH := torch==2.13.0
 CONSTRAINTS := requirements/constraints.txt
-PACKAGES := scalearn orchestrator sweeps analysis
 PYTEST_ARGS ?=
 
 # Byte code is what makes a worker start in one second and not in four.
@@ -36,7 +35,7 @@ test-fast: install-dev ## the tests that take less than 10 seconds each
 lint: install-dev ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --strict $(foreach package,$(PACKAGES),-p $(package))
+	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-cache
 
 format: install-dev ## let ruff write the format
