@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from scalearn.errors import UserError
-from scalearn.names import suggestion
+from scalearn.names import unknown
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w][\w./-]{0,99}))?", re.ASCII)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -113,7 +113,7 @@ def get_backbone(name: str) -> Backbone:
         raise UserError(f"Backbone '{name}' is not a directory: give a directory with a config.json, a hub id, or a registered name.")
     match = _HUB_ID.fullmatch(name)
     if match is None or ".." in name or "--" in name:
-        raise UserError(f"Unknown backbone '{name}': {suggestion(name, _REGISTRY)}; or give a hub id 'owner/model' or a local directory.")
+        raise UserError(f"{unknown('backbone', name, _REGISTRY)} A hub id 'owner/model' or a local directory will do too.")
     return Backbone(name, f"hub:{match['id']}@{match['revision'] or 'main'}", None)
 
 

@@ -1,22 +1,18 @@
-"""Names that people type: say which valid one they may have meant."""
+"""The sentence for an unknown name, with the nearest known one."""
 
 import difflib
 from collections.abc import Iterable
 
 
-def suggestion(name: str, valid: Iterable[str]) -> str:
-    """Return a clause that names the valid name nearest to a wrong one, or else all of them.
+def unknown(what: str, name: str, known: Iterable[str], *, where: str | None = None) -> str:
+    """One sentence that names the unknown, the nearest known name and, when they are few, all of them.
 
-    Args:
-        name: What was typed.
-        valid: Every name that would have been accepted.
-
-    Returns:
-        `did you mean 'x'?` where one is close, `known are a, b, c` otherwise. A short list (up to 8 names) is always shown.
+    >>> unknown("task", "glue/rts", ["glue/rte", "glue/cola"])
+    "Unknown task 'glue/rts'; did you mean 'glue/rte'? Known: glue/cola, glue/rte."
     """
-    names = list(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    listed = f"known are {', '.join(names[:40])}" + (", ..." if len(names) > 40 else "")
-    if not close:
-        return listed
-    return f"did you mean '{close[0]}'?" + (f" ({listed})" if len(names) <= 8 else "")
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or [each for each in names if each.endswith(f"/{name}")][:1]
+    place = f" in {where}" if where else ""
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listing = f"{'' if near else '.'} Known: {', '.join(names)}." if len(names) <= 30 or not near else ""
+    return f"Unknown {what} {name!r}{place}{hint}{listing}"

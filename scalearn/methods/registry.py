@@ -10,7 +10,7 @@ from typing import Literal
 
 from scalearn.config import Setting, Stage
 from scalearn.errors import UserError
-from scalearn.names import suggestion
+from scalearn.names import unknown
 
 Family = Literal["single", "joint", "two_stage"]
 
@@ -127,7 +127,7 @@ def get_method(key: str) -> Method:
     try:
         return METHODS[key]
     except KeyError:
-        raise UserError(f"Unknown method '{key}': {suggestion(key, METHODS)}.") from None
+        raise UserError(unknown("method", key, METHODS)) from None
 
 
 def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int = 0) -> dict[str, Setting]:
@@ -145,8 +145,7 @@ def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int 
     """
     for name in given:
         if name not in method.rules:
-            valid = suggestion(name, method.rules) if method.rules else "it has no settings"
-            raise UserError(f"Method '{method.key}' has no setting '{name}': {valid}.")
+            raise UserError(unknown("setting", name, method.rules, where=f"method '{method.key}'"))
     resolved: dict[str, Setting] = {}
     for name, rule in method.rules.items():
         if name not in given and rule.required:
