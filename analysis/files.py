@@ -1,0 +1,106 @@
+"""Reading a store's files from a directory or from any URL that fsspec knows."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import fsspec
+
+from analysis.errors import ResultsError
+
+JOB_FILES = ("job.json", "SUCCESS.json", "FAILED.json", "history.jsonl")
+"""A directory that holds one of these is a node's."""
+
+
+class Folder(Protocol):
+    """The root of a store, read only."""
+
+    @property
+    def name(self) -> str:
+        """Where it lies, for messages."""
+
+    def read(self, path: str) -> bytes | None:
+        """Bytes of a file at a path relative to the root; None where there is none."""
+
+    def nodes(self) -> Iterator[str]:
+        """Every node's path relative to the root."""
+
+    def manifests(self) -> list[str]:
+        """Names of the sweeps whose manifests lie in `sweeps/`, sorted."""
+
+
+class LocalFolder:
+    """A store in the file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def read(self, path: str) -> bytes | None:
+        """As `Folder.read`."""
+        try:
+            with open(os.path.join(self.name, path), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def nodes(self) -> Iterator[str]:
+        """As `Folder.nodes`."""
+        # os.walk with pruning: a node's own folders (adapter/, checkpoint/) hold no further nodes.
+        for directory, folders, files in os.walk(self.name):
+            folders.sort()
+            if any(file in JOB_FILES for file in files):
+                folders.clear()
+                yield os.path.relpath(directory, self.name).replace(os.sep, "/")
+
+    def manifests(self) -> list[str]:
+        """As `Folder.manifests`."""
+        return sorted(path.stem for path in (self.root / "sweeps").glob("*.json"))
+
+
+class RemoteFolder:
+    """A store behind an fsspec URL such as `s3://bucket/runs` or `memory://runs`."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        self._system, root = fsspec.core.url_to_fs(url)
+        self._root = str(root).rstrip("/")
+
+    def read(self, path: str) -> bytes | None:
+        """As `Folder.read`."""
+        try:
+            return bytes(self._system.cat_file(f"{self._root}/{path}"))
+        except FileNotFoundError:
+            return None
+
+    def nodes(self) -> Iterator[str]:
+        """As `Folder.nodes`."""
+        found = {
+            file[len(self._root) :].strip("/").rsplit("/", 1)[0]
+            for file in self._system.find(self._root)
+            if file.rsplit("/", 1)[-1] in JOB_FILES
+        }
+        yield from sorted(found)
+
+    def manifests(self) -> list[str]:
+        """As `Folder.manifests`."""
+        try:
+            files = self._system.ls(f"{self._root}/sweeps", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(Path(file).stem for file in files if file.endswith(".json"))
+
+
+def open_folder(store: str | Path) -> Folder:
+    """The store at a directory or URL.
+
+    Raises:
+        ResultsError: The directory does not exist.
+    """
+    if "://" in str(store) and not str(store).startswith("file://"):
+        return RemoteFolder(str(store))
+    root = Path(str(store).removeprefix("file://")).expanduser()
+    if not root.is_dir():
+        raise ResultsError(f"There is no store at {root}; run the sweep first or name the directory that holds its results.")
+    return LocalFolder(root)

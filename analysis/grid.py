@@ -1,0 +1,147 @@
+"""A benchmark table laid out as text cells with marks, which every format then writes in its own way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from analysis.names import FAMILY_TITLES
+from analysis.tables import BenchmarkTable, Cell, Row
+
+DIGITS = 2
+SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
+MISSING = "–"
+INCOMPLETE = "†"
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One cell of the printed table."""
+
+    text: str
+    spread: str = ""
+    """Standard deviation, printed smaller after a plus-minus sign."""
+    rank: int | None = None
+    """1: best of its column, 2: second."""
+    marks: str = ""
+    """Footnote letters, and a dagger for an average over fewer targets than the table has."""
+    sort: float | None = None
+    """What a sorting table compares."""
+    extra: str = ""
+    """A further line: the published score and the difference."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One line of the printed table."""
+
+    group: str
+    cells: tuple[GridCell, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as it is printed."""
+
+    title: str
+    header: tuple[str, ...]
+    subheader: tuple[str, ...]
+    rows: tuple[GridRow, ...]
+    footnotes: tuple[tuple[str, str], ...]
+    """(mark, text)"""
+    notes: tuple[str, ...]
+    numeric: tuple[bool, ...] = field(default=())
+    """Which columns are numbers, to be set flush right."""
+
+
+def percent(fraction: float | None, digits: int = DIGITS) -> str:
+    """`0.8123` -> `81.23`; a dash for nothing."""
+    return MISSING if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def count(number: int | None) -> str:
+    """`73728` -> `73,728`; a dash for nothing."""
+    return MISSING if number is None else f"{number:,}"
+
+
+def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False) -> Grid:
+    """The benchmark table as a grid: methods in groups, targets, average, transfer parameters.
+
+    The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
+    Incomplete averages are not ranked.
+    """
+    footnotes = _Footnotes()
+    ranks = [_ranks([row.cells[index].mean for row in table.rows]) for index in range(len(table.targets))]
+    average_ranks = _ranks([row.average if row.is_complete else None for row in table.rows])
+    rows = []
+    for position, row in enumerate(table.rows):
+        cells = [GridCell(row.title)]
+        for index, cell in enumerate(row.cells):
+            cells.append(_score_cell(cell, ranks[index][position], footnotes, learning_rates))
+        cells.append(_average_cell(row, average_ranks[position], footnotes))
+        if parameters:
+            cells.extend(_parameter_cells(row))
+        rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
+    columns = len(table.targets)
+    return Grid(
+        title=table.title,
+        header=("Method", *table.target_titles, "Average", *(("Parameters", "Parameters") if parameters else ())),
+        subheader=("", *table.metrics, "", *(("per target", "in total") if parameters else ())),
+        rows=tuple(rows),
+        footnotes=tuple(footnotes.entries.items()),
+        notes=(*table.notes, *(("Parameters: those trained for transfer; backbone and heads are not counted.",) if parameters else ())),
+        numeric=(False, *[True] * (columns + 1 + (2 if parameters else 0))),
+    )
+
+
+class _Footnotes:
+    """Gives each distinct text one letter, in order of first use."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def mark(self, text: str) -> str:
+        for mark, known in self.entries.items():
+            if known == text:
+                return mark
+        used = sum(1 for mark in self.entries if mark != INCOMPLETE)
+        mark = SYMBOLS[used % 26] * (used // 26 + 1)
+        self.entries[mark] = text
+        return mark
+
+    def dagger(self) -> str:
+        self.entries.setdefault(INCOMPLETE, "Average over fewer targets than the table has: not comparable with the others and not ranked.")
+        return INCOMPLETE
+
+
+def _ranks(values: Sequence[float | None]) -> list[int | None]:
+    shown = [None if value is None else round(100 * value, DIGITS) for value in values]
+    levels = sorted({value for value in shown if value is not None}, reverse=True)[:2]
+    if sum(value is not None for value in shown) < 2:
+        return [None] * len(shown)
+    return [levels.index(value) + 1 if value in levels else None for value in shown]
+
+
+def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, learning_rates: bool) -> GridCell:
+    marks = []
+    if cell.problems and cell.wanted:
+        marks.append(footnotes.mark(f"{cell.count} of {cell.wanted} jobs have a score: {'; '.join(cell.problems)}."))
+    elif cell.problems:
+        marks.append(footnotes.mark(f"{'; '.join(cell.problems).capitalize()}."))
+    if cell.set_aside:
+        rates = ", ".join(f"{rate:g}" for rate in cell.set_aside)
+        marks.append(footnotes.mark(f"Learning rate {rates} was not compared: fewer of its seeds have a score."))
+    mean, std = cell.mean, cell.std
+    extra = f"lr {cell.learning_rate:g}" if learning_rates and cell.learning_rate is not None else ""
+    return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
+
+
+def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes) -> GridCell:
+    std = row.average_std
+    marks = "" if row.is_complete else footnotes.dagger()
+    return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average)
+
+
+def _parameter_cells(row: Row) -> list[GridCell]:
+    each = sorted({number for number in row.parameters_per_target if number is not None})
+    span = MISSING if not each else count(each[0]) if len(each) == 1 else f"{count(each[0])} to {count(each[-1])}"
+    total = row.parameters_total
+    return [GridCell(span, sort=float(each[-1]) if each else None), GridCell(count(total), sort=None if total is None else float(total))]

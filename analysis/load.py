@@ -1,0 +1,43 @@
+"""The way in: from a store, a sweep's manifest or a tracking server to the long data frame."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.errors import ResultsError
+from analysis.files import Folder, open_folder
+from analysis.frame import build_frame
+from analysis.records import SweepInfo, read_manifest, read_records
+
+
+def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
+    """Everything that a sweep or a store holds, finished or not, as one long frame.
+
+    Args:
+        store: Root of a store (directory or fsspec URL) or a sweep's manifest, `<store>/sweeps/<name>.json`.
+        sweep: Name of a sweep that was run into the store: only its nodes, those not begun included. None: every node of the store.
+
+    Returns:
+        A row per (node, task, split, metric); `analysis.frame.COLUMNS` says what each column means. A node without scores (failed, blocked,
+        running, pending) has one row per task with missing split, metric and value. Scores are fractions.
+
+    Raises:
+        ResultsError: No such store or sweep, or nothing in it.
+    """
+    folder, manifest = locate(store, sweep)
+    records = read_records(folder, manifest)
+    if not records:
+        raise ResultsError(f"{folder.name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
+    return build_frame(records, manifest)
+
+
+def locate(store: str | Path, sweep: str | None = None) -> tuple[Folder, SweepInfo | None]:
+    """The store's folder, and the manifest where a sweep is named."""
+    text = str(store)
+    if sweep is None and text.endswith(".json"):
+        *root, directory, name = ("./" + text if "/" not in text else text).rsplit("/", 2)
+        if directory != "sweeps":
+            raise ResultsError(f"{text} is not a sweep's manifest; name a store or a file <store>/sweeps/<sweep>.json.")
+        store, sweep = (root[0] or "/") if root else ".", name.removesuffix(".json")
+    folder = open_folder(store)
+    return folder, None if sweep is None else read_manifest(folder, sweep)

@@ -1,0 +1,194 @@
+"""What each node of a store or sweep left behind, as plain records: the step between files and the data frame."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from analysis.errors import ResultsError
+from analysis.files import Folder
+
+State = Literal["succeeded", "failed", "blocked", "running", "pending"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One node: what it was asked to do, how far it came, and what came out."""
+
+    node: str
+    state: State
+    """`running` means begun and neither finished nor failed: a killed sweep leaves such nodes too."""
+    stage: str | None = None
+    """The sweep's view where there is one: an adapter that feeds a transfer job is a `source`, otherwise `single`."""
+    error: str | None = None
+    """First line of the failure; for a blocked node, which parent failed."""
+    attempts: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The job's configuration; only method, task, seed and learning rate are known of a node that has not begun."""
+    parents: tuple[str, ...] = ()
+    result: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    finished: float | None = None
+    """Seconds since 1970 at which the node succeeded or failed."""
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """What the driver wrote about a sweep before it began."""
+
+    name: str
+    benchmark: str | None = None
+    targets: tuple[str, ...] = ()
+    """Task keys in the order of the table's columns."""
+    methods: tuple[str, ...] = ()
+    yaml: str = ""
+    file: str | None = None
+    created: str | None = None
+    tracking_uri: str | None = None
+    run_id: str | None = None
+    nodes: tuple[Mapping[str, Any], ...] = ()
+
+
+def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is absent.
+
+    Raises:
+        ResultsError: The file is there but holds no JSON object.
+    """
+    raw = folder.read(path)
+    if raw is None:
+        return None
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise ResultsError(f"{folder.name}/{path} is not valid JSON ({error}); it may be half written: run the sweep again.") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{folder.name}/{path} holds {type(value).__name__} where an object belongs; run the sweep again.")
+    return value
+
+
+def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
+    """The manifest of a sweep that was run into this store.
+
+    Raises:
+        ResultsError: The store knows no sweep of that name.
+    """
+    raw = read_json(folder, f"sweeps/{sweep}.json")
+    if raw is None:
+        known = ", ".join(folder.manifests()) or "none"
+        raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
+    return parse_manifest(raw)
+
+
+def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
+    """A manifest's content, with what an older or newer writer left out as empty."""
+    return SweepInfo(
+        name=str(raw.get("name", "")),
+        benchmark=raw.get("benchmark"),
+        targets=tuple(raw.get("targets") or ()),
+        methods=tuple(raw.get("methods") or ()),
+        yaml=str(raw.get("yaml") or ""),
+        file=raw.get("file"),
+        created=raw.get("created"),
+        tracking_uri=raw.get("tracking_uri"),
+        run_id=raw.get("run_id"),
+        nodes=tuple(raw.get("nodes") or ()),
+    )
+
+
+def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = None, benchmark: str | None = None) -> Record:
+    """What one node left; `entry` is its line in a sweep's manifest."""
+    entry = entry or {}
+    try:
+        job, success = read_json(folder, f"{node}/job.json"), read_json(folder, f"{node}/SUCCESS.json")
+        result = read_json(folder, f"{node}/result.json") if success else None
+        failure = None if success else read_json(folder, f"{node}/FAILED.json")
+        if success and result is None:
+            raise ResultsError(f"{node}/result.json is missing though the node counts as done.")
+    except ResultsError as error:
+        # Damage in one node must not hide the others: it counts as a failure of that node.
+        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=_config_from(entry, node, benchmark))
+    begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
+    state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
+    ending = success or failure or {}
+    return Record(
+        node,
+        state,
+        stage=entry.get("stage") or (job or {}).get("stage"),
+        error=str(failure.get("error")) if failure else None,
+        attempts=ending.get("attempts"),
+        config=(job or {}).get("config") or entry.get("config") or _config_from(entry, node, benchmark),
+        parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
+        result=result or {},
+        provenance=(job or {}).get("provenance") or {},
+        finished=_seconds(ending.get("time")),
+    )
+
+
+def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
+    """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
+    if manifest is None:
+        records = [read_record(folder, node) for node in folder.nodes()]
+    else:
+        records = [read_record(folder, str(entry["node"]), entry, manifest.benchmark) for entry in manifest.nodes]
+    return mark_blocked(records)
+
+
+def mark_blocked(records: Sequence[Record]) -> list[Record]:
+    """Turn `pending` and `running` nodes below a failed one into `blocked` ones that name it."""
+    by_node = {record.node: record for record in records}
+    verdicts: dict[str, str | None] = {}
+
+    def culprit(node: str) -> str | None:
+        if node not in verdicts:
+            verdicts[node] = None
+            record = by_node.get(node)
+            if record is not None and record.state == "failed":
+                verdicts[node] = node
+            elif record is not None and record.state != "succeeded":
+                verdicts[node] = next((found for parent in record.parents if (found := culprit(parent))), None)
+        return verdicts[node]
+
+    marked = []
+    for record in records:
+        failed = culprit(record.node)
+        if failed is not None and record.state != "failed":
+            record = replace(record, state="blocked", error=f"blocked by {failed}")
+        marked.append(record)
+    return marked
+
+
+def _config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
+    """The little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
+    parts = PurePosixPath(node).parts
+    # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
+    from_path = dict(zip(("benchmark", "backbone", "stage", "method", "task"), parts[:5], strict=True)) if len(parts) == 6 else {}
+    name = benchmark or from_path.get("benchmark")
+    task = entry.get("task") or from_path.get("task")
+    if task and "/" not in str(task) and name:
+        task = f"{name}/{task}"
+    config: dict[str, Any] = {
+        "benchmark": name,
+        "stage": entry.get("stage") or from_path.get("stage"),
+        "method": entry.get("method") or from_path.get("method"),
+        "data": [{"task": task}] if task else [],
+    }
+    if entry.get("seed") is not None:
+        config["seed"] = entry["seed"]
+    if entry.get("learning_rate") is not None:
+        config["optimisation"] = {"learning_rate": entry["learning_rate"]}
+    return config
+
+
+def _seconds(time: Any) -> float | None:
+    """A time as seconds since 1970, from a number or an ISO string."""
+    if time is None or isinstance(time, bool):
+        return None
+    if isinstance(time, (int, float)):
+        return float(time)
+    try:
+        return datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return None
