@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -56,4 +58,38 @@ def shared() -> Path:
     directory = Path(named) if named else _REPOSITORY.parent / "shared"
     if not directory.is_dir():
         pytest.skip(f"no directory {directory}: set SCALEARN_SHARED to where the shared benchmark and parity files lie")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files with this environment as its `.venv`: what a user has after the installation."""
+    return _copy_of(repository, tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def quickstart(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another such copy, in which `make quickstart` has run (minutes). Tests that share it must leave its results alone."""
+    directory = _copy_of(repository, tmp_path_factory.mktemp("quickstart"))
+    run = subprocess.run(["make", "quickstart"], cwd=directory, capture_output=True, text=True, timeout=1500)
+    (directory / "quickstart.txt").write_text(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return directory
+
+
+def _copy_of(repository: Path, directory: Path) -> Path:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("needs a git clone, to know which files a user gets")
+    for name in filter(None, listing.stdout.split("\0")):
+        if (repository / name).is_file():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, directory / name)
+    environment = directory / ".venv"
+    environment.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith("."):
+            (environment / entry.name).symlink_to(entry)
+    for stamp in (".pip", ".torch", ".package", ".quickstart", ".dev"):  # so that make installs nothing
+        (environment / stamp).touch()
     return directory

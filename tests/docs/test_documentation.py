@@ -1,0 +1,163 @@
+"""Runs every command and every Python example of the documentation, and follows its links.
+
+A block of README.md, CONTRIBUTING.md or docs/ marked `sh`, `console` or `python` is executed in a copy of the repository. A comment
+on the line above it says what it needs:
+
+    <!-- test: slow -->               takes more than 10 seconds
+    <!-- test: after quickstart -->   runs in the directory in which `make quickstart` has run; slow
+    <!-- test: continues -->          Python that follows the block before it, which runs first, in the same process
+
+In a `console` block the lines after `$ ` are run, and each other line must be found in their output, `...` standing for anything.
+A `yaml` block with a `benchmark` key is a sweep, and must load. What cannot run here is listed in `NOT_RUN`, with the reason.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+RUN = {"sh", "console", "python"}
+READ = {"text", "yaml", "json", "diff", "toml", "latex", "dockerfile", "markdown", "mermaid"}
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
+MARKER = re.compile(r"<!-- test: (?P<what>[^>]*?) -->\s*\Z")
+
+NOT_RUN: dict[tuple[str, str], str] = {
+    # (page, first line of the block): why it cannot be executed here
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: where it stands, what it holds and what it needs."""
+
+    page: str
+    line: int
+    language: str
+    body: str
+    marker: str | None
+
+    @property
+    def first_line(self) -> str:
+        return self.body.strip().partition("\n")[0]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text()
+    found = []
+    for fence in FENCE.finditer(text):
+        marker = MARKER.search(text, 0, fence.start())
+        body = re.sub(f"^{fence['indent']}", "", fence["body"], flags=re.MULTILINE)
+        line = text.count("\n", 0, fence.start()) + 1
+        found.append(Block(str(page.relative_to(REPOSITORY)), line, fence["language"], body, marker["what"] if marker else None))
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def as_parameters(blocks: list[Block]) -> list[object]:
+    return [
+        pytest.param(block, id=f"{block.page}:{block.line}", marks=pytest.mark.slow if block.marker in {"slow", "after quickstart"} else ())
+        for block in blocks
+    ]
+
+
+def with_those_before(block: Block) -> list[Block]:
+    """The Python blocks of a page that one example is made of, in order."""
+    example = [block]
+    page = [other for other in BLOCKS if other.page == block.page and other.language == "python"]
+    for earlier in reversed(page[: page.index(block)]):
+        if example[0].marker != "continues":
+            break
+        example.insert(0, earlier)
+    return example
+
+
+def runnable() -> list[Block]:
+    """What is executed: every runnable block, less the listed ones and those that a continuation runs anyway."""
+    candidates = [block for block in BLOCKS if block.language in RUN and (block.page, block.first_line) not in NOT_RUN]
+    contained = {earlier for block in candidates if block.marker == "continues" for earlier in with_those_before(block)[:-1]}
+    return [block for block in candidates if block not in contained]
+
+
+def execute(block: Block, directory: Path) -> str:
+    if block.language == "python":
+        argv = [sys.executable, "-c", "\n".join(part.body for part in with_those_before(block))]
+    else:
+        lines = block.body.splitlines()
+        if block.language == "console":
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        argv = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
+    path = f"{directory / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(argv, cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, f"{block.page}:{block.line} ended with {run.returncode}\n{run.stdout}\n{run.stderr}"
+    return run.stdout
+
+
+def squeezed(line: str) -> str:
+    return re.sub(r"\s+", " ", line).strip()
+
+
+@pytest.mark.parametrize("block", as_parameters(runnable()))
+def test_documentation_block_executed_succeeds(block: Block, workspace: Path, request: pytest.FixtureRequest) -> None:
+    first = with_those_before(block)[0] if block.language == "python" else block
+    directory: Path = request.getfixturevalue("quickstart") if first.marker == "after quickstart" else workspace
+    printed = execute(block, directory)
+    if block.language == "console":
+        lines = [squeezed(line) for line in printed.splitlines()]
+        for expected in filter(None, map(squeezed, block.body.splitlines())):
+            if not expected.startswith("$ "):
+                pattern = ".*".join(map(re.escape, expected.split("...")))
+                assert any(re.fullmatch(pattern, line) for line in lines), f"not printed: {expected}\n{printed}"
+
+
+@pytest.mark.parametrize("block", as_parameters([block for block in BLOCKS if block.language == "yaml"]))
+def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path) -> None:
+    import yaml
+
+    from orchestrator.sweep import Sweep
+
+    document = yaml.safe_load(block.body)
+    assert isinstance(document, dict), f"{block.page}:{block.line} is not a mapping"
+    if "benchmark" in document:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(block.body)
+        Sweep.load(str(path))
+
+
+def test_documentation_blocks_have_known_language_and_marker() -> None:
+    for block in BLOCKS:
+        where = f"{block.page}:{block.line}"
+        assert block.language in RUN | READ, f"{where}: block marked {block.language!r}; use one of {sorted(RUN | READ)}"
+        assert block.marker in {None, "slow", "after quickstart", "continues"}, f"{where}: unknown marker {block.marker!r}"
+
+
+def test_documentation_not_run_list_names_only_blocks_that_exist() -> None:
+    present = {(block.page, block.first_line) for block in BLOCKS}
+    assert set(NOT_RUN) <= present, f"no longer in the documentation: {sorted(set(NOT_RUN) - present)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_documentation_relative_links_resolve(page: Path) -> None:
+    prose = FENCE.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", prose):
+        link = target[0] or target[1]
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name} links to {link}, which does not exist"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors_of(file), f"{page.name} links to {link}, and {file.name} has no such heading"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Anchors as code hosts make them: lower case, spaces to dashes, other signs dropped."""
+    headings = re.findall(r"^#+ +(.+?)\s*$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
