@@ -1,1 +1,1 @@
-"""The sweeps that the package ships: YAML files, one per experiment, named on the command line without their ending."""
+"""The sweeps that the package ships, one YAML file each; `scalearn run NAME` finds them here."""

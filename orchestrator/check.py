@@ -1,0 +1,160 @@
+"""What the schema cannot see: names that must exist, lists without repeats, and values that must fit each other."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from orchestrator.identity import safe_segment
+from orchestrator.names import TaskNames, short
+from orchestrator.schema import DEFAULT, MethodRow, SweepSchema
+from orchestrator.settings import setting_points
+from scalearn.backbones import get_backbone
+from scalearn.errors import UserError
+from scalearn.methods.registry import Method, get_method
+from scalearn.tasks import get_task
+
+if TYPE_CHECKING:
+    from orchestrator.yaml_source import Key
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TARGET = "target"
+"""Stands for the target's own source adapter in a method's `sources`."""
+
+
+class Misfit(Exception):
+    """Something wrong at a key of the document; the caller knows the key's line."""
+
+    def __init__(self, key: "Key", problem: str) -> None:
+        """Keep the key beside the sentence."""
+        super().__init__(problem)
+        self.key = key
+
+
+def check(sweep: SweepSchema) -> None:
+    """Refuse a sweep whose names do not exist or whose values do not fit each other.
+
+    Raises:
+        Misfit: The first such key, with one sentence.
+    """
+    _at(("name",), safe_segment, sweep.name, "sweep name")
+    names = _at(("benchmark",), TaskNames.of, sweep.benchmark)
+    backbone = _at(("backbone",), get_backbone, sweep.backbone)
+    targets = _tasks(("targets",), sweep.targets, names)
+    sources = _tasks(("sources", "tasks"), sweep.sources.tasks, names)
+    _stackable(("sources", "tasks"), sources)
+    _per_task(sweep, names)
+    _seeds(("seeds",), sweep.seeds, names)
+    _points(sweep)
+    longest = backbone.shape.positions if backbone.shape else None
+    for name, length in sweep.data.max_length.items():
+        if longest is not None and length > longest:
+            raise Misfit(("data", "max_length", name), f"'max_length' is {length}, but {sweep.backbone} reads at most {longest} tokens.")
+    _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
+    for key, rows in sweep.methods.items():
+        method = _at(("methods", key), get_method, key)
+        for index, row in enumerate(rows):
+            _row(("methods", key, index), method, row, names, (targets, sources))
+
+
+def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, tasks: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    targets, sources = tasks
+    if row.learning_rate is not None:
+        _unique((*place, "learning_rate"), row.learning_rate)
+    if row.seeds is not None:
+        _seeds((*place, "seeds"), row.seeds, names)
+    if row.sources is not None:
+        if not method.needs_sources:
+            raise Misfit((*place, "sources"), f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
+        _tasks((*place, "sources"), [name for name in row.sources if name != TARGET], names)
+        _unique((*place, "sources"), row.sources)
+    for target in targets if method.needs_sources else ():
+        stacked = sources if row.sources is None else tuple(target if name == TARGET else names.key(name) for name in row.sources)
+        _stackable((*place, "sources"), stacked)
+    count = len(row.sources) if row.sources is not None else len(sources)
+    _at((*place, "settings"), setting_points, method, row.settings, count)
+
+
+def _per_task(sweep: SweepSchema, names: TaskNames) -> None:
+    """Check the mappings from tasks to values."""
+    data = sweep.data
+    for field in ("train_rows", "evaluation_rows", "max_length", "template"):
+        _task_keys(("data", field), getattr(data, field), names)
+    _task_keys(("training", "tasks"), sweep.training.tasks, names, default=False)
+    for name, template in data.template.items():
+        tasks = names.tasks if name == DEFAULT else (names.key(name),)
+        for task in tasks:
+            _at(("data", "template", name), get_task(task).template, template)
+
+
+def _points(sweep: SweepSchema) -> None:
+    """Check the parts of the data that a sweep may list."""
+    data = sweep.data
+    if data.few_shot is not None and data.train_share is not None:
+        raise Misfit(("data", "train_share"), "'few_shot' and 'train_share' exclude each other: keep one.")
+    if data.few_shot is not None:
+        _unique(("data", "few_shot"), data.few_shot)
+    if data.train_share is not None:
+        _unique(("data", "train_share"), data.train_share)
+        for index, share in enumerate(data.train_share):
+            if abs(share * 20 - round(share * 20)) > 1e-9:
+                raise Misfit(("data", "train_share", index), f"'train_share' must be a multiple of 0.05, not {share:g}.")
+
+
+def _seeds(place: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:
+    _task_keys(place, seeds, names)
+    for name, values in seeds.items():
+        _unique((*place, name), values)
+
+
+def _tasks(place: "Key", given: Sequence[str] | None, names: TaskNames) -> tuple[str, ...]:
+    """Return the full keys of a list of tasks, none of them twice."""
+    if given is None:
+        return names.tasks
+    keys = tuple(_at((*place, index), names.key, name) for index, name in enumerate(given))
+    _unique(place, keys)
+    return keys
+
+
+def _task_keys(place: "Key", mapping: Iterable[str], names: TaskNames, *, default: bool = True) -> None:
+    given = [name for name in mapping if not (default and name == DEFAULT)]
+    keys = [_at((*place, name), names.key, name) for name in given]
+    _unique(place, keys)
+
+
+def _stackable(place: "Key", sources: Sequence[str]) -> None:
+    """Refuse two sources of one short name: adapters are stacked and saved under it."""
+    clash = next(_repeated(map(short, sources)), None)
+    if clash is not None:
+        both = " and ".join(task for task in sources if short(task) == clash)
+        raise Misfit(place, f"Two sources are named '{clash}' ({both}): stack each name once.")
+
+
+def _unique(place: "Key", values: Iterable[Hashable]) -> None:
+    repeated = next(_repeated(values), None)
+    if repeated is not None:
+        raise Misfit(place, f"'{place[-1] if isinstance(place[-1], str) else place[-2]}' holds {repeated} twice: keep it once.")
+
+
+def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            yield value
+        seen.add(value)
+
+
+def _single(settings: dict[str, Any]) -> dict[str, Any]:
+    listed = next((name for name, value in settings.items() if isinstance(value, list)), None)
+    if listed is not None:
+        problem = f"Setting '{listed}' of the source adapters must be one value: every target stacks the same ones."
+        raise Misfit(("sources", "settings", listed), problem)
+    return settings
+
+
+def _at(key: "Key", call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a check and say at which key it failed."""
+    try:
+        return call(*args, **kwargs)
+    except UserError as error:
+        raise Misfit(key, str(error)) from None

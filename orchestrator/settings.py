@@ -1,0 +1,38 @@
+"""A method's own settings in a sweep file: single values, and lists that make one job per value."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from scalearn.config import Setting
+from scalearn.methods.registry import Method, resolve_settings
+
+
+def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tuple[dict[str, Setting], ...]:
+    """Return one complete set of settings for every combination of the listed values.
+
+    A setting that is one value (`omega_dropout`) is listed as `[0.0, 0.3]`; one that is itself a list (`omega`) as a list of lists.
+
+    Args:
+        method: Entry of the registry.
+        given: Settings as the sweep file has them.
+        sources: Number of source adapters.
+
+    Raises:
+        UserError: A setting is unknown, missing, mistyped or out of range.
+    """
+    choices = [[(name, value) for value in _values(method, name, raw)] for name, raw in given.items()]
+    return tuple(resolve_settings(method, dict(point), sources) for point in product(*choices))
+
+
+def _values(method: Method, name: str, raw: Any) -> list[Setting]:
+    rule = method.rules.get(name)
+    listed = isinstance(raw, list) and bool(raw)
+    if listed and rule is not None and (not isinstance(rule.default, tuple) or isinstance(raw[0], list)):
+        return [_frozen(item) for item in raw]
+    return [_frozen(raw)]
+
+
+def _frozen(value: Any) -> Setting:
+    """Return lists as tuples, all the way down."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
