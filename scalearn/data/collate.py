@@ -1,0 +1,73 @@
+"""Pads rows of token ids into batches of tensors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_multiple_of: int = 8) -> dict[str, Tensor]:
+    """One batch, padded to its longest row rounded up to a multiple.
+
+    Args:
+        rows: Rows of a tokenised split.
+        pad_token_id: Id that fills `input_ids`; masks and token types are filled with 0.
+        pad_to_multiple_of: The length of the batch is a multiple of this number of tokens.
+
+    Returns:
+        `input_ids`, `attention_mask` and, where the rows have them, `token_type_ids`: int64 [rows, length], or
+        [rows * choices, length] for multiple choice; `labels`: int64 [rows], float32 [rows], or float32 [rows, classes].
+    """
+    batch: dict[str, Tensor] = {}
+    for name in INPUTS:
+        if name not in rows[0]:
+            continue
+        sequences = [row[name] for row in rows]
+        if isinstance(sequences[0][0], (Sequence, np.ndarray)):  # one sequence per choice
+            sequences = [choice for row in sequences for choice in row]
+        longest = max(len(sequence) for sequence in sequences)
+        length = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+        padded = np.full((len(sequences), length), pad_token_id if name == "input_ids" else 0, dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            padded[row, : len(sequence)] = sequence
+        batch[name] = torch.from_numpy(padded)
+    labels = np.asarray([row["label"] for row in rows])
+    batch["labels"] = torch.from_numpy(labels.astype(np.int64 if np.issubdtype(labels.dtype, np.integer) else np.float32))
+    return batch
+
+
+def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, group: int = 50) -> list[int]:
+    """A random order of rows in which neighbours are of similar length, so that batches need little padding.
+
+    Rows are shuffled, cut into groups of `group` batches, sorted by length within each group; then the batches are shuffled,
+    the one with the longest row first, so that too little memory shows at once.
+
+    Args:
+        lengths: Tokens per row.
+        batch_size: Rows per batch.
+        seed: Of the shuffle.
+        group: Batches per group; 1 is no grouping.
+
+    Returns:
+        The indices of the rows in their new order.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(lengths))
+    sizes = np.asarray(lengths)
+    batches: list[np.ndarray[Any, np.dtype[np.intp]]] = []
+    for start in range(0, len(order), batch_size * group):
+        part = order[start : start + batch_size * group]
+        part = part[np.argsort(-sizes[part], kind="stable")]
+        batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
+    whole = [index for index, batch in enumerate(batches) if len(batch) == batch_size]
+    partial = [index for index, batch in enumerate(batches) if len(batch) < batch_size]
+    shuffled = [whole[index] for index in generator.permutation(len(whole))]
+    if shuffled:
+        longest = max(shuffled, key=lambda index: sizes[batches[index]].max())
+        shuffled.remove(longest)
+        shuffled.insert(0, longest)
+    return [int(row) for index in (*shuffled, *partial) for row in batches[index]]

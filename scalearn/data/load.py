@@ -1,0 +1,39 @@
+"""From a job's data settings to checked and split rows."""
+
+from pathlib import Path
+
+from scalearn.config import DataConfig
+from scalearn.data.check import check_lists, check_texts, label_names, with_labels
+from scalearn.data.read import read_splits
+from scalearn.data.split import TaskSplits, split
+from scalearn.errors import UserError
+from scalearn.tasks import get_task
+from scalearn.tasks.origin import data_origin
+
+
+def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
+    """The raw rows that a job reads.
+
+    Args:
+        data: Task, and which part of it.
+        root: Directory of local data; None: the hub (or a package, or the task's own directory).
+
+    Returns:
+        Rows in the published column layout, the label in column `label`.
+
+    Raises:
+        UserError: The data is absent, broken, or not what the job was planned with; the sentence names task, file and row.
+    """
+    task = get_task(data.task)
+    if data.origin.startswith("files:"):
+        found = data_origin(task, root)
+        if found != data.origin:
+            raise UserError(f"Task {task.key}: its files changed since planning ({data.origin}, now {found}); plan and run again.")
+    published = read_splits(task, root)
+    rows = {name: check_texts(task, each) for name, each in published.items()}
+    names = label_names(task, rows[task.splits.train])
+    for name, each in published.items():
+        if task.kind == "per_candidate":
+            check_lists(task, rows[name], each.place, task.other_columns[:2])
+        rows[name] = with_labels(task, rows[name], each.place, names)
+    return split(task, rows, data, names)

@@ -1,0 +1,88 @@
+"""Reads one published split, from local files, the hub or a package, into memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from datasets import Dataset, concatenate_datasets
+from datasets.table import InMemoryTable
+
+from scalearn.data.hub import hub_files
+from scalearn.errors import UserError
+from scalearn.tasks.origin import split_files, task_directory
+from scalearn.tasks.task import HubSource, PackageSource, Task
+
+
+@dataclass(frozen=True)
+class Published:
+    """One split as it was published."""
+
+    rows: Dataset
+    place: str
+    """File, or data set and split: what an error sentence names."""
+
+
+def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
+    """Every published split that the task's rule names.
+
+    Raises:
+        UserError: A file is absent or unreadable, the hub cannot be reached, or a package is not installed.
+    """
+    match task.source:
+        case PackageSource(package, version, read):
+            texts, labels = read()
+            rows = in_memory(pa.table({"text": texts, "label": labels}))
+            return {task.splits.train: Published(rows, f"package {package} {version}")}
+        case HubSource() as source if root is None:
+            files = hub_files(task.key, source, task.splits.published)
+            return {split: _from_files(task, files[split]) for split in files}
+    directory = task_directory(task, root)
+    return {split: _from_files(task, split_files(task, directory, split)) for split in task.splits.published}
+
+
+def in_memory(table: pa.Table) -> Dataset:
+    """A dataset over a table, with the features that the table's metadata declare."""
+    # A random fingerprint: computing one would pickle the whole table, and nothing here is cached by fingerprint.
+    return Dataset(InMemoryTable(table), fingerprint=uuid4().hex)
+
+
+def _from_files(task: Task, files: list[Path]) -> Published:
+    if files[0].suffix in (".arrow", ".json") and (files[0].parent / "state.json") in files:
+        directory = files[0].parent
+        with _readable(task, directory):
+            # In memory: a memory-mapped dataset would write its split indices beside the user's files.
+            rows = Dataset.load_from_disk(str(directory), keep_in_memory=True)
+        return Published(rows, str(directory))
+    parts = []
+    for path in files:
+        with _readable(task, path):
+            parts.append(in_memory(_table(path)))
+    rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    return Published(rows, str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
+
+
+def _table(path: Path) -> pa.Table:
+    match path.suffix:
+        case ".parquet":
+            return pyarrow.parquet.read_table(path, partitioning=None)
+        case ".csv" | ".tsv":
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
+        case _:
+            return pyarrow.json.read_json(path)
+
+
+@contextmanager
+def _readable(task: Task, path: Path) -> Iterator[None]:
+    """Turns whatever a broken file raises into one sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"Task {task.key}: {path} is broken or not in its format ({reason}); fetch or write it again.") from error

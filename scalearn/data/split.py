@@ -1,0 +1,124 @@
+"""Train, validation and test as the paper draws them (PROTOCOL, Data), then caps, shares and few-shot samples of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from scalearn.config import DataConfig
+from scalearn.data.check import LABEL
+from scalearn.errors import UserError
+from scalearn.tasks.task import Task
+
+SEED = 42
+VALIDATION_SHARE = 0.1
+SHARE_STEP = 0.05
+FEW_SHOT_EVALUATION_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class TaskSplits:
+    """Raw rows of a task, ready to be tokenised."""
+
+    task: Task
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    label_names: tuple[str, ...] | None
+    """In the order of their numbers; None for regression."""
+    extra: Mapping[str, Dataset] = field(default_factory=dict)
+    """Further evaluation splits by their name in results, e.g. `test_mismatched`."""
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """All splits by name, train first."""
+        return {"train": self.train, "validation": self.validation, "test": self.test, **self.extra}
+
+
+def split(task: Task, published: Mapping[str, Dataset], data: DataConfig, names: tuple[str, ...] | None) -> TaskSplits:
+    """The splits that a job reads.
+
+    Args:
+        task: The task.
+        published: Its checked rows by published split.
+        data: Which part of them the job reads.
+        names: The task's label names.
+
+    Raises:
+        UserError: Rows are too few for the split or for the sample that `data` asks for.
+    """
+    rule, train = task.splits, published[task.splits.train]
+    stratify = rule.stratify and isinstance(train.features.get(LABEL), ClassLabel)
+    if rule.test is None:
+        train, test = _carve(task, train, rule.test_share, stratify)
+    else:
+        test = published[rule.test]
+    if rule.validation is None:
+        train, validation = _carve(task, train, VALIDATION_SHARE, stratify)
+    else:
+        validation = published[rule.validation]
+    cap = data.evaluation_rows
+    if data.few_shot is not None:
+        cap = min(FEW_SHOT_EVALUATION_ROWS, cap or FEW_SHOT_EVALUATION_ROWS)
+    return TaskSplits(
+        task=task,
+        train=_sample(task, train, data, stratify),
+        validation=draw(validation, cap, stratify),
+        test=draw(test, cap, stratify),
+        label_names=names,
+        extra={name: draw(published[source], cap, stratify) for name, source in rule.extra},
+    )
+
+
+def draw(rows: Dataset, count: int | None, stratify: bool) -> Dataset:
+    """At most `count` of the rows, drawn with seed 42, in proportion to the labels where that is possible.
+
+    It is not where `count`, or what it leaves, is smaller than the number of classes, or a class has one row: then plainly at random.
+    """
+    if count is None or count >= len(rows):
+        return rows
+    if stratify:
+        _, classes = np.unique(rows.select_columns(LABEL).with_format("numpy")[:][LABEL], return_counts=True)
+        if min(count, len(rows) - count) >= len(classes) and classes.min() >= 2:
+            return rows.train_test_split(train_size=count, shuffle=True, seed=SEED, stratify_by_column=LABEL, keep_in_memory=True)["train"]
+    return rows.shuffle(seed=SEED, keep_in_memory=True).select(range(count), keep_in_memory=True)
+
+
+def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
+    """What is left of the rows, and the share that is drawn from them: the paper's call, to the letter."""
+    try:
+        parts = rows.train_test_split(
+            test_size=share, shuffle=True, seed=SEED, stratify_by_column=LABEL if stratify else None, keep_in_memory=True
+        )
+    except ValueError as error:
+        raise UserError(
+            f"Task {task.key}: cannot draw {share:.0%} of {len(rows)} rows of train as an evaluation split ({error}); use more rows."
+        ) from None
+    return parts["train"], parts["test"]
+
+
+def _sample(task: Task, train: Dataset, data: DataConfig, stratify: bool) -> Dataset:
+    """The training rows that the job asks for: a share, the few-shot rows, or a cap."""
+    if data.train_share is not None:
+        train = _share(task, train, data.train_share, stratify)
+    if data.few_shot is not None:
+        if not 0 < data.few_shot <= len(train):
+            raise UserError(f"Task {task.key}: few_shot asks for {data.few_shot} rows, but train has {len(train)}; ask for fewer.")
+        train = train.shuffle(seed=SEED, keep_in_memory=True).select(range(data.few_shot), keep_in_memory=True)
+    if data.train_rows is not None and data.train_rows < 1:
+        raise UserError(f"Task {task.key}: train_rows is {data.train_rows}; ask for at least one row.")
+    if data.evaluation_rows is not None and data.evaluation_rows < 1:
+        raise UserError(f"Task {task.key}: evaluation_rows is {data.evaluation_rows}; ask for at least one row.")
+    return draw(train, data.train_rows, stratify)
+
+
+def _share(task: Task, train: Dataset, share: float, stratify: bool) -> Dataset:
+    """A share of train, nested: each step of 5 % is drawn from the next larger one."""
+    steps = round(share / SHARE_STEP)
+    if not 1 <= steps <= 20 or abs(steps * SHARE_STEP - share) > 1e-9:
+        raise UserError(f"Task {task.key}: train_share is {share}; use a multiple of {SHARE_STEP} between {SHARE_STEP} and 1.")
+    total = len(train)
+    for step in range(19, steps - 1, -1):
+        train = draw(train, max(1, round(total * step * SHARE_STEP)), stratify)
+    return train

@@ -1,0 +1,164 @@
+"""Rows to token ids: once per (rows, tokenizer, template, length), streamed in batches, kept in the cache."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache as remember
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+
+from scalearn.config import DataConfig
+from scalearn.data.cache import Entry, open_or_build
+from scalearn.data.check import LABEL
+from scalearn.data.load import load_task
+from scalearn.data.read import in_memory
+from scalearn.data.split import TaskSplits
+from scalearn.tasks import Task, get_task
+from scalearn.tasks.task import Row, Template
+
+SCHEMA_VERSION = 1
+"""Bump when the token ids of equal settings change; older cache entries are then left unused."""
+
+BATCH_ROWS = 256
+"""Published rows that are expanded and tokenised at once: what bounds the memory."""
+
+Tokenizer = Callable[..., Mapping[str, list[list[int]]]]
+
+
+@dataclass(frozen=True)
+class TokenisedTask:
+    """Token ids of a task's splits."""
+
+    task: Task
+    splits: Mapping[str, Dataset]
+    """By name: `train`, `validation`, `test` and extras such as `test_mismatched`. Columns: `input_ids`, `attention_mask`,
+    `token_type_ids` where the tokenizer has them (lists of such for multiple choice), `label` (int, float, or floats per
+    class), and `group`, `candidate`, `answers` for tasks that are scored in groups."""
+    num_labels: int
+    """Outputs of the head."""
+    label_names: tuple[str, ...] | None
+
+
+def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *, root: Path | None, cache: Path | None) -> TokenisedTask:
+    """The token ids of every split that a job reads.
+
+    Args:
+        data: Task, and which part of it.
+        tokenizer: A Hugging Face tokenizer.
+        tokenizer_identity: What makes its token ids differ from another's, e.g. the origin of the backbone.
+        root: Directory of local data; None: the hub (or a package, or the task's own directory).
+        cache: Directory of memory-mapped Arrow files that all processes of a host share; None: tokenise in memory.
+
+    Raises:
+        UserError: The data is absent, broken, or not what the job was planned with.
+    """
+    task = get_task(data.task)
+    names = ("train", "validation", "test", *(name for name, _ in task.splits.extra))
+
+    @remember
+    def raw() -> TaskSplits:
+        return load_task(data, root=root)
+
+    def build(name: str) -> tuple[Features, Iterator[pa.Table], tuple[str, ...] | None]:
+        splits = raw()
+        features = _features(task, tokenizer, splits.label_names)
+        tables = _tokenise(task, splits.splits[name], tokenizer, data, features, splits.label_names)
+        return features, tables, splits.label_names
+
+    if cache is None:
+        built = {name: build(name) for name in names}
+        entries = {name: Entry(_collect(features, tables), labels) for name, (features, tables, labels) in built.items()}
+    else:
+        wanted = {name: _key(data, name, tokenizer_identity) for name in names}
+        entries = open_or_build(cache / "tokens" / task.benchmark / task.name, wanted, build)
+    labels = entries["train"].label_names
+    classes = 1 if task.num_labels == 1 or labels is None else len(labels)
+    return TokenisedTask(task, {name: entry.rows for name, entry in entries.items()}, classes, labels)
+
+
+def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any]:
+    """What the token ids of one split depend on; evaluation splits do not depend on the training sample."""
+    settings = asdict(data)
+    training = {name: settings.pop(name) for name in ("train_rows", "train_share", "few_shot")}
+    rows = settings.pop("evaluation_rows")
+    settings["rows"] = training if split == "train" else {"cap": rows, "few_shot": training["few_shot"] is not None}
+    return {"schema": SCHEMA_VERSION, "split": split, "tokenizer": tokenizer_identity, **settings}
+
+
+def _features(task: Task, tokenizer: Any, label_names: tuple[str, ...] | None) -> Features:
+    """The columns of a tokenised split; the label names are those of the rows."""
+    types = {"input_ids": "int32", "attention_mask": "int8", "token_type_ids": "int8"}
+    columns: dict[str, Any] = {}
+    for name in types:
+        if name in tokenizer.model_input_names:
+            sequence = List(Value(types[name]))
+            columns[name] = List(sequence) if task.kind == "multiple_choice" else sequence
+    columns[LABEL] = {"regression": Value("float32"), "multi_label": List(Value("float32"))}.get(task.kind, Value("int64"))
+    if task.kind == "per_candidate":
+        columns |= {"group": Value("int64"), "candidate": Value("string"), "answers": List(Value("string"))}
+    if task.kind == "grouped_answers":
+        columns["group"] = Value("string")
+    return Features(columns)
+
+
+def _tokenise(
+    task: Task, rows: Dataset, tokenizer: Tokenizer, data: DataConfig, features: Features, label_names: tuple[str, ...] | None
+) -> Iterator[pa.Table]:
+    """Tables of tokenised rows, one per batch of published rows."""
+    template, first_row = task.template(data.template), 0
+    for batch in rows.iter(batch_size=BATCH_ROWS):
+        columns = list(batch)
+        examples = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        records, texts = _expand(task, template, examples, first_row, label_names)
+        first_row += len(examples)
+        firsts = [first for first, _ in texts]
+        seconds = [second for _, second in texts] if texts and texts[0][1] is not None else None
+        encoded = tokenizer(
+            firsts,
+            seconds,
+            truncation="only_first" if task.truncation == "only_first" and seconds is not None else "longest_first",
+            max_length=data.max_length,
+            padding=False,
+            verbose=False,
+        )
+        table: dict[str, list[Any]] = {name: encoded[name] for name in features if name in encoded}
+        if task.kind == "multiple_choice":
+            width = len(task.choices)
+            table = {name: [ids[start : start + width] for start in range(0, len(ids), width)] for name, ids in table.items()}
+        table |= {name: [record[name] for record in records] for name in features if name not in table}
+        yield pa.Table.from_pydict(table, schema=features.arrow_schema)
+
+
+def _expand(
+    task: Task, template: Template, examples: Sequence[Row], first_row: int, label_names: tuple[str, ...] | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+    """What each row contributes: its label and groups, and the texts to tokenise (several per row for choices and candidates)."""
+    records: list[dict[str, Any]] = []
+    texts: list[tuple[str, str | None]] = []
+    for number, example in enumerate(examples, start=first_row):
+        match task.kind:
+            case "per_candidate":
+                for candidate in example["entities"]:
+                    gold = int(candidate in example["answers"])
+                    records.append({LABEL: gold, "group": number, "candidate": candidate, "answers": example["answers"]})
+                    texts.append(template.render({**example, "candidate": candidate}))
+                continue
+            case "multiple_choice":
+                texts += [template.render({**example, "choice": example[choice]}) for choice in task.choices]
+            case _:
+                texts.append(template.render(example))
+        label = example[LABEL]
+        if task.kind == "multi_label":
+            assert label_names is not None
+            label = [float(index in label) for index in range(len(label_names))]
+        record = {LABEL: label}
+        if task.kind == "grouped_answers":
+            record["group"] = "-".join(str(example["idx"][part]) for part in ("paragraph", "question"))
+        records.append(record)
+    return records, texts
+
+
+def _collect(features: Features, tables: Iterator[pa.Table]) -> Dataset:
+    return in_memory(pa.concat_tables([features.arrow_schema.empty_table(), *tables]))

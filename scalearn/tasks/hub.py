@@ -1,0 +1,32 @@
+"""The one table of where published data lies on the hub.
+
+A revision is a commit, or `refs/convert/parquet`: the hub's automatic conversion of data sets that began as scripts,
+which the `datasets` library no longer runs. Where a pinned revision holds no parquet files, the conversion is read instead.
+"""
+
+from dataclasses import dataclass
+
+from scalearn.tasks.task import HubSource
+
+CONVERSION = "refs/convert/parquet"
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Repository and revision of a benchmark."""
+
+    name: str
+    revision: str
+
+
+HUB = {
+    "glue": HubDataset("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"),
+    "super_glue": HubDataset("aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"),
+    "humset": HubDataset("nlp-thedeep/humset", CONVERSION),
+}
+
+
+def hub_source(benchmark: str, config: str) -> HubSource:
+    """Where a task of that benchmark lies; GLUE and SuperGLUE have one configuration per task."""
+    dataset = HUB[benchmark]
+    return HubSource(dataset.name, config, dataset.revision)

@@ -1,0 +1,87 @@
+"""Where a task's rows come from, as part of a job's identity, found without a network and without heavy imports."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from scalearn.errors import UserError
+from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
+
+FORMATS = ("parquet", "jsonl", "json", "csv", "tsv")
+"""File endings in the order in which they are looked for; hub data sets are read as any of them too."""
+
+
+def data_origin(task: Task, root: Path | None) -> str:
+    """Identity of a task's rows, never their place.
+
+    Args:
+        task: The task.
+        root: Directory of local data, `<root>/<benchmark>/<task>/<split>.parquet`; None: the hub, or the task's own directory.
+
+    Returns:
+        `hub:NAME@REVISION`, `files:sha256-HEX` over the names and contents of the task's files, or `package:NAME==VERSION`.
+
+    Raises:
+        UserError: Local files are missing or unreadable.
+    """
+    match task.source:
+        case PackageSource(package, version):
+            return f"package:{package}=={version}"
+        case HubSource(name, _, revision) if root is None:
+            return f"hub:{name}@{revision}"
+    digest = hashlib.sha256(task.source.definition.encode() if isinstance(task.source, FileSource) else b"")
+    directory = task_directory(task, root)
+    for split in task.splits.published:
+        for path in split_files(task, directory, split):
+            digest.update(f"{path.relative_to(directory).as_posix()}\0{_sha256(path)}\n".encode())
+    return f"files:sha256-{digest.hexdigest()}"
+
+
+def task_directory(task: Task, root: Path | None) -> Path:
+    """The directory that holds the task's local files.
+
+    Raises:
+        UserError: There is none.
+    """
+    if isinstance(task.source, FileSource) and task.source.directory is not None:
+        directory = Path(task.source.directory).expanduser()
+    elif root is None:
+        raise UserError(f"Task {task.key} reads local files; set data.root to the directory that holds {task.key}/.")
+    else:
+        directory = Path(root).expanduser() / task.benchmark / task.name
+    if not directory.is_dir():
+        raise UserError(f"Task {task.key}: there is no directory {directory}; put <split>.parquet files there, or mend data.root.")
+    return directory.resolve()
+
+
+def split_files(task: Task, directory: Path, split: str) -> list[Path]:
+    """The files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` wrote under `<split>/`.
+
+    Raises:
+        UserError: No such file.
+    """
+    for ending in FORMATS:
+        path = directory / f"{split}.{ending}"
+        if path.is_file():
+            return [path]
+    if (directory / split / "state.json").is_file():
+        return sorted(path for path in (directory / split).iterdir() if path.suffix in (".arrow", ".json"))
+    raise UserError(
+        f"Task {task.key} has no split {split!r} in {directory}: "
+        f"expected {split}.parquet, or the directory {split} as datasets.save_to_disk writes it."
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        stat = path.stat()
+        return _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise UserError(f"The data file {path} cannot be read ({error.strerror}); check its permissions.") from None
+
+
+@cache
+def _sha256_of(path: Path, modified: int, size: int) -> str:
+    """Hash of a file's content, computed once per process and state of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
