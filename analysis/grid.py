@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.names import FAMILY_TITLES
+from analysis.names import FAMILY_TITLES, short_name
+from analysis.published import Published
 from analysis.tables import BenchmarkTable, Cell, Row
 
 DIGITS = 2
@@ -62,11 +63,17 @@ def count(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}"
 
 
-def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False) -> Grid:
+def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False, against: Published | None = None) -> Grid:
     """The benchmark table as a grid: methods in groups, targets, average, transfer parameters.
 
     The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
     Incomplete averages are not ranked.
+
+    Args:
+        table: The table.
+        parameters: Whether to add the two columns of transfer parameters.
+        learning_rates: Whether each cell says its learning rate.
+        against: Published scores to put under each cell, with the difference in percentage points.
     """
     footnotes = _Footnotes()
     ranks = [_ranks([row.cells[index].mean for row in table.rows]) for index in range(len(table.targets))]
@@ -75,21 +82,50 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
     for position, row in enumerate(table.rows):
         cells = [GridCell(row.title)]
         for index, cell in enumerate(row.cells):
-            cells.append(_score_cell(cell, ranks[index][position], footnotes, learning_rates))
-        cells.append(_average_cell(row, average_ranks[position], footnotes))
+            lines = [_beside(against, row, short_name(cell.target), cell.mean)]
+            if learning_rates and cell.learning_rate is not None:
+                lines.append(f"lr {cell.learning_rate:g}")
+            cells.append(_score_cell(cell, ranks[index][position], footnotes, ", ".join(filter(None, lines))))
+        average = _beside(against, row, "average", row.average) if against and _covers(against, table) and row.is_complete else ""
+        cells.append(_average_cell(row, average_ranks[position], footnotes, average))
         if parameters:
             cells.extend(_parameter_cells(row))
         rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
     columns = len(table.targets)
+    notes = list(table.notes)
+    if parameters:
+        notes.append("Parameters: those trained for transfer; backbone and heads are not counted.")
+    if against:
+        notes.append(_published_note(against, table))
     return Grid(
         title=table.title,
         header=("Method", *table.target_titles, "Average", *(("Parameters", "Parameters") if parameters else ())),
         subheader=("", *table.metrics, "", *(("per target", "in total") if parameters else ())),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries.items()),
-        notes=(*table.notes, *(("Parameters: those trained for transfer; backbone and heads are not counted.",) if parameters else ())),
+        notes=tuple(notes),
         numeric=(False, *[True] * (columns + 1 + (2 if parameters else 0))),
     )
+
+
+def _beside(against: Published | None, row: Row, column: str, mean: float | None) -> str:
+    """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published twin."""
+    score = against.scores.get(row.method, {}).get(column) if against and not row.variant else None
+    if score is None:
+        return ""
+    difference = "" if mean is None else f", {100 * (mean - score):+.{DIGITS}f}".replace("-", "−")
+    return f"paper {percent(score)}{difference}"
+
+
+def _covers(against: Published, table: BenchmarkTable) -> bool:
+    """Whether the table's average is over the same tasks as the published one."""
+    return all({short_name(target) for target in table.targets} == set(scores) - {"average"} for scores in against.scores.values())
+
+
+def _published_note(against: Published, table: BenchmarkTable) -> str:
+    note = f"paper: published score with {against.backbone}, and the difference in percentage points. {against.citation}"
+    others = [backbone for backbone in table.backbones if backbone != against.backbone]
+    return note + (f" These results are with {', '.join(others)}: the difference is no replication." if others else "")
 
 
 class _Footnotes:
@@ -120,7 +156,7 @@ def _ranks(values: Sequence[float | None]) -> list[int | None]:
     return [levels.index(value) + 1 if value in levels else None for value in shown]
 
 
-def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, learning_rates: bool) -> GridCell:
+def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:
     marks = []
     if cell.problems and cell.wanted:
         marks.append(footnotes.mark(f"{cell.count} of {cell.wanted} jobs have a score: {'; '.join(cell.problems)}."))
@@ -130,14 +166,13 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, learning_ra
         rates = ", ".join(f"{rate:g}" for rate in cell.set_aside)
         marks.append(footnotes.mark(f"Learning rate {rates} was not compared: fewer of its seeds have a score."))
     mean, std = cell.mean, cell.std
-    extra = f"lr {cell.learning_rate:g}" if learning_rates and cell.learning_rate is not None else ""
     return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
 
 
-def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes) -> GridCell:
+def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:
     std = row.average_std
     marks = "" if row.is_complete else footnotes.dagger()
-    return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average)
+    return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average, extra)
 
 
 def _parameter_cells(row: Row) -> list[GridCell]:

@@ -37,15 +37,21 @@ _LATEX = {
 
 
 def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) -> None:
-    """Print the table with rich; best of a column bold, second underlined, footnotes below."""
+    """Print the table with rich; best of a column bold, second underlined, footnotes below.
+
+    A table wider than the console is printed in several parts, each with the first column, rather than with cut numbers.
+    """
     grid, console = as_grid(table), console or Console()
-    printed = Table(title=grid.title or None, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
-    for name, below, numeric in zip(grid.header, grid.subheader, grid.numeric, strict=True):
-        printed.add_column(f"{name}\n[dim]{below}[/dim]" if below else name, justify="right" if numeric else "left", no_wrap=not numeric)
-    for index, row in enumerate(grid.rows):
-        last = index + 1 == len(grid.rows) or grid.rows[index + 1].group != row.group
-        printed.add_row(*(_rich_cell(cell) for cell in row.cells), end_section=last)
-    console.print(printed)
+    for part, columns in enumerate(_parts(grid, console.width)):
+        title = grid.title if part == 0 else None
+        printed = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+        for column in columns:
+            below = f"\n[dim]{grid.subheader[column]}[/dim]" if any(grid.subheader) else ""
+            printed.add_column(grid.header[column] + below, justify="right" if grid.numeric[column] else "left")
+        for index, row in enumerate(grid.rows):
+            last = index + 1 == len(grid.rows) or grid.rows[index + 1].group != row.group
+            printed.add_row(*(_rich_cell(row.cells[column]) for column in columns), end_section=last)
+        console.print(printed)
     for line in _lines(grid):
         console.print(Text(line, style="dim"))
 
@@ -142,6 +148,27 @@ def as_grid(table: BenchmarkTable | Grid) -> Grid:
 
 def _lines(grid: Grid) -> list[str]:
     return [*(f"{mark}: {text}" for mark, text in grid.footnotes), *grid.notes]
+
+
+def _parts(grid: Grid, width: int) -> list[list[int]]:
+    """Column numbers of each part of a table that is to fit into `width` characters; the first column leads every part."""
+    widths = [
+        max(
+            len(line)
+            for cell in (grid.header[column], grid.subheader[column], *(_rich_cell(row.cells[column]).plain for row in grid.rows))
+            for line in cell.split("\n")
+        )
+        + 3
+        for column in range(len(grid.header))
+    ]
+    parts, used = [[0]], widths[0]
+    for column in range(1, len(widths)):
+        if used + widths[column] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = widths[0]
+        parts[-1].append(column)
+        used += widths[column]
+    return parts
 
 
 def _plain(cell: GridCell) -> str:

@@ -110,6 +110,8 @@ class BenchmarkTable:
     rows: tuple[Row, ...]
     rule: Rule
     split: str
+    benchmark: str | None
+    backbones: tuple[str, ...]
     notes: tuple[str, ...]
     """What holds for the whole table: selection, seeds, standard deviation."""
 
@@ -161,6 +163,8 @@ def benchmark_table(
         rows=tuple(rows),
         rule=rule,
         split=split,
+        benchmark=sweep.get("benchmark") or _only(frame["benchmark"]),
+        backbones=tuple(sorted(frame["backbone"].dropna().unique())),
         notes=tuple(_notes(rows, columns, rule)),
     )
 
@@ -168,6 +172,11 @@ def benchmark_table(
 def _targets(frame: pd.DataFrame) -> list[str]:
     wanted = frame[frame["stage"] != "source"]
     return order_tasks((wanted if len(wanted) else frame)["task"].dropna())
+
+
+def _only(column: "pd.Series[str]") -> str | None:
+    values = column.dropna().unique()
+    return str(values[0]) if len(values) == 1 else None
 
 
 def _metric(frame: pd.DataFrame, task: str) -> str:

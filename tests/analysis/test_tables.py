@@ -1,11 +1,14 @@
+import io
 from pathlib import Path
 from statistics import mean, stdev
 
 import pandas as pd
 import pytest
 from build_store import StoreSpec, build_store, default_score
+from rich.console import Console
 
 import analysis
+from analysis.grid import layout
 from analysis.render import to_csv, to_html, to_latex, to_markdown, to_terminal
 from analysis.tables import BenchmarkTable, Row
 
@@ -108,7 +111,15 @@ def test_table_joint_method_has_one_learning_rate_and_counts_its_parameters_once
             "task": task,
             "backbone": "roberta-base",
         }
-        common |= {"seed": 0, "learning_rate": rate, "parameters_transfer": 500, "metric": "accuracy", "primary": True, "error": None}
+        common |= {
+            "benchmark": "glue",
+            "seed": 0,
+            "learning_rate": rate,
+            "parameters_transfer": 500,
+            "metric": "accuracy",
+            "primary": True,
+            "error": None,
+        }
         rows += [common | {"split": "validation", "value": value}, common | {"split": "test", "value": 0.5}]
     table = analysis.benchmark_table(pd.DataFrame(rows).assign(source_seed=None, sources=None, source_count=None))
     (joint,) = table.rows
@@ -151,3 +162,14 @@ def test_render_html_and_latex_escape_what_they_print(tmp_path: Path) -> None:
     table = analysis.benchmark_table(analysis.load(tmp_path, sweep="a<b>&c_d%"))
     assert "a&lt;b&gt;&amp;c_d%" in to_html(table)
     assert r"a\textless{}b\textgreater{}\&c\_d\%" in to_latex(table)
+
+
+def test_render_terminal_too_narrow_prints_parts_and_cuts_no_number(complete_store: Path) -> None:
+    table = analysis.benchmark_table(analysis.load(complete_store, sweep="demo"))
+    wide, narrow = Console(width=200, file=io.StringIO()), Console(width=44, file=io.StringIO())
+    to_terminal(table, wide)
+    to_terminal(table, narrow)
+    printed = [console.file.getvalue() for console in (wide, narrow)]  # type: ignore[attr-defined]
+    assert [text.count("ScaLearnUniform++") for text in printed] == [1, 5]
+    for cell in (cell for row in layout(table).rows for cell in row.cells[1:]):
+        assert all(cell.text in text for text in printed)
