@@ -35,6 +35,8 @@ class DataConfig:
     """Name of the task's input template."""
     max_length: int = 128
     """Tokens per input, special tokens included."""
+    own: str | None = None
+    """Definition of one's own task as canonical JSON (`scalearn.tasks.own`). None: the task is a registered one."""
 
 
 @dataclass(frozen=True)

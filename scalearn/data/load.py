@@ -7,7 +7,7 @@ from scalearn.data.check import check_lists, check_texts, label_names, with_labe
 from scalearn.data.read import read_splits
 from scalearn.data.split import TaskSplits, split
 from scalearn.errors import UserError
-from scalearn.tasks import get_task
+from scalearn.tasks import task_of
 from scalearn.tasks.origin import data_origin
 
 
@@ -24,8 +24,8 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
     Raises:
         UserError: The data is absent, broken, or not what the job was planned with; the sentence names task, file and row.
     """
-    task = get_task(data.task)
-    if data.origin.startswith("files:"):
+    task = task_of(data)
+    if data.origin.startswith("files:sha256-"):
         found = data_origin(task, root)
         if found != data.origin:
             raise UserError(f"Task {task.key}: its files changed since planning ({data.origin}, now {found}); plan and run again.")

@@ -15,7 +15,7 @@ from scalearn.data.check import LABEL
 from scalearn.data.load import load_task
 from scalearn.data.read import in_memory
 from scalearn.data.split import TaskSplits
-from scalearn.tasks import Task, get_task
+from scalearn.tasks import Task, task_of
 from scalearn.tasks.task import Row, Template
 
 SCHEMA_VERSION = 1
@@ -54,7 +54,7 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
     Raises:
         UserError: The data is absent, broken, or not what the job was planned with.
     """
-    task = get_task(data.task)
+    task = task_of(data)
     names = ("train", "validation", "test", *(name for name, _ in task.splits.extra))
 
     @remember

@@ -3,11 +3,17 @@
 get_task("glue/rte")        the task of that key
 benchmark_tasks("glue")     the keys of a benchmark's tasks, in the order of the paper's tables
 register_task(task)         adds one's own
+task_of(data)               the task that a job reads
 """
 
+import json
+from functools import lru_cache
+
+from scalearn.config import DataConfig
 from scalearn.errors import UserError
 from scalearn.names import unknown
-from scalearn.tasks import domains, glue
+from scalearn.tasks import domains, glue, gsg, humset, super_glue
+from scalearn.tasks.own import definition_of, own_task
 from scalearn.tasks.task import FileSource, Head, HubSource, Kind, Metric, PackageSource, SplitRule, Task, Template
 
 __all__ = [
@@ -22,8 +28,11 @@ __all__ = [
     "Template",
     "benchmark_names",
     "benchmark_tasks",
+    "definition_of",
     "get_task",
+    "own_task",
     "register_task",
+    "task_of",
 ]
 
 _TASKS: dict[str, Task] = {}
@@ -71,5 +80,20 @@ def benchmark_names() -> tuple[str, ...]:
     return tuple(_BENCHMARKS)
 
 
-for _task in (*glue.TASKS, *domains.TASKS):
+def task_of(data: DataConfig) -> Task:
+    """The task whose rows a job reads: registered, or defined by the job itself, so that a worker needs no registration.
+
+    Raises:
+        UserError: No such task.
+    """
+    return get_task(data.task) if data.own is None else _own(data.task, data.own)
+
+
+@lru_cache(maxsize=1024)
+def _own(key: str, definition: str) -> Task:
+    return own_task(key, json.loads(definition))
+
+
+for _task in (*glue.TASKS, *super_glue.TASKS, *humset.TASKS, *domains.TASKS):
     register_task(_task)
+_BENCHMARKS["gsg"] = gsg.KEYS

@@ -66,9 +66,11 @@ def split_files(task: Task, directory: Path, split: str) -> list[Path]:
             return [path]
     if (directory / split / "state.json").is_file():
         return sorted(path for path in (directory / split).iterdir() if path.suffix in (".arrow", ".json"))
+    own = isinstance(task.source, FileSource)
     raise UserError(
         f"Task {task.key} has no split {split!r} in {directory}: "
-        f"expected {split}.parquet, or the directory {split} as datasets.save_to_disk writes it."
+        f"expected {split}.{'csv, .jsonl or .parquet' if own else 'parquet'}, or the directory {split} as datasets.save_to_disk writes it"
+        f"{'; to draw it from train, set the split to null in the definition' if own and split != task.splits.train else ''}."
     )
 
 
