@@ -24,6 +24,9 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Encoder(nn.Module):
     """The backbone, frozen. All state that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
 
+    model: Any
+    """The adapters library's model; its mixins carry no types."""
+
     def __init__(self, model: nn.Module) -> None:
         """Freezes `model`, an adapters `AutoAdapterModel`, and puts a slot at every place where `seq_bn` has an adapter."""
         super().__init__()
@@ -48,7 +51,8 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def forward(self, inputs: Mapping[str, Tensor], branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> Tensor:
         """One pass of a packed batch.
@@ -119,11 +123,12 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(backbone.locate(), revision=backbone.revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {str(error).splitlines()[0]}"
+        ) from error
     return tokenizer
 
 
 def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
     """The library's `seq_bn` with a job's settings (PROTOCOL: reduction 16, ReLU)."""
     return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16))
-

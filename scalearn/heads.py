@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scalearn.layers.random_streams import kept_entries
+from scalearn.layers.random_streams import HEAD_PLACE, kept_entries
 
 HeadKind = Literal["classification", "regression", "multi_label", "multiple_choice"]
 
@@ -36,22 +36,22 @@ class Head(nn.Module):
         self.config = config
         self.dense = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, config.outputs)
-        self.generator: torch.Generator | None = None
         for layer in (self.dense, self.out):
             nn.init.normal_(layer.weight, std=init_std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, seed: int | None = None) -> Tensor:
         """Scores the first token.
 
         Args:
             hidden_states: `[rows, length, hidden]`.
+            seed: Of the job's pass, for the dropout. Default: the global random stream.
 
         Returns:
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
-        first = self._dropped(hidden_states[:, 0])
-        logits = self.out(self._dropped(torch.tanh(self.dense(first)))).float()
+        first = self._dropped(hidden_states[:, 0], seed, HEAD_PLACE)
+        logits: Tensor = self.out(self._dropped(torch.tanh(self.dense(first)), seed, HEAD_PLACE + 1)).float()
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ class Head(nn.Module):
             return functional.binary_cross_entropy_with_logits(logits, labels.float())
         return functional.cross_entropy(logits, labels)
 
-    def _dropped(self, values: Tensor) -> Tensor:
+    def _dropped(self, values: Tensor, seed: int | None, place: int) -> Tensor:
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return values
-        return values * kept_entries(values.shape, rate, values.device, self.generator) / (1.0 - rate)
+        return values * kept_entries(values.shape, rate, values.device, seed, place) / (1.0 - rate)

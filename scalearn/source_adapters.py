@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from adapters.methods.modeling import Adapter
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
 from scalearn.heads import Head
-from scalearn.layers.source_stack import BottleneckWeights, SourceStack
+from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
 
 _UNFOLDABLE = ("ln_before", "ln_after", "use_gating", "is_parallel", "phm_layer", "inv_adapter", "cross_adapter", "mh_adapter")
 """Configuration fields that must be off: with them a source is more than `U f(D x + a) + b` at one place per layer."""
@@ -70,7 +70,9 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     return SourceAdapters(tuple(resolved), stacks, config)
 
 
-def save_adapter(encoder: Encoder, directory: Path, name: str, adapters: Sequence[BottleneckWeights], config: BnConfig, head: Head | None) -> None:
+def save_adapter(
+    encoder: Encoder, directory: Path, name: str, adapters: Sequence[BottleneckWeights], config: BnConfig, head: Head | None
+) -> None:
     """Writes one adapter, and its head, so that `load_adapter` of the adapters library reads it.
 
     Args:
@@ -84,10 +86,8 @@ def save_adapter(encoder: Encoder, directory: Path, name: str, adapters: Sequenc
     model = encoder.model
     with _quiet_library(), _temporary_adapter(encoder, name, config) as modules:
         for module, weights in zip(modules, adapters, strict=True):
-            module.adapter_down[0].weight.data.copy_(weights.down_weight)
-            module.adapter_down[0].bias.data.copy_(weights.down_bias)
-            module.adapter_up.weight.data.copy_(weights.up_weight)
-            module.adapter_up.bias.data.copy_(weights.up_bias)
+            for own, given in zip(_tensors(bottleneck_weights(module)), _tensors(weights), strict=True):
+                own.data.copy_(given)
         if head is not None:
             _add_library_head(encoder, name, head)
         try:
@@ -161,7 +161,9 @@ def _read_config(name: str, directory: Path, encoder: Encoder) -> dict[str, Any]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
     if hidden != encoder.hidden_size:
-        raise UserError(f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {encoder.hidden_size}: train it on this backbone.")
+        raise UserError(
+            f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {encoder.hidden_size}: train it on this backbone."
+        )
     unusable = [field for field in _UNFOLDABLE if config.get(field)]
     if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
         what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
@@ -174,17 +176,16 @@ def _read_config(name: str, directory: Path, encoder: Encoder) -> dict[str, Any]
 def _require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
     first_name, first = next(iter(configs.items()))
     for name, config in configs.items():
-        differing = sorted(
-            field for field in {*first, *config} if field not in _IRRELEVANT and first.get(field) != config.get(field)
-        )
+        differing = sorted(field for field in {*first, *config} if field not in _IRRELEVANT and first.get(field) != config.get(field))
         if differing:
             details = ", ".join(f"{field} {first.get(field)!r} and {config.get(field)!r}" for field in differing)
-            raise UserError(f"Source adapters '{first_name}' and '{name}' are configured differently ({details}): train all sources with one configuration.")
+            raise UserError(f"Source adapters '{first_name}' and '{name}' are configured differently ({details}): train them alike.")
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[BottleneckWeights]:
     """Loads one adapter through the library and copies its weights out."""
-    model, temporary, info = encoder.model, f"source-{name}", {}
+    model, temporary = encoder.model, f"source-{name}"
+    info: dict[str, Any] = {}
     try:
         with _quiet_library(), torch.random.fork_rng(devices=[]):
             model.load_adapter(
@@ -192,21 +193,27 @@ def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[Bottlene
             )
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         _forget(model, temporary)
-        raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({str(error).splitlines()[0]}); save it again.") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({reason}); save it again.") from error
     collected: list[BottleneckWeights] = []
 
     def collect(layer: BottleneckLayer) -> None:
         if temporary in layer.adapters:
-            module = layer.adapters[temporary]
-            down, up = module.adapter_down[0], module.adapter_up
-            collected.append(BottleneckWeights(*(tensor.detach().clone() for tensor in (down.weight, down.bias, up.weight, up.bias))))
+            own = bottleneck_weights(layer.adapters[temporary])
+            collected.append(BottleneckWeights(*(tensor.detach().clone() for tensor in _tensors(own))))
 
     encoder.for_each_bottleneck_layer(collect)
     _forget(model, temporary)
     if info.get("missing_keys") or len(collected) != encoder.sites:
         missing = len(info.get("missing_keys", ()))
-        raise UserError(f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs; it was trained on another backbone.")
+        raise UserError(
+            f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs: train it on this backbone."
+        )
     return collected
+
+
+def _tensors(weights: BottleneckWeights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return weights.down_weight, weights.down_bias, weights.up_weight, weights.up_bias
 
 
 def _forget(model: Any, name: str) -> None:

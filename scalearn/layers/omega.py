@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scalearn.layers.random_streams import kept_entries
+from scalearn.layers.random_streams import OMEGA_PLACE, kept_entries
 
 Constraint = Literal["none", "mean", "softmax"]
 
@@ -62,11 +62,11 @@ class Omega(nn.Module):
             return self.omega.softmax(dim=1)
         return self.omega
 
-    def forward(self, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, seed: int | None = None) -> Tensor:
         """The coefficients of one training step or evaluation.
 
         Args:
-            generator: Random stream of the dropout, on omega's device.
+            seed: Of the job's pass, for the dropout. Default: the global random stream.
 
         Returns:
             `[layers, sources, hidden or 1]`; shared coefficients repeat over layers, each layer with its own dropout.
@@ -75,4 +75,4 @@ class Omega(nn.Module):
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return omega
-        return omega * kept_entries(omega.shape, rate, omega.device, generator) / (1.0 - rate)
+        return omega * kept_entries(omega.shape, rate, omega.device, seed, OMEGA_PLACE) / (1.0 - rate)

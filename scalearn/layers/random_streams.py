@@ -1,11 +1,21 @@
-"""One random stream per job, so that a job's dropout does not depend on the jobs it is packed with."""
+"""Random streams per job, so that a job's dropout does not depend on the jobs it is packed with.
+
+Every pass of a job has one seed, and every dropout has a place of its own. The mask is a function of both, so a layer that
+is computed again for the backward pass (gradient checkpointing) draws the same mask again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+OMEGA_PLACE = 1_000_000
+HEAD_PLACE = 2_000_000
+BRANCH_PLACE = 3_000_000
+"""First places of the dropouts outside the backbone; the backbone's count from 0."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +25,8 @@ class RowBlock:
     rows: int
     length: int
     """The job's own padded length; the packed batch may be longer."""
-    generator: torch.Generator
-    """On the device of the batch."""
+    seed: int
+    """Of this pass of this job."""
 
 
 @dataclass
@@ -30,23 +40,35 @@ class RowStreams:
         """Rows of the whole batch."""
         return sum(block.rows for block in self.blocks)
 
-    @property
-    def generator(self) -> torch.Generator | None:
-        """The stream of the first job. None: the global stream."""
-        return self.blocks[0].generator if self.blocks else None
+
+def kept_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, place: int) -> Tensor:
+    """A boolean mask that is true with probability `1 - rate`.
+
+    Args:
+        shape: Of the mask.
+        rate: Dropout probability.
+        device: Of the mask.
+        seed: Of the job's pass. None: the global random stream.
+        place: Number of the dropout; each place draws its own mask.
+    """
+    mask = torch.empty(tuple(shape), dtype=torch.bool, device=device)
+    if seed is None:
+        return mask.bernoulli_(1.0 - rate)
+    return mask.bernoulli_(1.0 - rate, generator=torch.Generator(device=device).manual_seed(_mixed(seed, place)))
 
 
 class RowDropout(nn.Module):
     """Dropout that draws the mask of each job's rows from that job's stream.
 
-    A mask is drawn for the job's own padded length only, so the stream advances as if the job trained alone.
+    A mask is drawn for the job's own padded length only, so it is the mask that the job draws when it trains alone.
     """
 
-    def __init__(self, rate: float, streams: RowStreams) -> None:
+    def __init__(self, rate: float, streams: RowStreams, place: int) -> None:
         """Shares `streams` with all other dropouts of the backbone."""
         super().__init__()
         self.rate = rate
         self.streams = streams
+        self.place = place
 
     def forward(self, values: Tensor) -> Tensor:
         """Zeroes entries of `[rows, length, ...]` or `[rows, heads, length, length]` and rescales the rest."""
@@ -60,25 +82,30 @@ class RowDropout(nn.Module):
         blocks = self.streams.blocks
         sequence_dims = (2, 3) if values.dim() == 4 else (1,)
         if len(blocks) == 1 and blocks[0].length == values.shape[sequence_dims[0]]:
-            return kept_entries(values.shape, self.rate, values.device, blocks[0].generator)
+            return kept_entries(values.shape, self.rate, values.device, blocks[0].seed, self.place)
         mask = torch.ones(values.shape, dtype=torch.bool, device=values.device)
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
+            own = part
             for dim in sequence_dims:
-                part = part.narrow(dim, 0, block.length)
-            part.copy_(kept_entries(part.shape, self.rate, values.device, block.generator))
+                own = own.narrow(dim, 0, block.length)
+            own.copy_(kept_entries(own.shape, self.rate, values.device, block.seed, self.place))
         return mask
 
 
-def kept_entries(shape: Sequence[int], rate: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """A boolean mask that is true with probability `1 - rate`."""
-    return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(1.0 - rate, generator=generator)
-
-
-def give_each_job_its_stream(model: nn.Module, streams: RowStreams) -> None:
-    """Replaces every `nn.Dropout` in `model` by a `RowDropout` on `streams`."""
+def give_each_job_its_stream(model: nn.Module, streams: RowStreams, first_place: int = 0) -> None:
+    """Replaces every `nn.Dropout` in `model` by a `RowDropout` on `streams`, with places counted from `first_place`."""
+    places = count(first_place)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
-                replacement = RowDropout(child.p, streams)
+                replacement = RowDropout(child.p, streams, next(places))
                 replacement.train(child.training)
                 setattr(module, name, replacement)
+
+
+def _mixed(seed: int, place: int) -> int:
+    """A 63-bit seed from two numbers (the finaliser of splitmix64), so that neighbouring places share nothing."""
+    value = (seed + (place + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) >> 1

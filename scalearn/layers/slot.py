@@ -34,7 +34,9 @@ class Slot(nn.Module):
         added = self.added(self.site, hidden_states)
         return added + residual_input, None, added
 
-    def post_forward(self, hidden_states: Tensor, input_hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None) -> Tensor:
+    def post_forward(
+        self, hidden_states: Tensor, input_hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None
+    ) -> Tensor:
         """The library's step after the adapter: the layer's own residual and layer norm."""
         placed: Tensor = self.placement.post_forward(hidden_states, input_hidden_states, input_tensor, layer_norm)
         return placed

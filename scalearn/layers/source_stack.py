@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from adapters.methods.modeling import Adapter
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,6 +28,12 @@ class BottleneckWeights:
     """`[d, r]`"""
     up_bias: Tensor
     """`[d]`"""
+
+
+def bottleneck_weights(adapter: Adapter) -> BottleneckWeights:
+    """The weights of one of the adapters library's modules, not copied."""
+    down, up = adapter.adapter_down[0], adapter.adapter_up
+    return BottleneckWeights(down.weight, down.bias, up.weight, up.bias)
 
 
 class SourceStack(nn.Module):

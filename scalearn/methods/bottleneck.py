@@ -7,7 +7,11 @@ from adapters.configuration import BnConfig
 from adapters.methods.modeling import Adapter
 from torch import Tensor, nn
 
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 from scalearn.methods.branch import Branch
+from scalearn.source_adapters import SourceAdapters
 
 
 class BottleneckBranch(Branch):
@@ -17,34 +21,45 @@ class BottleneckBranch(Branch):
         """Builds one adapter per site, initialised as the library does from the global random stream."""
         super().__init__()
         width = int(hidden // config["reduction_factor"])
-        self.adapters = nn.ModuleList(Adapter("adapter", hidden, width, config) for _ in range(sites))
+        self.sites = tuple(Adapter("adapter", hidden, width, config) for _ in range(sites))
+        self.adapters = nn.ModuleList(self.sites)
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
         """See `Branch.added`."""
-        adapter = self.adapters[site]
+        adapter = self.sites[site]
         up: Tensor = adapter.adapter_up(adapter.adapter_down(hidden_states))
         return up
 
     def pack_key(self) -> object:
         """Adapters of equal shape and activation run as one batched product."""
-        down, up = self.adapters[0].adapter_down[0], self.adapters[0].adapter_up
-        return (tuple(down.weight.shape), tuple(up.weight.shape), str(self.adapters[0].non_linearity.f))
+        first = self.weights()[0]
+        return (tuple(first.down_weight.shape), tuple(first.up_weight.shape), str(self.sites[0].non_linearity.f))
 
     @classmethod
     def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
         """One batched product per projection where the jobs' row counts agree."""
         if len(set(rows)) > 1:
             return super().added_packed(branches, site, hidden_states, rows)
-        adapters = [branch.adapters[site] for branch in branches if isinstance(branch, BottleneckBranch)]
+        adapters = [branch.sites[site] for branch in branches if isinstance(branch, BottleneckBranch)]
+        weights = [bottleneck_weights(adapter) for adapter in adapters]
         flat = hidden_states.reshape(len(adapters), -1, hidden_states.shape[-1])
-        activated = adapters[0].non_linearity(_batched_linear(flat, [adapter.adapter_down[0] for adapter in adapters]))
-        return _batched_linear(activated, [adapter.adapter_up for adapter in adapters]).view_as(hidden_states)
+        down = _batched_linear(flat, [one.down_weight for one in weights], [one.down_bias for one in weights])
+        activated: Tensor = adapters[0].non_linearity(down)
+        return _batched_linear(activated, [one.up_weight for one in weights], [one.up_bias for one in weights]).view_as(hidden_states)
+
+    def weights(self) -> list[BottleneckWeights]:
+        """The adapter's weights per site."""
+        return [bottleneck_weights(adapter) for adapter in self.sites]
 
 
-def _batched_linear(inputs: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> BottleneckBranch:
+    """Builds the library's `seq_bn` adapter at every site."""
+    return BottleneckBranch(bottleneck_config(config.settings), encoder.sites, encoder.hidden_size)
+
+
+def _batched_linear(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """K linear layers on their own rows: `[K, rows, in]` to `[K, rows, out]`."""
-    weight = torch.stack([layer.weight for layer in layers]).transpose(1, 2)
-    bias = torch.stack([layer.bias for layer in layers]).unsqueeze(1)
     device = inputs.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+    weight, bias = torch.stack(list(weights)).transpose(1, 2), torch.stack(list(biases)).unsqueeze(1)
     return torch.baddbmm(bias.to(dtype), inputs.to(dtype), weight.to(dtype))

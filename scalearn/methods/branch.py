@@ -2,12 +2,23 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
+from scalearn.config import JobConfig
 from scalearn.layers.random_streams import RowBlock, RowStreams
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that one optimiser setting holds for."""
+
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+    weight_decay: float
 
 
 class Branch(nn.Module):
@@ -53,6 +64,11 @@ class Branch(nn.Module):
     def learned(self) -> dict[str, nn.Parameter]:
         """The branch's trainable parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
+        """How the job's optimiser treats the learned parameters."""
+        optimisation = config.optimisation
+        return [ParameterGroup(tuple(self.learned().values()), optimisation.learning_rate, optimisation.weight_decay)]
 
 
 class BranchPack:

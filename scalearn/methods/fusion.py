@@ -7,9 +7,12 @@ from adapters.configuration import AdapterFusionConfig
 from adapters.methods.modeling import BertFusion
 from torch import Tensor, nn
 
-from scalearn.layers.random_streams import give_each_job_its_stream
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder
+from scalearn.layers.random_streams import BRANCH_PLACE, give_each_job_its_stream
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.scaling import SourceBranch
+from scalearn.source_adapters import SourceAdapters
 
 REGULARISATION = 0.01
 
@@ -22,19 +25,26 @@ class FusionBranch(SourceBranch):
         super().__init__(stacks)
         config = AdapterFusionConfig.load("dynamic")
         hidden = stacks[0].up_bias.shape[1]
-        self.fusions = nn.ModuleList(BertFusion(config, hidden, attention_dropout) for _ in stacks)
-        give_each_job_its_stream(self.fusions, self.streams)
+        self.sites = tuple(BertFusion(config, hidden, attention_dropout) for _ in stacks)
+        self.fusions = nn.ModuleList(self.sites)
+        give_each_job_its_stream(self.fusions, self.streams, BRANCH_PLACE)
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
         """See `SourceBranch.combined`."""
         outputs = self._stacks[site].outputs(bottleneck)
-        attended: Tensor = self.fusions[site](hidden_states, outputs, outputs, hidden_states.new_zeros(()))
+        attended: Tensor = self.sites[site](hidden_states, outputs, outputs, hidden_states.new_zeros(()))
         return attended
 
     def penalty(self) -> Tensor:
         """The pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
         total = torch.zeros((), device=self.stacks[0].up_bias.device)
-        for fusion in self.fusions:
-            weight = fusion.value.weight
+        for fusion in self.sites:
+            weight: Tensor = fusion.value.weight
             total = total + REGULARISATION * (torch.eye(weight.shape[0], device=weight.device) - weight).pow(2).sum()
         return total
+
+
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> FusionBranch:
+    """Builds AdapterFusion with the backbone's attention dropout, as the library does."""
+    assert sources is not None
+    return FusionBranch(sources.stacks, getattr(encoder.config, "attention_probs_dropout_prob", 0.0))

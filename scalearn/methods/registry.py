@@ -44,6 +44,8 @@ class Method:
     """Stage of the jobs that this method makes. `adapter` makes source jobs: the same adapter serves as source and as baseline."""
     order: int
     """Position in tables, ascending."""
+    builder: str
+    """`module:function` that builds the method's branch (`scalearn.methods.build.BranchBuilder`). Imported by training only."""
     needs_sources: bool = False
     """Whether a job has source adapters as parents."""
     optimisation: Mapping[str, object] = field(default_factory=dict)
@@ -68,11 +70,14 @@ def _omega_rules(dropout: float) -> Mapping[str, SettingRule]:
     )
 
 
+_SCALING = "scalearn.methods.scaling:build"
 _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 
 
 def _scalearn(key: str, title: str, order: int, dropout: float) -> Method:
-    return Method(key, title, "two_stage", "transfer", order, needs_sources=True, optimisation=_SCALEARN, rules=_omega_rules(dropout))
+    return Method(
+        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=_omega_rules(dropout)
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -84,6 +89,7 @@ METHODS: dict[str, Method] = {
             "single",
             "source",
             20,
+            "scalearn.methods.bottleneck:build",
             optimisation=MappingProxyType({"learning_rate": 3e-4}),
             rules=MappingProxyType(
                 {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
@@ -95,6 +101,7 @@ METHODS: dict[str, Method] = {
             "two_stage",
             "transfer",
             200,
+            "scalearn.methods.fusion:build",
             needs_sources=True,
             optimisation=MappingProxyType({"learning_rate": 5e-5}),
         ),
@@ -110,6 +117,7 @@ METHODS: dict[str, Method] = {
             "two_stage",
             "transfer",
             280,
+            "scalearn.methods.scaling:build_fixed",
             needs_sources=True,
             optimisation=_SCALEARN,
             rules=MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")}),
@@ -144,6 +152,8 @@ def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int 
         UserError: Unknown, missing, mistyped or out of range; the sentence says what is allowed.
     """
     for name in given:
+        if not method.rules:
+            raise UserError(f"Method '{method.key}' has no settings: remove '{name}'.")
         if name not in method.rules:
             raise UserError(unknown("setting", name, method.rules, where=f"method '{method.key}'"))
     resolved: dict[str, Setting] = {}

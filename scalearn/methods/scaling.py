@@ -1,13 +1,17 @@
 """The ScaLearn family: source outputs are scaled by learned coefficients and added up."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder
 from scalearn.layers.omega import Omega, OmegaConfig
-from scalearn.layers.source_stack import SourceStack
-from scalearn.methods.branch import Branch
+from scalearn.layers.source_stack import SourceStack, plain_weighted_sum
+from scalearn.methods.branch import Branch, ParameterGroup
+from scalearn.source_adapters import SourceAdapters
 
 
 class SourceBranch(Branch):
@@ -62,7 +66,7 @@ class ScalingBranch(SourceBranch):
 
     def begin_pass(self) -> None:
         """Draws the coefficients of all sites at once: one dropout mask a pass."""
-        self._drawn = self.omega(self.streams.generator)
+        self._drawn = self.omega(self.streams.blocks[0].seed if self.streams.blocks else None)
 
     def coefficients(self, site: int) -> Tensor:
         """omega of this pass at a site: `[T, hidden or 1]`."""
@@ -89,3 +93,46 @@ class ScalingBranch(SourceBranch):
     def learned(self) -> dict[str, nn.Parameter]:
         """omega, under the name `omega`."""
         return {"omega": self.omega.omega} if self.omega.omega.requires_grad else {}
+
+    def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
+        """omega takes its own weight decay, 0 unless the sweep sets `omega_weight_decay`."""
+        decay = config.settings.get("omega_weight_decay", 0.0)
+        return [ParameterGroup(tuple(self.learned().values()), config.optimisation.learning_rate, float(str(decay)))]
+
+
+class PlainScalingBranch(ScalingBranch):
+    """The same sum computed source by source, as the paper writes it: the reference for tests and benchmarks."""
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """See `Branch.added`."""
+        return plain_weighted_sum(self._stacks[site], hidden_states, self.coefficients(site))
+
+    def pack_key(self) -> object:
+        """Runs alone."""
+        return id(self)
+
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    "scalearn": {},
+    "scalearn_uniform": {"per_dimension": False},
+    "scalearn_pp": {"per_layer": False},
+    "scalearn_uniform_pp": {"per_dimension": False, "per_layer": False},
+    "scalearn_mean": {"constraint": "mean"},
+    "scalearn_softmax": {"constraint": "softmax"},
+}
+
+
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
+    """Builds the variant that the job's method names."""
+    assert sources is not None
+    settings: dict[str, Any] = dict(config.settings)
+    omega = OmegaConfig(dropout=settings["omega_dropout"], init_scale=settings["omega_init_scale"], **_SHAPES[config.method])
+    return ScalingBranch(sources.stacks, omega)
+
+
+def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
+    """Builds omegas that stay as the job's setting `omega` gives them: only the head is learned (PROTOCOL, probing)."""
+    assert sources is not None
+    settings: dict[str, Any] = dict(config.settings)
+    omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))
+    return ScalingBranch(sources.stacks, omega)

@@ -1,0 +1,84 @@
+"""Scores of trained jobs on a split, several jobs in one pass."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from scalearn.encoder import Encoder
+from scalearn.job_run import JobRun
+from scalearn.metrics import evaluate
+from scalearn.packed_pass import collate_rows, packed_logits
+
+Scores = dict[str, float]
+
+
+def evaluate_runs(
+    encoder: Encoder, runs: Sequence[JobRun], split: str, accelerator: Accelerator, pad_token_id: int, rows_per_pass: int = 64
+) -> list[dict[str, Scores]]:
+    """Evaluates several jobs on the split of that name of each of their tasks.
+
+    Rows are taken in order of length, so that padding is small; every pass holds rows of all jobs that still have some.
+
+    Args:
+        encoder: The shared backbone, left in evaluation mode.
+        runs: Jobs with the parameters to be judged.
+        split: `validation`, `test`, or a further split; tasks without it are left out.
+        accelerator: Gives the precision.
+        pad_token_id: Of the tokenizer.
+        rows_per_pass: Rows of one job in one pass.
+
+    Returns:
+        Per job: task to metric to value, `loss` included.
+    """
+    encoder.eval()
+    work = {id(run): _chunks(run, split, rows_per_pass) for run in runs}
+    collected: dict[tuple[int, int], list[tuple[list[int], np.ndarray, float]]] = {}
+    for run in runs:
+        run.train_mode(False)
+    with torch.inference_mode(), accelerator.autocast():
+        for turn in range(max((len(chunks) for chunks in work.values()), default=0)):
+            present = [(run, *work[id(run)][turn]) for run in runs if turn < len(work[id(run)])]
+            batches = [collate_rows(run, task, split, rows, pad_token_id) for run, task, rows in present]
+            logits = packed_logits(encoder, batches, pad_token_id)
+            for (run, task, rows), batch, scores in zip(present, batches, logits, strict=True):
+                loss = float(run.heads[task].loss(scores, batch.inputs["labels"].to(scores.device)))
+                collected.setdefault((id(run), task), []).append((rows, scores.cpu().numpy(), loss))
+    return [_scores(run, split, collected) for run in runs]
+
+
+def primary_metrics(run: JobRun) -> dict[str, str]:
+    """Task to the metric that tables report first."""
+    return {task.task.key: task.task.metrics[0] for task in run.tasks}
+
+
+def _chunks(run: JobRun, split: str, rows_per_pass: int) -> list[tuple[int, list[int]]]:
+    chunks = []
+    for index, task in enumerate(run.tasks):
+        if split not in task.splits:
+            continue
+        order = run.rows_by_length(index, split)
+        chunks += [(index, order[start : start + rows_per_pass]) for start in range(0, len(order), rows_per_pass)]
+    return chunks
+
+
+def _scores(
+    run: JobRun, split: str, collected: Mapping[tuple[int, int], Sequence[tuple[list[int], np.ndarray, float]]]
+) -> dict[str, Scores]:
+    scores: dict[str, Scores] = {}
+    for index, task in enumerate(run.tasks):
+        parts = collected.get((id(run), index))
+        if not parts:
+            continue
+        order = np.concatenate([rows for rows, _, _ in parts])
+        logits = np.concatenate([values for _, values, _ in parts])
+        in_order = np.empty_like(logits)
+        in_order[order] = logits
+        loss = sum(loss * len(rows) for rows, _, loss in parts) / len(order)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scores[task.task.key] = {"loss": loss, **evaluate(task.task, in_order, task.splits[split])}
+        run.warnings.update(f"{task.task.key} {split}: {warning.message}" for warning in caught)
+    return scores

@@ -1,0 +1,225 @@
+"""One job inside a pack: its modules, optimiser, place in its data, best evaluation and random stream."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalearn.batches import BatchPlan, epoch_batches, steps_per_epoch
+from scalearn.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from scalearn.data import TokenisedTask
+from scalearn.encoder import Encoder
+from scalearn.heads import Head, HeadConfig
+from scalearn.methods.branch import Branch, ParameterGroup
+from scalearn.methods.build import build_branch
+from scalearn.runtime import PackMember
+from scalearn.schedule import learning_rate_factor, total_steps
+from scalearn.source_adapters import SourceAdapters
+
+_DROPOUT_SEED_OFFSET = 7_919
+"""Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
+
+
+@dataclass
+class Progress:
+    """Where a job stands; everything here is JSON."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Batches of the current epoch that are done."""
+    evaluations: int = 0
+    best_score: float = -math.inf
+    """Higher is better: minus the validation loss, or the metric."""
+    best_epoch: int = 0
+    best_step: int = 0
+    since_best: int = 0
+    loss_sum: float = 0.0
+    """Training loss summed since the last evaluation."""
+    loss_steps: int = 0
+    finished: bool = False
+    stopped_early: bool = False
+    train_seconds: float = 0.0
+    """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
+    evaluate_seconds: float = 0.0
+    micro_batches: int = 1
+    best_validation: dict[str, Any] = field(default_factory=dict)
+    """Scores of the best evaluation, by task."""
+
+
+class JobRun:
+    """State of one job while its pack trains."""
+
+    def __init__(self, member: PackMember, encoder: Encoder, tasks: Sequence[TokenisedTask], sources: SourceAdapters | None) -> None:
+        """Builds the job's modules from its seed, then continues from its checkpoint if it left one."""
+        self.member = member
+        self.config = member.config
+        self.tasks = tasks
+        self.sources = sources
+        self.branch: Branch = build_branch(self.config, encoder, sources)
+        self.heads = _build_heads(encoder, tasks, self.config.seed)
+        self.device = encoder.device
+        self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
+        self.groups = self._parameter_groups()
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay} for group in self.groups]
+        )
+        self.sizes = [len(task.splits["train"]) for task in tasks]
+        self.total_steps = total_steps(self.config.optimisation, self.sizes)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.warnings: set[str] = set()
+        self.error: str | None = None
+        self.last_checkpoint = time.monotonic()
+        self._plans: list[BatchPlan] = []
+        self._orders: dict[tuple[int, str], list[int]] = {}
+        self._planned_epoch = -1
+        self._resume()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return steps_per_epoch(self.sizes, self.config.optimisation.batch_size)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Every trainable parameter by name: the branch's and the heads'."""
+        parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
+        for index, head in enumerate(self.heads):
+            parameters.update({f"head.{index}.{name}": parameter for name, parameter in head.named_parameters()})
+        return parameters
+
+    def next_batch(self) -> BatchPlan:
+        """The step that comes next."""
+        if self._planned_epoch != self.progress.epoch:
+            optimisation = self.config.optimisation
+            self._plans = epoch_batches(
+                self.sizes, optimisation.batch_size, self.config.seed, self.progress.epoch, optimisation.temperature
+            )
+            self._planned_epoch = self.progress.epoch
+        return self._plans[self.progress.position]
+
+    def rows_by_length(self, task: int, split: str) -> list[int]:
+        """Row numbers of a split, shortest input first."""
+        key = (task, split)
+        if key not in self._orders:
+            inputs = self.tasks[task].splits[split]["input_ids"]
+            lengths = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
+            self._orders[key] = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return self._orders[key]
+
+    def pass_seed(self) -> int:
+        """The seed of the job's next pass: its dropout masks follow from it."""
+        return int(torch.randint(2**62, (), generator=self.generator))
+
+    def train_mode(self, training: bool) -> None:
+        """Switches the job's own modules."""
+        self.branch.train(training)
+        for head in self.heads:
+            head.train(training)
+
+    def set_learning_rate(self) -> float:
+        """Applies the schedule at the present step; returns the rate of the first group."""
+        factor = learning_rate_factor(self.progress.step, self.total_steps, self.config.optimisation.warmup)
+        for group, settings in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = settings.learning_rate * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def clip_gradients(self) -> None:
+        """Clips the job's own gradients, as if it trained alone."""
+        limit = self.config.optimisation.max_gradient_norm
+        if limit is not None:
+            torch.nn.utils.clip_grad_norm_(self.learned().values(), limit)
+
+    def advance(self, loss: float) -> None:
+        """Counts a finished step."""
+        progress = self.progress
+        progress.loss_sum += loss
+        progress.loss_steps += 1
+        progress.step += 1
+        progress.position += 1
+        if progress.position >= self.steps_per_epoch:
+            progress.epoch, progress.position = progress.epoch + 1, 0
+        progress.finished = progress.step >= self.total_steps
+
+    @property
+    def due_for_evaluation(self) -> bool:
+        """Whether the step just taken ends an evaluation interval."""
+        every = self.config.optimisation.evaluate_every
+        at_interval = self.progress.position == 0 if every is None else self.progress.step % every == 0
+        return at_interval or self.progress.finished
+
+    def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
+        """Keeps the parameters if these validation scores are the best yet, and decides whether to stop.
+
+        Args:
+            scores: Task to metric to value, with `loss`.
+            primary: Task to its first metric.
+        """
+        optimisation, progress = self.config.optimisation, self.progress
+        if optimisation.selection == "loss":
+            score = -sum(values["loss"] for values in scores.values()) / len(scores)
+        else:
+            score = sum(values[primary[task]] for task, values in scores.items()) / len(scores)
+        progress.evaluations += 1
+        if score > progress.best_score or not self.best:
+            progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
+            progress.best_epoch = math.ceil(progress.step / self.steps_per_epoch)
+            progress.best_validation = {task: dict(values) for task, values in scores.items()}
+            self.best = {name: parameter.detach().clone() for name, parameter in self.learned().items()}
+        else:
+            progress.since_best += 1
+        if optimisation.patience is not None and progress.since_best >= optimisation.patience and not progress.finished:
+            progress.finished = progress.stopped_early = True
+
+    def restore_best(self) -> None:
+        """Puts the best evaluation's parameters into the modules."""
+        with torch.no_grad():
+            for name, parameter in self.learned().items():
+                parameter.copy_(self.best[name])
+
+    def checkpoint(self) -> None:
+        """Writes down where the job stands."""
+        tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self.learned().items()}
+        tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
+        tensors.update(flatten_optimizer(self.optimizer))
+        tensors["random"] = self.generator.get_state()
+        save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress))
+        self.last_checkpoint = time.monotonic()
+
+    def _resume(self) -> None:
+        saved = load_checkpoint(self.member.directory)
+        if saved is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self.learned().items():
+                parameter.copy_(saved.tensors[f"parameter.{name}"])
+        self.best = {
+            name.removeprefix("best."): tensor.to(self.device) for name, tensor in saved.tensors.items() if name.startswith("best.")
+        }
+        restore_optimizer(self.optimizer, saved.tensors)
+        self.generator.set_state(saved.tensors["random"])
+        self.progress = Progress(**saved.state)
+
+    def _parameter_groups(self) -> list[ParameterGroup]:
+        optimisation = self.config.optimisation
+        parameters = tuple(parameter for head in self.heads for parameter in head.parameters())
+        heads = ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay)
+        return [group for group in (*self.branch.parameter_groups(self.config), heads) if group.parameters]
+
+
+def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], seed: int) -> list[Head]:
+    """One head per task, the same for every method of a seed."""
+    config = encoder.config
+    named = [getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
+    dropout = next((rate for rate in named if rate is not None), 0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = [
+            Head(HeadConfig(task.task.head, task.num_labels, dropout), encoder.hidden_size, getattr(config, "initializer_range", 0.02))
+            for task in tasks
+        ]
+    return [head.to(encoder.device) for head in heads]

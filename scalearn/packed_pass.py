@@ -1,0 +1,83 @@
+"""One pass of several jobs' rows through the shared backbone, and each job's logits out of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scalearn.batches import merge_batches
+from scalearn.data import collate
+from scalearn.encoder import Encoder
+from scalearn.job_run import JobRun
+from scalearn.layers.random_streams import RowBlock
+
+
+@dataclass(frozen=True)
+class JobBatch:
+    """Rows of one task of one job, collated."""
+
+    run: JobRun
+    task: int
+    inputs: Mapping[str, Tensor]
+    """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
+
+    @property
+    def weight(self) -> int:
+        """Number of examples: the rows of `labels`."""
+        return int(self.inputs["labels"].shape[0])
+
+
+def collate_rows(run: JobRun, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
+    """Reads and pads rows of one split of one of the job's tasks."""
+    data = run.tasks[task].splits[split]
+    return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id))
+
+
+def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: int) -> list[Tensor]:
+    """Runs one packed batch.
+
+    Args:
+        encoder: The shared backbone.
+        batches: One per job.
+        pad_token_id: Of the tokenizer.
+
+    Returns:
+        Each job's logits, `[its rows, labels]`.
+    """
+    merged = merge_batches([batch.inputs for batch in batches], pad_token_id)
+    inputs = {name: tensor.to(encoder.device, non_blocking=True) for name, tensor in merged.items()}
+    shapes = [batch.inputs["input_ids"].shape for batch in batches]
+    seeds = [batch.run.pass_seed() if encoder.training else 0 for batch in batches]
+    blocks = [RowBlock(rows, length, seed) for (rows, length), seed in zip(shapes, seeds, strict=True)]
+    states = encoder(inputs, [batch.run.branch for batch in batches], blocks)
+    parts = states.split([block.rows for block in blocks])
+    return [batch.run.heads[batch.task](part, block.seed) for batch, part, block in zip(batches, parts, blocks, strict=True)]
+
+
+def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor]:
+    """Each job's mean loss over its rows: scalars."""
+    return [
+        batch.run.heads[batch.task].loss(scores, batch.inputs["labels"].to(scores.device))
+        for batch, scores in zip(batches, logits, strict=True)
+    ]
+
+
+def split_for_memory(batches: Sequence[JobBatch], micro_batches: int) -> list[list[tuple[JobBatch, float]]]:
+    """Cuts every job's batch into up to `micro_batches` parts.
+
+    Returns:
+        One list per pass: each job's part and its share of the job's rows, by which its loss is weighted.
+    """
+    passes: list[list[tuple[JobBatch, float]]] = [[] for _ in range(micro_batches)]
+    for batch in batches:
+        per_example = batch.inputs["input_ids"].shape[0] // batch.weight
+        parts = torch.arange(batch.weight).tensor_split(min(micro_batches, batch.weight))
+        for index, part in enumerate(parts):
+            first, last = int(part[0]), int(part[-1]) + 1
+            inputs = {
+                name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
+                for name, tensor in batch.inputs.items()
+            }
+            passes[index].append((JobBatch(batch.run, batch.task, inputs), (last - first) / batch.weight))
+    return [one for one in passes if one]

@@ -1,0 +1,152 @@
+"""What a job leaves behind: its history while it trains, and its scores, counts and weights when it is done."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from scalearn.checkpoint import CHECKPOINT
+from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.job_run import JobRun
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.scaling import ScalingBranch, SourceBranch
+from scalearn.source_adapters import save_adapter
+
+HISTORY = "history.jsonl"
+RESULT = "result.json"
+SCHEMA = 1
+
+
+def append_history(directory: Path, record: Mapping[str, Any]) -> None:
+    """Adds one evaluation's record as one line, written in one call so that no reader sees half of it."""
+    line = json.dumps(record, allow_nan=False) + "\n"
+    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def cut_history(directory: Path, step: int) -> None:
+    """Drops the records of steps after `step`, which a resumed job is about to repeat."""
+    path = directory / HISTORY
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    pending = path.with_suffix(".writing")
+    pending.write_text("".join(kept), encoding="utf-8")
+    os.replace(pending, path)
+
+
+def history_record(run: JobRun, learning_rate: float, validation: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The record of the evaluation just made."""
+    progress = run.progress
+    record: dict[str, Any] = {
+        "epoch": progress.step / run.steps_per_epoch,
+        "step": progress.step,
+        "total_steps": run.total_steps,
+        "time": time.time(),
+        "seconds": progress.train_seconds + progress.evaluate_seconds,
+        "learning_rate": learning_rate,
+        "train_loss": progress.loss_sum / max(1, progress.loss_steps),
+        "validation": dict(next(iter(validation.values()))) if len(validation) == 1 else {},
+    }
+    if len(validation) > 1:
+        record["tasks"] = {task: dict(scores) for task, scores in validation.items()}
+    return record
+
+
+def parameter_counts(run: JobRun) -> dict[str, int]:
+    """Parameters of the transfer layer, of the source adapters that it builds on, and of the heads.
+
+    A method without sources counts its own adapter under `source`: it is what a transfer method would build on.
+    """
+    learned = sum(parameter.numel() for parameter in run.branch.learned().values())
+    heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters())
+    if not isinstance(run.branch, SourceBranch):
+        return {"transfer": 0, "source": learned, "head": heads}
+    sources = sum(buffer.numel() for stack in run.branch.stacks for buffer in stack.buffers())
+    return {"transfer": learned, "source": sources, "head": heads}
+
+
+def write_artifact(run: JobRun, encoder: Encoder) -> None:
+    """Saves what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
+    directory = run.member.directory
+    if isinstance(run.branch, BottleneckBranch):
+        name = run.config.task.partition("/")[2]
+        save_adapter(encoder, directory / "adapter", name, run.branch.weights(), bottleneck_config(run.config.settings), run.heads[0])
+        return
+    folder = directory / "transfer"
+    folder.mkdir(exist_ok=True)
+    weights_file = "omega.safetensors" if isinstance(run.branch, ScalingBranch) else "transfer.safetensors"
+    state = {name: parameter.detach().cpu().contiguous() for name, parameter in run.branch.state_dict().items()}
+    if isinstance(run.branch, ScalingBranch):
+        state = {"omega": state["omega.omega"]}
+    save_file(state, folder / weights_file)
+    for index, task in enumerate(run.tasks):
+        head = {name: parameter.detach().cpu().contiguous() for name, parameter in run.heads[index].state_dict().items()}
+        save_file(head, folder / ("head.safetensors" if len(run.tasks) == 1 else f"head_{task.task.name}.safetensors"))
+    heads = [
+        {"task": task.task.key, "kind": task.task.head, "labels": task.num_labels, "label_names": task.label_names} for task in run.tasks
+    ]
+    config = {
+        "schema": SCHEMA,
+        "method": run.config.method,
+        "settings": dict(run.config.settings),
+        "sources": list(run.config.sources),
+        "backbone": run.config.backbone,
+        "backbone_origin": run.config.backbone_origin,
+        "hidden_size": encoder.hidden_size,
+        "heads": heads,
+        "weights": weights_file,
+    }
+    (folder / "transfer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:
+    """Writes `result.json`, the last file of a finished job.
+
+    Args:
+        run: The finished job.
+        scores: Task to split to metric to value.
+        primary: Task to the metric that tables report.
+        circumstances: Precision, device, pack size and the like: recorded, never part of the identity.
+    """
+    progress = run.progress
+    result = {
+        "schema": SCHEMA,
+        "scores": scores,
+        "primary_metric": dict(primary),
+        "parameters": parameter_counts(run),
+        "best_epoch": progress.best_epoch,
+        "best_step": progress.best_step,
+        "epochs": progress.step / run.steps_per_epoch,
+        "steps": progress.step,
+        "stopped_early": progress.stopped_early,
+        "micro_batches": progress.micro_batches,
+        "rows": {task.task.key: {name: len(split) for name, split in task.splits.items()} for task in run.tasks},
+        "label_names": {task.task.key: task.label_names for task in run.tasks},
+        "timing": {"train_seconds": progress.train_seconds, "evaluate_seconds": progress.evaluate_seconds},
+        "warnings": sorted(run.warnings),
+        **circumstances,
+    }
+    path = run.member.directory / RESULT
+    pending = path.with_suffix(".writing")
+    pending.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(pending, path)
+
+
+def unfinished_files(directory: Path) -> list[Path]:
+    """Files in a job's directory that are no part of its artifact."""
+    return [path for path in (directory / CHECKPOINT,) if path.exists()]

@@ -1,0 +1,63 @@
+"""Where and how a pack of jobs runs: nothing here changes what a job is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from scalearn.config import JobConfig
+
+
+@dataclass(frozen=True)
+class PackMember:
+    """One job of a pack, and where it reads and writes."""
+
+    config: JobConfig
+    directory: Path
+    """Existing local directory that receives history, checkpoints and results."""
+    parents: Mapping[str, Path] = field(default_factory=dict)
+    """Artifact directory of every parent job by name; source adapters by source name."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The worker's circumstances."""
+
+    data_root: Path | None = None
+    """Local directory of the benchmarks' files. None: the hub, or an installed package."""
+    cache: Path | None = None
+    """Where tokenised data is kept. None: in memory."""
+    device: str = "auto"
+    """`auto` takes CUDA where there is one, otherwise the CPU."""
+    threads: int | None = None
+    """CPU threads of this process: the CPUs allotted to it. None: as they are."""
+    attention: Literal["eager", "sdpa"] = "eager"
+    """`eager` keeps attention dropout on each job's own random stream; `sdpa` saves memory on long inputs."""
+    checkpoint_seconds: float = 60.0
+    """Longest training time that a killed job repeats; every evaluation also leaves a checkpoint."""
+    micro_batch_rows: int | None = None
+    """Most rows in one pass; larger batches are accumulated. None: the whole packed batch, halved when memory runs out."""
+    gradient_checkpointing: bool = False
+    """Recompute the backbone's activations in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the backbone with `torch.compile`."""
+    allow_pickle: bool = False
+    """Whether source adapters with pickled weights are accepted."""
+
+
+class Stop(Exception):
+    """Raised by the report callback to make training write checkpoints and leave."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job of a pack ended."""
+
+    member: PackMember
+    error: str | None = None
+    """One sentence. None: the job succeeded and its `result.json` is written."""
+    traceback: str | None = None
+
+
+Report = Callable[[PackMember, Mapping[str, Any]], None]
+"""Called with a job and its newest history record after every evaluation."""

@@ -1,0 +1,281 @@
+"""The training loop: a pack of jobs on one shared backbone; a pack of one is the ordinary case."""
+
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from scalearn.backbones import get_backbone
+from scalearn.checkpoint import remove_checkpoint
+from scalearn.data import TokenisedTask, tokenised
+from scalearn.device import open_accelerator, precision_name
+from scalearn.encoder import Encoder, load_encoder, load_tokenizer
+from scalearn.errors import UserError
+from scalearn.evaluation import evaluate_runs, primary_metrics
+from scalearn.job_run import JobRun
+from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
+from scalearn.results import append_history, cut_history, history_record, write_artifact, write_result
+from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.source_adapters import SourceAdapters, load_source_adapters
+
+__all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
+
+logger = logging.getLogger(__name__)
+
+_warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
+"""The backbone that this process last used, ready for the next pack."""
+
+
+def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    """Trains a pack of jobs together and leaves each one's results in its own directory.
+
+    All jobs must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
+    fails alone. A job that left a checkpoint continues from it.
+
+    Args:
+        pack: The jobs.
+        runtime: Where and how they run.
+        report: Called after every evaluation; may raise `Stop`, upon which all jobs write a checkpoint.
+
+    Returns:
+        How each job ended, in the order of the pack.
+
+    Raises:
+        Stop: The report callback asked to stop.
+        UserError: The backbone cannot be loaded, or the jobs of the pack do not belong together.
+    """
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    trainer = _PackTrainer(pack, runtime, report)
+    try:
+        trainer.train()
+    finally:
+        trainer.encoder.release()
+    return [trainer.outcomes[id(member)] for member in pack]
+
+
+class _PackTrainer:
+    """The state that the steps of one pack share."""
+
+    def __init__(self, pack: Sequence[PackMember], runtime: Runtime, report: Report) -> None:
+        first = pack[0].config
+        if any(
+            (member.config.backbone_origin, member.config.optimisation.precision) != (first.backbone_origin, first.optimisation.precision)
+            for member in pack
+        ):
+            raise UserError("The jobs of a pack differ in backbone or precision: pack only jobs that share both.")
+        self.pack_size = len(pack)
+        self.runtime, self.report = runtime, report
+        self.outcomes: dict[int, Outcome] = {}
+        started = time.monotonic()
+        self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
+        self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
+        self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
+        self.active = self._start(pack)
+        self.load_seconds = time.monotonic() - started
+        self.micro_batches = max((run.progress.micro_batches for run in self.active), default=1)
+
+    def _start(self, pack: Sequence[PackMember]) -> list[JobRun]:
+        runs: list[JobRun] = []
+        stacked: dict[tuple[tuple[str, str], ...], SourceAdapters] = {}
+        for member in pack:
+            try:
+                runs.append(self._start_member(member, stacked))
+            except UserError as error:
+                self.outcomes[id(member)] = Outcome(member, str(error), traceback.format_exc())
+        return runs
+
+    def _start_member(self, member: PackMember, stacked: dict[tuple[tuple[str, str], ...], SourceAdapters]) -> JobRun:
+        config = member.config
+        tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
+        sources = None
+        if config.sources:
+            places = tuple((name, str(member.parents[name] / "adapter")) for name in config.sources)
+            if places not in stacked:
+                stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
+            sources = stacked[places]
+        run = JobRun(member, self.encoder, tasks, sources)
+        cut_history(member.directory, run.progress.step)
+        return run
+
+    def train(self) -> None:
+        try:
+            for run in [run for run in self.active if run.progress.finished]:
+                self._finish(run)
+            while self.active:
+                self._step()
+                due = [run for run in self.active if run.due_for_evaluation]
+                if due:
+                    self._evaluate(due)
+                for run in [run for run in self.active if run.progress.finished]:
+                    self._finish(run)
+                self._checkpoint_stale()
+        except Stop:
+            for run in self.active:
+                run.checkpoint()
+            raise
+
+    def _step(self) -> None:
+        """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
+        started = time.monotonic()
+        batches = self._next_batches()
+        states = [run.generator.get_state() for run in self.active]
+        while True:
+            try:
+                step_losses = self._accumulate(batches)
+                break
+            except torch.OutOfMemoryError:
+                if self.micro_batches >= max(batch.weight for batch in batches):
+                    raise
+                self.micro_batches *= 2
+                logger.warning("Out of memory: the batch is now computed in %d parts.", self.micro_batches)
+                for run, state in zip(self.active, states, strict=True):
+                    run.generator.set_state(state)
+                    run.optimizer.zero_grad(set_to_none=True)
+                if self.encoder.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        self._update(step_losses)
+        seconds = time.monotonic() - started
+        for run in self.active:
+            run.progress.train_seconds += seconds / len(self.active)
+            run.progress.micro_batches = self.micro_batches
+
+    def _next_batches(self) -> list[JobBatch]:
+        if not self.encoder.training:
+            self.encoder.train()
+            for run in self.active:
+                run.train_mode(True)
+        batches = []
+        for run in self.active:
+            plan = run.next_batch()
+            batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id))
+        limit = self.runtime.micro_batch_rows
+        if limit is not None:
+            rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
+            self.micro_batches = max(self.micro_batches, -(-rows // limit))
+        return batches
+
+    def _accumulate(self, batches: Sequence[JobBatch]) -> dict[int, float]:
+        """Computes all gradients; returns each job's loss by the identity of its run."""
+        totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
+        for parts in split_for_memory(batches, self.micro_batches):
+            members = [batch for batch, _ in parts]
+            with self.accelerator.autocast():
+                values = losses(members, packed_logits(self.encoder, members, self.pad_token_id))
+            weighted = []
+            finite = torch.stack([value.detach() for value in values]).tolist()
+            for (batch, share), value, plain in zip(parts, values, finite, strict=True):
+                totals[id(batch.run)] += plain * share
+                penalty = batch.run.branch.penalty()
+                weighted.append((value if penalty is None else value + penalty) * share)
+            usable = [loss for loss, (batch, _) in zip(weighted, parts, strict=True) if _is_finite(totals[id(batch.run)])]
+            if usable:
+                self._backward(torch.stack(usable).sum())
+        return totals
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+
+    def _update(self, step_losses: dict[int, float]) -> None:
+        """Applies every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
+        scaler, updated = self.accelerator.scaler, False
+        for run in list(self.active):
+            loss = step_losses[id(run)]
+            rate = run.set_learning_rate()
+            if not _is_finite(loss):
+                step = run.progress.step + 1
+                self._fail(run, f"The training loss became {loss} at step {step} with learning rate {rate:g}: lower the learning rate.")
+                continue
+            if scaler is not None and any(parameter.grad is not None for parameter in run.learned().values()):
+                scaler.unscale_(run.optimizer)
+            run.clip_gradients()
+            if scaler is None:
+                run.optimizer.step()
+            else:
+                scaler.step(run.optimizer)
+                updated = True
+            run.optimizer.zero_grad(set_to_none=True)
+            run.advance(loss)
+        if scaler is not None and updated:
+            scaler.update()
+
+    def _evaluate(self, due: Sequence[JobRun]) -> None:
+        started = time.monotonic()
+        scores = evaluate_runs(self.encoder, due, "validation", self.accelerator, self.pad_token_id)
+        seconds = time.monotonic() - started
+        for run, validation in zip(due, scores, strict=True):
+            run.progress.evaluate_seconds += seconds / len(due)
+            if not all(_is_finite(values["loss"]) for values in validation.values()):
+                self._fail(run, f"The validation loss is not finite after step {run.progress.step}: lower the learning rate.")
+                continue
+            record = history_record(run, float(run.optimizer.param_groups[0]["lr"]), validation)
+            run.judge(validation, primary_metrics(run))
+            run.progress.loss_sum, run.progress.loss_steps = 0.0, 0
+            append_history(run.member.directory, record)
+            if not run.progress.finished:
+                run.checkpoint()
+            self.report(run.member, record)
+
+    def _finish(self, run: JobRun) -> None:
+        """Judges the best parameters on the test split and writes the results."""
+        run.checkpoint()
+        run.restore_best()
+        started = time.monotonic()
+        scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
+        for split in dict.fromkeys(name for task in run.tasks for name in task.splits if name not in ("train", "validation")):
+            (judged,) = evaluate_runs(self.encoder, [run], split, self.accelerator, self.pad_token_id)
+            for task, values in judged.items():
+                scores[task][split] = values
+        run.progress.evaluate_seconds += time.monotonic() - started
+        write_artifact(run, self.encoder)
+        write_result(run, scores, primary_metrics(run), self._circumstances())
+        remove_checkpoint(run.member.directory)
+        self._leave(run, Outcome(run.member))
+
+    def _circumstances(self) -> dict[str, Any]:
+        device = self.encoder.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        return {
+            "precision": precision_name(self.accelerator),
+            "device": name,
+            "threads": torch.get_num_threads(),
+            "pack_size": self.pack_size,
+            "load_seconds": self.load_seconds,
+        }
+
+    def _fail(self, run: JobRun, error: str) -> None:
+        self._leave(run, Outcome(run.member, error))
+
+    def _leave(self, run: JobRun, outcome: Outcome) -> None:
+        self.active = [other for other in self.active if other is not run]
+        self.outcomes[id(run.member)] = outcome
+
+    def _checkpoint_stale(self) -> None:
+        now = time.monotonic()
+        for run in self.active:
+            if now - run.last_checkpoint >= self.runtime.checkpoint_seconds:
+                run.checkpoint()
+
+
+def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:
+    """The warm backbone, or a freshly loaded one in its place."""
+    backbone = get_backbone(backbone_name)
+    key = (backbone.origin, str(accelerator.device), runtime.attention)
+    if key not in _warm:
+        _warm.clear()
+        _warm[key] = (load_encoder(backbone, device=accelerator.device, attention=runtime.attention), load_tokenizer(backbone))
+    return _warm[key]
+
+
+def _tokenised_task(data: Any, tokenizer: PreTrainedTokenizerBase, origin: str, runtime: Runtime) -> TokenisedTask:
+    return tokenised(data, tokenizer, origin, root=runtime.data_root, cache=runtime.cache)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0
