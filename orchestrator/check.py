@@ -23,10 +23,15 @@ TARGET = "target"
 
 
 class Misfit(Exception):
-    """Something wrong at a key of the document; the caller knows the key's line."""
+    """Something wrong at a key of the document; the caller knows the key's line and full name."""
 
     def __init__(self, key: "Key", problem: str) -> None:
-        """Keep the key beside the sentence."""
+        """Keep the key beside the problem.
+
+        Args:
+            key: Where.
+            problem: A sentence; `{key}` in it stands for the key's full name.
+        """
         super().__init__(problem)
         self.key = key
 
@@ -49,7 +54,7 @@ def check(sweep: SweepSchema) -> None:
     longest = backbone.shape.positions if backbone.shape else None
     for name, length in sweep.data.max_length.items():
         if longest is not None and length > longest:
-            raise Misfit(("data", "max_length", name), f"'max_length' is {length}, but {sweep.backbone} reads at most {longest} tokens.")
+            raise Misfit(("data", "max_length", name), f"{{key}} is {length}, but {sweep.backbone} reads at most {longest} tokens.")
     _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
     for key, rows in sweep.methods.items():
         method = _at(("methods", key), get_method, key)
@@ -91,14 +96,14 @@ def _points(sweep: SweepSchema) -> None:
     """Check the parts of the data that a sweep may list."""
     data = sweep.data
     if data.few_shot is not None and data.train_share is not None:
-        raise Misfit(("data", "train_share"), "'few_shot' and 'train_share' exclude each other: keep one.")
+        raise Misfit(("data", "train_share"), "{key} and 'data.few_shot' exclude each other: keep one.")
     if data.few_shot is not None:
         _unique(("data", "few_shot"), data.few_shot)
     if data.train_share is not None:
         _unique(("data", "train_share"), data.train_share)
         for index, share in enumerate(data.train_share):
             if abs(share * 20 - round(share * 20)) > 1e-9:
-                raise Misfit(("data", "train_share", index), f"'train_share' must be a multiple of 0.05, not {share:g}.")
+                raise Misfit(("data", "train_share", index), f"{{key}} must be a multiple of 0.05, not {share:g}.")
 
 
 def _seeds(place: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:
@@ -133,7 +138,7 @@ def _stackable(place: "Key", sources: Sequence[str]) -> None:
 def _unique(place: "Key", values: Iterable[Hashable]) -> None:
     repeated = next(_repeated(values), None)
     if repeated is not None:
-        raise Misfit(place, f"'{place[-1] if isinstance(place[-1], str) else place[-2]}' holds {repeated} twice: keep it once.")
+        raise Misfit(place, f"{{key}} holds {repeated} twice: keep it once.")
 
 
 def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:

@@ -51,8 +51,8 @@ def locate(document: Document, path: Sequence[str | int]) -> tuple[str, str]:
 
 
 def dotted(key: Key) -> str:
-    """Return a key as `--set` takes it: `methods.scalearn.learning_rate`."""
-    return ".".join(str(part) for part in key)
+    """Return a key as people write it: `methods.scalearn.learning_rate[1]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def _sentence(detail: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
@@ -67,7 +67,7 @@ def _sentence(detail: ErrorDetails, document: Document, model: type[BaseModel]) 
         return f"{place}: {sentence}".rstrip(".")
     place, name = locate(document, path)
     if detail["type"] in ("too_short", "string_too_short"):
-        return f"{place}: '{name}' is empty: give at least one entry, or leave the key out"
+        return f"{place}: '{name}' is empty: give at least one entry"
     return f"{place}: '{name}' must be {_expected(detail)}, not {describe(detail['input'])}"
 
 

@@ -69,8 +69,8 @@ class Sweep(SweepSchema):
         try:
             check(sweep)
         except Misfit as misfit:
-            place, _ = locate(document, misfit.key)
-            raise UserError(f"{place}: {misfit}") from None
+            place, name = locate(document, misfit.key)
+            raise UserError(f"{place}: {str(misfit).replace('{key}', repr(name))}") from None
         sweep._file, sweep._text, sweep._overrides = file, text, tuple(overrides)
         return sweep
 

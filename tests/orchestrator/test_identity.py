@@ -1,0 +1,214 @@
+"""What enters a job's identity, what stays out of it, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from orchestrator import identity
+from orchestrator.graph import Job
+from orchestrator.identity import canonical_json, fingerprint, node_path, safe_segment, to_plain
+from orchestrator.sweep import Sweep
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig
+from scalearn.errors import UserError
+
+DATA = DataConfig(task="glue/rte", origin="hub:nyu-mll/glue@main")
+CONFIG = JobConfig(
+    benchmark="glue",
+    stage="transfer",
+    method="scalearn_pp",
+    data=(DATA,),
+    backbone="roberta-base",
+    backbone_origin="hub:FacebookAI/roberta-base@main",
+    optimisation=OptimisationConfig(learning_rate=6e-3, patience=None),
+    seed=3,
+    sources=("cola", "rte"),
+    settings={"omega_dropout": 0.3, "omega_init_scale": 2.0, "omega_weight_decay": 0.0},
+)
+
+
+def test_node_is_readable_path_then_fingerprint():
+    job = Job(CONFIG)
+    assert job.path == "glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3"
+    assert job.node == f"{job.path}-{job.fingerprint}"
+    assert len(job.fingerprint) == 10
+    assert int(job.fingerprint, 16) >= 0
+
+
+def test_fingerprint_is_the_same_in_another_process_and_hash_seed():
+    code = "from tests_identity import CONFIG; from orchestrator.identity import fingerprint; print(fingerprint(CONFIG, ['ab']))"
+    load = f"import importlib.util,sys; s=importlib.util.spec_from_file_location('tests_identity', {__file__!r}); m=importlib.util.module_from_spec(s); sys.modules['tests_identity']=m; s.loader.exec_module(m);"
+    out = subprocess.run(
+        [sys.executable, "-c", load + code], env={"PYTHONHASHSEED": "7", "PATH": ""}, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == fingerprint(CONFIG, ["ab"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(CONFIG, seed=4),
+        replace(CONFIG, method="scalearn"),
+        replace(CONFIG, benchmark="gsg"),
+        replace(CONFIG, backbone_origin="hub:FacebookAI/roberta-base@abc"),
+        replace(CONFIG, sources=("rte", "cola")),
+        replace(CONFIG, settings={**CONFIG.settings, "omega_dropout": 0.1}),
+        replace(CONFIG, optimisation=replace(CONFIG.optimisation, epochs=29)),
+        replace(CONFIG, optimisation=replace(CONFIG.optimisation, patience=5)),
+        replace(CONFIG, data=(replace(DATA, train_rows=100),)),
+        replace(CONFIG, data=(replace(DATA, origin="hub:nyu-mll/glue@other"),)),
+        replace(CONFIG, data=(replace(DATA, template="second"),)),
+    ],
+)
+def test_every_field_that_changes_the_result_changes_the_fingerprint(changed: JobConfig):
+    assert fingerprint(changed, []) != fingerprint(CONFIG, [])
+
+
+def test_parents_enter_the_fingerprint_in_order():
+    assert len({fingerprint(CONFIG, parents) for parents in (["a", "b"], ["b", "a"], ["a"], [])}) == 4
+
+
+def test_schema_version_enters_the_fingerprint(monkeypatch: pytest.MonkeyPatch):
+    before = fingerprint(CONFIG, [])
+    monkeypatch.setattr(identity, "SCHEMA_VERSION", identity.SCHEMA_VERSION + 1)
+    assert fingerprint(CONFIG, []) != before
+
+
+def test_order_of_settings_and_kind_of_mapping_do_not_matter():
+    turned = dict(reversed(list(CONFIG.settings.items())))
+    assert fingerprint(replace(CONFIG, settings=MappingProxyType(turned)), []) == fingerprint(CONFIG, [])
+
+
+def test_equal_numbers_are_one_identity_whatever_their_type():
+    assert canonical_json(1) == canonical_json(1.0)
+    assert canonical_json(0.0) == canonical_json(-0.0) == canonical_json(0)
+    assert canonical_json(0.1 + 0.2) != canonical_json(0.3)
+    assert canonical_json(True) != canonical_json(1)
+
+
+def test_name_of_the_weights_stays_out_but_their_identity_does_not():
+    here = replace(CONFIG, backbone="/here/model", backbone_origin="files:sha256-00ff00ff00ff")
+    there = replace(here, backbone="/there/copy")
+    assert Job(here).node == Job(there).node
+    assert "/local-00ff00ff/" in Job(here).node
+
+
+def test_field_added_later_stays_out_while_it_holds_its_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(identity, "ADDED_LATER", frozenset({"JobConfig.sources"}))
+    assert "sources" not in canonical_json(replace(CONFIG, sources=()))
+    assert "sources" in canonical_json(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), Path("/tmp"), {1, 2}, b"bytes", print, object(), int, {1: "a"}, {"deep": [object()]}, 1j],
+)
+def test_value_without_canonical_form_is_refused(value: object):
+    with pytest.raises(TypeError):
+        canonical_json(value)
+    with pytest.raises(TypeError):
+        fingerprint(replace(CONFIG, settings={"odd": value}), [])  # type: ignore[dict-item]
+
+
+def test_plain_form_keeps_every_field_and_survives_json():
+    plain = to_plain(CONFIG)
+    assert plain["backbone"] == "roberta-base"
+    assert plain["data"][0]["task"] == "glue/rte"
+    assert json.loads(json.dumps(plain)) == plain
+
+
+@pytest.mark.parametrize("rate", [6e-3, 1.5e-4, 1.0, 3.3333e-5, 0.1 + 0.2])
+def test_learning_rate_in_path_is_exact(rate: float):
+    path = node_path(replace(CONFIG, optimisation=OptimisationConfig(learning_rate=rate)))
+    assert float(path.rpartition("/lr")[2].removesuffix("-seed3")) == rate
+
+
+def test_path_names_what_departs_from_the_defaults_while_there_is_room():
+    few = replace(CONFIG, data=(replace(DATA, few_shot=16),), settings={**CONFIG.settings, "omega_dropout": 0.1})
+    assert node_path(few).endswith("/lr6e-03-seed3-shot16-omega_dropout0.1")
+    long = replace(CONFIG, method="scalearn_fixed", settings={"omega": tuple(0.12345 for _ in range(50))})
+    assert node_path(long).endswith("/lr6e-03-seed3")
+
+
+def test_joint_job_is_named_for_all_its_tasks():
+    joint = replace(CONFIG, stage="joint", data=(DATA, replace(DATA, task="glue/cola")))
+    assert node_path(joint) == "glue/roberta-base/joint/scalearn_pp/all/lr6e-03-seed3"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "/etc",
+        ".hidden",
+        "-rf",
+        "a..b",
+        "end.",
+        "tab\t",
+        "nul\x00",
+        "e\u0301",
+        "\u202eevil",
+        "a b",
+        "con",
+        "x" * 101,
+    ],
+)
+def test_unsafe_segment_is_refused_in_printable_ascii(name: str):
+    with pytest.raises(UserError) as caught:
+        safe_segment(name, "task")
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["rte", "roberta-base", "owner--model", "lr6e-03-seed3", "scalearn_pp", "v1.0", "0"])
+def test_safe_segment_is_returned_unchanged(name: str):
+    assert safe_segment(name, "name") == name
+
+
+SWEEP = """\
+name: moved
+benchmark: domains
+backbone: minilm
+targets: [apple]
+methods: {adapter: {}, scalearn: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "store=s3://bucket/x",
+        "resources.source.gpu=0.5",
+        "tracking.uri=http://there",
+        "description=x",
+        "resources.transfer.cpu=2",
+    ],
+)
+def test_where_and_how_a_sweep_runs_never_changes_ids(override: str):
+    assert Sweep.from_text(SWEEP, overrides=[override]).expand().nodes() == Sweep.from_text(SWEEP).expand().nodes()
+
+
+def test_moved_data_of_equal_content_keeps_ids_and_changed_content_does_not(tmp_path: Path):
+    def rows(place: str, text: str) -> Path:
+        directory = tmp_path / place / "glue" / "rte"
+        directory.mkdir(parents=True)
+        for split in ("train", "validation"):
+            (directory / f"{split}.parquet").write_bytes(text.encode())
+        return tmp_path / place
+
+    sweep = "name: x\nbenchmark: glue\nbackbone: minilm\ntargets: [rte]\nsources: {tasks: [rte]}\nmethods: {scalearn: {}}\n"
+
+    def nodes(root: Path) -> tuple[str, ...]:
+        return Sweep.from_text(sweep, overrides=[f"data.root={root}"]).expand().nodes()
+
+    assert nodes(rows("here", "same")) == nodes(rows("there", "same"))
+    assert set(nodes(rows("else", "other"))).isdisjoint(nodes(tmp_path / "here"))
