@@ -137,6 +137,11 @@ def setting_columns(frame: pd.DataFrame) -> list[str]:
     return [column for column in frame.columns if column in known or column not in COLUMNS]
 
 
+def distinct(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with each score once and a fresh index: two sweeps that were joined by `pandas.concat` may share nodes."""
+    return frame.drop_duplicates(["node", "task", "split", "metric"]).reset_index(drop=True)
+
+
 def _narrowest(column: "pd.Series[Any]") -> "pd.Series[Any]":
     present = [value for value in column if not _is_missing(value)]
     if present and all(isinstance(value, bool) for value in present):

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from analysis.errors import ResultsError
+from analysis.frame import distinct
 from analysis.names import Family, method_family, method_title, order_methods, order_tasks, task_title
 from analysis.selection import Choice, Rule, check_rule, choose_learning_rate, variants
 
@@ -143,6 +144,7 @@ def benchmark_table(
     rule = check_rule(rule)
     sweep = frame.attrs.get("sweep", {})
     columns = list(targets or sweep.get("targets") or _targets(frame))
+    frame = distinct(frame)
     frame = frame[frame["task"].isin(columns) & frame["method"].isin(methods or sweep.get("methods") or frame["method"].unique())]
     if frame.empty:
         raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")

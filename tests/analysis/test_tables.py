@@ -173,3 +173,11 @@ def test_render_terminal_too_narrow_prints_parts_and_cuts_no_number(complete_sto
     assert [text.count("ScaLearnUniform++") for text in printed] == [1, 5]
     for cell in (cell for row in layout(table).rows for cell in row.cells[1:]):
         assert all(cell.text in text for text in printed)
+
+
+def test_table_of_two_joined_sweeps_counts_a_shared_node_once(complete_store: Path) -> None:
+    frame = analysis.load(complete_store, "demo")
+    twice = pd.concat([frame, frame])
+    assert to_csv(analysis.benchmark_table(twice, targets=["domains/apple"])) == to_csv(
+        analysis.benchmark_table(frame, targets=["domains/apple"])
+    )

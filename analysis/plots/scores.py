@@ -1,0 +1,244 @@
+"""Plots of scores: efficiency, ranks, and score against whatever a sweep varies."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.frame import distinct
+from analysis.names import method_title, order_methods, order_tasks, task_title
+from analysis.plots.style import COLORMAP, Plot, ink, legend, panels, styles
+from analysis.selection import Rule, check_rule, choose_learning_rate, variants
+from analysis.statistics import Ranks
+from analysis.tables import BenchmarkTable
+
+AXES = {
+    "few_shot": "training rows",
+    "train_share": "share of the training rows",
+    "train_rows": "training rows",
+    "source_count": "number of sources",
+    "learning_rate": "learning rate",
+}
+_LOGARITHMIC = {"few_shot", "learning_rate", "train_rows"}
+
+
+def efficiency(table: BenchmarkTable) -> Plot | None:
+    """Average score against transfer parameters of all targets together, on a log scale; only complete rows with known parameters."""
+    rows = [row for row in table.rows if row.is_complete and row.parameters_total]
+    if not rows:
+        return None
+
+    def draw() -> Figure:
+        figure, (axes,) = panels(1, width=6.2, height=3.6)
+        for row, style in zip(rows, styles([row.title for row in rows]).values(), strict=True):
+            spread = None if row.average_std is None else 100 * row.average_std
+            assert row.average is not None
+            total = float(row.parameters_total or 0)
+            marker = {"color": style["color"], "marker": style["marker"]}
+            axes.errorbar(total, 100 * row.average, yerr=spread, capsize=3, markersize=8, linestyle="", label=row.title, **marker)
+        axes.set_xscale("log")
+        axes.set_xlabel("transfer parameters of all targets together (log scale)")
+        axes.set_ylabel("average score (%)")
+        legend(figure, [axes])
+        return figure
+
+    caption = (
+        "Average score over the targets against the number of trained transfer parameters; bars: standard deviation over shared seeds."
+    )
+    return Plot("efficiency", "Parameter efficiency", caption, draw)
+
+
+def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule: Rule = "validation") -> Plot | None:
+    """Score against a column that the sweep varies: few-shot rows, training share, number of sources, learning rate.
+
+    A panel per target, a line per method, a band of one standard deviation over seeds. The learning rate is chosen at each point by the
+    validation score; where the learning rate itself is the axis, validation scores are shown, which is what the choice looks at.
+
+    Returns:
+        None where no method has two values of the column.
+    """
+    if column == "learning_rate":
+        split = "validation"
+    points = curve_points(frame, column, split=split, rule=rule)
+    points = points[points.groupby(["task", "method", "variant"])["x"].transform("nunique") > 1]
+    if points.empty:
+        return None
+    tasks = [task for task in frame.attrs.get("sweep", {}).get("targets") or order_tasks(points["task"]) if task in set(points["task"])]
+    order = order_methods(points["method"])
+    lines = sorted(set(zip(points["method"], points["variant"], strict=True)), key=lambda line: (order.index(line[0]), line[1]))
+    looks = styles([f"{method} {variant}" for method, variant in lines])
+
+    def draw() -> Figure:
+        figure, axes = panels(len(tasks))
+        for panel, task in zip(axes, tasks, strict=True):
+            for (method, variant), look in zip(lines, looks.values(), strict=True):
+                line = points[(points["task"] == task) & (points["method"] == method) & (points["variant"] == variant)].sort_values("x")
+                x, mean, std = (line[name].to_numpy(dtype=float) for name in ("x", "mean", "std"))
+                if len(x):
+                    panel.plot(x, 100 * mean, label=method_title(method) + (f" ({variant})" if variant else ""), **look)
+                    band = np.nan_to_num(std)
+                    panel.fill_between(x, 100 * (mean - band), 100 * (mean + band), color=look["color"], alpha=0.18)
+            if column in _LOGARITHMIC:
+                panel.set_xscale("log")
+            ticks = sorted(set(points["x"]))
+            if len(ticks) <= 8:
+                panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                panel.set_xticks([], minor=True)
+            _label(panel, task_title(task, tasks), AXES.get(column, column), f"{split} score (%)")
+        legend(figure, axes)
+        return figure
+
+    title = {"learning_rate": "Learning-rate sensitivity", "few_shot": "Few-shot curves", "source_count": "Score against number of sources"}
+    caption = f"Mean {split} score over seeds against {AXES.get(column, column)}; bands: one standard deviation over seeds."
+    return Plot(f"score_against_{column}", title.get(column, f"Score against {AXES.get(column, column)}"), caption, draw)
+
+
+def curve_points(frame: pd.DataFrame, column: str, *, split: str = "test", rule: Rule = "validation") -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds per (task, method, variant, value of the column).
+
+    Returns:
+        Columns task, method, variant, x (the column's value), mean, std (missing for one seed), n, chosen (the learning rate).
+    """
+    rule = check_rule(rule)
+    primary = _told_apart(frame, column)
+    rows: list[tuple[str, str, str, float, float, float, int, float | None]] = []
+    for keys, jobs in primary.groupby(["task", "method", "variant", column]):
+        task, method, variant, value = (str(keys[0]), str(keys[1]), str(keys[2]), float(str(keys[3])))
+        by_rate = column == "learning_rate"
+        rate = value if by_rate else choose_learning_rate(jobs[jobs["split"] == "validation"], rule, method).learning_rate
+        scores = jobs.loc[(jobs["split"] == split) & (jobs["learning_rate"] == rate), "value"]
+        if len(scores):
+            rows.append((task, method, variant, value, float(scores.mean()), float(scores.std()), len(scores), rate))
+    return pd.DataFrame(rows, columns=["task", "method", "variant", "x", "mean", "std", "n", "chosen"])
+
+
+def _told_apart(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Primary scores with a `variant` column that tells apart jobs which differ in more than the column that is the axis."""
+    frame = distinct(frame)
+    frame = frame[frame[column].notna() & (frame["method"] != "scalearn_fixed")]
+    nodes = frame.drop_duplicates(["node", "task"])
+    # Another number of sources means other sources: that is the axis itself, not a variant.
+    same = {column: 0} | ({"sources": "", "parents": ""} if column == "source_count" else {})
+    nodes = nodes.assign(variant=variants(nodes.assign(**same) if column != "learning_rate" else nodes))
+    frame = frame[frame["primary"].fillna(False).astype(bool)]
+    return frame.merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+
+
+def critical_difference(found: Ranks | None) -> Plot | None:
+    """Average ranks on a line; bars join methods that do not differ significantly (Demsar 2006)."""
+    if found is None or len(found.average) < 3 or found.targets < 2:
+        return None
+
+    def draw() -> Figure:
+        count = len(found.average)
+        bars = found.cliques
+        height = 0.9 + 0.24 * (len(bars) + (count + 1) // 2)
+        figure = Figure(figsize=(6.8, height))
+        axes = figure.add_subplot()
+        axes.grid(False)
+        axes.set_xlim(0.6, count + 0.4)
+        depth = 0.6 + 0.5 * len(bars) + 0.7 * ((count + 1) // 2)
+        axes.set_ylim(-depth, 0.7)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.xaxis.tick_top()
+        axes.set_yticks([])
+        axes.set_xticks(range(1, count + 1))
+        axes.axhline(0.7, color=ink(), linewidth=1.6)
+        places = dict(found.average)
+        for index, group in enumerate(bars):
+            level = 0.25 - 0.5 * index
+            axes.plot(
+                [places[group[0]] - 0.03, places[group[-1]] + 0.03], [level, level], color="#D55E00", linewidth=4, solid_capstyle="round"
+            )
+        half = (count + 1) // 2
+        for index, (title, rank) in enumerate(found.average):
+            left = index < half
+            level = -0.3 - 0.5 * len(bars) - 0.7 * (index if left else count - 1 - index)
+            edge = 0.6 if left else count + 0.4
+            axes.plot([rank, rank, edge], [0.7, level, level], color=ink(), linewidth=0.8)
+            text = f"{title} {rank:.2f}"
+            axes.annotate(
+                text, (edge, level), (3 if left else -3, 2), textcoords="offset points", ha="left" if left else "right", fontsize=8
+            )
+        return figure
+
+    p = "" if found.friedman_p is None else f" Friedman p = {found.friedman_p:.3g}."
+    caption = (
+        f"Average rank over {found.targets} targets, best left; bars join methods within the critical difference of "
+        f"{found.critical_difference:.2f} (Nemenyi, level {found.alpha:g}).{p}"
+    )
+    return Plot("critical_difference", "Average ranks", caption, draw)
+
+
+def probing_grid(frame: pd.DataFrame, *, split: str = "test") -> Plot | None:
+    """Score over the grid of two fixed omegas, a panel per target and pair of sources; or a line where there is one source.
+
+    Reads jobs of method `scalearn_fixed`, whose setting `omega` holds one number per source.
+    """
+    grids = probing_scores(frame, split=split)
+    if not grids:
+        return None
+
+    def draw() -> Figure:
+        figure, axes = panels(len(grids), width=3.6, height=3.2)
+        for panel, ((task, sources), scores) in zip(axes, grids.items(), strict=True):
+            names = sources.split(",")
+            if len(names) == 1:
+                panel.plot(scores.index, 100 * scores.iloc[:, 0].to_numpy(dtype=float), **styles(["x"])["x"])
+                _label(panel, task_title(task), f"omega of {names[0]}", f"{split} score (%)")
+                continue
+            values = 100 * scores.to_numpy(dtype=float)
+            annotated_grid(panel, values, [f"{value:g}" for value in scores.index], [f"{value:g}" for value in scores.columns], digits=1)
+            _label(panel, task_title(task), f"omega of {names[1]}", f"omega of {names[0]}")
+        return figure
+
+    return Plot("probing", "Probing with fixed omega", f"Mean {split} score (%) with omega fixed and only the head learned.", draw)
+
+
+def probing_scores(frame: pd.DataFrame, *, split: str = "test") -> dict[tuple[str, str], pd.DataFrame]:
+    """(task, sources) -> mean score over seeds; index: omega of the first source; columns: of the second (one column 0 without one)."""
+    if "setting_omega" not in frame.columns:
+        return {}
+    fixed = frame[(frame["method"] == "scalearn_fixed") & (frame["split"] == split) & frame["primary"].fillna(False).astype(bool)]
+    fixed = fixed[fixed["source_count"] <= 2]
+    grids = {}
+    for (task, sources), jobs in fixed.groupby(["task", "sources"]):
+        omegas = [[float(part) for part in str(text).split(",")] for text in jobs["setting_omega"]]
+        table = jobs.assign(first=[pair[0] for pair in omegas], second=[pair[1] if len(pair) > 1 else 0.0 for pair in omegas])
+        grids[(str(task), str(sources))] = table.pivot_table(index="first", columns="second", values="value", aggfunc="mean")
+    return grids
+
+
+def annotated_grid(
+    axes: Axes, values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", rows: Sequence[str], columns: Sequence[str], *, digits: int = 2
+) -> None:
+    """A heat map with its numbers written in, dark on light cells and light on dark ones."""
+    axes.pcolormesh(values, cmap=COLORMAP, edgecolors="none")
+    axes.grid(False)
+    axes.invert_yaxis()
+    axes.set_xticks(
+        np.arange(len(columns)) + 0.5,
+        columns,
+        rotation=35 if max(map(len, columns)) > 4 else 0,
+        ha="right" if max(map(len, columns)) > 4 else "center",
+    )
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    low, high = np.nanmin(values), np.nanmax(values)
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if not np.isnan(value):
+                light = high > low and (value - low) / (high - low) > 0.55
+                color = "#111111" if light else "#ffffff"
+                axes.text(column + 0.5, row + 0.5, f"{value:.{digits}f}", ha="center", va="center", color=color, fontsize=8)
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)

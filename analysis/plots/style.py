@@ -1,0 +1,106 @@
+"""How every plot looks: Okabe and Ito's palette, readable in print, on a light and on a dark page, and without colour."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+"""Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Each colour has its own marker, so that lines can be told apart without colour."""
+COLORMAP = "cividis"
+"""Evenly graded for every kind of colour vision, and in grey."""
+
+_COMMON: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    # The same data gives the same bytes.
+    "svg.hashsalt": "scalearn",
+}
+_INK = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+
+
+def _theme(ink: str, paper: str, grid: str) -> dict[str, Any]:
+    papers = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), paper)
+    return _COMMON | dict.fromkeys(_INK, ink) | papers | {"grid.color": grid}
+
+
+THEMES: Mapping[str, dict[str, Any]] = {"light": _theme("#1f2328", "#ffffff", "#e3e6ea"), "dark": _theme("#e6e8eb", "#1b1f24", "#343a42")}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot that can be drawn in several themes."""
+
+    name: str
+    """File name without ending."""
+    title: str
+    caption: str
+    """What one sees, in a sentence; also the picture's alternative text."""
+    draw: Callable[[], Figure]
+
+    def render(self, kind: str = "svg", theme: str = "light") -> bytes:
+        """The picture as PNG or SVG bytes."""
+        stream = io.BytesIO()
+        with mpl.rc_context(cast("Any", THEMES[theme])):
+            metadata = {"Date": None} if kind == "svg" else {"Software": None}
+            self.draw().savefig(stream, format=kind, metadata=metadata)
+        return stream.getvalue()
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `<name>.png` and `<name>.svg`, in the light theme, for print."""
+        paths = []
+        for kind in ("png", "svg"):
+            path = folder / f"{self.name}.{kind}"
+            path.write_bytes(self.render(kind))
+            paths.append(path)
+        return paths
+
+
+def ink() -> Any:
+    """Colour of text in the current theme."""
+    return mpl.rcParams["text.color"]
+
+
+def styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker per key, the same wherever the same keys come in the same order; beyond seven the line style changes too."""
+    count = len(OKABE_ITO)
+    dashes = ("-", "--", ":", "-.")
+    return {
+        key: {"color": OKABE_ITO[index % count], "marker": MARKERS[index % count], "linestyle": dashes[index // count % len(dashes)]}
+        for index, key in enumerate(keys)
+    }
+
+
+def panels(count: int, *, width: float = 3.2, height: float = 2.6, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of at most `columns`."""
+    across = min(count, columns)
+    down = -(-count // across)
+    figure = Figure(figsize=(width * across + 0.6, height * down + 0.4))
+    return figure, [figure.add_subplot(down, across, index + 1) for index in range(count)]
+
+
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below all panels, each label once."""
+    found: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 4))
