@@ -1,0 +1,109 @@
+"""Starting a local Ray, or connecting to the cluster that RAY_ADDRESS names, and what it can hold."""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from scalearn.errors import UserError
+
+_OBJECT_STORE_BYTES = 200 * 1024**2
+"""Orders and outcomes are small, and artifacts travel through the store."""
+
+_LOOKAHEAD = 1
+"""Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that is up."""
+
+    resources: Mapping[str, float]
+    """Totals by Ray's names: `CPU`, `GPU`, ..."""
+    dashboard: str | None
+    """Address of Ray's dashboard, where it runs."""
+    is_local: bool
+    """Whether this process started it."""
+
+
+@contextlib.contextmanager
+def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) -> Iterator[Cluster]:
+    """Hold a connection to Ray.
+
+    Token authentication stays as Ray has it: on for a local Ray, and as the cluster's settings say elsewhere.
+
+    Args:
+        cpus: CPUs of a local Ray. None: those that this process may use.
+        gpus: GPUs of a local Ray. None: those that Ray finds.
+        dashboard: Whether a local Ray serves its dashboard, on loopback; it costs seconds.
+
+    Raises:
+        UserError: No Ray at RAY_ADDRESS, or it refuses us.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        context = _connect(address)
+    else:
+        context = ray.init(
+            "local",  # not whichever cluster was last started on this machine
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
+            num_gpus=gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    try:
+        yield Cluster(ray.cluster_resources(), context.dashboard_url or None, is_local=not address)
+    finally:
+        ray.shutdown()
+
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    # Our own records replace Tune's CSV, JSON and TensorBoard files.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nothing restores from Tune's own snapshots.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def _connect(address: str) -> Any:
+    try:
+        return ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
+
+
+def slots(cluster: Cluster, shapes: Iterable[Mapping[str, float]]) -> int:
+    """Return how many packs to hand out at a time.
+
+    Args:
+        cluster: Where they run.
+        shapes: The resources of one trial, for every kind of trial, by Ray's names.
+
+    Raises:
+        UserError: A kind of trial does not fit at all; it would wait for ever.
+    """
+    most = 0
+    for shape in shapes:
+        needed = {name: amount for name, amount in shape.items() if amount > 0}
+        for name, amount in needed.items():
+            held = cluster.resources.get(name, 0.0)
+            if held < amount:
+                missing = f"A job needs {amount:g} {name} and the cluster has {held:g}"
+                raise UserError(f"{missing}: lower `resources` in the sweep file, or use a larger cluster.")
+        most = max(most, min(math.floor(cluster.resources[name] / amount + 1e-6) for name, amount in needed.items()))
+    return most + _LOOKAHEAD

@@ -1,0 +1,217 @@
+"""One sweep on Ray Tune, from the first pack to the last, or to an interruption."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray import tune
+
+from orchestrator.cluster import Cluster, connected, slots
+from orchestrator.graph import Graph, Job
+from orchestrator.identity import SCHEMA_VERSION, to_plain
+from orchestrator.schema import StageResources
+from orchestrator.search import GraphSearcher, Listener
+from orchestrator.store import Store
+from orchestrator.trial import ORDER, MemberOrder, PackOrder, PackTrainable, describe
+from scalearn.runtime import Runtime
+
+GRACE_SECONDS = 2.0
+"""How long running jobs get to checkpoint after a signal. `ray job stop` kills after 3 seconds."""
+
+_RESOURCES = "resources"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep's jobs run; nothing of it enters a job's identity."""
+
+    resources: StageResources
+    runtime: Runtime
+    provenance: Mapping[str, Any]
+    cpus: int | None = None
+    gpus: int | None = None
+    dashboard: bool = False
+    max_failures: int = 3
+    """How often a job whose worker dies is started again."""
+    pack_size: int = 1
+    train: str = "scalearn.training:train"
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the signal's number is the argument."""
+
+
+def run_graph(
+    graph: Graph,
+    store: Store,
+    settings: Settings,
+    *,
+    listeners: Iterable[Listener] = (),
+    announce: Callable[[Cluster], None] = lambda _: None,
+) -> None:
+    """Run every pending job of a graph; the graph's states tell how each ended.
+
+    Args:
+        graph: The jobs, those that are done marked so.
+        store: Where artifacts go.
+        settings: How to run.
+        listeners: Called with every change of a job's state.
+        announce: Called once Ray is up.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
+        UserError: Ray cannot be reached, or some job cannot be placed.
+    """
+    scratch = store.root / ".tune" / uuid.uuid4().hex[:12]
+    scratch.mkdir(parents=True)
+    try:
+        with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
+            announce(cluster)
+            orders = _Orders(graph, store, settings, scratch / "stop")
+            searcher = GraphSearcher(graph, store, orders.config, pack_size=settings.pack_size, listeners=listeners)
+            pending = [node for node, state in graph.states.items() if state == "pending"]
+            concurrent = slots(cluster, [orders.shape(graph.job(node)) for node in pending])
+            tuner = _tuner(searcher, store, settings, scratch, concurrent=concurrent, samples=len(pending))
+            _fit(tuner, searcher, scratch / "stop")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tuner(searcher: GraphSearcher, store: Store, settings: Settings, scratch: Path, *, concurrent: int, samples: int) -> tune.Tuner:
+    names = iter(range(samples))
+
+    def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([config[_RESOURCES]])
+
+    return tune.Tuner(
+        tune.with_resources(PackTrainable, place),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=samples,
+            # A Searcher without it gets one pending trial at a time.
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config[ORDER].members[0].node.replace("/", ":")),
+            trial_dirname_creator=lambda trial: f"pack{next(names)}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            callbacks=[_DeadWorkers(store)],
+            verbose=0,
+            log_to_file=False,
+        ),
+    )
+
+
+def _fit(tuner: tune.Tuner, searcher: GraphSearcher, stop_file: Path) -> None:
+    """Run Tune in a thread of its own, so that signals find the main thread idle and a second one can leave at once."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="tune", daemon=True)
+    with _Signals() as signals:
+        thread.start()
+        while thread.is_alive() and signals.received is None:
+            thread.join(0.2)
+        if signals.received is not None:
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+            searcher.stop()
+            stop_file.touch()
+            deadline = time.monotonic() + GRACE_SECONDS
+            while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.1)
+            raise Interrupted(signals.received)
+    if failure:
+        raise failure[0]
+
+
+class _Signals:
+    """SIGINT and SIGTERM, noted while the block runs. Enter it after `ray.init`, which installs handlers of its own."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(130)
+        self.received = number
+
+
+class _DeadWorkers(tune.Callback):
+    """Marks the jobs of a pack whose workers died too often: nobody else is left to do it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write `FAILED.json` where the worker could not."""
+        cause = trial.get_pickled_error()
+        for member in trial.config[ORDER].members:
+            if self._store.state(member.node) == "pending":
+                line = f"The worker died and so did those that took over: {describe(cause) if cause else 'no cause is known'}"
+                self._store.fail(member.node, line, str(trial.get_error() or cause or line))
+
+
+class _Orders:
+    """Turns nodes into what workers need."""
+
+    def __init__(self, graph: Graph, store: Store, settings: Settings, stop_file: Path) -> None:
+        self._graph = graph
+        self._store = store
+        self._settings = settings
+        self._stop_file = stop_file
+
+    def shape(self, job: Job) -> dict[str, float]:
+        """Return the resources of one trial, by Ray's names."""
+        resources = self._settings.resources.of(job.config.stage)
+        return {"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})
+
+    def config(self, pack: tuple[str, ...]) -> dict[str, Any]:
+        """Return the trial configuration of a pack."""
+        jobs = [self._graph.job(node) for node in pack]
+        shape = self.shape(jobs[0])
+        device = self._settings.runtime.device if "GPU" in shape else "cpu"
+        runtime = dataclasses.replace(self._settings.runtime, threads=max(1, int(shape["CPU"])), device=device)
+        members = tuple(map(self._member, jobs))
+        return {ORDER: PackOrder(members, str(self._store.root), self._settings.train, runtime, self._stop_file), _RESOURCES: shape}
+
+    def _member(self, job: Job) -> MemberOrder:
+        record = {
+            "node": job.node,
+            "path": job.path,
+            "fingerprint": job.fingerprint,
+            "identity": SCHEMA_VERSION,
+            "stage": self._graph.stage_of(job.node),
+            "config": to_plain(job.config),
+            "parents": [parent.node for parent in job.parents],
+            "provenance": dict(self._settings.provenance),
+        }
+        names = job.config.sources or tuple(parent.source_name for parent in job.parents)
+        return MemberOrder(job.node, job.config, record, dict(zip(names, (parent.node for parent in job.parents), strict=True)))

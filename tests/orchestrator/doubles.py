@@ -1,0 +1,139 @@
+"""A training function that sleeps, writes what training writes, and misbehaves on demand; and small graphs for it.
+
+What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the
+last match of a key wins. Keys: `seconds` per epoch, `epochs`, `error` (a member's own failure), `crash` (raise out of the function), and `die`:
+{"epoch": n, "times": k}: SIGKILL to the worker after epoch n, in the first k attempts.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.graph import Graph, Job
+from orchestrator.store import Store
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.runtime import Outcome, PackMember, Report, Runtime
+
+TRAIN = "tests.orchestrator.doubles:train"
+
+
+def behave(store: Store, *rules: tuple[str, dict[str, Any]]) -> None:
+    store.root.mkdir(parents=True, exist_ok=True)
+    (store.root / "behaviour.json").write_text(json.dumps(rules))
+
+
+def source(task: str, seed: int = 0) -> Job:
+    return make_job("source", "adapter", task, seed)
+
+
+def transfer(task: str, sources: Sequence[Job], seed: int = 0, **settings: Setting) -> Job:
+    return make_job("transfer", "scalearn", task, seed, tuple(sources), settings)
+
+
+def make_job(
+    stage: Any, method: str, task: str, seed: int = 0, parents: tuple[Job, ...] = (), settings: dict[str, Setting] | None = None
+) -> Job:
+    config = JobConfig(
+        benchmark="toy",
+        stage=stage,
+        method=method,
+        data=(DataConfig(task=f"toy/{task}", origin="package:toy==1", train_rows=100),),
+        backbone="minilm",
+        backbone_origin="package:m==1",
+        optimisation=OptimisationConfig(learning_rate=6e-3),
+        seed=seed,
+        sources=tuple(parent.source_name for parent in parents),
+        settings=settings or {},
+    )
+    return Job(config, parents)
+
+
+def two_stages(sources: int = 3, targets: int = 4) -> Graph:
+    """Targets read two sources each, round about."""
+    first = [source(f"s{number}") for number in range(sources)]
+    pairs = [(first[number % sources], first[(number + 1) % sources]) for number in range(targets)]
+    return Graph([transfer(f"t{number}", pair) for number, pair in enumerate(pairs)])
+
+
+def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    return [_train_one(member, runtime, report) for member in pack]
+
+
+def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
+    node, root = _place(member.directory)
+    behaviour = _behaviour(node, root)
+    for name, parent in member.parents.items():
+        assert (parent / "SUCCESS.json").is_file(), f"{name} was not committed when {node} started"
+    if "crash" in behaviour:
+        raise RuntimeError(behaviour["crash"])
+    attempt = json.loads((member.directory / "job.json").read_text())["attempts"]
+    marker = member.directory / "checkpoint" / "epoch"
+    done = int(marker.read_text()) if marker.exists() else 0
+    epochs = behaviour.get("epochs", 2)
+    with (member.directory / "run.log").open("a") as log:
+        print(json.dumps({"pid": os.getpid(), "from": done, "threads": runtime.threads, "time": time.time()}), file=log)
+    for epoch in range(done + 1, epochs + 1):
+        time.sleep(behaviour.get("seconds", 0.01))
+        loss = 1.0 / epoch
+        record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.1 * epoch, "learning_rate": 6e-3}
+        record |= {"train_loss": loss, "validation": {"loss": loss, "accuracy": 1 - loss / 2}}
+        with (member.directory / "history.jsonl").open("a") as history:
+            history.write(json.dumps(record) + "\n")
+        marker.parent.mkdir(exist_ok=True)
+        marker.write_text(str(epoch))
+        die = behaviour.get("die")
+        if die and epoch == die["epoch"] and attempt <= die["times"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        report(member, record)
+    if "error" in behaviour:
+        return Outcome(member, behaviour["error"])
+    _write_result(member, epochs)
+    return Outcome(member)
+
+
+def _write_result(member: PackMember, epochs: int) -> None:
+    task = member.config.task
+    accuracy = 1 - 0.5 / epochs
+    result = {
+        "schema": 1,
+        "scores": {
+            task: {"validation": {"loss": 1 / epochs, "accuracy": accuracy}, "test": {"loss": 1 / epochs, "accuracy": accuracy - 0.01}}
+        },
+        "primary_metric": {task: "accuracy"},
+        "parameters": {"transfer": 10, "source": 100, "head": 5},
+        "best_epoch": epochs,
+        "epochs": epochs,
+        "steps": 10 * epochs,
+        "stopped_early": False,
+        "precision": "fp32",
+        "device": "cpu",
+        "pack_size": 1,
+        "rows": {task: {"train": 100, "validation": 10, "test": 10}},
+        "timing": {"train_seconds": 0.1, "evaluate_seconds": 0.1, "load_seconds": 0.1},
+        "warnings": [],
+    }
+    folder = member.directory / ("adapter" if member.config.stage == "source" else "transfer")
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(bytes(range(256)) * 16)
+    (member.directory / "result.json").write_text(json.dumps(result))
+
+
+def _place(directory: Path) -> tuple[str, Path]:
+    """The node and the store's root of a directory: nodes have six segments."""
+    root = directory.parents[5]
+    return directory.relative_to(root).as_posix(), root
+
+
+def _behaviour(node: str, root: Path) -> dict[str, Any]:
+    file = root / "behaviour.json"
+    rules = json.loads(file.read_text()) if file.exists() else []
+    merged: dict[str, Any] = {}
+    for pattern, values in rules:
+        if re.search(pattern, node):
+            merged |= values
+    return merged
