@@ -61,7 +61,7 @@ def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     values = _column(train, task.label_column)
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+    if _is_list(values):
         values = pc.list_flatten(values)
     return tuple(str(value) for value in sorted(set(values.to_pylist()) - {None, -1}))
 
@@ -75,6 +75,9 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
     if task.kind == "per_candidate":
         return rows
     values = _column(rows, task.label_column)
+    if (task.kind == "multi_label") != _is_list(values):
+        wanted = "lists of labels" if task.kind == "multi_label" else "one label per row"
+        raise UserError(f"Task {task.key}: column {task.label_column!r} of {place} holds {values.type}; kind {task.kind} needs {wanted}.")
     if task.label_column != LABEL and LABEL in rows.column_names:
         rows = rows.remove_columns(LABEL)
     rows = rows.rename_column(task.label_column, LABEL) if task.label_column != LABEL else rows
@@ -136,6 +139,10 @@ def _column(rows: Dataset, column: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
+def _is_list(values: pa.Array) -> bool:
+    return bool(pa.types.is_list(values.type) or pa.types.is_large_list(values.type))
+
+
 def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) -> Dataset:
     """The rows with one column replaced, in its place."""
     table = rows.with_format("arrow")[:]
@@ -162,5 +169,8 @@ def check_lists(task: Task, rows: Dataset, place: str, columns: Iterable[str]) -
         UserError: Such a row exists.
     """
     for column in columns:
-        lengths = pc.list_value_length(_column(rows, column))
+        values = _column(rows, column)
+        if not _is_list(values):
+            raise UserError(f"Task {task.key}: column {column!r} of {place} holds {values.type}; it must hold lists.")
+        lengths = pc.list_value_length(values)
         _refuse(task, place, pc.equal(pc.fill_null(lengths, 0), 0), f"column {column!r} is empty")

@@ -15,6 +15,7 @@ from scalearn.data.check import LABEL
 from scalearn.data.load import load_task
 from scalearn.data.read import in_memory
 from scalearn.data.split import TaskSplits
+from scalearn.errors import UserError
 from scalearn.tasks import Task, task_of
 from scalearn.tasks.task import Row, Template
 
@@ -111,7 +112,12 @@ def _tokenise(
     for batch in rows.iter(batch_size=BATCH_ROWS):
         columns = list(batch)
         examples = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        records, texts = _expand(task, template, examples, first_row, label_names)
+        try:
+            records, texts = _expand(task, template, examples, first_row, label_names)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"Task {task.key}: a row does not fit the template {data.template!r} ({error!r}); check its columns."
+            ) from error
         first_row += len(examples)
         firsts = [first for first, _ in texts]
         seconds = [second for _, second in texts] if texts and texts[0][1] is not None else None
