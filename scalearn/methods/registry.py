@@ -10,6 +10,8 @@ from typing import Literal
 
 from scalearn.config import Setting, Stage
 from scalearn.errors import UserError
+from scalearn.methods import counts
+from scalearn.methods.counts import Count
 from scalearn.names import unknown
 
 Family = Literal["single", "joint", "two_stage"]
@@ -52,6 +54,8 @@ class Method:
     """Published values of `OptimisationConfig` fields that differ from its defaults (PROTOCOL, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
     """The method's own settings by name."""
+    count: Count | None = None
+    """Formula for the parameters that a job learns besides its heads. None: only the built model knows."""
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -74,9 +78,10 @@ _SCALING = "scalearn.methods.scaling:build"
 _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 
 
-def _scalearn(key: str, title: str, order: int, dropout: float) -> Method:
+def _scalearn(key: str, title: str, order: int, dropout: float, count: Count) -> Method:
+    rules = _omega_rules(dropout)
     return Method(
-        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=_omega_rules(dropout)
+        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=rules, count=count
     )
 
 
@@ -94,6 +99,7 @@ METHODS: dict[str, Method] = {
             rules=MappingProxyType(
                 {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
             ),
+            count=counts.bottleneck,
         ),
         Method(
             "adapterfusion",
@@ -104,13 +110,14 @@ METHODS: dict[str, Method] = {
             "scalearn.methods.fusion:build",
             needs_sources=True,
             optimisation=MappingProxyType({"learning_rate": 5e-5}),
+            count=counts.fusion,
         ),
-        _scalearn("scalearn", "ScaLearn", 220, 0.3),
-        _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3),
-        _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3),
-        _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0),
-        _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0),
-        _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0),
+        _scalearn("scalearn", "ScaLearn", 220, 0.3, counts.omega_per_layer),
+        _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
+        _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
+        _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
+        _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer),
+        _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer),
         Method(
             "scalearn_fixed",
             "Fixed omega",
@@ -121,6 +128,7 @@ METHODS: dict[str, Method] = {
             needs_sources=True,
             optimisation=_SCALEARN,
             rules=MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")}),
+            count=counts.nothing,
         ),
     )
 }
