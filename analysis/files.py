@@ -49,10 +49,11 @@ class LocalFolder:
         """As `Folder.nodes`."""
         # os.walk with pruning: a node's own folders (adapter/, checkpoint/) hold no further nodes.
         for directory, folders, files in os.walk(self.name):
-            folders.sort()
-            if any(file in JOB_FILES for file in files):
+            node = os.path.relpath(directory, self.name).replace(os.sep, "/")
+            folders[:] = sorted(folder for folder in folders if _may_hold_nodes(folder if node == "." else f"{node}/{folder}"))
+            if node != "." and any(file in JOB_FILES for file in files):
                 folders.clear()
-                yield os.path.relpath(directory, self.name).replace(os.sep, "/")
+                yield node
 
     def manifests(self) -> list[str]:
         """As `Folder.manifests`."""
@@ -76,12 +77,9 @@ class RemoteFolder:
 
     def nodes(self) -> Iterator[str]:
         """As `Folder.nodes`."""
-        found = {
-            file[len(self._root) :].strip("/").rsplit("/", 1)[0]
-            for file in self._system.find(self._root)
-            if file.rsplit("/", 1)[-1] in JOB_FILES
-        }
-        yield from sorted(found)
+        files = (file[len(self._root) :].strip("/").rpartition("/") for file in self._system.find(self._root))
+        found = {folder for folder, _, name in files if name in JOB_FILES}
+        yield from sorted(node for node in found if node and _may_hold_nodes(node))
 
     def manifests(self) -> list[str]:
         """As `Folder.manifests`."""
@@ -90,6 +88,11 @@ class RemoteFolder:
         except FileNotFoundError:
             return []
         return sorted(Path(file).stem for file in files if file.endswith(".json"))
+
+
+def _may_hold_nodes(path: str) -> bool:
+    """Whether a folder is a node's, or leads to one: not the driver's own (`sweeps`, and names that begin with a dot)."""
+    return path.split("/")[0] != "sweeps" and not any(part.startswith(".") for part in path.split("/"))
 
 
 def open_folder(store: str | Path) -> Folder:

@@ -65,6 +65,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "warnings": ("str", "Warnings of the job, joined by `; `."),
     "host": ("str", "Machine that the job ran on."),
     "git_commit": ("str", "Commit of the code that ran."),
+    "started": ("float64", "Seconds since 1970 at which the node was first begun."),
     "finished": ("float64", "Seconds since 1970 at which the node succeeded or failed."),
     "split": ("str", "validation, test, or a further one such as test_mismatched; missing for a node without scores."),
     "metric": ("str", "loss, accuracy, matthews, ...; missing for a node without scores."),
@@ -191,6 +192,7 @@ def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": "; ".join(map(str, result.get("warnings") or ())) or None,
         "host": record.provenance.get("host"),
         "git_commit": record.provenance.get("git_commit"),
+        "started": record.started,
         "finished": record.finished,
     }
     return columns

@@ -94,7 +94,7 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
     columns = len(table.targets)
     notes = list(table.notes)
     if parameters:
-        notes.append("Parameters: those trained for transfer; backbone and heads are not counted.")
+        notes.append("Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.")
     if against:
         notes.append(_published_note(against, table))
     return Grid(

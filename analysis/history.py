@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Span:
     end: float
     host: str
     lane: int
-    """Row of the chart: jobs of one pack share a lane, jobs that overlap otherwise do not."""
+    """Row of the chart: one per worker, so jobs of one pack share it."""
 
 
 def load_history(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
@@ -45,9 +45,9 @@ def load_history(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
 
 
 def load_spans(store: str | Path, sweep: str | None = None) -> list[Span]:
-    """When each job ran, sorted by start; jobs without a usable history are left out.
+    """When each job ran, sorted by start; jobs without an evaluation are left out.
 
-    A job that was resumed counts from its first evaluation's start to its end, the pause included.
+    A job that was resumed counts from its first start to its end, the pause included.
     """
     folder, manifest = locate(store, sweep)
     spans = []
@@ -56,10 +56,10 @@ def load_spans(store: str | Path, sweep: str | None = None) -> list[Span]:
         times = [float(line["time"]) for line in lines if line.get("time") is not None]
         if not times:
             continue
-        start = times[0] - float(lines[0].get("seconds") or 0)
+        start = record.started or times[0] - float(lines[0].get("seconds") or 0)
         end = max(record.finished or times[-1], times[-1])
         about = (record.node, record.stage or "", str(record.config.get("method", "")), record.state)
-        spans.append((Span(*about, start, end, str(record.provenance.get("host") or ""), 0), _pack_key(record)))
+        spans.append((Span(*about, start, end, str(record.provenance.get("host") or ""), 0), _worker(record)))
     return _with_lanes(spans)
 
 
@@ -99,26 +99,27 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
                     yield (*about, task, config.get("seed"), rate, *place, metric, float(value))
 
 
-def _pack_key(record: Record) -> Any:
-    """What jobs of one pack have in common where the job's provenance says; otherwise the job stands alone."""
-    return record.provenance.get("pack") or record.provenance.get("trial") or record.node
+def _worker(record: Record) -> Any:
+    """The process that trained the job, where its provenance says; jobs of one pack share it. Otherwise the job stands alone."""
+    return record.provenance.get("pid") or record.node
 
 
 def _with_lanes(spans: list[tuple[Span, Any]]) -> list[Span]:
-    """Greedy interval colouring per host: the first lane that is free at the job's start."""
+    """A lane per worker; a worker that starts when another has ended takes its lane."""
     placed: list[Span] = []
-    free: dict[str, list[float]] = {}
-    packs: dict[tuple[str, Any], int] = {}
-    for span, pack in sorted(spans, key=lambda entry: (entry[0].start, entry[0].node)):
-        lanes = free.setdefault(span.host, [])
-        known = packs.get((span.host, pack))
-        # Clocks of neighbouring jobs meet within milliseconds; a small overlap is not a second lane.
-        lane = known if known is not None else next((i for i, end in enumerate(lanes) if end <= span.start + 0.05), len(lanes))
-        if lane == len(lanes):
-            lanes.append(span.end)
-        lanes[lane] = max(lanes[lane], span.end)
-        packs[(span.host, pack)] = lane
-        placed.append(Span(span.node, span.stage, span.method, span.state, span.start, span.end, span.host, lane))
+    lanes: dict[str, list[float]] = {}
+    workers: dict[tuple[str, Any], int] = {}
+    for span, worker in sorted(spans, key=lambda entry: (entry[0].start, entry[0].node)):
+        ends = lanes.setdefault(span.host, [])
+        lane = workers.get((span.host, worker))
+        if lane is None:
+            # Clocks of neighbouring jobs meet within milliseconds; a small overlap is not a second lane.
+            lane = next((index for index, end in enumerate(ends) if end <= span.start + 0.05), len(ends))
+        if lane == len(ends):
+            ends.append(span.end)
+        ends[lane] = max(ends[lane], span.end)
+        workers[(span.host, worker)] = lane
+        placed.append(replace(span, lane=lane))
     return placed
 
 

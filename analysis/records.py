@@ -30,6 +30,8 @@ class Record:
     parents: tuple[str, ...] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    """Seconds since 1970 at which the node was first begun."""
     finished: float | None = None
     """Seconds since 1970 at which the node succeeded or failed."""
 
@@ -118,11 +120,12 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         state,
         stage=entry.get("stage") or (job or {}).get("stage"),
         error=str(failure.get("error")) if failure else None,
-        attempts=ending.get("attempts"),
+        attempts=(failure or {}).get("attempts") or (job or {}).get("attempts"),
         config=(job or {}).get("config") or entry.get("config") or _config_from(entry, node, benchmark),
         parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
         result=result or {},
         provenance=(job or {}).get("provenance") or {},
+        started=_seconds((job or {}).get("started")),
         finished=_seconds(ending.get("time")),
     )
 

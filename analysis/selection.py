@@ -1,5 +1,6 @@
 """Which jobs stand behind a cell of the table: variants of a method, and the learning rate."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ import pandas as pd
 
 from analysis.errors import ResultsError
 from analysis.frame import setting_columns
+
+FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
+"""Columns that name a variant best; settings come next, then everything else."""
 
 Rule = str | float | Mapping[str, float]
 """`"validation"`, or a fixed learning rate for all methods (a number, or text such as `"6e-3"`), or one per method."""
@@ -77,18 +81,31 @@ def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
     labels = pd.Series("", index=nodes.index, dtype="str")
     configured = nodes[nodes["backbone"].notna()]
     for method, group in configured.groupby("method"):
-        columns = [column for column in setting_columns(nodes) if _varies(group, column, ["task"])]
-        if _varies(group, "source_seed", ["task", "seed", "learning_rate"]):
-            columns.append("source_seed")
-        if "source_count" in columns and group.groupby("source_count", dropna=False)["sources"].nunique(dropna=False).max() == 1:
-            columns = [column for column in columns if column != "sources"]
-        if "backbone" in columns:
-            columns = [column for column in columns if column != "backbone_origin"]
+        columns = _telling(group)
         if columns:
             labels.loc[group.index] = group[columns].apply(lambda row: ", ".join(_describe(name, row[name]) for name in row.index), axis=1)
         unknown = nodes.index[(nodes["method"] == method) & nodes["backbone"].isna()]
         labels.loc[unknown] = "?" if columns else ""
     return labels
+
+
+def natural(label: str) -> list[tuple[bool, float, str]]:
+    """Sort key that puts `few_shot=4` before `few_shot=16`."""
+    return [(part[0].isdigit(), float(part) if part[0].isdigit() else 0.0, part) for part in re.findall(r"\d+(?:\.\d+)?|\D+", label)]
+
+
+def _telling(group: pd.DataFrame) -> list[str]:
+    """The fewest columns, in order of interest, that tell the jobs of one task apart."""
+    columns = [column for column in setting_columns(group) if _varies(group, column, ["task"])]
+    if _varies(group, "source_seed", ["task", "seed", "learning_rate"]):
+        columns.append("source_seed")
+    columns.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (not name.startswith("setting_")))
+    kept: list[str] = []
+    for column in columns:
+        # What follows from the columns before it (a backbone's origin from its name, say) tells nothing more.
+        if _varies(group, column, ["task", *kept]):
+            kept.append(column)
+    return kept
 
 
 def _varies(group: pd.DataFrame, column: str, by: list[str]) -> bool:

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.errors import ResultsError
 from analysis.frame import distinct
 from analysis.names import Family, method_family, method_title, order_methods, order_tasks, task_title
-from analysis.selection import Choice, Rule, check_rule, choose_learning_rate, variants
+from analysis.selection import Choice, Rule, check_rule, choose_learning_rate, natural, variants
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cell:
     validation: float | None = None
     """Mean validation score over the same seeds: what the learning rate was chosen by."""
     parameters: int | None = None
-    """Transfer parameters of one job."""
+    """Transfer parameters of one job; for a method without sources the parameters of its own adapter."""
     joint: bool = False
     """Whether the job serves several targets, so that its parameters count once."""
     wanted: int = 0
@@ -155,7 +155,7 @@ def benchmark_table(
     rows = [
         _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, rule, split, stages[method])
         for method in order_methods(stages, stages)
-        for variant in sorted(nodes.loc[nodes["method"] == method, "variant"].unique())
+        for variant in sorted(nodes.loc[nodes["method"] == method, "variant"].unique(), key=natural)
     ]
     return BenchmarkTable(
         title=" · ".join(str(part) for part in (sweep.get("name"), *sorted(frame["backbone"].dropna().unique())) if part),
@@ -209,7 +209,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     chosen = primary[primary["node"].isin(nodes["node"])]
     shown = chosen[chosen["split"] == split].sort_values(["seed", "node"])
     validation = chosen[(chosen["split"] == "validation") & chosen["node"].isin(shown["node"])]
-    parameters = shown["parameters_transfer"].dropna()
+    parameters = _trained_parameters(shown).dropna()
     return Cell(
         target,
         scores=tuple((int(seed), float(value)) for seed, value in zip(shown["seed"], shown["value"], strict=True)),
@@ -222,6 +222,12 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         set_aside=choice.set_aside,
         nodes=tuple(shown["node"]),
     )
+
+
+def _trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
+    """Transfer parameters; of a method without sources those of its own adapter, which the result counts under `source`."""
+    own = jobs["stage"].isin(["source", "single"]) & (jobs["parameters_transfer"] == 0)
+    return jobs["parameters_transfer"].where(~own, jobs["parameters_source"])
 
 
 def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:

@@ -120,7 +120,8 @@ def _write(
     directory.mkdir(parents=True)
     provenance = {"host": "machine-a", "git_commit": "abc1234", "packages": {"torch": "2.13.0"}, "argv": ["scalearn", "run", spec.sweep]}
     job = {"schema": 1, "node": node, "path": path, "fingerprint": node[-10:], "stage": stage, "config": config, "parents": list(parents)}
-    _dump(directory / "job.json", job | {"provenance": provenance})
+    job |= {"attempts": 1, "started": START + 7.0 * position}
+    _dump(directory / "job.json", job | {"provenance": provenance | {"pid": 4000 + position % 2}})
     start = START + 7.0 * position
     if spec.history:
         _write_history(directory, spec, method, key, task, seed, rate, start)
@@ -192,12 +193,12 @@ def _write_result(directory: Path, spec: StoreSpec, method: str, key: str, task:
     scores = {split: {"loss": 0.5, "accuracy": spec.score(method, key, seed, rate, split)} for split in ("validation", "test")}
     count, d = len(spec.tasks), 384
     transfer = {"scalearn": d * 6 * count, "scalearn_uniform": 6 * count, "scalearn_pp": d * count, "scalearn_uniform_pp": count}
-    transfer |= {"adapterfusion": 6 * (3 * d * d + 2 * d), "adapter": 115_000}
+    transfer["adapterfusion"] = 6 * (3 * d * d + 2 * d)
     result = {
         "schema": 1,
         "scores": {key: scores},
         "primary_metric": {key: "accuracy"},
-        "parameters": {"transfer": transfer.get(method, 1000), "source": 115_000 * count, "head": 1155},
+        "parameters": {"transfer": transfer.get(method, 0), "source": 115_000 * (1 if method == "adapter" else count), "head": 1155},
         "best_epoch": 3,
         "epochs": 3,
         "steps": 24,

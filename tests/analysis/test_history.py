@@ -1,7 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
-from build_store import build_store
+from build_store import START, build_store
 
 from analysis.history import Span, load_history, load_spans, utilisation
 
@@ -22,11 +23,22 @@ def test_history_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     assert frame[frame["node"] == node]["epoch"].max() == 2
 
 
-def test_spans_that_do_not_overlap_share_a_lane(complete_store: Path) -> None:
+def test_spans_have_a_lane_per_worker(complete_store: Path) -> None:
     spans = load_spans(complete_store, "demo")
-    assert {span.lane for span in spans} == {0}
+    # Two workers take turns, so the second takes over the lane that the first has left.
+    assert [span.lane for span in spans[:3]] == [0, 0, 0]
     # Each job takes 6 of the 7 seconds between starts, the last one ends the sweep.
     assert utilisation(spans) == pytest.approx(6 * len(spans) / (7 * len(spans) - 1))
+
+
+def test_spans_of_one_worker_share_a_lane_and_parallel_workers_do_not(tmp_path: Path) -> None:
+    build_store(tmp_path)
+    jobs = sorted(tmp_path.glob("**/job.json"))[:3]
+    for path, pid in zip(jobs, (1, 1, 2), strict=True):
+        job = json.loads(path.read_text())
+        path.write_text(json.dumps(job | {"started": START - 100, "provenance": {"host": "machine-b", "pid": pid}}))
+    lanes = {span.node: span.lane for span in load_spans(tmp_path, "demo") if span.host == "machine-b"}
+    assert [lanes[path.parent.relative_to(tmp_path).as_posix()] for path in jobs] in ([0, 0, 1], [1, 1, 0])
 
 
 def test_utilisation_counts_the_jobs_of_a_pack_once() -> None:

@@ -108,3 +108,12 @@ def test_load_whole_store_reads_nodes_of_all_sweeps(tmp_path: Path) -> None:
     frame = analysis.load(tmp_path)
     assert set(frame["backbone"]) == {"minilm", "roberta-base"}
     assert set(analysis.load(tmp_path, sweep="second")["backbone"]) == {"roberta-base"}
+
+
+def test_load_leaves_out_what_was_set_aside_and_the_drivers_own_files(tmp_path: Path) -> None:
+    build_store(tmp_path)
+    count = analysis.load(tmp_path)["node"].nunique()
+    node = next(tmp_path.glob("**/scalearn_pp/apple/*seed0*"))
+    shutil.copytree(node, tmp_path / ".set_aside" / "domains" / "old")
+    shutil.copytree(node, tmp_path / "sweeps" / "demo" / "sidecar")
+    assert analysis.load(tmp_path)["node"].nunique() == count

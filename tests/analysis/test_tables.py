@@ -115,7 +115,7 @@ def test_table_joint_method_has_one_learning_rate_and_counts_its_parameters_once
             "benchmark": "glue",
             "seed": 0,
             "learning_rate": rate,
-            "parameters_transfer": 500,
+            "parameters_transfer": 500, "parameters_source": 0,
             "metric": "accuracy",
             "primary": True,
             "error": None,
@@ -181,3 +181,19 @@ def test_table_of_two_joined_sweeps_counts_a_shared_node_once(complete_store: Pa
     assert to_csv(analysis.benchmark_table(twice, targets=["domains/apple"])) == to_csv(
         analysis.benchmark_table(frame, targets=["domains/apple"])
     )
+
+
+def test_table_variant_is_named_by_what_tells_it_apart_and_not_by_what_follows(tmp_path: Path) -> None:
+    frames = []
+    for rows, patience in ((4, 20), (16, 20), (None, 5)):
+        spec = StoreSpec(methods={"scalearn": (6e-3,)}, data={"few_shot": rows, "evaluation_rows": patience * 100})
+        build_store(tmp_path / str(rows), spec)
+        frames.append(analysis.load(tmp_path / str(rows), "demo"))
+    table = analysis.benchmark_table(pd.concat(frames), methods=["scalearn"], targets=["domains/apple"])
+    assert [row.variant for row in table.rows] == ["few_shot=4", "few_shot=16", "few_shot=none"]
+
+
+def test_table_adapter_counts_its_own_parameters(complete_store: Path) -> None:
+    table = analysis.benchmark_table(analysis.load(complete_store, "demo"))
+    assert row(table, "adapter").parameters_per_target == (115_000, 115_000)
+    assert row(table, "scalearn").parameters_total == 2 * 384 * 6 * 3
