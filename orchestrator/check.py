@@ -4,13 +4,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orchestrator.identity import safe_segment
-from orchestrator.names import TaskNames, short
+from orchestrator.names import TaskNames, defined_task, short
 from orchestrator.schema import DEFAULT, MethodRow, SweepSchema
 from orchestrator.settings import setting_points
 from scalearn.backbones import get_backbone
 from scalearn.errors import UserError
 from scalearn.methods.registry import Method, get_method
-from scalearn.tasks import get_task
 
 if TYPE_CHECKING:
     from orchestrator.yaml_source import Key
@@ -43,7 +42,9 @@ def check(sweep: SweepSchema) -> None:
         Misfit: The first such key, with one sentence.
     """
     _at(("name",), safe_segment, sweep.name, "sweep name")
-    names = _at(("benchmark",), TaskNames.of, sweep.benchmark)
+    for name, definition in sweep.tasks.items():
+        _at(("tasks", name), defined_task, sweep.benchmark, name, definition)
+    names = _at(("benchmark",), TaskNames.of, sweep.benchmark, sweep.tasks)
     backbone = _at(("backbone",), get_backbone, sweep.backbone)
     targets = _tasks(("targets",), sweep.targets, names)
     sources = _tasks(("sources", "tasks"), sweep.sources.tasks, names)
@@ -89,7 +90,7 @@ def _per_task(sweep: SweepSchema, names: TaskNames) -> None:
     for name, template in data.template.items():
         tasks = names.tasks if name == DEFAULT else (names.key(name),)
         for task in tasks:
-            _at(("data", "template", name), get_task(task).template, template)
+            _at(("data", "template", name), names.task(task).template, template)
 
 
 def _points(sweep: SweepSchema) -> None:

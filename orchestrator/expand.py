@@ -13,7 +13,7 @@ from orchestrator.settings import setting_points
 from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.methods.registry import Method, get_method
-from scalearn.tasks import Task, get_task
+from scalearn.tasks import Task, definition_of
 from scalearn.tasks.origin import data_origin
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Expansion:
     def __init__(self, sweep: "SweepSchema", origin: Callable[[Task, Path | None], str]) -> None:
         self.sweep = sweep
         self.origin = origin
-        self.names = TaskNames.of(sweep.benchmark)
+        self.names = TaskNames.of(sweep.benchmark, sweep.tasks)
         self.targets = self.names.keys(sweep.targets)
         self.backbone = get_backbone(sweep.backbone)
         self.points = _points(sweep.data)
@@ -92,7 +92,7 @@ class _Expansion:
         parents: tuple[Job, ...] = (),
     ) -> Job:
         # What a job on one task alone learns does not depend on the benchmark that the sweep is about, so sweeps share it.
-        benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else get_task(tasks[0]).benchmark
+        benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
         config = JobConfig(
             benchmark=benchmark,
             stage=method.stage,
@@ -149,14 +149,15 @@ class _Expansion:
                 train_share=point.train_share,
                 few_shot=point.few_shot,
                 template=template,
-                max_length=per_task(data.max_length, task, get_task(task).max_length),
+                max_length=per_task(data.max_length, task, self.names.task(task).max_length),
+                own=definition_of(self.names.task(task)),
             )
         return self._datasets[key]
 
     def _origin(self, task: str) -> str:
         if task not in self._origins:
             root = self.sweep.data.root
-            self._origins[task] = self.origin(get_task(task), Path(root) if root is not None else None)
+            self._origins[task] = self.origin(self.names.task(task), Path(root) if root is not None else None)
         return self._origins[task]
 
     def _seeds(self, row: "MethodRow", tasks: tuple[str, ...]) -> tuple[int, ...]:

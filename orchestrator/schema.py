@@ -184,6 +184,8 @@ class SweepSchema(Block):
     description: Annotated[str, Field(max_length=2000)] = ""
     store: Name = "runs"
     """Where artifacts go: a path relative to the working directory, or an fsspec URL."""
+    tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
+    """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.own` describes a definition)."""
     data: Annotated[Data, BeforeValidator(_as_block)] = Data()
     sources: Annotated[Sources, BeforeValidator(_as_block)] = Sources()
     targets: Names | None = None

@@ -40,11 +40,9 @@ def test_node_is_readable_path_then_fingerprint():
 
 
 def test_fingerprint_is_the_same_in_another_process_and_hash_seed():
-    code = "from tests_identity import CONFIG; from orchestrator.identity import fingerprint; print(fingerprint(CONFIG, ['ab']))"
-    load = f"import importlib.util,sys; s=importlib.util.spec_from_file_location('tests_identity', {__file__!r}); m=importlib.util.module_from_spec(s); sys.modules['tests_identity']=m; s.loader.exec_module(m);"
-    out = subprocess.run(
-        [sys.executable, "-c", load + code], env={"PYTHONHASHSEED": "7", "PATH": ""}, capture_output=True, text=True, check=True
-    )
+    code = f"import runpy; names = runpy.run_path({__file__!r}); print(names['fingerprint'](names['CONFIG'], ['ab']))"
+    environment = {"PYTHONHASHSEED": "7", "PATH": ""}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == fingerprint(CONFIG, ["ab"])
 
 
