@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scalearn.layers.random_streams import HEAD_PLACE, kept_entries
+from scalearn.layers.random_streams import HEAD_PLACE, dropout
 
 HeadKind = Literal["classification", "regression", "multi_label", "multiple_choice"]
 
@@ -66,4 +66,4 @@ class Head(nn.Module):
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return values
-        return values * kept_entries(values.shape, rate, values.device, seed, place) / (1.0 - rate)
+        return dropout(values, rate, seed, place)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scalearn.layers.random_streams import OMEGA_PLACE, kept_entries
+from scalearn.layers.random_streams import OMEGA_PLACE, dropout
 
 Constraint = Literal["none", "mean", "softmax"]
 
@@ -75,4 +75,4 @@ class Omega(nn.Module):
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return omega
-        return omega * kept_entries(omega.shape, rate, omega.device, seed, OMEGA_PLACE) / (1.0 - rate)
+        return dropout(omega, rate, seed, OMEGA_PLACE)

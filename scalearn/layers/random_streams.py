@@ -4,6 +4,7 @@ Every pass of a job has one seed, and every dropout has a place of its own. The 
 is computed again for the backward pass (gradient checkpointing) draws the same mask again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -41,20 +42,32 @@ class RowStreams:
         return sum(block.rows for block in self.blocks)
 
 
-def kept_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, place: int) -> Tensor:
-    """A boolean mask that is true with probability `1 - rate`.
+def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, place: int) -> Tensor:
+    """A boolean mask that is true with probability `rate`.
 
     Args:
         shape: Of the mask.
-        rate: Dropout probability.
+        rate: Dropout probability; on a CPU it is rounded to a multiple of 1 / 65,536.
         device: Of the mask.
         seed: Of the job's pass. None: the global random stream.
         place: Number of the dropout; each place draws its own mask.
     """
-    mask = torch.empty(tuple(shape), dtype=torch.bool, device=device)
-    if seed is None:
-        return mask.bernoulli_(1.0 - rate)
-    return mask.bernoulli_(1.0 - rate, generator=torch.Generator(device=device).manual_seed(_mixed(seed, place)))
+    generator = None if seed is None else torch.Generator(device=device).manual_seed(_mixed(seed, place))
+    if device.type != "cpu":
+        return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(rate, generator=generator)
+    # Four 16-bit draws from one 64-bit draw take a quarter of the time of `bernoulli_`, which is a tenth of a step on a CPU.
+    entries = math.prod(shape)
+    words = torch.empty(-(-entries // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return (words.view(torch.int16)[:entries] < round(rate * 65536) - 32768).view(tuple(shape))
+
+
+def dropout(values: Tensor, rate: float, seed: int | None, place: int) -> Tensor:
+    """Zeroes entries of `values` and rescales the rest; see `dropped_entries` for the arguments."""
+    return _without(values, dropped_entries(values.shape, rate, values.device, seed, place), rate)
+
+
+def _without(values: Tensor, dropped: Tensor, rate: float) -> Tensor:
+    return (values * (1.0 / (1.0 - rate))).masked_fill_(dropped, 0.0)
 
 
 class RowDropout(nn.Module):
@@ -76,19 +89,19 @@ class RowDropout(nn.Module):
             return values
         if values.dim() < 3 or values.shape[0] != self.streams.rows:
             return functional.dropout(values, self.rate)
-        return values * self._mask(values) * (1.0 / (1.0 - self.rate))
+        return _without(values, self._mask(values), self.rate)
 
     def _mask(self, values: Tensor) -> Tensor:
         blocks = self.streams.blocks
         sequence_dims = (2, 3) if values.dim() == 4 else (1,)
         if len(blocks) == 1 and blocks[0].length == values.shape[sequence_dims[0]]:
-            return kept_entries(values.shape, self.rate, values.device, blocks[0].seed, self.place)
-        mask = torch.ones(values.shape, dtype=torch.bool, device=values.device)
+            return dropped_entries(values.shape, self.rate, values.device, blocks[0].seed, self.place)
+        mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
             own = part
             for dim in sequence_dims:
                 own = own.narrow(dim, 0, block.length)
-            own.copy_(kept_entries(own.shape, self.rate, values.device, block.seed, self.place))
+            own.copy_(dropped_entries(own.shape, self.rate, values.device, block.seed, self.place))
         return mask
 
 
