@@ -1,0 +1,152 @@
+"""The runs of one sweep in MLflow: found or created by node, never twice. Imports MLflow, which takes seconds."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.run_facts import Point
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_MAX_VALUE = 5000
+"""Characters of a tag or parameter that every MLflow server accepts."""
+_PAGE = 1000
+
+NODE, KIND, SWEEP, STARTED, STEP, STATE, STORE = "node", "kind", "sweep", "started", "logged_step", "state", "store"
+PARENT_RUN, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+
+
+@dataclass
+class JobRun:
+    """One job's run, as far as the writer knows it."""
+
+    run_id: str
+    started: str
+    """The job's own beginning: another one means that the job was trained anew."""
+    store: str
+    state: str
+    """`opening` until the parameters are logged, then `running`, `succeeded` or `failed`."""
+    step: int
+    """Step of the last history record that was logged."""
+
+
+class SweepRuns:
+    """A connection to one experiment, with the sweep's run open in it."""
+
+    def __init__(self, uri: str, experiment: str, sweep: str, note: str, artifacts: Path) -> None:
+        """Connect; find or create the experiment and the sweep's run.
+
+        Args:
+            uri: Tracking URI.
+            experiment: Name of the experiment.
+            sweep: Name of the sweep.
+            note: Markdown that describes the sweep.
+            artifacts: Where an SQLite store keeps artifacts; a server has its own place.
+        """
+        self._client = MlflowClient(uri)
+        self._sweep = sweep
+        self.experiment_id = self._experiment(experiment, None if uri.startswith(("http://", "https://")) else artifacts)
+        found = self._client.search_runs([self.experiment_id], f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{sweep}'", max_results=1)
+        tags = {KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}
+        run = found[0] if found else self._client.create_run(self.experiment_id, tags=tags, run_name=sweep)
+        self.run_id: str = run.info.run_id
+        self._client.log_batch(self.run_id, tags=[RunTag(NOTE, tags[NOTE])])
+        self._client.update_run(self.run_id, status="RUNNING")
+        self.jobs = {run.data.tags[NODE]: _job_run(run) for run in self._job_runs() if NODE in run.data.tags}
+
+    def open_job(
+        self, node: str, started: str, store: str, *, time: float, name: str, tags: Mapping[str, str], parameters: Mapping[str, str]
+    ) -> JobRun:
+        """Find or create the run of a job.
+
+        A run that an earlier training of the same job left, in the same store, is replaced: its metrics are not this training's.
+
+        Args:
+            node: The job.
+            started: When its training began, as text.
+            store: Where its artifact lies.
+            time: When its training began, in seconds since 1970.
+            name: What the UI calls the run.
+            tags: Further tags.
+            parameters: Configuration; cannot change later.
+        """
+        job = self.jobs.get(node)
+        if job is not None and job.started != started and job.store == store:
+            self._client.delete_run(job.run_id)
+            job = None
+        if job is None:
+            own = {NODE: node, KIND: "job", SWEEP: self._sweep, STARTED: started, STORE: store, STATE: "opening", PARENT_RUN: self.run_id}
+            every = {key: value[:_MAX_VALUE] for key, value in {**tags, **own}.items()}
+            run = self._client.create_run(self.experiment_id, start_time=int(time * 1000), tags=every, run_name=name)
+            job = self.jobs[node] = _job_run(run)
+        if job.state == "opening":
+            values = [Param(key, value[:_MAX_VALUE]) for key, value in parameters.items()]
+            for first in range(0, len(values), _PARAMS_PER_BATCH):
+                self._client.log_batch(job.run_id, params=values[first : first + _PARAMS_PER_BATCH])
+            self._set_state(job, "running", {})
+        return job
+
+    def reopen_job(self, job: JobRun) -> None:
+        """Declare a failed job's run running again."""
+        self._set_state(job, "running", {})
+        self._client.update_run(job.run_id, status="RUNNING")
+
+    def log(self, job: JobRun, points: Sequence[Point], step: int) -> None:
+        """Log points up to a step. MLflow keeps one of two equal points, so a batch whose answer was lost may be sent again."""
+        metrics = [Metric(point.name, point.value, int(point.time * 1000), point.step) for point in points]
+        for first in range(0, len(metrics), _METRICS_PER_BATCH):
+            self._client.log_batch(job.run_id, metrics=metrics[first : first + _METRICS_PER_BATCH])
+        self._client.log_batch(job.run_id, tags=[RunTag(STEP, str(step))])
+        job.step = step
+
+    def close_job(self, job: JobRun, state: str, time: float, tags: Mapping[str, str]) -> None:
+        """Declare a job's run `succeeded` or `failed`."""
+        self._client.set_terminated(job.run_id, "FINISHED" if state == "succeeded" else "FAILED", end_time=int(time * 1000))
+        # Last, because it is what says that nothing is left to log.
+        self._set_state(job, state, tags)
+
+    def close(self, status: str) -> None:
+        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`."""
+        self._client.set_terminated(self.run_id, status)
+
+    def _set_state(self, job: JobRun, state: str, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(job.run_id, tags=[RunTag(key, value[:_MAX_VALUE]) for key, value in {**tags, STATE: state}.items()])
+        job.state = state
+
+    def _experiment(self, name: str, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name, artifact_location=None if artifacts is None else artifacts.as_uri()))
+        except MlflowException:
+            # Another driver was faster.
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _job_runs(self) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], f"tags.{KIND} = 'job'", max_results=_PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+
+def _job_run(run: Run) -> JobRun:
+    tags = run.data.tags
+    step = tags.get(STEP, "")
+    return JobRun(run.info.run_id, tags.get(STARTED, ""), tags.get(STORE, ""), tags.get(STATE, ""), int(step) if step.isdigit() else -1)
