@@ -77,6 +77,22 @@ class Encoder(nn.Module):
         self.pack.clear()
         self.streams.blocks = ()
 
+    def recompute_in_backward(self, enabled: bool) -> None:
+        """Turns gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
+
+        Dropout masks follow from the pass and the place, so the second run draws them again. The backward pass must come before the
+        next forward pass, whose jobs it would otherwise see.
+
+        Raises:
+            UserError: The architecture has no such layers.
+        """
+        if not enabled:
+            self.model.gradient_checkpointing_disable()
+        elif self.model.supports_gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        else:
+            raise UserError(f"Architecture {self.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false.")
+
     def _place_slots(self) -> int:
         self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
         self.model.requires_grad_(False)

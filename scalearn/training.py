@@ -270,6 +270,7 @@ def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> 
     if key not in _warm:
         _warm.clear()
         _warm[key] = (load_encoder(backbone, device=accelerator.device, attention=runtime.attention), load_tokenizer(backbone))
+    _warm[key][0].recompute_in_backward(runtime.gradient_checkpointing)
     return _warm[key]
 
 
