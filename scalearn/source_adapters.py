@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters.configuration import BnConfig
+from adapters.configuration import BnConfig, SeqBnConfig
 from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import Adapter
 from huggingface_hub import snapshot_download
@@ -24,6 +24,8 @@ from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottlen
 
 _UNFOLDABLE = ("ln_before", "ln_after", "use_gating", "is_parallel", "phm_layer", "inv_adapter", "cross_adapter", "mh_adapter")
 """Configuration fields that must be off: with them a source is more than `U f(D x + a) + b` at one place per layer."""
+_PLACEMENT = ("original_ln_before", "original_ln_after", "residual_before_ln", "adapter_residual_before_ln", "leave_out")
+"""Fields that say where an adapter sits; the slot sits where `seq_bn` does, so they must have its values."""
 _IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
 """Fields that say how a source was trained, not what it computes."""
 
@@ -168,6 +170,11 @@ def _read_config(name: str, directory: Path, encoder: Encoder) -> dict[str, Any]
     if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
         what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
         raise UserError(f"Source adapter '{name}' is not a plain sequential bottleneck adapter ({what}): train it with config seq_bn.")
+    usual = SeqBnConfig().to_dict()
+    misplaced = [field for field in _PLACEMENT if field in config and config[field] != usual[field]]
+    if misplaced:
+        what = ", ".join(f"{field}: {config[field]}" for field in misplaced)
+        raise UserError(f"Source adapter '{name}' does not sit where seq_bn does ({what}): train it with config seq_bn.")
     if config.get("scaling", 1.0) != 1.0:
         raise UserError(f"Source adapter '{name}' scales its output by {config['scaling']}: only scaling 1.0 can be combined.")
     return config
