@@ -87,8 +87,12 @@ class RowDropout(nn.Module):
         """Zeroes entries of `[rows, length, ...]` or `[rows, heads, length, length]` and rescales the rest."""
         if not self.training or self.rate == 0.0:
             return values
-        if values.dim() < 3 or values.shape[0] != self.streams.rows:
+        if not self.streams.blocks:
             return functional.dropout(values, self.rate)
+        if values.dim() < 3 or values.shape[0] != self.streams.rows:
+            # Shared by all rows, such as DeBERTa's relative positions: one mask must do for the pack, and the first job draws it.
+            kept = kept_entries(values.shape, self.rate, values.device, self.streams.blocks[0].seed, self.place)
+            return values * kept * (1.0 / (1.0 - self.rate))
         return _without(values, self._mask(values), self.rate)
 
     def _mask(self, values: Tensor) -> Tensor:
