@@ -91,8 +91,7 @@ class RowDropout(nn.Module):
             return functional.dropout(values, self.rate)
         if values.dim() < 3 or values.shape[0] != self.streams.rows:
             # Shared by all rows, such as DeBERTa's relative positions: one mask must do for the pack, and the first job draws it.
-            kept = kept_entries(values.shape, self.rate, values.device, self.streams.blocks[0].seed, self.place)
-            return values * kept * (1.0 / (1.0 - self.rate))
+            return dropout(values, self.rate, self.streams.blocks[0].seed, self.place)
         return _without(values, self._mask(values), self.rate)
 
     def _mask(self, values: Tensor) -> Tensor:
