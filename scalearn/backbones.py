@@ -178,9 +178,10 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 
 def _shape(name: str, entries: object) -> Shape:
     keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
+    own_keys = dict(zip(keys, ("dim", "n_layers", "hidden_dim"), strict=False))  # as DistilBERT calls them
     if not isinstance(entries, Mapping) or not isinstance(entries.get("model_type"), str):
         raise UserError(f"Backbone directory '{name}': config.json names no model_type; give a directory that save_pretrained wrote.")
-    values = [entries.get(key) for key in keys]
+    values = [entries.get(key, entries.get(own_keys.get(key, key))) for key in keys]
     if not all(type(value) is int and value > 0 for value in values):
         raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
     hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
