@@ -1,7 +1,7 @@
 """What the jobs wrote while they trained: learning curves, and when each of them ran."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,12 @@ def load_history(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
         job's start), metric (`train_loss`, `loss`, `accuracy`, ...), value. Validation metrics carry their own names.
     """
     folder, manifest = locate(store, sweep)
-    rows = [row for record in read_records(folder, manifest) for row in _rows(folder, record)]
+    return history_of(folder, read_records(folder, manifest))
+
+
+def history_of(folder: Folder, records: Sequence[Record]) -> pd.DataFrame:
+    """`load_history` for records that were read already."""
+    rows = [row for record in records for row in _rows(folder, record)]
     frame = pd.DataFrame(rows, columns=[*_IDENTITY, "epoch", "step", "time", "seconds", "metric", "value"])
     numbers = dict.fromkeys(("learning_rate", "epoch", "time", "seconds", "value"), "float64")
     return frame.astype(numbers | {"seed": "Int64", "step": "Int64"} | dict.fromkeys(("node", "stage", "method", "task", "metric"), "str"))
@@ -50,8 +55,13 @@ def load_spans(store: str | Path, sweep: str | None = None) -> list[Span]:
     A job that was resumed counts from its first start to its end, the pause included.
     """
     folder, manifest = locate(store, sweep)
+    return spans_of(folder, read_records(folder, manifest))
+
+
+def spans_of(folder: Folder, records: Sequence[Record]) -> list[Span]:
+    """`load_spans` for records that were read already."""
     spans = []
-    for record in read_records(folder, manifest):
+    for record in records:
         lines = list(read_history(folder, record.node))
         times = [float(line["time"]) for line in lines if line.get("time") is not None]
         if not times:

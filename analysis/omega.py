@@ -16,9 +16,10 @@ from safetensors.numpy import load as load_safetensors
 from scipy import stats
 
 from analysis.errors import ResultsError
+from analysis.files import Folder
 from analysis.load import locate
 from analysis.names import method_title, short_name, task_title
-from analysis.records import read_json, read_records
+from analysis.records import Record, read_json, read_records
 
 NEAR_ZERO = 0.1
 """A coefficient counts as zero below this share of its mean initial size, 2 / T."""
@@ -91,9 +92,14 @@ def load_omegas(store: str | Path, sweep: str | None = None, nodes: Sequence[str
         ResultsError: An omega file does not fit its job's list of sources.
     """
     folder, manifest = locate(store, sweep)
+    return omegas_of(folder, read_records(folder, manifest), nodes)
+
+
+def omegas_of(folder: Folder, records: Sequence[Record], nodes: Sequence[str] | None = None) -> list[Omega]:
+    """`load_omegas` for records that were read already."""
     wanted = None if nodes is None else set(nodes)
     found = []
-    for record in read_records(folder, manifest):
+    for record in records:
         if record.state != "succeeded" or (wanted is not None and record.node not in wanted):
             continue
         raw = folder.read(f"{record.node}/transfer/omega.safetensors")

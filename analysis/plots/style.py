@@ -63,14 +63,12 @@ class Plot:
             self.draw().savefig(stream, format=kind, metadata=metadata)
         return stream.getvalue()
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write `<name>.png` and `<name>.svg`, in the light theme, for print."""
-        paths = []
-        for kind in ("png", "svg"):
-            path = folder / f"{self.name}.{kind}"
-            path.write_bytes(self.render(kind))
-            paths.append(path)
-        return paths
+    def save(self, folder: Path, svg: bytes | None = None) -> list[Path]:
+        """Write `<name>.png` and `<name>.svg`, in the light theme, for print; `svg` saves drawing it again."""
+        png_path, svg_path = folder / f"{self.name}.png", folder / f"{self.name}.svg"
+        png_path.write_bytes(self.render("png"))
+        svg_path.write_bytes(svg or self.render("svg"))
+        return [png_path, svg_path]
 
 
 def ink() -> Any:
