@@ -125,7 +125,7 @@ def test_documentation_block_executed_succeeds(block: Block, workspace: Path, re
 
 
 @pytest.mark.parametrize("block", as_parameters([block for block in BLOCKS if block.language == "yaml"]))
-def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path) -> None:
+def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
     from orchestrator.sweep import Sweep
@@ -133,9 +133,10 @@ def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path)
     document = yaml.safe_load(block.body)
     assert isinstance(document, dict), f"{block.page}:{block.line} is not a mapping"
     if "benchmark" in document:
-        path = tmp_path / "sweep.yaml"
-        path.write_text(block.body)
-        Sweep.load(str(path))
+        (tmp_path / "sweep.yaml").write_text(block.body)
+        (tmp_path / "my_data").mkdir()  # what examples call the reader's data
+        monkeypatch.chdir(tmp_path)
+        Sweep.load("sweep.yaml")
 
 
 def test_documentation_blocks_have_known_language_and_marker() -> None:
