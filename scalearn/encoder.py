@@ -67,10 +67,20 @@ class Encoder(nn.Module):
         """
         self.pack.load(branches, blocks)
         self.streams.blocks = tuple(blocks)
-        self.model.set_active_adapters(SLOT if branches else None)
+        model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
+        if model is None:
+            model = self.model
+            model.set_active_adapters(SLOT if branches else None)
         accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
-        states: Tensor = self.model.base_model(**accepted)[0]
+        states: Tensor = model.base_model(**accepted)[0]
         return states
+
+    def copy_of_model(self) -> Any:
+        """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
+        shared = {id(self.streams): self.streams, id(self.pack): self.pack}
+        model = copy.deepcopy(self.model, shared)
+        model.set_active_adapters(None)
+        return model
 
     def release(self) -> None:
         """Drops every reference to the jobs of the last pass."""

@@ -20,6 +20,8 @@ class HeadConfig:
     labels: int
     """Classes, labels, or choices; 1 for regression."""
     dropout: float = 0.1
+    layers: Literal[1, 2] = 2
+    """1: no dense layer and no tanh, one linear map alone."""
 
     @property
     def outputs(self) -> int:
@@ -28,17 +30,21 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it."""
+    """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it.
+
+    It is also the classification head of the RoBERTa family. With one layer: dropout, linear.
+    """
 
     def __init__(self, config: HeadConfig, hidden: int, init_std: float = 0.02) -> None:
         """Draws normal weights with `init_std` and zero biases from the global random stream, as the encoders' own initialiser does."""
         super().__init__()
         self.config = config
-        self.dense = nn.Linear(hidden, hidden)
+        self.dense = nn.Linear(hidden, hidden) if config.layers == 2 else None
         self.out = nn.Linear(hidden, config.outputs)
         for layer in (self.dense, self.out):
-            nn.init.normal_(layer.weight, std=init_std)
-            nn.init.zeros_(layer.bias)
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=init_std)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, hidden_states: Tensor, seed: int | None = None) -> Tensor:
         """Scores the first token.
@@ -51,7 +57,9 @@ class Head(nn.Module):
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
         first = self._dropped(hidden_states[:, 0], seed, HEAD_PLACE)
-        logits: Tensor = self.out(self._dropped(torch.tanh(self.dense(first)), seed, HEAD_PLACE + 1)).float()
+        if self.dense is not None:
+            first = self._dropped(torch.tanh(self.dense(first)), seed, HEAD_PLACE + 1)
+        logits: Tensor = self.out(first).float()
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

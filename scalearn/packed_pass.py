@@ -49,7 +49,7 @@ def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: i
     inputs = {name: tensor.to(encoder.device, non_blocking=True) for name, tensor in merged.items()}
     shapes = [batch.inputs["input_ids"].shape for batch in batches]
     seeds = [batch.run.pass_seed() if encoder.training else 0 for batch in batches]
-    blocks = [RowBlock(rows, length, seed) for (rows, length), seed in zip(shapes, seeds, strict=True)]
+    blocks = [RowBlock(rows, length, seed, batch.task) for (rows, length), seed, batch in zip(shapes, seeds, batches, strict=True)]
     states = encoder(inputs, [batch.run.branch for batch in batches], blocks)
     parts = states.split([block.rows for block in blocks])
     return [batch.run.heads[batch.task](part, block.seed) for batch, part, block in zip(batches, parts, blocks, strict=True)]

@@ -15,7 +15,7 @@ from adapters.methods.modeling import Adapter
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
@@ -103,11 +103,12 @@ def save_adapter(
 def _add_library_head(encoder: Encoder, name: str, head: Head) -> None:
     model, labels = encoder.model, head.config.labels
     if head.config.kind == "multiple_choice":
-        model.add_multiple_choice_head(name, num_choices=labels, overwrite_ok=True)
+        model.add_multiple_choice_head(name, num_choices=labels, layers=head.config.layers, overwrite_ok=True)
     else:
-        model.add_classification_head(name, num_labels=labels, multilabel=head.config.kind == "multi_label", overwrite_ok=True)
-    library_head = model.heads[name]
-    for index, layer in ((1, head.dense), (4, head.out)):
+        multilabel = head.config.kind == "multi_label"
+        model.add_classification_head(name, num_labels=labels, layers=head.config.layers, multilabel=multilabel, overwrite_ok=True)
+    library_head = [module for module in model.heads[name] if isinstance(module, nn.Linear)]
+    for index, layer in enumerate(layer for layer in (head.dense, head.out) if layer is not None):
         library_head[index].weight.data.copy_(layer.weight.data)
         library_head[index].bias.data.copy_(layer.bias.data)
 

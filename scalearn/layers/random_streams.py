@@ -28,6 +28,8 @@ class RowBlock:
     """The job's own padded length; the packed batch may be longer."""
     seed: int
     """Of this pass of this job."""
+    task: int = 0
+    """Index into the job's tasks: whose rows these are. 0 but for joint jobs."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,19 @@ class Branch(nn.Module):
 
     def begin_pass(self) -> None:
         """Called once before every pass through the backbone, e.g. to draw what all sites share."""
+
+    @property
+    def task(self) -> int:
+        """Index into the job's tasks of the rows that are now in the backbone; a batch holds one task."""
+        return self.streams.blocks[0].task if self.streams.blocks else 0
+
+    @property
+    def own_model(self) -> Any | None:
+        """The adapters library's model that runs this job's passes instead of the shared backbone, where there is one.
+
+        Such a job trains alone. What it changes is its own copy, so a warm worker's backbone stays as it was loaded.
+        """
+        return None
 
     def pack_key(self) -> object:
         """Branches next to each other with equal keys may be run by `added_packed` of their class."""

@@ -1,0 +1,136 @@
+"""HyperFormer and HyperFormer++ (Mahabadi et al. 2021): a hypernetwork writes every layer's adapter from a learned task embedding."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import get_activation
+
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder
+from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.methods.branch import Branch
+from scalearn.methods.counts import bottleneck_width
+from scalearn.source_adapters import SourceAdapters
+
+INIT_STD = 0.01
+_activation = get_activation("gelu_new")
+
+
+@dataclass(frozen=True)
+class HyperConfig:
+    """Sizes of the hypernetwork (PROTOCOL, Training)."""
+
+    width: int
+    """Bottleneck width r of the adapters that it writes."""
+    embedding: int = 512
+    """Of a task, and of a layer."""
+    hidden: int = 128
+    """Of the network that projects the embedding."""
+    projected: int = 64
+    """What the generating maps read."""
+    per_layer: bool = True
+    """Own generating maps in every layer (`hyperformer`), or one set and layer embeddings (`hyperformer_pp`)."""
+
+
+@dataclass(frozen=True)
+class GeneratedAdapter:
+    """What the hypernetwork writes for one layer."""
+
+    bottleneck: BottleneckWeights
+    norm_weight: Tensor
+    """`[d]`"""
+    norm_bias: Tensor
+    """`[d]`"""
+
+
+class Generator(nn.Module):
+    """Linear maps from a projected embedding to one adapter and the layer norm after it."""
+
+    def __init__(self, inputs: int, hidden: int, width: int) -> None:
+        """Draws normal weights, biases 0."""
+        super().__init__()
+        self.hidden, self.width = hidden, width
+        self.down_weight = _linear(inputs, width * hidden)
+        self.down_bias = _linear(inputs, width)
+        self.up_weight = _linear(inputs, hidden * width)
+        self.up_bias = _linear(inputs, hidden)
+        self.norm_weight = _linear(inputs, hidden)
+        self.norm_bias = _linear(inputs, hidden)
+
+    def forward(self, embedding: Tensor) -> GeneratedAdapter:
+        """Writes the weights for one projected embedding, `[projected]`."""
+        bottleneck = BottleneckWeights(
+            self.down_weight(embedding).view(self.width, self.hidden),
+            self.down_bias(embedding),
+            self.up_weight(embedding).view(self.hidden, self.width),
+            self.up_bias(embedding),
+        )
+        return GeneratedAdapter(bottleneck, self.norm_weight(embedding), self.norm_bias(embedding))
+
+
+class HyperformerBranch(Branch):
+    """Adds `norm(U f(D x + a) + b)`, where D, a, U, b and the norm's weight and bias follow from the task (and the layer)."""
+
+    def __init__(self, config: HyperConfig, tasks: int, sites: int, hidden: int) -> None:
+        """Draws everything from the global random stream: embeddings from Normal(0, 1), maps with a deviation of 0.01."""
+        super().__init__()
+        self.config = config
+        self.sites = sites
+        self.task_embeddings = nn.Parameter(torch.randn(tasks, config.embedding))
+        self.layer_embeddings = None if config.per_layer else nn.Parameter(torch.randn(sites, config.embedding))
+        inputs = config.embedding if config.per_layer else 2 * config.embedding
+        self.projection = nn.Sequential(_linear(inputs, config.hidden), nn.ReLU(), _linear(config.hidden, config.projected))
+        self.norm = nn.LayerNorm(config.projected, eps=1e-6)
+        count = sites if config.per_layer else 1
+        self.generators = nn.ModuleList([Generator(config.projected, hidden, config.width) for _ in range(count)])
+        self._generated: list[GeneratedAdapter] | None = None
+
+    def begin_pass(self) -> None:
+        """Writes all layers' adapters for the task whose rows come next."""
+        self._generated = [
+            self.generators[site % len(self.generators)](embedding) for site, embedding in enumerate(self._projected(self.task))
+        ]
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """See `Branch.added`."""
+        if self._generated is None:
+            self.begin_pass()
+        assert self._generated is not None
+        generated = self._generated[site]
+        weights = generated.bottleneck
+        activated = _activation(functional.linear(hidden_states, weights.down_weight, weights.down_bias))
+        output = functional.linear(activated, weights.up_weight, weights.up_bias)
+        return functional.layer_norm(output, output.shape[-1:], generated.norm_weight, generated.norm_bias)
+
+    def _projected(self, task: int) -> Iterable[Tensor]:
+        """The projected embedding of a task for every site: `[projected]` each."""
+        embedding = self.task_embeddings[task]
+        if self.layer_embeddings is None:
+            projected = self.norm(self.projection(embedding))
+            return [projected] * self.sites
+        joined = torch.cat([embedding.expand(self.sites, -1), self.layer_embeddings], dim=1)
+        return list(self.norm(self.projection(joined)))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=INIT_STD)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> HyperformerBranch:
+    """Builds `hyperformer` or `hyperformer_pp` for the job's tasks."""
+    settings: dict[str, Any] = dict(config.settings)
+    sizes = HyperConfig(
+        width=bottleneck_width(encoder.hidden_size, settings["reduction_factor"]),
+        embedding=settings["embedding"],
+        hidden=settings["hidden"],
+        projected=settings["projected"],
+        per_layer=config.method == "hyperformer",
+    )
+    return HyperformerBranch(sizes, len(config.data), encoder.sites, encoder.hidden_size)
