@@ -101,11 +101,9 @@ def _open(path: Path) -> Entry | None:
         if stat.st_size == entry["size"] and _verified(path / ROWS, stat.st_mtime_ns, stat.st_size, entry["sha256"]):
             names = entry["label_names"]
             return Entry(Dataset.from_file(str(path / ROWS)), None if names is None else tuple(names))
-    except FileNotFoundError:
+    except (ValueError, KeyError, TypeError, OSError):
         if not path.exists():
             return None
-    except (ValueError, KeyError, TypeError, OSError):
-        pass
     warnings.warn(f"The cached tokens in {path} are damaged; they are built again.", stacklevel=2)
     return None
 

@@ -26,6 +26,7 @@ BATCH_ROWS = 256
 """Published rows that are expanded and tokenised at once: what bounds the memory."""
 
 Tokenizer = Callable[..., Mapping[str, list[list[int]]]]
+Text = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,7 @@ def _tokenise(
                 f"Task {task.key}: a row does not fit the template {data.template!r} ({error!r}); check its columns."
             ) from error
         first_row += len(examples)
-        firsts = [first for first, _ in texts]
-        seconds = [second for _, second in texts] if texts and texts[0][1] is not None else None
-        encoded = tokenizer(
-            firsts,
-            seconds,
-            truncation="only_first" if task.truncation == "only_first" and seconds is not None else "longest_first",
-            max_length=data.max_length,
-            padding=False,
-            verbose=False,
-        )
+        encoded = _encode(tokenizer, texts, data.max_length, only_first=task.truncation == "only_first")
         table: dict[str, list[Any]] = {name: encoded[name] for name in features if name in encoded}
         if task.kind == "multiple_choice":
             width = len(task.choices)
@@ -137,12 +129,28 @@ def _tokenise(
         yield pa.Table.from_pydict(table, schema=features.arrow_schema)
 
 
+def _encode(tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, *, only_first: bool) -> Mapping[str, list[list[int]]]:
+    """Token ids of texts; where only the first segment may be cut and the second alone is too long, both are."""
+    firsts = [first for first, _ in texts]
+    seconds = [second for _, second in texts] if texts[0][1] is not None else None
+    truncation = "only_first" if only_first and seconds is not None else "longest_first"
+    try:
+        return tokenizer(firsts, seconds, truncation=truncation, max_length=max_length, padding=False, verbose=False)
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        if truncation == "longest_first" or "too short" not in str(error):
+            raise
+        if len(texts) == 1:
+            return _encode(tokenizer, texts, max_length, only_first=False)
+        parts = [_encode(tokenizer, [text], max_length, only_first=True) for text in texts]
+        return {name: [part[name][0] for part in parts] for name in parts[0]}
+
+
 def _expand(
     task: Task, template: Template, examples: Sequence[Row], first_row: int, label_names: tuple[str, ...] | None
-) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+) -> tuple[list[dict[str, Any]], list[Text]]:
     """What each row contributes: its label and groups, and the texts to tokenise (several per row for choices and candidates)."""
     records: list[dict[str, Any]] = []
-    texts: list[tuple[str, str | None]] = []
+    texts: list[Text] = []
     for number, example in enumerate(examples, start=first_row):
         match task.kind:
             case "per_candidate":
