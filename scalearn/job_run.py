@@ -219,7 +219,7 @@ def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = [
-            Head(HeadConfig(task.task.head, task.num_labels, dropout), encoder.hidden_size, getattr(config, "initializer_range", 0.02))
-            for task in tasks
+            Head(HeadConfig(task.task.head, labels, dropout), encoder.hidden_size, getattr(config, "initializer_range", 0.02))
+            for task, labels in ((task, len(task.task.choices) or task.num_labels) for task in tasks)
         ]
     return [head.to(encoder.device) for head in heads]
