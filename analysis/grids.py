@@ -99,8 +99,8 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
     header = ("Method", "Target", "Top source", "Own rank", "Sum", "Effective sources", *shares_of, "Stability")
     notes = (
         "Own rank: place of the target's own source by mean coefficient. Sum: over sources, 2 at the start. Effective sources: inverse "
-        "Simpson index of mean |omega|. Other tasks: share of |omega| on other sources than the target's own. Near zero: below a tenth of 2 / T. "
-        "Stability: mean rank correlation of the sources between seeds.",
+        "Simpson index of mean |omega|. Other tasks: share of |omega| on other sources than the target's own. Near zero: below a tenth "
+        "of 2 / T. Stability: mean rank correlation of the sources between seeds.",
     )
     return Grid("Learned coefficients", header, ("",) * 10, tuple(rows), (), notes, (*[False] * 3, *[True] * 7))
 

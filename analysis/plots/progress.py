@@ -28,9 +28,9 @@ def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "
     tasks = [task for task in (targets or order_tasks(shown["task"])) if task in set(shown["task"])]
     if shown.empty or shown["epoch"].nunique() < 2:
         return None
-    looks = styles(order_methods(shown["method"]))
 
     def draw() -> Figure:
+        looks = styles(order_methods(shown["method"]))
         figure, axes = panels(len(tasks))
         for panel, task in zip(axes, tasks, strict=True):
             for method, look in looks.items():

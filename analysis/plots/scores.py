@@ -68,9 +68,9 @@ def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule
     tasks = [task for task in frame.attrs.get("sweep", {}).get("targets") or order_tasks(points["task"]) if task in set(points["task"])]
     order = order_methods(points["method"])
     lines = sorted(set(zip(points["method"], points["variant"], strict=True)), key=lambda line: (order.index(line[0]), line[1]))
-    looks = styles([f"{method} {variant}" for method, variant in lines])
 
     def draw() -> Figure:
+        looks = styles([f"{method} {variant}" for method, variant in lines])
         figure, axes = panels(len(tasks))
         for panel, task in zip(axes, tasks, strict=True):
             for (method, variant), look in zip(lines, looks.values(), strict=True):

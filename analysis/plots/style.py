@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 """Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""
+ON_DARK = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
+"""The same colours for a dark page, where blue is the faintest."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Each colour has its own marker, so that lines can be told apart without colour."""
 COLORMAP = "cividis"
@@ -78,10 +80,11 @@ def ink() -> Any:
 
 def styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker per key, the same wherever the same keys come in the same order; beyond seven the line style changes too."""
-    count = len(OKABE_ITO)
+    palette = ON_DARK if mpl.rcParams["axes.facecolor"] == THEMES["dark"]["axes.facecolor"] else OKABE_ITO
+    count = len(palette)
     dashes = ("-", "--", ":", "-.")
     return {
-        key: {"color": OKABE_ITO[index % count], "marker": MARKERS[index % count], "linestyle": dashes[index // count % len(dashes)]}
+        key: {"color": palette[index % count], "marker": MARKERS[index % count], "linestyle": dashes[index // count % len(dashes)]}
         for index, key in enumerate(keys)
     }
 
