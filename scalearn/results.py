@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from scalearn.checkpoint import CHECKPOINT
 from scalearn.encoder import Encoder, bottleneck_config
 from scalearn.job_run import JobRun
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.methods.scaling import ScalingBranch, SourceBranch
+from scalearn.methods.scaling import SourceBranch
 from scalearn.source_adapters import save_adapter
+from scalearn.transfer import HeadSpec, TransferSpec, save_transfer
 
 HISTORY = "history.jsonl"
 RESULT = "result.json"
@@ -87,31 +86,15 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
         name = run.config.task.partition("/")[2]
         save_adapter(encoder, directory / "adapter", name, run.branch.weights(), bottleneck_config(run.config.settings), run.heads[0])
         return
-    folder = directory / "transfer"
-    folder.mkdir(exist_ok=True)
-    weights_file = "omega.safetensors" if isinstance(run.branch, ScalingBranch) else "transfer.safetensors"
-    state = {name: parameter.detach().cpu().contiguous() for name, parameter in run.branch.state_dict().items()}
-    if isinstance(run.branch, ScalingBranch):
-        state = {"omega": state["omega.omega"]}
-    save_file(state, folder / weights_file)
-    for index, task in enumerate(run.tasks):
-        head = {name: parameter.detach().cpu().contiguous() for name, parameter in run.heads[index].state_dict().items()}
-        save_file(head, folder / ("head.safetensors" if len(run.tasks) == 1 else f"head_{task.task.name}.safetensors"))
-    heads = [
-        {"task": task.task.key, "kind": task.task.head, "labels": task.num_labels, "label_names": task.label_names} for task in run.tasks
-    ]
-    config = {
-        "schema": SCHEMA,
-        "method": run.config.method,
-        "settings": dict(run.config.settings),
-        "sources": list(run.config.sources),
-        "backbone": run.config.backbone,
-        "backbone_origin": run.config.backbone_origin,
-        "hidden_size": encoder.hidden_size,
-        "heads": heads,
-        "weights": weights_file,
-    }
-    (folder / "transfer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    config = run.config
+    heads = tuple(
+        HeadSpec(task.task.key, head.config.kind, head.config.labels, task.label_names, data.max_length)
+        for task, head, data in zip(run.tasks, run.heads, config.data, strict=True)
+    )
+    spec = TransferSpec(
+        config.method, dict(config.settings), config.sources, config.backbone, config.backbone_origin, encoder.hidden_size, heads
+    )
+    save_transfer(directory / "transfer", spec, run.branch, run.heads)
 
 
 def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:

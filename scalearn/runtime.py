@@ -39,8 +39,6 @@ class Runtime:
     """Most rows in one pass; larger batches are accumulated. None: the whole packed batch, halved when memory runs out."""
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass instead of keeping them."""
-    compile: bool = False
-    """Compile the backbone with `torch.compile`."""
     allow_pickle: bool = False
     """Whether source adapters with pickled weights are accepted."""
 
