@@ -48,6 +48,7 @@ class SourceStack(nn.Module):
         """Stacks the sources in the given order; omega's rows follow it."""
         super().__init__()
         self.activation = activation
+        self.rectified = activation is functional.relu or isinstance(activation, nn.ReLU)
         self.sources = len(sources)
         self.register_buffer("down_weight", torch.cat([source.down_weight.detach() for source in sources]))
         self.register_buffer("down_bias", torch.cat([source.down_bias.detach() for source in sources]))
@@ -56,7 +57,10 @@ class SourceStack(nn.Module):
 
     def bottleneck(self, hidden_states: Tensor) -> Tensor:
         """All sources' bottleneck activations side by side: `[..., d]` to `[..., T r]`."""
-        return self.activation(functional.linear(hidden_states, self.down_weight, self.down_bias))
+        # On two dimensions the product is no view, so that the activation may overwrite it without a copy in the backward pass.
+        down = functional.linear(hidden_states.flatten(0, -2), self.down_weight, self.down_bias)
+        activated = down.relu_() if self.rectified else self.activation(down)
+        return activated.unflatten(0, hidden_states.shape[:-1])
 
     def fold(self, omega: Tensor) -> tuple[Tensor, Tensor]:
         """The sources' weighted sum as one up-projection.
@@ -80,7 +84,8 @@ class SourceStack(nn.Module):
         Returns:
             `[..., d]`, without residual.
         """
-        return functional.linear(bottleneck, *self.fold(omega))
+        weight, bias = self.fold(omega)
+        return functional.linear(bottleneck.flatten(0, -2), weight, bias).unflatten(0, bottleneck.shape[:-1])
 
     def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
         """`weighted_sum` for K jobs at once, each with its own omega and an equal number of rows.

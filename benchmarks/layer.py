@@ -1,0 +1,170 @@
+"""Time and memory of one transfer layer: folded, plain, the adapters library's Fuse path, and the bare matrix products.
+
+    python benchmarks/layer.py --sources 4 8 15
+
+Every round times each path once, forward and backward, so that a slow moment of the machine falls on all of them; what is
+printed are ratios of the same round, as median and quartiles.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from adapters.configuration import SeqBnConfig
+from adapters.methods.modeling import Adapter
+from torch import Tensor
+
+from scalearn.layers.source_stack import SourceStack, bottleneck_weights, plain_weighted_sum
+
+Path = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's modules and inputs, shared by all paths."""
+
+    adapters: Sequence[Adapter]
+    stack: SourceStack
+    omega: Tensor
+    """`[T, d]`, learned."""
+    hidden_states: Tensor
+    """`[rows, length, d]`, with gradient, as in every layer above the first slot."""
+    residual: Tensor
+    upstream: Tensor
+    """The gradient that comes from above: `[rows, length, d]`."""
+
+
+def build_layer(sources: int, hidden: int, width: int, rows: int, length: int, device: str, dtype: torch.dtype) -> Layer:
+    """Builds random source adapters and inputs."""
+    torch.manual_seed(0)
+    config = SeqBnConfig(reduction_factor=hidden / width)
+    adapters = [Adapter("source", hidden, width, config).requires_grad_(False).to(device, dtype) for _ in range(sources)]
+    stack = SourceStack([bottleneck_weights(adapter) for adapter in adapters]).to(device, dtype)
+    omega = torch.full((sources, hidden), 2 / sources, device=device, dtype=dtype).normal_(2 / sources, 0.001).requires_grad_()
+
+    def states(gradient: bool = False) -> Tensor:
+        return torch.randn(rows, length, hidden, device=device, dtype=dtype).requires_grad_(gradient)
+
+    return Layer(adapters, stack, omega, states(gradient=True), states(gradient=True), states())
+
+
+def folded(layer: Layer) -> Tensor:
+    """What the package computes."""
+    return layer.stack.weighted_sum(layer.stack.bottleneck(layer.hidden_states), layer.omega) + layer.residual
+
+
+def plain(layer: Layer) -> Tensor:
+    """The definition, source by source."""
+    return plain_weighted_sum(layer.stack, layer.hidden_states, layer.omega) + layer.residual
+
+
+def library(layer: Layer) -> Tensor:
+    """The adapters library's Fuse path with the same arithmetic in place of its attention: up-projections stacked, then weighted."""
+    ups = torch.stack([adapter(layer.hidden_states, layer.residual)[2] for adapter in layer.adapters]).permute(1, 2, 0, 3)
+    return (layer.omega * ups).sum(2) + layer.residual
+
+
+def bare_products(layer: Layer) -> Path:
+    """The five matrix products that forward and backward cannot do without: nothing else is computed."""
+    stack = layer.stack
+    states, upstream = layer.hidden_states.detach().flatten(0, 1), layer.upstream.flatten(0, 1)
+    down = stack.down_weight
+    up = stack.fold(layer.omega.detach())[0].contiguous()
+    activated = states @ down.T
+
+    def run() -> None:
+        torch.mm(states, down.T)
+        torch.mm(activated, up.T)
+        gradient = torch.mm(upstream, up)
+        torch.mm(upstream.T, activated)
+        torch.mm(gradient, down)
+
+    return run
+
+
+def forward_and_backward(compute: Callable[[Layer], Tensor], layer: Layer) -> Path:
+    """One training pass through the layer."""
+
+    def run() -> None:
+        torch.autograd.grad(compute(layer), (layer.omega, layer.hidden_states, layer.residual), layer.upstream)
+
+    return run
+
+
+def saved_bytes(compute: Callable[[Layer], Tensor], layer: Layer) -> int:
+    """Bytes of activations that the forward pass keeps for the backward pass; weights and inputs are not counted."""
+    kept: dict[int, int] = {}
+    known = {layer.hidden_states.untyped_storage().data_ptr(), layer.omega.untyped_storage().data_ptr()}
+    known |= {buffer.untyped_storage().data_ptr() for buffer in layer.stack.buffers()}
+    known |= {parameter.untyped_storage().data_ptr() for adapter in layer.adapters for parameter in adapter.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = compute(layer)
+    del output
+    return sum(kept.values())
+
+
+def interleaved(paths: dict[str, Path], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every path in every round, after two rounds of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for turn in range(rounds + 2):
+        for name, run in paths.items():
+            started = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
+    """Median of the rounds' ratios, with the first and third quartile."""
+    ratios = [above / below for above, below in zip(numerator, denominator, strict=True)]
+    first, middle, third = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({first:.2f} to {third:.2f})"
+
+
+def main() -> None:
+    """Prints one Markdown row per number of sources."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", type=int, nargs="+", default=[4, 8, 15])
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    given = parser.parse_args()
+    print(
+        f"d = {given.hidden}, r = {given.width}, {given.rows} x {given.length} tokens, {given.dtype}, {given.device}, {torch.get_num_threads()} threads"
+    )
+    print(
+        "| T | plain / folded | library / folded | folded / five products | saved bytes: plain / folded | folded, ms | largest difference |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for sources in given.sources:
+        layer = build_layer(sources, given.hidden, given.width, given.rows, given.length, given.device, getattr(torch, given.dtype))
+        difference = float((folded(layer) - plain(layer)).abs().max().detach())
+        computed = {"folded": folded, "plain": plain, "library": library}
+        paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}
+        times = interleaved({**paths, "products": bare_products(layer)}, given.rounds, given.device)
+        memory = saved_bytes(plain, layer) / saved_bytes(folded, layer)
+        print(
+            f"| {sources} | {ratio(times['plain'], times['folded'])} | {ratio(times['library'], times['folded'])} "
+            f"| {ratio(times['folded'], times['products'])} | {memory:.1f} | {statistics.median(times['folded']) * 1e3:.1f} | {difference:.1e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
