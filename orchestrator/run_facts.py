@@ -22,6 +22,21 @@ class Point:
     """Optimiser steps."""
 
 
+def history_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Iterate over the whole lines of a `history.jsonl`, which may be growing or absent."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # half a line: the next look finds it whole
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
+
+
 def history_points(path: Path, after: int) -> list[Point]:
     """Return what a history holds beyond a step.
 
@@ -32,7 +47,7 @@ def history_points(path: Path, after: int) -> list[Point]:
         after: The last step that is known already.
     """
     points: list[Point] = []
-    for record in _records(path):
+    for record in history_records(path):
         if record["step"] > after:
             after = record["step"]
             points.extend(_evaluation(record))
@@ -101,20 +116,6 @@ def flat(value: Any, separator: str, name: str = "") -> Iterator[tuple[str, Any]
         yield from flat(value[0], separator, name)
     else:
         yield name, value
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # half a line: the next look finds it whole
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
 
 
 def _evaluation(record: Mapping[str, Any]) -> Iterator[Point]:

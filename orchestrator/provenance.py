@@ -1,0 +1,50 @@
+"""Where results come from, captured once per launch and written into every job's record."""
+
+import contextlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("scalearn-orchestrator", "torch", "transformers", "adapters", "accelerate", "datasets", "safetensors", "numpy", "ray")
+
+
+def capture(file: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return code version, packages and command line of this process.
+
+    Args:
+        file: The sweep's file.
+        overrides: What `--set` changed.
+    """
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        "packages": dict(_versions()),
+        "python": platform.python_version(),
+        "argv": list(sys.argv),
+        "sweep_file": file,
+        "overrides": list(overrides),
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((name, importlib.metadata.version(name)))
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says about this code. None: it is not a working copy, or there is no git."""
+    directory = Path(__file__).resolve().parent
+    if not (directory.parent / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

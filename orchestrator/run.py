@@ -1,0 +1,163 @@
+"""A sweep from its file to its table. Running it again resumes, extends or repairs it; what is done is never trained twice."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator import provenance
+from orchestrator.graph import DONE, Graph
+from orchestrator.journal import Journal
+from orchestrator.manifest import write_manifest
+from orchestrator.prepare import SetAside, prepare
+from orchestrator.progress import Progress
+from orchestrator.report import print_report
+from orchestrator.store import FAILED, TRACEBACK, Store
+from orchestrator.sweep import Sweep
+from orchestrator.tracking import Target, Tracker
+from scalearn.runtime import Runtime
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
+
+SUCCEEDED, SOME_FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes; 2 is wrong input."""
+
+_TRACKING_PATIENCE = 600.0
+_TRACKING_PATIENCE_INTERRUPTED = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a launch may choose beyond the sweep file; none of it changes a result."""
+
+    only: str | None = None
+    """Regular expression: run the matching nodes and what they need."""
+    force: bool = False
+    """Train the matching nodes (all, without `only`) again."""
+    cpus: int | None = None
+    gpus: int | None = None
+    dashboard: bool = False
+    max_failures: int = 3
+    train: str = "scalearn.training:train"
+    """The training function that workers import, as `module:function`."""
+
+
+def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) -> int:
+    """Run a sweep and print its table.
+
+    Args:
+        sweep: What to run.
+        store: Where artifacts are and go.
+        options: How.
+        console: Where to print.
+
+    Returns:
+        The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 130 when interrupted.
+
+    Raises:
+        UserError: Wrong input, a store that cannot be written to, a cluster that cannot be reached.
+    """
+    full = sweep.expand()
+    graph = full if options.only is None else full.restrict(options.only)
+    store.check_writable()
+    forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
+    moved = prepare(graph, store, forced)
+    target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
+    write_manifest(sweep, full, store, target.uri, None)
+    _print_start(sweep, graph, store, moved, console)
+    tracker = Tracker(target, graph, store)
+    code = _run_pending(sweep, graph, store, options, tracker, console)
+    left = _finish_tracking(tracker, code)
+    write_manifest(sweep, full, store, target.uri, tracker.run_id)
+    if code != INTERRUPTED:
+        print_report(store, sweep.name, console)
+    _print_failures(graph, store, console)
+    _print_places(target, store, sweep.name, console)
+    if left:
+        _warn(console, f"{left} jobs are not in MLflow yet ({tracker.problem or 'no time was left'}): the next run logs them.")
+    if code == INTERRUPTED:
+        _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
+    return code
+
+
+def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, console: Console) -> int:
+    untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
+    for node in untracked:
+        tracker.add(node)
+    pending = graph.counts()["pending"]
+    if untracked or pending:
+        tracker.start()
+    if not pending:
+        return SUCCEEDED
+    from orchestrator.schedule import Interrupted, Settings, run_graph  # Ray: seconds that a finished sweep does not spend
+
+    settings = Settings(
+        resources=sweep.resources,
+        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.root / ".cache"),
+        provenance=provenance.capture(sweep.file, sweep.overrides),
+        cpus=options.cpus,
+        gpus=options.gpus,
+        dashboard=options.dashboard,
+        max_failures=options.max_failures,
+        train=options.train,
+    )
+
+    def announce(cluster: "Cluster") -> None:
+        if cluster.dashboard:
+            console.print(f"Ray dashboard: http://{cluster.dashboard}", highlight=False)
+
+    with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
+        try:
+            run_graph(graph, store, settings, listeners=[progress.listen, tracker.listen, journal.listen], announce=announce)
+        except (Interrupted, KeyboardInterrupt):
+            return INTERRUPTED
+    return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
+
+
+def _finish_tracking(tracker: Tracker, code: int) -> int:
+    status = {SUCCEEDED: "FINISHED", SOME_FAILED: "FAILED", INTERRUPTED: "KILLED"}[code]
+    return tracker.finish(status, _TRACKING_PATIENCE_INTERRUPTED if code == INTERRUPTED else _TRACKING_PATIENCE)
+
+
+def _print_start(sweep: Sweep, graph: Graph, store: Store, moved: list[SetAside], console: Console) -> None:
+    for item in moved:
+        _warn(console, f"Set aside {item.node}: {item.reason}. Its files are in {item.place}.")
+    counts = graph.counts()
+    text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.root}"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _print_failures(graph: Graph, store: Store, console: Console) -> None:
+    """Name every job that failed and every one that waits for it, with the first line of the error and the file with the rest."""
+    for node, state in graph.states.items():
+        if state == "failed":
+            record = store.read_json(node, FAILED) or {}
+            _warn(console, f"failed   {node}: {record.get('error', 'no cause is known')} ({store.directory(node) / TRACEBACK})")
+    for node, state in graph.states.items():
+        if state == "blocked":
+            _warn(console, f"blocked  {node}: its parent {graph.blocked_by(node)} failed")
+
+
+def _print_places(target: Target, store: Store, sweep: str, console: Console) -> None:
+    lines = {"Artifacts": str(store.root), "Report": str(store.root / "reports" / sweep), "MLflow": target.uri}
+    if command := target.ui_command():
+        lines["To look"] = command
+    for name, value in lines.items():
+        console.print(f"{name + ':':<11} {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _warn(console: Console, line: str) -> None:
+    console.print(Text(line, style="yellow"), soft_wrap=True, highlight=False)
+
+
+def _note(sweep: Sweep) -> str:
+    description = f"{sweep.description}\n\n" if sweep.description else ""
+    return f"{description}```yaml\n{sweep.text}\n```"
+
+
+def _absolute(root: str | None) -> Path | None:
+    return None if root is None else Path(root).absolute()
