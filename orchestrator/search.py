@@ -51,6 +51,10 @@ class GraphSearcher(Searcher):
         """Stay one object: a copy would not hear what becomes of the jobs."""
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Be nothing in Tune's snapshots, from which nobody restores."""
+        return {}
+
     @property
     def handed_out(self) -> int:
         """How many packs are with Tune, running or about to."""

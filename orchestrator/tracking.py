@@ -107,7 +107,8 @@ class Tracker:
         """
         self._status = status
         self._ending.set()
-        self._thread.join(patience)
+        if self._thread.is_alive():
+            self._thread.join(patience)
         return len(self._open) + self._news.qsize()
 
     def _follow(self) -> None:
