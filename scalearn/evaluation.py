@@ -2,21 +2,34 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from scalearn.encoder import Encoder
-from scalearn.job_run import JobRun
 from scalearn.metrics import evaluate
-from scalearn.packed_pass import collate_rows, packed_logits
+from scalearn.packed_pass import Job, collate_rows, packed_logits
 
 Scores = dict[str, float]
 
 
+class JudgedJob(Job, Protocol):
+    """A job with parameters to be judged."""
+
+    warnings: set[str]
+    """Receives what a metric had to say."""
+
+    def rows_by_length(self, task: int, split: str) -> Sequence[int]:
+        """Row numbers of a split of the task of that index, shortest input first."""
+
+    def train_mode(self, training: bool) -> None:
+        """Switches the job's modules."""
+
+
 def evaluate_runs(
-    encoder: Encoder, runs: Sequence[JobRun], split: str, accelerator: Accelerator, pad_token_id: int, rows_per_pass: int = 64
+    encoder: Encoder, runs: Sequence[JudgedJob], split: str, accelerator: Accelerator, pad_token_id: int, rows_per_pass: int = 64
 ) -> list[dict[str, Scores]]:
     """Evaluates several jobs on the split of that name of each of their tasks.
 
@@ -49,23 +62,23 @@ def evaluate_runs(
     return [_scores(run, split, collected) for run in runs]
 
 
-def primary_metrics(run: JobRun) -> dict[str, str]:
+def primary_metrics(run: Job) -> dict[str, str]:
     """Task to the metric that tables report first."""
     return {task.task.key: task.task.metrics[0] for task in run.tasks}
 
 
-def _chunks(run: JobRun, split: str, rows_per_pass: int) -> list[tuple[int, list[int]]]:
-    chunks = []
+def _chunks(run: JudgedJob, split: str, rows_per_pass: int) -> list[tuple[int, list[int]]]:
+    chunks: list[tuple[int, list[int]]] = []
     for index, task in enumerate(run.tasks):
         if split not in task.splits:
             continue
         order = run.rows_by_length(index, split)
-        chunks += [(index, order[start : start + rows_per_pass]) for start in range(0, len(order), rows_per_pass)]
+        chunks += [(index, list(order[start : start + rows_per_pass])) for start in range(0, len(order), rows_per_pass)]
     return chunks
 
 
 def _scores(
-    run: JobRun, split: str, collected: Mapping[tuple[int, int], Sequence[tuple[list[int], np.ndarray, float]]]
+    run: JudgedJob, split: str, collected: Mapping[tuple[int, int], Sequence[tuple[list[int], np.ndarray, float]]]
 ) -> dict[str, Scores]:
     scores: dict[str, Scores] = {}
     for index, task in enumerate(run.tasks):

@@ -2,22 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scalearn.batches import merge_batches
-from scalearn.data import collate
+from scalearn.data import TokenisedTask, collate
 from scalearn.encoder import Encoder
-from scalearn.job_run import JobRun
+from scalearn.heads import Head
 from scalearn.layers.random_streams import RowBlock
+from scalearn.methods.branch import Branch
+
+
+class Job(Protocol):
+    """What a pass needs of a job, whether it trains or is only judged."""
+
+    @property
+    def tasks(self) -> Sequence[TokenisedTask]:
+        """The job's data."""
+
+    @property
+    def branch(self) -> Branch:
+        """What it adds to the backbone."""
+
+    @property
+    def heads(self) -> Sequence[Head]:
+        """One per task."""
+
+    def pass_seed(self) -> int:
+        """The seed of its next pass."""
 
 
 @dataclass(frozen=True)
 class JobBatch:
     """Rows of one task of one job, collated."""
 
-    run: JobRun
+    run: Job
     task: int
     inputs: Mapping[str, Tensor]
     """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
@@ -28,7 +49,7 @@ class JobBatch:
         return int(self.inputs["labels"].shape[0])
 
 
-def collate_rows(run: JobRun, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
+def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
     """Reads and pads rows of one split of one of the job's tasks."""
     data = run.tasks[task].splits[split]
     return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id))
