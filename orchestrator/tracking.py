@@ -5,6 +5,9 @@ Whatever could not be shipped, because the server was away or the driver died, i
 
 import os
 import queue
+import shlex
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -51,7 +54,7 @@ class Target:
         """Return the command that shows the runs on loopback. None: a server shows them already."""
         if self.uri.startswith(("http://", "https://")):
             return None
-        return f"mlflow ui --backend-store-uri {self.uri} --host 127.0.0.1 --port 5000"
+        return shlex.join([_mlflow_program(), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
 
 
 class Tracker:
@@ -240,6 +243,15 @@ class Ledger:
         if self._changed:
             self._store.write_json(self._path, {**self._key, "nodes": self._nodes})
             self._changed = False
+
+
+def _mlflow_program() -> str:
+    """Return how to call this environment's `mlflow`, activated or not."""
+    program = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    if not program.exists() or (found and Path(found).samefile(program)):
+        return "mlflow"
+    return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
 
 
 def _is_gone(uri: str) -> bool:
