@@ -1,8 +1,8 @@
 """A training function that sleeps, writes what training writes, and misbehaves on demand; and small graphs for it.
 
-What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the
-last match of a key wins. Keys: `seconds` per epoch, `epochs`, `error` (a member's own failure), `crash` (raise out of the function), and `die`:
-{"epoch": n, "times": k}: SIGKILL to the worker after epoch n, in the first k attempts.
+What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the last
+match of a key wins. Keys: `seconds` per epoch, `epochs`, `error` (a member's own failure), `crash` (raise out of the function), and
+`die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n, in the first k attempts.
 """
 
 import json

@@ -1,0 +1,40 @@
+"""`python -m tests.orchestrator.launch SWEEP.yaml STORE`: `scalearn run` with the double in place of training, on two CPUs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.run import Options, run_sweep
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+from tests.orchestrator.doubles import TRAIN
+
+SWEEP = """
+name: toy
+benchmark: domains
+backbone: minilm
+data: {train_rows: 60, evaluation_rows: 20, max_length: 16}
+sources: {tasks: [airlines, self_driving, apple, bbc]}
+targets: [apple, bbc]
+methods:
+  scalearn: {seeds: [0, 1]}
+  scalearn_uniform: {sources: [airlines, apple]}
+"""
+"""Four sources; four jobs wait for all of them and two for airlines and apple alone."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("store")
+    parser.add_argument("--only")
+    parser.add_argument("--force", action="store_true")
+    arguments = parser.parse_args()
+    options = Options(only=arguments.only, force=arguments.force, cpus=2, train=TRAIN)
+    return run_sweep(Sweep.load(arguments.sweep), Store(arguments.store), options, Console(width=200))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
