@@ -96,7 +96,11 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
 
 
 def _published_names(feature: object) -> Sequence[str] | None:
-    return feature.names if isinstance(feature, ClassLabel) else None
+    """Names that the file gives its classes; None where it numbers them and no more."""
+    if not isinstance(feature, ClassLabel) or list(feature.names) == [str(number) for number in range(feature.num_classes)]:
+        return None
+    names: Sequence[str] = feature.names
+    return names
 
 
 def _codes(

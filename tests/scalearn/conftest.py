@@ -136,17 +136,18 @@ class Hub:
     def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
         path = request.path.partition("?")[0].strip("/").replace("%2F", "/")
         for (repository, revision), files in self.files.items():
+            commit = revision if len(revision) == len(COMMIT) else COMMIT
             kind = repository if repository.startswith("datasets/") else f"models/{repository}"
             if path in (f"api/{kind}/revision/{revision}", *([f"api/{kind}"] if revision == "main" else [])):
-                listing = {"id": repository.removeprefix("datasets/"), "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+                listing = {"id": repository.removeprefix("datasets/"), "sha": commit, "siblings": [{"rfilename": name} for name in files]}
                 return self._send(request, 200, json.dumps(listing).encode(), {"Content-Type": "application/json"}, with_body)
-            for prefix in (f"{repository}/resolve/{revision}/", f"{repository}/resolve/{COMMIT}/"):
+            for prefix in (f"{repository}/resolve/{revision}/", f"{repository}/resolve/{commit}/"):
                 if path.startswith(prefix) and path.removeprefix(prefix) in files:
                     content = files[path.removeprefix(prefix)]
-                    tag = {"ETag": f'"{hash(content) & (2**64 - 1):x}"', "X-Repo-Commit": COMMIT}
+                    tag = {"ETag": f'"{hash(content) & (2**64 - 1):x}"', "X-Repo-Commit": commit}
                     return self._send(request, 200, content, tag, with_body)
         known = any(repository in path for repository, _ in self.files)
-        code = "EntryNotFound" if "/resolve/" in path and known else "RevisionNotFound" if known else "RepoNotFound"
+        code = "EntryNotFound" if known and ("/resolve/" in path or "/tree/" in path) else "RevisionNotFound" if known else "RepoNotFound"
         return self._send(request, 404, b"{}", {"X-Error-Code": code, "X-Error-Message": code, "X-Repo-Commit": COMMIT}, with_body)
 
     @staticmethod
