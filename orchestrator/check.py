@@ -83,7 +83,9 @@ def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, tasks: 
         stacked = sources if row.sources is None else tuple(target if name == TARGET else names.key(name) for name in row.sources)
         _stackable((*place, "sources"), stacked)
     count = len(row.sources) if row.sources is not None else len(sources)
-    _at((*place, "settings"), setting_points, method, row.settings, count)
+    points = _at((*place, "settings"), setting_points, method, row.settings, count)
+    for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
+        _at((*place, "settings", "sentence_encoder"), get_backbone, encoder)
 
 
 def _per_task(sweep: SweepSchema, names: TaskNames) -> None:

@@ -1,6 +1,7 @@
 """From a sweep to the graph of its jobs: protocol defaults, then the file's values, then one job per combination."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,12 @@ FEW_SHOT: Mapping[str, Any] = MappingProxyType({"epochs": 1000, "max_steps": 100
 """Optimisation of few-shot jobs (PROTOCOL, Data): steps bound them; an epoch may be a single step, so epochs must not."""
 
 DEFAULT_SEEDS = (0,)
+
+
+SENTENCE_LENGTHS = {"minilm": 256}
+"""Tokens that a sentence encoder was published to read."""
+SENTENCE_LENGTH = 384
+"""That of all-mpnet-base-v2, and of others that are not named."""
 
 
 class Point(NamedTuple):
@@ -75,11 +82,12 @@ class _Expansion:
         given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
         for tasks, point in product(groups, self.points):
             stacked = self._stacked(row, tasks[0]) if method.needs_sources else ()
-            parents = tuple(self._source(task, point if task == tasks[0] else WHOLE) for task in stacked)
+            sources = tuple(self._source(task, point if task == tasks[0] else WHOLE) for task in stacked)
             optimisations = [self._optimisation(method, tasks, point, row.given(), rate) for rate in row.learning_rate or (None,)]
             for optimisation, settings in product(optimisations, setting_points(method, given, len(stacked))):
+                others = (self._similarity(settings, stacked),) if method.needs_similarity else ()
                 for seed in self._seeds(row, tasks):
-                    yield self._job(method, tasks, point, optimisation, settings, seed, parents)
+                    yield self._job(method, tasks, point, optimisation, settings, seed, sources, others)
 
     def _job(
         self,
@@ -89,7 +97,8 @@ class _Expansion:
         optimisation: OptimisationConfig,
         settings: Mapping[str, Setting],
         seed: int,
-        parents: tuple[Job, ...] = (),
+        sources: tuple[Job, ...] = (),
+        others: tuple[Job, ...] = (),
     ) -> Job:
         # What a job on one task alone learns does not depend on the benchmark that the sweep is about, so sweeps share it.
         benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
@@ -102,10 +111,10 @@ class _Expansion:
             backbone_origin=self.backbone.origin,
             optimisation=optimisation,
             seed=seed,
-            sources=tuple(parent.source_name for parent in parents),
+            sources=tuple(source.source_name for source in sources),
             settings=settings,
         )
-        return Job(config, parents)
+        return Job(config, (*sources, *others))
 
     def _source(self, task: str, point: Point) -> Job:
         """Return the adapter that transfer jobs stack for a task."""
@@ -116,6 +125,26 @@ class _Expansion:
             optimisation = self._optimisation(adapter, (task,), point, {}, None)
             self._sources[key] = self._job(adapter, (task,), point, optimisation, settings, self.sweep.sources.seed)
         return self._sources[key]
+
+    def _similarity(self, settings: Mapping[str, Setting], sources: tuple[str, ...]) -> Job:
+        """Return the job that measures how similar all tasks are on their full training data: one for all targets and seeds."""
+        encoder = get_backbone(str(settings["sentence_encoder"]))
+        wanted = {*sources, *self.targets}
+        tasks = (*(task for task in self.names.tasks if task in wanted), *sorted(wanted.difference(self.names.tasks)))
+        length = SENTENCE_LENGTHS.get(encoder.name, SENTENCE_LENGTH)
+        length = min(length, encoder.shape.positions) if encoder.shape else length
+        config = JobConfig(
+            benchmark=self.sweep.benchmark,
+            stage="similarity",
+            method="sentence_similarity",
+            data=tuple(replace(self._data(task, WHOLE), evaluation_rows=None, max_length=length) for task in tasks),
+            backbone=encoder.name,
+            backbone_origin=encoder.origin,
+            optimisation=OptimisationConfig(learning_rate=0.0, epochs=1),
+            seed=0,
+            settings={"rows": settings["sentence_rows"]},
+        )
+        return Job(config)
 
     def _stacked(self, row: "MethodRow", target: str) -> tuple[str, ...]:
         if row.sources is None:

@@ -28,7 +28,7 @@ class Job:
 
     config: JobConfig
     parents: tuple["Job", ...] = ()
-    """Jobs whose artifacts this one reads. A transfer job's come in the order of `config.sources`."""
+    """Jobs whose artifacts this one reads. A transfer job's sources come first, in the order of `config.sources`."""
     path: str = field(init=False)
     """Readable place in a store, e.g. `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`."""
     fingerprint: str = field(init=False)
@@ -54,6 +54,11 @@ class Job:
     def source_name(self) -> str:
         """Short name of the job's task, under which transfer jobs stack its adapter."""
         return self.config.task.rpartition("/")[2]
+
+    @property
+    def parent_names(self) -> tuple[str, ...]:
+        """Names under which training finds the parents' artifacts: a source's task, and another's stage."""
+        return tuple(parent.source_name if parent.config.stage == "source" else parent.config.stage for parent in self.parents)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -113,7 +113,8 @@ def backbone_segment(config: JobConfig) -> str:
 
 def _variant(config: JobConfig) -> str:
     """Return learning rate and seed, and what else of data and settings departs from the defaults, as far as there is room."""
-    parts = [f"lr{_exponent(config.optimisation.learning_rate)}", f"seed{config.seed}"]
+    parts = [f"lr{_exponent(config.optimisation.learning_rate)}"] if config.stage != "similarity" else []
+    parts.append(f"seed{config.seed}")
     data = config.data[0]
     if data.few_shot is not None:
         parts.append(f"shot{data.few_shot}")

@@ -6,6 +6,7 @@ from heapq import heappop, heappush
 
 from orchestrator.graph import Graph, Job
 from orchestrator.identity import canonical_json
+from scalearn.methods.registry import METHODS
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,12 @@ def candidate(graph: Graph, job: Job) -> Candidate:
 def kind(job: Job) -> Hashable:
     """Return what jobs must have in common to train as one: the backbone, the rows' origin, the sources, and the shape of a step.
 
-    Method, settings, learning rate, seed and few-shot subset may differ.
+    Method, settings, learning rate, seed and few-shot subset may differ. A job that changes the backbone itself trains alone.
     """
     config = job.config
+    method = METHODS.get(config.method)
+    if method is None or method.owns_backbone:
+        return job.node
     optimisation = config.optimisation
     shape = (optimisation.batch_size, optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every, optimisation.precision)
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.graph import Graph, Job
 
 _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
-_LEGEND = ("source", "transfer", "joint", "single")
+_LEGEND = ("similarity", "source", "transfer", "joint", "single")
 
 
 class Records(Protocol):

@@ -213,5 +213,5 @@ class _Orders:
             "parents": [parent.node for parent in job.parents],
             "provenance": dict(self._settings.provenance),
         }
-        names = job.config.sources or tuple(parent.source_name for parent in job.parents)
-        return MemberOrder(job.node, job.config, record, dict(zip(names, (parent.node for parent in job.parents), strict=True)))
+        parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))
+        return MemberOrder(job.node, job.config, record, parents)

@@ -158,6 +158,7 @@ class StageResources(Block):
     transfer: ResourcesBlock = Resources()
     joint: ResourcesBlock = Resources()
     single: ResourcesBlock = Resources()
+    similarity: ResourcesBlock = Resources()
 
     def of(self, stage: Stage) -> Resources:
         """Return what a trial of a stage needs."""

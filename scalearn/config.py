@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["source", "transfer", "joint", "single"]
+Stage = Literal["source", "transfer", "joint", "single", "similarity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Selection = Literal["loss", "metric"]
 Setting = str | int | float | bool | None | tuple["Setting", ...]

@@ -1,7 +1,9 @@
 """A frozen pretrained encoder with one slot per layer into which the branches of a pack are put."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,7 +81,8 @@ class Encoder(nn.Module):
         """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
         shared = {id(self.streams): self.streams, id(self.pack): self.pack}
         model = copy.deepcopy(self.model, shared)
-        model.set_active_adapters(None)
+        with quiet_library():
+            model.delete_adapter(SLOT)
         return model
 
     def release(self) -> None:
@@ -153,6 +156,18 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
             f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {str(error).splitlines()[0]}"
         ) from error
     return tokenizer
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keeps the adapters library from reporting what is meant to be so, or is checked here anyway."""
+    library = logging.getLogger("adapters")
+    before = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(before)
 
 
 def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:

@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from scalearn.batches import BatchPlan, epoch_batches, steps_per_epoch
 from scalearn.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from scalearn.config import JobConfig
 from scalearn.data import TokenisedTask
 from scalearn.encoder import Encoder
 from scalearn.heads import Head, HeadConfig
@@ -22,6 +23,9 @@ from scalearn.source_adapters import SourceAdapters
 
 _DROPOUT_SEED_OFFSET = 7_919
 """Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
+
+_CHEAP_CHECKPOINT = 0.5
+"""Seconds that every evaluation may spend on a checkpoint."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ class JobRun:
         self.tasks = tasks
         self.sources = sources
         self.branch: Branch = build_branch(self.config, encoder, sources)
-        self.heads = _build_heads(encoder, tasks, self.config.seed)
+        self.heads = _build_heads(encoder, tasks, self.config)
         self.device = encoder.device
         self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
         self.groups = self._parameter_groups()
@@ -75,6 +79,7 @@ class JobRun:
         self.warnings: set[str] = set()
         self.error: str | None = None
         self.last_checkpoint = time.monotonic()
+        self._checkpoint_cost = 0.0
         self._plans: list[BatchPlan] = []
         self._orders: dict[tuple[int, str], list[int]] = {}
         self._planned_epoch = -1
@@ -183,12 +188,24 @@ class JobRun:
 
     def checkpoint(self) -> None:
         """Writes down where the job stands."""
+        started = time.monotonic()
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self.learned().items()}
         tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
         tensors.update(flatten_optimizer(self.optimizer))
         tensors["random"] = self.generator.get_state()
         save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress))
         self.last_checkpoint = time.monotonic()
+        self._checkpoint_cost = self.last_checkpoint - started
+
+    def checkpoint_after(self, seconds: float = 0.0) -> None:
+        """Writes a checkpoint if the last one is at least so old.
+
+        Where writing takes long, as for a whole backbone and its optimiser, it is also left out while it would take more than
+        a twentieth of the time since.
+        """
+        age = time.monotonic() - self.last_checkpoint
+        if age >= seconds and (self._checkpoint_cost < _CHEAP_CHECKPOINT or age >= 20 * self._checkpoint_cost):
+            self.checkpoint()
 
     def _resume(self) -> None:
         saved = load_checkpoint(self.member.directory)
@@ -211,15 +228,17 @@ class JobRun:
         return [group for group in (*self.branch.parameter_groups(self.config), heads) if group.parameters]
 
 
-def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], seed: int) -> list[Head]:
-    """One head per task, the same for every method of a seed."""
+def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:
+    """One head per task, the same for every method of a seed; in joint jobs choices are scored by one linear layer (PROTOCOL)."""
     config = encoder.config
+    std = getattr(config, "initializer_range", 0.02)
     named = [getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
     dropout = next((rate for rate in named if rate is not None), 0.0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        heads = [
-            Head(HeadConfig(task.task.head, labels, dropout), encoder.hidden_size, getattr(config, "initializer_range", 0.02))
-            for task, labels in ((task, len(task.task.choices) or task.num_labels) for task in tasks)
-        ]
+        torch.manual_seed(job.seed)
+        heads = []
+        for task in tasks:
+            labels = len(task.task.choices) or task.num_labels
+            layers: Literal[1, 2] = 1 if job.stage == "joint" and task.task.head == "multiple_choice" else 2
+            heads.append(Head(HeadConfig(task.task.head, labels, dropout, layers), encoder.hidden_size, std))
     return [head.to(encoder.device) for head in heads]

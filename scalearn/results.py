@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scalearn.checkpoint import CHECKPOINT
-from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.encoder import Encoder
 from scalearn.job_run import JobRun
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.methods.scaling import SourceBranch
+from scalearn.methods.own_model import LibraryBranch
 from scalearn.source_adapters import save_adapter
 from scalearn.transfer import HeadSpec, TransferSpec, save_transfer
 
@@ -73,22 +73,25 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
     """
     learned = sum(parameter.numel() for parameter in run.branch.learned().values())
     heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters())
-    if not isinstance(run.branch, SourceBranch):
+    if run.sources is None:
         return {"transfer": 0, "source": learned, "head": heads}
-    sources = sum(buffer.numel() for stack in run.branch.stacks for buffer in stack.buffers())
+    sources = sum(buffer.numel() for stack in run.sources.stacks for buffer in stack.buffers())
     return {"transfer": learned, "source": sources, "head": heads}
 
 
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
     """Saves what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
     directory = run.member.directory
-    if isinstance(run.branch, BottleneckBranch):
+    if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
         name = run.config.task.partition("/")[2]
-        save_adapter(encoder, directory / "adapter", name, run.branch.weights(), bottleneck_config(run.config.settings), run.heads[0])
+        save_adapter(encoder, directory / "adapter", name, run.branch.weights(), run.branch.config, run.heads[0], run.tasks[0].label_names)
+        return
+    if isinstance(run.branch, LibraryBranch):
+        run.branch.save(directory / "adapter", run.heads[0])
         return
     config = run.config
     heads = tuple(
-        HeadSpec(task.task.key, head.config.kind, head.config.labels, task.label_names, data.max_length)
+        HeadSpec(task.task.key, head.config.kind, head.config.labels, task.label_names, data.max_length, head.config.layers)
         for task, head, data in zip(run.tasks, run.heads, config.data, strict=True)
     )
     spec = TransferSpec(
@@ -122,11 +125,16 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
         "label_names": {task.task.key: task.label_names for task in run.tasks},
         "timing": {"train_seconds": progress.train_seconds, "evaluate_seconds": progress.evaluate_seconds},
         "warnings": sorted(run.warnings),
+        **run.branch.facts(),
         **circumstances,
     }
-    path = run.member.directory / RESULT
+    write_json(run.member.directory / RESULT, result)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Puts a JSON file in place in one move, so that no reader sees half of it."""
     pending = path.with_suffix(".writing")
-    pending.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    pending.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(pending, path)
 
 

@@ -1,10 +1,9 @@
 """Source adapters on disk: read from and written in the layout of the adapters library."""
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from scalearn.encoder import Encoder
+from scalearn.encoder import Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
@@ -38,6 +37,8 @@ class SourceAdapters:
     stacks: tuple[SourceStack, ...]
     config: Mapping[str, Any]
     """The adapter configuration that all sources share."""
+    similarity: Mapping[str, float] = field(default_factory=dict)
+    """By source: how similar its task is to the job's, for methods that weigh sources by it."""
 
     @property
     def width(self) -> int:
@@ -72,8 +73,22 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     return SourceAdapters(tuple(resolved), stacks, config)
 
 
+def adapter_directory(place: str | Path) -> Path:
+    """Where the adapter lies that `place` names: a job's directory, or a directory in AdapterHub layout."""
+    inside = Path(place) / "adapter"
+    return inside if inside.is_dir() else Path(place)
+
+
 def save_adapter(
-    encoder: Encoder, directory: Path, name: str, adapters: Sequence[BottleneckWeights], config: BnConfig, head: Head | None
+    encoder: Encoder,
+    directory: Path,
+    name: str,
+    adapters: Sequence[BottleneckWeights],
+    config: BnConfig,
+    head: Head | None,
+    label_names: Sequence[str] | None = None,
+    *,
+    pickle_too: bool = False,
 ) -> None:
     """Writes one adapter, and its head, so that `load_adapter` of the adapters library reads it.
 
@@ -83,30 +98,36 @@ def save_adapter(
         name: Name that the library loads the adapter under.
         adapters: Weights per site.
         config: The library's configuration of the adapter; its width must be that of the weights.
-        head: Saved as a prediction head of the same name. Default: none is saved.
+        head: Saved as a prediction head of the same name. None: none is saved.
+        label_names: What the head predicts, in the order of its outputs. Default: the library's own names.
+        pickle_too: Whether to write the library's pickled files as well, which are what `load_adapter` reads unless it is told otherwise.
     """
     model = encoder.model
-    with _quiet_library(), _temporary_adapter(encoder, name, config) as modules:
+    with quiet_library(), _temporary_adapter(encoder, name, config) as modules:
         for module, weights in zip(modules, adapters, strict=True):
             for own, given in zip(_tensors(bottleneck_weights(module)), _tensors(weights), strict=True):
                 own.data.copy_(given)
         if head is not None:
-            _add_library_head(encoder, name, head)
+            add_library_head(model, name, head, label_names)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=True)
+            for safe in (True, False) if pickle_too else (True,):
+                model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=safe)
         finally:
             if head is not None:
                 model.delete_head(name)
 
 
-def _add_library_head(encoder: Encoder, name: str, head: Head) -> None:
-    model, labels = encoder.model, head.config.labels
+def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[str] | None = None) -> None:
+    """Adds a head to one of the adapters library's models, as that library's own head of the same shape."""
+    settings: dict[str, Any] = {"layers": head.config.layers, "overwrite_ok": True}
+    if label_names is not None:
+        settings["id2label"] = dict(enumerate(label_names))
     if head.config.kind == "multiple_choice":
-        model.add_multiple_choice_head(name, num_choices=labels, layers=head.config.layers, overwrite_ok=True)
+        model.add_multiple_choice_head(name, num_choices=head.config.labels, **settings)
     else:
         multilabel = head.config.kind == "multi_label"
-        model.add_classification_head(name, num_labels=labels, layers=head.config.layers, multilabel=multilabel, overwrite_ok=True)
+        model.add_classification_head(name, num_labels=head.config.labels, multilabel=multilabel, **settings)
     library_head = [module for module in model.heads[name] if isinstance(module, nn.Linear)]
     for index, layer in enumerate(layer for layer in (head.dense, head.out) if layer is not None):
         library_head[index].weight.data.copy_(layer.weight.data)
@@ -192,10 +213,10 @@ def _require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[BottleneckWeights]:
     """Loads one adapter through the library and copies its weights out."""
-    model, temporary = encoder.model, f"source-{name}"
+    model, temporary = encoder.model, f"source-{name}".replace(".", "-")
     info: dict[str, Any] = {}
     try:
-        with _quiet_library(), torch.random.fork_rng(devices=[]):
+        with quiet_library(), torch.random.fork_rng(devices=[]):
             model.load_adapter(
                 str(directory), load_as=temporary, with_head=False, set_active=False, use_safetensors=True, loading_info=info
             )
@@ -227,15 +248,3 @@ def _tensors(weights: BottleneckWeights) -> tuple[Tensor, Tensor, Tensor, Tensor
 def _forget(model: Any, name: str) -> None:
     if name in model.adapters_config.adapters:
         model.delete_adapter(name)
-
-
-@contextmanager
-def _quiet_library() -> Iterator[None]:
-    """Keeps the library from reporting what is checked here anyway."""
-    library = logging.getLogger("adapters")
-    before = library.level
-    library.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        library.setLevel(before)

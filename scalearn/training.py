@@ -3,7 +3,8 @@
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,20 +13,26 @@ from transformers import PreTrainedTokenizerBase
 
 from scalearn.backbones import get_backbone
 from scalearn.checkpoint import remove_checkpoint
+from scalearn.config import JobConfig, Stage
 from scalearn.data import TokenisedTask, tokenised
 from scalearn.device import open_accelerator, precision_name
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import evaluate_runs, primary_metrics
 from scalearn.job_run import JobRun
+from scalearn.methods.registry import get_method
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
 from scalearn.results import append_history, cut_history, history_record, write_artifact, write_result
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
-from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.similarity import measure, read_similarity
+from scalearn.source_adapters import SourceAdapters, adapter_directory, load_source_adapters
 
 __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
 logger = logging.getLogger(__name__)
+
+OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": measure}
+"""What jobs do that train nothing."""
 
 _warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
 """The backbone that this process last used, ready for the next pack."""
@@ -34,7 +41,8 @@ _warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
 def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
     """Trains a pack of jobs together and leaves each one's results in its own directory.
 
-    All jobs must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
+    Jobs that cannot share a pass (those that change the backbone itself, and similarity jobs, which train nothing) run one
+    after the other. All others must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
     fails alone. A job that left a checkpoint continues from it.
 
     Args:
@@ -51,12 +59,35 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    trainer = _PackTrainer(pack, runtime, report)
+    outcomes: dict[int, Outcome] = {}
+    together = [member for member in pack if _shares_backbone(member.config)]
+    for group in (together, *([member] for member in pack if not _shares_backbone(member.config))):
+        if group and group[0].config.stage in OTHER_STAGES:
+            outcomes[id(group[0])] = _run_other(group[0], runtime, report)
+        elif group:
+            outcomes |= _train_together(group, runtime, report)
+    return [outcomes[id(member)] for member in pack]
+
+
+def _shares_backbone(config: JobConfig) -> bool:
+    return config.stage not in OTHER_STAGES and not get_method(config.method).owns_backbone
+
+
+def _run_other(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
+    try:
+        return OTHER_STAGES[member.config.stage](member, runtime, report)
+    except UserError as error:
+        return Outcome(member, str(error), traceback.format_exc())
+
+
+def _train_together(group: Sequence[PackMember], runtime: Runtime, report: Report) -> dict[int, Outcome]:
+    """How each job of a pack ended, by the identity of its member."""
+    trainer = _PackTrainer(group, runtime, report)
     try:
         trainer.train()
     finally:
         trainer.encoder.release()
-    return [trainer.outcomes[id(member)] for member in pack]
+    return trainer.outcomes
 
 
 class _PackTrainer:
@@ -95,10 +126,12 @@ class _PackTrainer:
         tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
         sources = None
         if config.sources:
-            places = tuple((name, str(member.parents[name] / "adapter")) for name in config.sources)
+            places = tuple((name, str(adapter_directory(member.parents[name]))) for name in config.sources)
             if places not in stacked:
                 stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
             sources = stacked[places]
+            if "similarity" in member.parents:
+                sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
         run = JobRun(member, self.encoder, tasks, sources)
         cut_history(member.directory, run.progress.step)
         return run
@@ -219,12 +252,12 @@ class _PackTrainer:
             run.progress.loss_sum, run.progress.loss_steps = 0.0, 0
             append_history(run.member.directory, record)
             if not run.progress.finished:
-                run.checkpoint()
+                run.checkpoint_after()
             self.report(run.member, record)
 
     def _finish(self, run: JobRun) -> None:
         """Judges the best parameters on the test split and writes the results."""
-        run.checkpoint()
+        run.checkpoint_after()
         run.restore_best()
         started = time.monotonic()
         scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
@@ -257,10 +290,8 @@ class _PackTrainer:
         self.outcomes[id(run.member)] = outcome
 
     def _checkpoint_stale(self) -> None:
-        now = time.monotonic()
         for run in self.active:
-            if now - run.last_checkpoint >= self.runtime.checkpoint_seconds:
-                run.checkpoint()
+            run.checkpoint_after(self.runtime.checkpoint_seconds)
 
 
 def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -41,6 +41,8 @@ class HeadSpec:
     label_names: tuple[str, ...] | None
     max_length: int = 128
     """Tokens per input in training."""
+    layers: Literal[1, 2] = 2
+    """Linear layers."""
 
     @property
     def name(self) -> str:
@@ -130,8 +132,8 @@ def load_transfer(folder: Path, encoder: Encoder, sources: SourceAdapters | None
     return spec, branch.eval(), heads
 
 
-def job_config(spec: TransferSpec) -> JobConfig:
-    """The configuration that builds the job's branch; how it was trained is not part of it."""
+def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
+    """The configuration that builds the job's branch from a seed; how it was trained is not part of it."""
     data = tuple(DataConfig(head.task, "", max_length=head.max_length) for head in spec.heads)
     stage, optimisation = get_method(spec.method).stage, OptimisationConfig(learning_rate=0.0)
     return JobConfig(
@@ -142,14 +144,14 @@ def job_config(spec: TransferSpec) -> JobConfig:
         spec.backbone,
         spec.backbone_origin,
         optimisation,
-        seed=0,
+        seed,
         sources=spec.sources,
         settings=spec.settings,
     )
 
 
 def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encoder) -> Head:
-    head = Head(HeadConfig(each.kind, each.labels), encoder.hidden_size).to(encoder.device)
+    head = Head(HeadConfig(each.kind, each.labels, layers=each.layers), encoder.hidden_size).to(encoder.device)
     _fill(head, _load(folder / _head_file(spec, each), encoder.device), folder)
     return head.eval()
 

@@ -11,6 +11,7 @@ from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, bottleneck_config
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 from scalearn.methods.branch import Branch
+from scalearn.methods.counts import bottleneck_width
 from scalearn.source_adapters import SourceAdapters
 
 
@@ -20,7 +21,8 @@ class BottleneckBranch(Branch):
     def __init__(self, config: BnConfig, sites: int, hidden: int) -> None:
         """Builds one adapter per site, initialised as the library does from the global random stream."""
         super().__init__()
-        width = int(hidden // config["reduction_factor"])
+        width = bottleneck_width(hidden, config["reduction_factor"])
+        self.config = config
         self.sites = tuple(Adapter("adapter", hidden, width, config) for _ in range(sites))
         self.adapters = nn.ModuleList(self.sites)
 

@@ -75,6 +75,10 @@ class Branch(nn.Module):
         """What is added to the job's training loss: a scalar."""
         return None
 
+    def facts(self) -> dict[str, Any]:
+        """What the job's result is to say about this branch beyond scores and counts: JSON values."""
+        return {}
+
     def learned(self) -> dict[str, nn.Parameter]:
         """The branch's trainable parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -11,10 +11,8 @@ Count = Callable[[Shape, int, Mapping[str, Setting]], int]
 
 def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
     """One adapter of width r in every layer: `layers * (2 d r + r + d)`."""
-    reduction = settings.get("reduction_factor", 16)
-    assert isinstance(reduction, int | float)
-    width = bottleneck_width(shape.hidden_size, reduction)
-    return shape.layers * (2 * shape.hidden_size * width + width + shape.hidden_size)
+    r = width(shape, settings)
+    return shape.layers * (2 * shape.hidden_size * r + r + shape.hidden_size)
 
 
 def bottleneck_width(hidden: int, reduction: float) -> int:
@@ -45,6 +43,69 @@ def omega_shared_uniform(shape: Shape, sources: int, settings: Mapping[str, Sett
 def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
     """Query and key with bias, value without, in every layer: `layers * (3 d^2 + 2 d)`."""
     return shape.layers * (3 * shape.hidden_size**2 + 2 * shape.hidden_size)
+
+
+def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Embeddings and layers of an encoder of the BERT or RoBERTa family, without pooler.
+
+    With hidden size d and intermediate size i: `d (vocabulary + positions + types + 2) + layers * (4 (d^2 + d) + 2 d i + i + d + 4 d)`.
+    """
+    d, i = shape.hidden_size, shape.intermediate_size
+    roberta = "roberta" in shape.architecture
+    # RoBERTa numbers positions from 2 and has one token type, BERT from 0 and two.
+    positions, types = (shape.positions + 2, 1) if roberta else (shape.positions, 2)
+    return d * (shape.vocabulary + positions + types + 2) + shape.layers * (4 * (d * d + d) + 2 * d * i + i + d + 4 * d)
+
+
+def compacter(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Kronecker factors of rank 1 and biases in every layer, 4 rules of 4 x 4 shared by all: `layers * (3 d + 3 r) + 64`."""
+    return shape.layers * 3 * (shape.hidden_size + width(shape, settings)) + 64
+
+
+def ia3(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """A vector on keys, on values and on the intermediate activation of every layer: `layers * (2 d + i)`."""
+    return shape.layers * (2 * shape.hidden_size + shape.intermediate_size)
+
+
+def propetl(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """One prototype, and two score matrices per layer: `2 d r + r + d + layers * 2 d r`."""
+    d, r = shape.hidden_size, width(shape, settings)
+    return 2 * d * r + r + d + shape.layers * 2 * d * r
+
+
+def propetl_joint(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """One prototype, and two score matrices per task and per layer after the first: `2 d r + r + d + (T + layers - 1) * 2 d r`."""
+    d, r = shape.hidden_size, width(shape, settings)
+    return 2 * d * r + r + d + (sources + shape.layers - 1) * 2 * d * r
+
+
+def hyperformer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Task embeddings (e), the projection (e -> h -> p) with its norm, and generating maps in every layer.
+
+    `T e + e h + h + h p + 3 p + layers * (p + 1) (2 d r + r + 3 d)`
+    """
+    return _hypernetwork(shape, sources, settings, inputs=1, embeddings=sources, generators=shape.layers)
+
+
+def hyperformer_shared(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """As `hyperformer`, with layer embeddings, a projection of both embeddings, and one set of generating maps.
+
+    `(T + layers) e + 2 e h + h + h p + 3 p + (p + 1) (2 d r + r + 3 d)`
+    """
+    return _hypernetwork(shape, sources, settings, inputs=2, embeddings=sources + shape.layers, generators=1)
+
+
+def _hypernetwork(shape: Shape, sources: int, settings: Mapping[str, Setting], *, inputs: int, embeddings: int, generators: int) -> int:
+    d, r = shape.hidden_size, width(shape, settings)
+    e, h, p = (int(str(settings[name])) for name in ("embedding", "hidden", "projected"))
+    return embeddings * e + inputs * e * h + h + h * p + 3 * p + generators * (p + 1) * (2 * d * r + r + 3 * d)
+
+
+def width(shape: Shape, settings: Mapping[str, Setting]) -> int:
+    """Bottleneck width r on a backbone under a method's settings."""
+    reduction = settings.get("reduction_factor", 16)
+    assert isinstance(reduction, int | float)
+    return bottleneck_width(shape.hidden_size, reduction)
 
 
 def nothing(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:

@@ -3,10 +3,11 @@
 Planning imports this module, so it imports no torch. What builds a method's modules lives beside it.
 """
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from scalearn.config import Setting, Stage
 from scalearn.errors import UserError
@@ -50,6 +51,11 @@ class Method:
     """`module:function` that builds the method's branch (`scalearn.methods.build.BranchBuilder`). Imported by training only."""
     needs_sources: bool = False
     """Whether a job has source adapters as parents."""
+    needs_similarity: bool = False
+    """Whether a job reads how similar the tasks are: it then has a similarity job as a parent too, and the settings
+    `sentence_encoder` and `sentence_rows`."""
+    owns_backbone: bool = False
+    """Whether a job changes the backbone itself, on a copy of its own, and therefore trains alone."""
     optimisation: Mapping[str, object] = field(default_factory=dict)
     """Published values of `OptimisationConfig` fields that differ from its defaults (PROTOCOL, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
@@ -85,9 +91,53 @@ def _scalearn(key: str, title: str, order: int, dropout: float, count: Count) ->
     )
 
 
+def _reduction_rule(meaning: str = "hidden size of the backbone divided by the adapter's width") -> dict[str, SettingRule]:
+    return {"reduction_factor": SettingRule(16, low=1, meaning=meaning)}
+
+
+def _propetl_rules(share: float, mask_rate: Mapping[str, SettingRule]) -> Mapping[str, SettingRule]:
+    sparsity = SettingRule(share, low=0.0, high=1.0, meaning="share of entries that a mask keeps")
+    return MappingProxyType({**_reduction_rule(), "sparsity": sparsity, **mask_rate})
+
+
+_HYPER_RULES = MappingProxyType(
+    {
+        **_reduction_rule(),
+        "embedding": SettingRule(512, low=1, meaning="size of a task's embedding"),
+        "hidden": SettingRule(128, low=1, meaning="hidden size of the network that projects embeddings"),
+        "projected": SettingRule(64, low=1, meaning="size of a projected embedding"),
+    }
+)
+_SOUP_RULES = MappingProxyType(
+    {
+        "top": SettingRule(5, low=1, meaning="how many of the most similar sources are averaged"),
+        "sentence_encoder": SettingRule(
+            "sentence-transformers/all-mpnet-base-v2", meaning="encoder of sentences: minilm, a hub id or a directory"
+        ),
+        "sentence_rows": SettingRule(10_000, low=1, meaning="training rows of each task that its similarity is measured on"),
+    }
+)
+_FULL = "scalearn.methods.own_model:build_full"
+_LIBRARY = "scalearn.methods.own_model:build_library"
+_PROPETL = "scalearn.methods.propetl:build"
+_HYPERFORMER = "scalearn.methods.hyperformer:build"
+
+
+def _joint(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
+    """Return a method whose one job serves all tasks. Steps bound its training, so epochs must not."""
+    schedule = {"epochs": 100_000, "max_steps": 375_000, "evaluate_every": 7_500, "patience": 10, "warmup": 0.1}
+    optimisation = MappingProxyType({"learning_rate": rate, **schedule})
+    return Method(key, title, "joint", "joint", order, builder, optimisation=optimisation, count=count, **rest)
+
+
+def _single(key: str, title: str, order: int, builder: str, count: Count, *, optimisation: Mapping[str, object], **rest: Any) -> Method:
+    return Method(key, title, "single", "single", order, builder, optimisation=MappingProxyType(optimisation), count=count, **rest)
+
+
 METHODS: dict[str, Method] = {
     method.key: method
     for method in (
+        _single("full_ft", "Full fine-tuning", 10, _FULL, counts.everything, optimisation={"learning_rate": 2e-5}, owns_backbone=True),
         Method(
             "adapter",
             "Adapter",
@@ -96,11 +146,55 @@ METHODS: dict[str, Method] = {
             20,
             "scalearn.methods.bottleneck:build",
             optimisation=MappingProxyType({"learning_rate": 3e-4}),
-            rules=MappingProxyType(
-                {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
-            ),
+            rules=MappingProxyType(_reduction_rule()),
             count=counts.bottleneck,
         ),
+        _single(
+            "propetl",
+            "ProPETL",
+            30,
+            _PROPETL,
+            counts.propetl,
+            optimisation={"learning_rate": 1e-3, "weight_decay": 0.1},
+            rules=_propetl_rules(
+                0.5, {"mask_learning_rate": SettingRule(5e-3, low=0.0, high=10.0, meaning="learning rate of the masks' scores")}
+            ),
+        ),
+        _single(
+            "compacter_pp",
+            "Compacter++",
+            40,
+            _LIBRARY,
+            counts.compacter,
+            optimisation={"learning_rate": 3e-3},
+            rules=MappingProxyType(_reduction_rule()),
+            owns_backbone=True,
+        ),
+        _single("ia3", "(IA)³", 50, _LIBRARY, counts.ia3, optimisation={"learning_rate": 5e-3}, owns_backbone=True),
+        _joint("full_ft_m", "Full fine-tuning (joint)", 110, _FULL, 2e-5, counts.everything, owns_backbone=True),
+        _joint(
+            "adapter_m",
+            "Adapter (joint)",
+            120,
+            "scalearn.methods.bottleneck:build",
+            3e-4,
+            counts.bottleneck,
+            rules=MappingProxyType(_reduction_rule()),
+        ),
+        _joint(
+            "propetl_m",
+            "ProPETL (joint)",
+            130,
+            _PROPETL,
+            3e-4,
+            counts.propetl_joint,
+            rules=_propetl_rules(
+                0.3,
+                {"mask_learning_rate_factor": SettingRule(10.0, low=0.0, meaning="learning rate of the masks' scores, in learning rates")},
+            ),
+        ),
+        _joint("hyperformer", "HyperFormer", 140, _HYPERFORMER, 3e-4, counts.hyperformer, rules=_HYPER_RULES),
+        _joint("hyperformer_pp", "HyperFormer++", 150, _HYPERFORMER, 3e-4, counts.hyperformer_shared, rules=_HYPER_RULES),
         Method(
             "adapterfusion",
             "AdapterFusion",
@@ -111,6 +205,19 @@ METHODS: dict[str, Method] = {
             needs_sources=True,
             optimisation=MappingProxyType({"learning_rate": 5e-5}),
             count=counts.fusion,
+        ),
+        Method(
+            "adaptersoup",
+            "AdapterSoup",
+            "two_stage",
+            "transfer",
+            210,
+            "scalearn.methods.soup:build",
+            needs_sources=True,
+            needs_similarity=True,
+            optimisation=MappingProxyType({"learning_rate": 3e-4}),
+            rules=_SOUP_RULES,
+            count=counts.bottleneck,
         ),
         _scalearn("scalearn", "ScaLearn", 220, 0.3, counts.omega_per_layer),
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
@@ -134,6 +241,27 @@ METHODS: dict[str, Method] = {
 }
 
 
+PLUGINS = "scalearn.methods"
+"""Entry point group of methods in other packages; each names a `Method`."""
+
+_broken: list[str] = []
+"""Plugins that could not be loaded, each with the reason."""
+
+
+def register_method(method: Method) -> Method:
+    """Add a method to the registry, so that a sweep may name it.
+
+    The call holds for this process. The workers of a sweep are other processes: a package announces its methods to all of
+    them by entry points of the group `scalearn.methods`.
+
+    Raises:
+        UserError: Another method has its key.
+    """
+    if METHODS.setdefault(method.key, method) != method:
+        raise UserError(f"There is a method '{method.key}' already: give yours another key.")
+    return method
+
+
 def get_method(key: str) -> Method:
     """Return the method of this key.
 
@@ -143,7 +271,16 @@ def get_method(key: str) -> Method:
     try:
         return METHODS[key]
     except KeyError:
-        raise UserError(unknown("method", key, METHODS)) from None
+        raise UserError(" ".join([unknown("method", key, METHODS), *_broken])) from None
+
+
+def load_plugins() -> None:
+    """Register the methods that installed packages announce. One that cannot be loaded is named when its key is looked for."""
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        try:
+            register_method(entry.load())
+        except Exception as error:  # a plugin may raise anything, and must not take the others down
+            _broken.append(f"The plugin {entry.name} = {entry.value} could not be loaded ({type(error).__name__}: {error}).")
 
 
 def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int = 0) -> dict[str, Setting]:
@@ -219,3 +356,6 @@ def _expectation(rule: SettingRule) -> str:
     if rule.high is not None:
         text += f"{' and' if rule.low is not None else ''} below {rule.high:g}"
     return text
+
+
+load_plugins()

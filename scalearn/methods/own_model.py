@@ -1,0 +1,70 @@
+"""Methods that change the backbone itself, each on its own copy of it: full fine-tuning, Compacter++ and (IA)3."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder, quiet_library
+from scalearn.heads import Head
+from scalearn.methods.branch import Branch
+from scalearn.source_adapters import SourceAdapters, add_library_head
+
+LIBRARY_NAME = "own"
+"""Name of the library's adapter while it trains."""
+
+
+class OwnModelBranch(Branch):
+    """A copy of the backbone that this job trains, whole or in part. A job on a copy trains alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Takes over `model`, one of the adapters library's; its parameters that require a gradient are learned."""
+        super().__init__()
+        self.model = model
+
+    @property
+    def own_model(self) -> Any:
+        """See `Branch.own_model`."""
+        return self.model
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """Never asked for: nothing is added to the shared backbone."""
+        raise TypeError(f"{type(self).__name__} runs on its own model and adds nothing to the shared one")
+
+
+class LibraryBranch(OwnModelBranch):
+    """One of the adapters library's own methods on the copy."""
+
+    def save(self, directory: Path, head: Head) -> None:
+        """Writes adapter and head so that `load_adapter` of the adapters library reads them."""
+        model: Any = self.model
+        with quiet_library():
+            add_library_head(model, LIBRARY_NAME, head)
+            directory.mkdir(parents=True, exist_ok=True)
+            model.save_adapter(str(directory), LIBRARY_NAME, with_head=True, use_safetensors=True)
+            model.delete_head(LIBRARY_NAME)
+
+
+def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> OwnModelBranch:
+    """Builds full fine-tuning: embeddings and all layers learn; a pooler, which no head reads, stays as it is."""
+    model = encoder.copy_of_model()
+    for name, parameter in model.base_model.named_parameters():
+        parameter.requires_grad_(name.partition(".")[0] in ("embeddings", "encoder"))
+    return OwnModelBranch(model)
+
+
+def build_library(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> LibraryBranch:
+    """Builds the library's `compacter++` or `ia3`, initialised from the global random stream."""
+    model = encoder.copy_of_model()
+    with quiet_library():
+        model.add_adapter(LIBRARY_NAME, config=library_config(config))
+        model.train_adapter(LIBRARY_NAME)
+    return LibraryBranch(model)
+
+
+def library_config(config: JobConfig) -> str:
+    """The library's configuration string of a job, e.g. `compacter++[reduction_factor=16]`."""
+    if config.method == "ia3":
+        return "ia3"
+    return f"compacter++[reduction_factor={config.settings['reduction_factor']}]"

@@ -1,0 +1,90 @@
+"""AdapterSoup (Chronopoulou et al. 2023): the weights of the sources most similar to the target are averaged, then trained on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from adapters.configuration import BnConfig
+from torch import Tensor
+
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder
+from scalearn.errors import UserError
+from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.source_adapters import SourceAdapters
+
+
+class SoupBranch(BottleneckBranch):
+    """An ordinary adapter that starts from a weighted average of others."""
+
+    def __init__(self, sources: SourceAdapters, weights: Mapping[str, float]) -> None:
+        """Averages the named sources.
+
+        Args:
+            sources: All candidates.
+            weights: Of the sources in the soup, by name; they sum to 1.
+        """
+        hidden = sources.stacks[0].up_bias.shape[1]
+        super().__init__(BnConfig.from_dict(dict(sources.config)), len(sources.stacks), hidden)
+        self.soup = dict(weights)
+        shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])
+        with torch.no_grad():
+            for own, stack in zip(self.weights(), sources.stacks, strict=True):
+                averaged = average(BottleneckWeights(stack.down_weight, stack.down_bias, stack.up_weight, stack.up_bias), shares)
+                own.down_weight.copy_(averaged.down_weight)
+                own.down_bias.copy_(averaged.down_bias)
+                own.up_weight.copy_(averaged.up_weight)
+                own.up_bias.copy_(averaged.up_bias)
+
+    def facts(self) -> dict[str, Any]:
+        """The soup's weights by source."""
+        return {"soup": self.soup}
+
+
+def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:
+    """The weighted average of adapters.
+
+    Args:
+        stacked: As `SourceStack` holds them: `[T r, d]`, `[T r]`, `[d, T, r]` and `[T, d]`.
+        shares: Weight of each: `[T]`.
+    """
+    count, shares = len(shares), shares.to(stacked.up_bias)
+    return BottleneckWeights(
+        torch.einsum("t,trd->rd", shares, stacked.down_weight.unflatten(0, (count, -1))),
+        torch.einsum("t,tr->r", shares, stacked.down_bias.unflatten(0, (count, -1))),
+        torch.einsum("t,dtr->dr", shares, stacked.up_weight),
+        torch.einsum("t,td->d", shares, stacked.up_bias),
+    )
+
+
+def soup_weights(similarity: Mapping[str, float], top: int) -> dict[str, float]:
+    """The weights of the `top` most similar sources: their similarities, divided by the sum. A negative similarity counts as 0.
+
+    Args:
+        similarity: Of every candidate to the target, the target itself included.
+        top: How many go into the soup.
+    """
+    chosen = sorted(similarity, key=lambda name: similarity[name], reverse=True)[:top]
+    positive = {name: max(0.0, similarity[name]) for name in chosen}
+    total = sum(positive.values())
+    if total == 0.0:
+        return dict.fromkeys(chosen, 1.0 / len(chosen))
+    return {name: value / total for name, value in positive.items()}
+
+
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> SoupBranch:
+    """Builds the soup of the job's sources by their similarity to its task.
+
+    Raises:
+        UserError: The similarity of a source is not known.
+    """
+    assert sources is not None
+    unknown = [name for name in sources.names if name not in sources.similarity]
+    if unknown:
+        raise UserError(
+            f"The similarity of {', '.join(unknown)} to {config.task} is not known: run the similarity job of this sweep again."
+        )
+    top = config.settings["top"]
+    assert isinstance(top, int)
+    return SoupBranch(sources, soup_weights({name: sources.similarity[name] for name in sources.names}, top))
