@@ -9,12 +9,15 @@ from analysis.files import Folder, open_folder
 from analysis.frame import build_frame
 from analysis.records import SweepInfo, read_manifest, read_records
 
+TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
+
 
 def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
     """Everything that a sweep or a store holds, finished or not, as one long frame.
 
     Args:
-        store: Root of a store (directory or fsspec URL) or a sweep's manifest, `<store>/sweeps/<name>.json`.
+        store: Root of a store (directory or fsspec URL), a sweep's manifest `<store>/sweeps/<name>.json`, or an MLflow tracking URI
+            (`sqlite:///...`, `http://...`, `postgresql://...`), from which the frame is the same.
         sweep: Name of a sweep that was run into the store: only its nodes, those not begun included. None: every node of the store.
 
     Returns:
@@ -24,11 +27,23 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
     Raises:
         ResultsError: No such store or sweep, or nothing in it.
     """
-    folder, manifest = locate(store, sweep)
-    records = read_records(folder, manifest)
+    if is_tracking_uri(store):
+        # MLflow takes seconds to import, which reading a store need not spend.
+        from analysis.mlflow_source import read_tracked
+
+        records, manifest = read_tracked(str(store), sweep)
+        name = str(store)
+    else:
+        folder, manifest = locate(store, sweep)
+        records, name = read_records(folder, manifest), folder.name
     if not records:
-        raise ResultsError(f"{folder.name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
+        raise ResultsError(f"{name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
     return build_frame(records, manifest)
+
+
+def is_tracking_uri(place: str | Path) -> bool:
+    """Whether a place is an MLflow tracking URI rather than a store."""
+    return str(place).startswith(TRACKING_SCHEMES)
 
 
 def locate(store: str | Path, sweep: str | None = None) -> tuple[Folder, SweepInfo | None]:

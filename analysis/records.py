@@ -139,6 +139,12 @@ def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     return mark_blocked(records)
 
 
+def pending_record(node: str, entry: Mapping[str, Any], benchmark: str | None) -> Record:
+    """A node of which nothing is known but its line in the sweep's manifest."""
+    config = entry.get("config") or _config_from(entry, node, benchmark)
+    return Record(node, "pending", stage=entry.get("stage"), config=config, parents=tuple(entry.get("parents") or ()))
+
+
 def mark_blocked(records: Sequence[Record]) -> list[Record]:
     """Turn `pending` and `running` nodes below a failed one into `blocked` ones that name it."""
     by_node = {record.node: record for record in records}
@@ -169,14 +175,14 @@ def _config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> 
     # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
     from_path = dict(zip(("benchmark", "backbone", "stage", "method", "task"), parts[:5], strict=True)) if len(parts) == 6 else {}
     name = benchmark or from_path.get("benchmark")
-    task = entry.get("task") or from_path.get("task")
-    if task and "/" not in str(task) and name:
-        task = f"{name}/{task}"
+    # A joint job's tasks are joined by plus signs.
+    tasks = [part for part in str(entry.get("task") or from_path.get("task") or "").split("+") if part]
+    tasks = [task if "/" in task or not name else f"{name}/{task}" for task in tasks]
     config: dict[str, Any] = {
         "benchmark": name,
         "stage": entry.get("stage") or from_path.get("stage"),
         "method": entry.get("method") or from_path.get("method"),
-        "data": [{"task": task}] if task else [],
+        "data": [{"task": task} for task in tasks],
     }
     if entry.get("seed") is not None:
         config["seed"] = entry["seed"]

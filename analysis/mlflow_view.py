@@ -1,0 +1,96 @@
+"""What a tracking server shows of a sweep: descriptions, metrics and links. Pure functions; the caller talks to the server."""
+
+from typing import Any
+from urllib.parse import quote
+
+from analysis.grid import percent
+from analysis.names import method_title, short_name, task_title
+from analysis.records import Record
+from analysis.render import to_markdown
+from analysis.results import Results
+from analysis.summary import findings
+from analysis.tables import BenchmarkTable, Row
+
+MOST_CHARACTERS = 4900
+"""Length of a description that every MLflow server keeps."""
+
+
+def sweep_metrics(table: BenchmarkTable) -> dict[str, float]:
+    """Metrics of the sweep's run, as fractions: `average/<method>` and `average_std/<method>` of complete rows, `score/<method>/<task>`."""
+    metrics: dict[str, float] = {}
+    for row in table.rows:
+        name = _metric_name(row)
+        if row.is_complete and row.average is not None:
+            metrics[f"average/{name}"] = row.average
+            if row.average_std is not None:
+                metrics[f"average_std/{name}"] = row.average_std
+        metrics |= {f"score/{name}/{short_name(cell.target)}": mean for cell in row.cells if (mean := cell.mean) is not None}
+    return metrics
+
+
+def sweep_description(results: Results) -> str:
+    """Markdown for the sweep's run: the findings, and the table as far as it fits."""
+    about = (
+        f"`{results.sweep.file or results.sweep.name}`, benchmark {results.table.benchmark}, backbone {', '.join(results.table.backbones)}"
+    )
+    head = f"### Sweep {results.sweep.name}\n\n{about}.\n"
+    text = "\n".join([head, *(f"- {line}" for line in findings(results)), ""])
+    where = "\nTables and plots are among this run's artifacts, under `report`; each job is a child run.\n"
+    table = "\n" + to_markdown(results.main).split("\n\n- ")[0] + "\n"
+    return text + (table if len(text + where + table) <= MOST_CHARACTERS else "") + where
+
+
+def experiment_description(sweep: str) -> str:
+    """Markdown for the experiment: what its runs are and how to find some."""
+    return (
+        f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, of kind "
+        "`job`.\n\n"
+        "| tag | meaning |\n| :--- | :--- |\n"
+        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training |\n"
+        "| `method` | row of the benchmark table |\n"
+        "| `target` | task that the job serves |\n"
+        "| `seed`, `learning_rate` | what else tells jobs apart |\n"
+        "| `parents` | jobs whose adapters it builds on |\n\n"
+        "Filter, for example, with `tags.kind = 'job' and tags.method = 'scalearn' and tags.target = 'glue/rte'`; group by tag `method`. "
+        "`test_score` is the score that the table reports, at the epoch that validation chose; it chooses nothing itself.\n"
+    )
+
+
+def run_description(record: Record) -> str:
+    """Markdown for one job's run."""
+    config: dict[str, Any] = dict(record.config)
+    tasks = [str(entry.get("task")) for entry in config.get("data") or ()]
+    rate = (config.get("optimisation") or {}).get("learning_rate")
+    what = {"source": "Source adapter", "transfer": "Transfer layer", "joint": "Joint model"}.get(record.stage or "", "Model")
+    title = f"**{what}: {method_title(str(config.get('method')))} on {', '.join(task_title(task, tasks) for task in tasks)}**"
+    lines = [f"{title}, backbone {config.get('backbone')}, learning rate {rate:g}, seed {config.get('seed')}." if rate else f"{title}."]
+    if config.get("sources"):
+        lines.append(f"Built on the source adapters {', '.join(config['sources'])}.")
+    for task, splits in (record.result.get("scores") or {}).items():
+        metric = (record.result.get("primary_metric") or {}).get(task)
+        shown = [f"{split} {percent(scores[metric])}" for split, scores in splits.items() if metric in scores]
+        lines.append(f"{task_title(task, tasks)}, {metric}: {', '.join(shown)}.")
+    if record.error:
+        lines.append(f"Failed: {record.error}")
+    return "\n\n".join([*lines, f"Artifact: `{record.node}`"])
+
+
+def ui_link(base: str, experiment_id: str, *, filter_: str = "tags.kind = 'job'", order: str = "metrics.`test_score`") -> str:
+    """Address of an experiment's page in the MLflow UI with a filter and an order set.
+
+    Ordered by anything but time, the page lists child runs flat; by time it hides them under the sweep's run.
+
+    Args:
+        base: Where the UI answers, `http://127.0.0.1:5000`.
+        experiment_id: MLflow's id of the experiment.
+        filter_: MLflow search expression.
+        order: MLflow key to order by, descending.
+    """
+    query = f"searchFilter={quote(filter_)}&orderByKey={quote(order)}&orderByAsc=false"
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def _metric_name(row: Row) -> str:
+    """The method's key, and what tells its variant apart in characters that MLflow allows in a metric's name."""
+    variant = "".join(letter if letter.isalnum() or letter in "_.- " else "_" for letter in row.variant)
+    return f"{row.method} {variant}".strip()

@@ -1,0 +1,153 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from build_store import StoreSpec, build_store
+from mlflow import MlflowClient
+
+import analysis
+from analysis.files import open_folder
+from analysis.mlflow_records import MANIFEST_ARTIFACT, ending_tags, job_tags
+from analysis.mlflow_view import MOST_CHARACTERS, experiment_description, run_description, sweep_description, sweep_metrics, ui_link
+from analysis.records import read_manifest, read_records
+from analysis.results import gather
+
+if TYPE_CHECKING:
+    from conftest import Browser
+
+
+def log(store: Path, uri: str, artifacts: Path) -> tuple[MlflowClient, str]:
+    """Log a sweep as the orchestrator does: a run for the sweep, and one for each job that has begun."""
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("demo", artifact_location=None if uri.startswith("http") else artifacts.as_uri())
+    parent = client.create_run(experiment, tags={"kind": "sweep", "sweep": "demo"}, run_name="demo").info.run_id
+    client.log_artifact(parent, str(store / "sweeps" / "demo.json"))
+    client.log_dict(parent, json.loads((store / "sweeps" / "demo.json").read_text()), MANIFEST_ARTIFACT)
+    for path in sorted(store.glob("**/job.json")):
+        job = json.loads(path.read_text())
+        tags = {"kind": "job", "node": job["node"], "method": job["config"]["method"], "mlflow.parentRunId": parent} | job_tags(job)
+        for name in ("SUCCESS.json", "FAILED.json"):
+            if (path.parent / name).exists():
+                result = path.parent / "result.json"
+                tags |= ending_tags(
+                    json.loads(result.read_text()) if result.exists() else None, json.loads((path.parent / name).read_text())
+                )
+        client.create_run(experiment, tags=tags, run_name=job["path"])
+    return client, experiment
+
+
+@pytest.fixture(scope="module")
+def tracked(broken_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{root / 'mlflow.db'}"
+    log(broken_store, uri, root / "artifacts")
+    return uri
+
+
+def test_load_from_mlflow_equals_load_from_the_store(broken_store: Path, tracked: str) -> None:
+    expected, found = analysis.load(broken_store, "demo"), analysis.load(tracked, "demo")
+    pd.testing.assert_frame_equal(found, expected)
+    assert found.attrs == expected.attrs
+    assert set(found["state"]) == {"succeeded", "failed", "running", "pending"}
+
+
+def test_load_whole_server_has_the_nodes_that_have_begun(broken_store: Path, tracked: str) -> None:
+    keys = ["node", "split", "metric"]
+    expected, found = (analysis.load(place).sort_values(keys, ignore_index=True) for place in (broken_store, tracked))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_load_unknown_sweep_or_silent_server_is_one_sentence(tracked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(analysis.ResultsError, match="knows no sweep named 'other'"):
+        analysis.load(tracked, "other")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    with pytest.raises(analysis.ResultsError, match="cannot be read"):
+        analysis.load(f"http://127.0.0.1:{port}", "demo")
+
+
+def test_long_records_are_split_and_a_shorter_one_may_replace_them() -> None:
+    from analysis.mlflow_records import record_from_tags
+
+    long = {"config": {"method": "x" * 20_000}, "stage": "joint", "parents": []}
+    tags = job_tags(long)
+    assert max(map(len, tags.values())) <= 4000
+    assert record_from_tags("n", tags).config == long["config"]
+    tags |= job_tags({"config": {"method": "y"}})
+    assert record_from_tags("n", tags).config == {"method": "y"}
+
+
+def test_sweep_metrics_are_the_averages_of_complete_rows(broken_store: Path) -> None:
+    table = analysis.benchmark_table(analysis.load(broken_store, "demo"))
+    metrics = sweep_metrics(table)
+    assert metrics["average/scalearn"] == next(row.average for row in table.rows if row.method == "scalearn")
+    assert "average/scalearn_uniform_pp" not in metrics
+    assert "score/scalearn_uniform_pp/apple" in metrics
+
+
+def test_descriptions_say_what_is_what_and_fit_the_server(broken_store: Path) -> None:
+    text = sweep_description(gather(broken_store, "demo"))
+    assert "**ScaLearn" in text
+    assert "The sweep is not finished" in text
+    assert "| Method |" in text
+    assert len(text) <= MOST_CHARACTERS
+    assert "tags.kind = 'job'" in experiment_description("demo")
+    folder = open_folder(broken_store)
+    records = {record.node: record for record in read_records(folder, read_manifest(folder, "demo"))}
+    failed = next(run_description(record) for record in records.values() if record.state == "failed")
+    assert "Failed: the loss became nan" in failed
+    done = next(run_description(record) for record in records.values() if record.stage == "transfer" and record.state == "succeeded")
+    assert "Built on the source adapters airlines, apple, coachella." in done
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real tracking server on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")]
+    with (tmp_path / "server.log").open("w") as output:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT, env=os.environ, start_new_session=True)
+    base = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{base}/health", timeout=2).close()
+            break
+        except OSError:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+    yield base
+    os.killpg(process.pid, 15)
+    process.wait(30)
+
+
+@pytest.mark.slow
+def test_server_gives_the_same_frame_and_its_page_opens_with_the_filter(server: str, tmp_path: Path, browser: "Browser") -> None:
+    states = {"scalearn_pp/apple/lr6e-03-seed1": "failed"}
+    build_store(tmp_path / "store", StoreSpec(methods={"adapter": (3e-4,), "scalearn": (6e-3,), "scalearn_pp": (6e-3,)}, states=states))
+    _, experiment = log(tmp_path / "store", server, tmp_path)
+    pd.testing.assert_frame_equal(analysis.load(server, "demo"), analysis.load(tmp_path / "store", "demo"))
+    browser.open(ui_link(server, experiment, filter_="tags.method = 'scalearn'"), width=1600)
+    names: list[str] = []
+    for _ in range(120):
+        text = str(browser.run("return document.body.innerText"))
+        names = [line for line in text.splitlines() if line.startswith("domains/minilm/")]
+        if names:
+            break
+        time.sleep(0.5)
+    browser.picture(tmp_path / "page.png")
+    assert len(names) == 4
+    assert all("/scalearn/" in name for name in names)
