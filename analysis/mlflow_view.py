@@ -30,9 +30,8 @@ def sweep_metrics(table: BenchmarkTable) -> dict[str, float]:
 
 def sweep_description(results: Results) -> str:
     """Markdown for the sweep's run: the findings, and the table as far as it fits."""
-    about = (
-        f"`{results.sweep.file or results.sweep.name}`, benchmark {results.table.benchmark}, backbone {', '.join(results.table.backbones)}"
-    )
+    backbones = ", ".join(results.table.backbones)
+    about = f"`{results.sweep.file or results.sweep.name}`, benchmark {results.table.benchmark}, backbone {backbones}"
     head = f"### Sweep {results.sweep.name}\n\n{about}.\n"
     text = "\n".join([head, *(f"- {line}" for line in findings(results)), ""])
     where = "\nTables and plots are among this run's artifacts, under `report`; each job is a child run.\n"
