@@ -8,13 +8,13 @@ printed are ratios of the same round, as median and quartiles.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from adapters.configuration import SeqBnConfig
 from adapters.methods.modeling import Adapter
+from interleaved import interleaved, machine, ratio
 from torch import Tensor
 
 from scalearn.layers.source_stack import SourceStack, bottleneck_weights, plain_weighted_sum
@@ -113,27 +113,6 @@ def saved_bytes(compute: Callable[[Layer], Tensor], layer: Layer) -> int:
     return sum(kept.values())
 
 
-def interleaved(paths: dict[str, Path], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every path in every round, after two rounds of warming up."""
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for turn in range(rounds + 2):
-        for name, run in paths.items():
-            started = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
-def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
-    """Median of the rounds' ratios, with the first and third quartile."""
-    ratios = [above / below for above, below in zip(numerator, denominator, strict=True)]
-    first, middle, third = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({first:.2f} to {third:.2f})"
-
-
 def main() -> None:
     """Prints one Markdown row per number of sources."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -146,9 +125,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     given = parser.parse_args()
-    print(
-        f"d = {given.hidden}, r = {given.width}, {given.rows} x {given.length} tokens, {given.dtype}, {given.device}, {torch.get_num_threads()} threads"
-    )
+    size = f"d = {given.hidden}, r = {given.width}, {given.rows} x {given.length} tokens"
+    print(f"{size}, {given.dtype}, {machine(given.device)}")
     print(
         "| T | plain / folded | library / folded | folded / five products | saved bytes: plain / folded | folded, ms | largest difference |"
     )
@@ -160,10 +138,13 @@ def main() -> None:
         paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}
         times = interleaved({**paths, "products": bare_products(layer)}, given.rounds, given.device)
         memory = saved_bytes(plain, layer) / saved_bytes(folded, layer)
-        print(
-            f"| {sources} | {ratio(times['plain'], times['folded'])} | {ratio(times['library'], times['folded'])} "
-            f"| {ratio(times['folded'], times['products'])} | {memory:.1f} | {statistics.median(times['folded']) * 1e3:.1f} | {difference:.1e} |"
-        )
+        milliseconds = statistics.median(times["folded"]) * 1e3
+        ratios = [
+            ratio(times["plain"], times["folded"]),
+            ratio(times["library"], times["folded"]),
+            ratio(times["folded"], times["products"]),
+        ]
+        print(f"| {sources} | {' | '.join(ratios)} | {memory:.1f} | {milliseconds:.1f} | {difference:.1e} |")
 
 
 if __name__ == "__main__":

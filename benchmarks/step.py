@@ -1,0 +1,137 @@
+"""A whole training step of ScaLearn against a single adapter, the bare backbone and the plain formula.
+
+    python benchmarks/step.py --rows 8 --length 64
+    python benchmarks/step.py --rows 32 --length 128 --precision bf16 --device cuda
+
+The backbone has the size of roberta-base and random weights. Each path is one forward, backward and optimiser step with
+dropout on. What is printed are ratios within a round, as median and quartiles.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+from adapters import AutoAdapterModel
+from interleaved import Run, interleaved, machine, ratio
+from torch import Tensor, nn
+from transformers import RobertaConfig
+
+from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.heads import Head, HeadConfig
+from scalearn.layers.omega import OmegaConfig
+from scalearn.layers.random_streams import RowBlock
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.branch import Branch
+from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
+
+HIDDEN, LAYERS, VOCABULARY, LABELS = 768, 12, 50265, 2
+
+
+class BareBranch(Branch):
+    """Adds a learned vector of zeros: the least that makes gradients flow through every layer of the frozen backbone."""
+
+    def __init__(self, sites: int, hidden: int) -> None:
+        """One vector per site."""
+        super().__init__()
+        self.shifts = nn.Parameter(torch.zeros(sites, hidden))
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """The vector, for every token."""
+        return self.shifts[site].expand_as(hidden_states)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One random batch of full length."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+
+def build_encoder(device: str, attention: str) -> Encoder:
+    """A frozen encoder of roberta-base's size."""
+    config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1)
+    model = AutoAdapterModel.from_config(config, attn_implementation=attention)
+    return Encoder(model.to(device)).to(device).train()
+
+
+def build_batch(rows: int, length: int, device: str) -> Batch:
+    """Random token ids and labels."""
+    ids = torch.randint(10, VOCABULARY, (rows, length), device=device)
+    return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.randint(0, LABELS, (rows,), device=device))
+
+
+def build_branches(encoder: Encoder, sources: int, device: str) -> dict[str, Branch]:
+    """The four paths, on the same random source adapters."""
+
+    def adapter() -> BottleneckBranch:
+        return BottleneckBranch(bottleneck_config({}), encoder.sites, HIDDEN)
+
+    weights = [adapter().weights() for _ in range(sources)]
+    stacks = [SourceStack([source[site] for source in weights]).to(device) for site in range(encoder.sites)]
+    branches: dict[str, Branch] = {
+        "ScaLearn": ScalingBranch(stacks, OmegaConfig()),
+        "single adapter": adapter(),
+        "bare backbone": BareBranch(encoder.sites, HIDDEN),
+        "plain formula": PlainScalingBranch(stacks, OmegaConfig()),
+    }
+    return {name: branch.to(device).train() for name, branch in branches.items()}
+
+
+def training_step(encoder: Encoder, branch: Branch, batch: Batch, precision: str, device: str) -> Run:
+    """Forward, backward and AdamW on one batch, with the job's own random stream."""
+    head = Head(HeadConfig("classification", LABELS), HIDDEN).to(device).train()
+    optimizer = torch.optim.AdamW([*branch.learned().values(), *head.parameters()], lr=1e-4)
+    rows, length = batch.inputs["input_ids"].shape
+    seeds = iter(range(10**9))
+
+    def run() -> None:
+        seed = next(seeds)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = head(encoder(batch.inputs, [branch], [RowBlock(rows, length, seed)]), seed)
+        head.loss(logits, batch.labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def peak_bytes(run: Run) -> int:
+    """Peak memory of one step on a GPU."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def main() -> None:
+    """Prints one Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    encoder = build_encoder(given.device, given.attention)
+    batch = build_batch(given.rows, given.length, given.device)
+    branches = build_branches(encoder, given.sources, given.device)
+    runs = {name: training_step(encoder, branch, batch, given.precision, given.device) for name, branch in branches.items()}
+    times = interleaved(runs, given.rounds, given.device)
+    print(
+        f"T = {given.sources}, {given.rows} x {given.length} tokens, {given.precision}, {given.attention} attention, {machine(given.device)}"
+    )
+    print("| path | time / ScaLearn's | ScaLearn's / its time |" + (" peak memory, MiB |" if given.device == "cuda" else ""))
+    print("|---|---|---|" + ("---|" if given.device == "cuda" else ""))
+    for name in runs:
+        memory = f" {peak_bytes(runs[name]) / 2**20:.0f} |" if given.device == "cuda" else ""
+        print(f"| {name} | {ratio(times[name], times['ScaLearn'])} | {ratio(times['ScaLearn'], times[name])} |{memory}")
+
+
+if __name__ == "__main__":
+    main()
