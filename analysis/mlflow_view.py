@@ -42,8 +42,8 @@ def sweep_description(results: Results) -> str:
 def experiment_description(sweep: str) -> str:
     """Markdown for the experiment: what its runs are and how to find some."""
     return (
-        f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, of kind "
-        "`job`.\n\n"
+        f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, "
+        "of kind `job`.\n\n"
         "| tag | meaning |\n| :--- | :--- |\n"
         "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training |\n"
         "| `method` | row of the benchmark table |\n"

@@ -225,8 +225,8 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
 
 
 def _trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
-    """Transfer parameters; of a method without sources those of its own adapter, which the result counts under `source`."""
-    own = jobs["stage"].isin(["source", "single"]) & (jobs["parameters_transfer"] == 0)
+    """Transfer parameters; of a method without sources what it learns itself, which the result counts under `source`."""
+    own = jobs["stage"].isin(["source", "single", "joint"]) & (jobs["parameters_transfer"] == 0)
     return jobs["parameters_transfer"].where(~own, jobs["parameters_source"])
 
 
