@@ -60,6 +60,18 @@ def two_stages(sources: int = 3, targets: int = 4) -> Graph:
     return Graph([transfer(f"t{number}", pair) for number, pair in enumerate(pairs)])
 
 
+def run_jobs(graph: Graph, store: Store) -> None:
+    """Train what can be trained, in order and without Ray's processes, and mark the graph accordingly."""
+    from orchestrator.trial import MemberOrder, PackOrder, run_pack  # Ray, which the workers' side of this module does not need
+
+    for job in graph:
+        if all(graph.states[parent.node] == "succeeded" for parent in job.parents):
+            parents = {parent.source_name: parent.node for parent in job.parents}
+            order = MemberOrder(job.node, job.config, {"node": job.node}, parents)
+            run_pack(PackOrder((order,), str(store.root), TRAIN, Runtime(), store.root / "stop"))
+            graph.mark(job.node, "succeeded" if store.complete(job.node) else "failed")
+
+
 def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
     return [_train_one(member, runtime, report) for member in pack]
 

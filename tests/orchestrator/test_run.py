@@ -1,0 +1,226 @@
+"""Whole runs on a real local Ray with two CPUs, real processes and a real SQLite store; only training is a double that sleeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.graph import Graph
+from orchestrator.journal import events
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+from tests.orchestrator.doubles import behave
+from tests.orchestrator.launch import SWEEP
+
+BAD = "scalearn_uniform/apple/"
+
+
+class Launch:
+    """A working directory with a sweep, and `scalearn run` on it as a process of its own."""
+
+    def __init__(self, directory: Path, repository: Path) -> None:
+        self.file = directory / "toy.yaml"
+        self.file.write_text(SWEEP)
+        self.store = Store(directory / "runs")
+        self.repository = repository
+
+    def start(self, *flags: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), str(self.store.root), *flags]
+        return subprocess.Popen(
+            command, cwd=self.repository, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *flags: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*flags, **environment)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def graph(self) -> Graph:
+        return Sweep.load(self.file).expand()
+
+    def node(self, part: str) -> str:
+        (found,) = [node for node in self.graph().nodes() if part in node]
+        return found
+
+    def attempts(self) -> dict[str, int]:
+        records = {node: self.store.read_json(node, "job.json") for node in self.graph().nodes()}
+        return {node: record["attempts"] for node, record in records.items() if record}
+
+    def log(self, node: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.store.directory(node) / "run.log").read_text().splitlines()]
+
+    def moments(self, state: str) -> dict[str, float]:
+        """Time of the first such change of each node's state."""
+        found: dict[str, float] = {}
+        for event in events(self.store.sidecar("toy", "events.jsonl")):
+            if event.get("state") == state:
+                found.setdefault(event["node"], event["time"])
+        return found
+
+    def tracked(self) -> dict[str, str]:
+        """Status of the run of every node; fails when a node has two."""
+        client = MlflowClient(f"sqlite:///{self.store.root / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id], "tags.kind = 'job'", max_results=1000)
+        statuses = {run.data.tags["node"]: run.info.status for run in runs}
+        assert len(statuses) == len(runs)
+        return statuses
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Launch, "subprocess.CompletedProcess[str]"]:
+    """A run in which one source is slow, one job fails, and one worker is killed; the tests below look at what it left."""
+    launch = Launch(tmp_path_factory.mktemp("troubled"), repository)
+    behave(
+        launch.store,
+        ("source/adapter/bbc/", {"seconds": 2.0}),
+        (BAD, {"error": "The training loss became nan at step 3."}),
+        ("source/adapter/airlines/", {"die": {"epoch": 1, "times": 1}}),
+    )
+    return launch, launch.run()
+
+
+@pytest.mark.slow
+def test_run_failed_job_ends_with_code_1_and_names_job_error_and_traceback(troubled):
+    launch, done = troubled
+    assert done.returncode == 1, done.stdout + done.stderr
+    bad = launch.node(BAD)
+    assert f"failed   {bad}: The training loss became nan at step 3. ({launch.store.directory(bad) / 'traceback.txt'})" in done.stdout
+    assert {node: launch.store.state(node) for node in launch.graph().nodes()} == {
+        node: "failed" if node == bad else "succeeded" for node in launch.graph().nodes()
+    }
+
+
+@pytest.mark.slow
+def test_run_stage_2_job_starts_before_the_last_source_has_ended(troubled):
+    launch, _ = troubled
+    begun, ended = launch.moments("running"), launch.moments("succeeded")
+    # This target needs airlines and apple alone, and bbc takes seconds longer.
+    assert begun[launch.node("scalearn_uniform/bbc/")] < ended[launch.node("source/adapter/bbc/")]
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_run_killed_worker_resumes_its_job_from_the_checkpoint(troubled):
+    launch, _ = troubled
+    first, second = launch.log(launch.node("source/adapter/airlines/"))
+    assert (first["from"], second["from"]) == (0, 1)
+    assert first["pid"] != second["pid"]
+    assert set(launch.attempts().values()) == {1, 2}
+
+
+@pytest.mark.slow
+def test_run_uses_warm_workers_with_as_many_threads_as_cpus(troubled):
+    launch, _ = troubled
+    entries = [entry for node in launch.graph().nodes() for entry in launch.log(node)]
+    assert {entry["threads"] for entry in entries} == {1}
+    assert len({entry["pid"] for entry in entries}) <= 3  # two CPUs, and one process in place of the killed one
+
+
+@pytest.mark.slow
+def test_run_writes_manifest_runs_and_report(troubled):
+    launch, done = troubled
+    manifest = json.loads((launch.store.root / "sweeps" / "toy.json").read_text())
+    graph = launch.graph()
+    assert [entry["node"] for entry in manifest["nodes"]] == list(graph.nodes())
+    assert (manifest["targets"], manifest["methods"]) == (["domains/apple", "domains/bbc"], ["scalearn", "scalearn_uniform"])
+    assert manifest["yaml"] == SWEEP
+    assert manifest["run_id"]
+    bad = launch.node(BAD)
+    assert launch.tracked() == {node: "FAILED" if node == bad else "FINISHED" for node in graph.nodes()}
+    assert {path.name for path in (launch.store.root / "reports" / "toy").iterdir()} >= {"benchmark.csv", "benchmark.md"}
+    assert f"--backend-store-uri sqlite:///{launch.store.root}/mlflow.db --host 127.0.0.1" in done.stdout
+    assert list((launch.store.root / ".tune").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def mended(troubled: tuple[Launch, Any]) -> tuple[Launch, dict[str, int], "subprocess.CompletedProcess[str]"]:
+    """The same sweep again, with the failure's cause gone and one artifact damaged in the meantime."""
+    launch, _ = troubled
+    before = launch.attempts()
+    behave(launch.store)
+    weights = launch.store.directory(launch.node("scalearn/apple/lr6e-03-seed1")) / "transfer" / "weights.safetensors"
+    weights.write_bytes(b"\xff" + weights.read_bytes()[1:])
+    return launch, before, launch.run()
+
+
+@pytest.mark.slow
+def test_rerun_trains_what_failed_and_what_was_damaged_and_nothing_else(mended):
+    launch, before, done = mended
+    assert done.returncode == 0, done.stdout + done.stderr
+    damaged = launch.node("scalearn/apple/lr6e-03-seed1")
+    assert f"Set aside {damaged}: transfer/weights.safetensors does not match its sha256." in done.stdout
+    assert launch.attempts() == {**before, launch.node(BAD): 2, damaged: 1}
+    assert set(launch.tracked().values()) == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_rerun_of_a_finished_sweep_trains_nothing_starts_no_ray_and_prints_the_same_table(mended):
+    launch, _, earlier = mended
+    before = launch.attempts()
+    done = launch.run(RAY_ADDRESS="127.0.0.1:1", MLFLOW_TRACKING_URI=f"sqlite:///{launch.store.root}/mlflow.db")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert launch.attempts() == before
+    assert table_of(done.stdout) == table_of(earlier.stdout)
+
+
+def table_of(output: str) -> list[str]:
+    lines = [line for line in output.splitlines() if line[:1] in "┏┃┡│├└"]
+    assert lines
+    return lines
+
+
+@pytest.mark.slow
+def test_run_with_the_tracking_server_away_succeeds_and_says_what_is_left(tmp_path, repository):
+    launch = Launch(tmp_path, repository)
+    done = launch.run("--only", "source/adapter/bbc", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 jobs are not in MLflow yet" in done.stdout
+    assert launch.run("--only", "source/adapter/bbc").returncode == 0
+    assert launch.tracked() == {launch.node("source/adapter/bbc"): "FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_run_job_whose_workers_always_die_fails_and_blocks_exactly_what_needs_it(tmp_path, repository):
+    launch = Launch(tmp_path, repository)
+    behave(launch.store, ("source/adapter/self_driving", {"die": {"epoch": 1, "times": 99}}))
+    done = launch.run()
+    assert done.returncode == 1, done.stdout + done.stderr
+    culprit = launch.node("source/adapter/self_driving")
+    blocked = {node for node in launch.graph().nodes() if "transfer/scalearn/" in node}
+    succeeded = {node for node in launch.graph().nodes() if launch.store.state(node) == "succeeded"}
+    assert succeeded == set(launch.graph().nodes()) - blocked - {culprit}
+    assert f"failed   {culprit}: The worker died" in done.stdout
+    for node in blocked:
+        assert f"blocked  {node}: its parent {culprit} failed" in done.stdout
+    assert launch.attempts()[culprit] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_interrupted_leaves_with_130_and_resumes_from_the_checkpoint(tmp_path, repository, number):
+    launch = Launch(tmp_path, repository)
+    behave(launch.store, (".", {"seconds": 0.5, "epochs": 1000}))
+    process = launch.start("--only", "source/adapter/bbc")
+    node = launch.node("source/adapter/bbc")
+    marker = launch.store.directory(node) / "checkpoint" / "epoch"
+    deadline = time.monotonic() + 120
+    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Interrupted." in out
+    reached = int(marker.read_text())
+    behave(launch.store, (".", {"epochs": reached + 1}))
+    again = launch.run("--only", "source/adapter/bbc")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert launch.log(node)[-1]["from"] == reached
