@@ -1,0 +1,82 @@
+"""`scalearn export`: a finished target of a sweep as one ordinary adapter."""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any
+
+from orchestrator.graph import Graph, Job
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+from scalearn.errors import UserError
+
+SPLIT = "validation"
+"""What pruning is judged on: test scores choose nothing."""
+
+
+def add(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the subcommand to a parser."""
+    summary = "fold a trained target into one ordinary adapter, with its head and a model card"
+    parser = commands.add_parser("export", help=summary, description=f"{summary[:1].upper()}{summary[1:]}.")
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep file, or the name of a shipped sweep")
+    parser.add_argument("--node", required=True, metavar="NODE", help="the job, as `scalearn status` names it")
+    parser.add_argument("--to", required=True, type=Path, metavar="DIRECTORY", help="where the adapter goes; must not exist yet")
+    parser.add_argument("--prune", type=float, metavar="THRESHOLD", help="leave out sources whose mean absolute omega is below this")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; repeatable")
+    parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export one job.
+
+    Raises:
+        UserError: No such job, one that is not done or cannot be folded, or a directory that cannot be written.
+    """
+    if arguments.prune is not None and not 0 <= arguments.prune < float("inf"):
+        raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
+    sweep = Sweep.load(arguments.sweep, arguments.set)
+    store, graph = Store(arguments.store or sweep.store), sweep.expand()
+    job = _job(graph, arguments.node)
+    for node in (*graph.parents(job.node), job.node):
+        if not store.complete(node):
+            raise UserError(f"{node} is not done in {store.root}: run the sweep first.")
+    root = Path(sweep.data.root) if sweep.data.root is not None else None
+    print(_export(job, store, root, arguments.to, arguments.prune))
+    return 0
+
+
+def _job(graph: Graph, node: str) -> Job:
+    matching = [name for name in graph.nodes() if node in (name, name.rpartition("-")[0])]
+    if len(matching) != 1:
+        near = difflib.get_close_matches(node, graph.nodes(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ": `scalearn status` lists them."
+        raise UserError(f"The sweep has no node '{node}'{hint}")
+    return graph.job(matching[0])
+
+
+def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None) -> str:
+    """Write the adapter; returns what to tell the user."""
+    from scalearn.export import export, fold  # heavy: the other commands start without torch
+    from scalearn.model import load_backbone, load_model
+    from scalearn.source_adapters import adapter_directory
+
+    backbone = load_backbone(job.config.backbone)
+    sources = dict(zip(job.config.sources, (adapter_directory(store.directory(parent.node)) for parent in job.parents), strict=True))
+    folded = fold(load_model(store.directory(job.node), backbone, sources or None), prune=prune)
+    scores = (store.result(job.node) or {}).get("scores", {}).get(job.config.task, {})
+    notes, told = (
+        [f"Trained as `{job.node}`."],
+        f"Wrote {to}: {len(folded.kept)} of {len(folded.omegas)} sources ({', '.join(folded.kept)}).",
+    )
+    if prune is not None:
+        (data,) = job.config.data
+        before = fold(load_model(store.directory(job.node), backbone, sources)).model.evaluate(data, SPLIT, root=root)
+        after = folded.model.evaluate(data, SPLIT, root=root)
+        changes = ", ".join(f"{metric} {before[metric]:.4f} -> {after[metric]:.4f}" for metric in before)
+        notes.append(
+            f"Sources with a mean absolute omega below {prune:g} are left out. On {SPLIT}: {changes}. The scores above are without pruning."
+        )
+        told += f" Pruned at {prune:g}, on {SPLIT}: {changes}."
+    export(folded, to, scores=scores, notes=notes)
+    return told

@@ -1,0 +1,168 @@
+"""The package as a library: describe a job, attach a method to a backbone, train one job.
+
+    model = fit(job("domains/apple", "scalearn_pp", backbone="minilm", sources=("apple", "coachella")), "out", sources=...)
+
+A sweep does the same for many jobs at once, through the same training loop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scalearn.backbones import get_backbone
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.errors import UserError
+from scalearn.heads import Head, HeadConfig
+from scalearn.methods.build import build_branch
+from scalearn.methods.registry import get_method, resolve_settings
+from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
+from scalearn.names import unknown
+from scalearn.runtime import PackMember, Runtime
+from scalearn.source_adapters import SourceAdapters, adapter_directory
+from scalearn.tasks import get_task
+from scalearn.tasks.origin import data_origin
+from scalearn.training import train
+from scalearn.transfer import HeadSpec, TransferSpec, job_config
+
+_DATA = {field.name for field in fields(DataConfig)} - {"task", "origin", "own"}
+_OPTIMISATION = {field.name for field in fields(OptimisationConfig)}
+
+
+def task_data(task: str, *, root: Path | None = None, **limits: Any) -> DataConfig:
+    """Describes the rows of a registered task.
+
+    Args:
+        task: Its key, e.g. `glue/rte`.
+        root: Directory of local data; None: the hub, or an installed package.
+        limits: Fields of `DataConfig`: `train_rows`, `evaluation_rows`, `max_length`, ...
+
+    Raises:
+        UserError: The task is unknown or its data cannot be found.
+    """
+    known = get_task(task)
+    return DataConfig(task, data_origin(known, root), **{"max_length": known.max_length, **limits})
+
+
+def job(
+    task: str,
+    method: str = "adapter",
+    *,
+    backbone: str,
+    sources: Sequence[str] = (),
+    seed: int = 0,
+    settings: Mapping[str, Setting] | None = None,
+    root: Path | None = None,
+    **options: Any,
+) -> JobConfig:
+    """Describes one training job, with the published values of its method where nothing else is said.
+
+    Args:
+        task: Key of a registered task.
+        method: Key of a method; the default trains a source adapter.
+        backbone: Registered name, local directory, or hub id.
+        sources: Names of the source adapters, for methods that have some.
+        seed: Of initialisation, data order and dropout.
+        settings: The method's own settings.
+        root: Directory of local data.
+        options: Fields of `DataConfig` and `OptimisationConfig`, such as `train_rows`, `learning_rate`, `epochs`.
+
+    Raises:
+        UserError: An unknown name, or a setting out of range.
+    """
+    for name in options:
+        if name not in _DATA | _OPTIMISATION:
+            raise UserError(unknown("option", name, _DATA | _OPTIMISATION))
+    entry = get_method(method)
+    if bool(sources) != entry.needs_sources:
+        raise UserError(f"Method '{method}' {'needs sources: name them' if entry.needs_sources else 'takes no sources: leave them out'}.")
+    data = task_data(task, root=root, **{name: value for name, value in options.items() if name in _DATA})
+    optimisation: dict[str, Any] = dict(entry.optimisation)
+    optimisation.update({name: value for name, value in options.items() if name in _OPTIMISATION})
+    return JobConfig(
+        benchmark=get_task(task).benchmark,
+        stage=entry.stage,
+        method=method,
+        data=(data,),
+        backbone=backbone,
+        backbone_origin=get_backbone(backbone).origin,
+        optimisation=OptimisationConfig(**optimisation),
+        seed=seed,
+        sources=tuple(sources),
+        settings=resolve_settings(entry, settings or {}, len(sources)),
+    )
+
+
+def fit(
+    config: JobConfig,
+    directory: str | Path,
+    *,
+    sources: Mapping[str, str | Path] | None = None,
+    backbone: LoadedBackbone | None = None,
+    runtime: Runtime | None = None,
+) -> TransferModel:
+    """Trains one job and returns its model at the best evaluation; an interrupted job continues where it was.
+
+    Args:
+        config: As `job` makes it.
+        directory: Created; receives history, checkpoints, result and weights.
+        sources: Every source's directory: in AdapterHub layout, or that of the job that trained it.
+        backbone: To load the result onto. Default: loaded anew.
+        runtime: Device, data root and the like.
+
+    Raises:
+        UserError: A piece is missing, or the job failed; the sentence says why.
+    """
+    place, parents = Path(directory), {name: Path(path) for name, path in (sources or {}).items()}
+    if set(parents) != set(config.sources):
+        raise UserError(
+            f"The job's sources are {', '.join(config.sources) or 'none'}, but directories of {', '.join(parents) or 'none'} were given."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    (outcome,) = train([PackMember(config, place, parents)], runtime or Runtime(), lambda member, record: None)
+    if outcome.error is not None:
+        raise UserError(outcome.error)
+    loaded = backbone or load_backbone(config.backbone)
+    return load_model(place, loaded, {name: adapter_directory(parents[name]) for name in config.sources} or None)
+
+
+def attach(
+    backbone: LoadedBackbone,
+    method: str,
+    head: HeadConfig,
+    *,
+    sources: SourceAdapters | None = None,
+    label_names: Sequence[str] | None = None,
+    settings: Mapping[str, Setting] | None = None,
+    seed: int = 0,
+    max_length: int = 128,
+) -> TransferModel:
+    """Puts an untrained method and a head onto a backbone, for training loops of one's own.
+
+    Args:
+        backbone: Stays frozen.
+        method: Key of a method.
+        head: What to predict.
+        sources: Loaded source adapters, for methods that have some.
+        label_names: Of the head's outputs.
+        settings: The method's own settings.
+        seed: Of the initialisation; the parts are those that a job of this seed starts from.
+        max_length: Tokens per text.
+
+    Raises:
+        UserError: An unknown method or setting.
+    """
+    entry, names = get_method(method), sources.names if sources is not None else ()
+    if bool(names) != entry.needs_sources:
+        raise UserError(f"Method '{method}' {'needs sources: load some' if entry.needs_sources else 'takes no sources: leave them out'}.")
+    resolved = resolve_settings(entry, settings or {}, len(names))
+    predicted = HeadSpec("", head.kind, head.labels, None if label_names is None else tuple(label_names), max_length, head.layers)
+    encoder, origin = backbone.encoder, backbone.backbone
+    spec = TransferSpec(method, resolved, names, origin.name, origin.origin, encoder.hidden_size, (predicted,))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        own_head = Head(head, encoder.hidden_size, getattr(encoder.config, "initializer_range", 0.02))
+    branch = build_branch(job_config(spec, seed), encoder, sources)
+    return TransferModel(backbone, spec, branch, own_head.to(encoder.device), sources)

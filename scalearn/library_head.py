@@ -1,0 +1,55 @@
+"""Prediction heads that the adapters library saved beside an adapter, read as heads of this package."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from scalearn.errors import UserError
+from scalearn.heads import Head, HeadConfig, HeadKind
+
+_PARTS = ("weight", "bias")
+
+
+def read_library_head(directory: Path, hidden: int) -> tuple[Head, tuple[str, ...] | None]:
+    """Reads the head that lies beside an adapter.
+
+    Args:
+        directory: In AdapterHub layout, with `head_config.json` and `model_head.safetensors`.
+        hidden: Hidden size d of the backbone.
+
+    Returns:
+        The head, in evaluation mode, and the names of its labels if it has any.
+
+    Raises:
+        UserError: There is no head, it is damaged, or it is not the library's classification or multiple choice head.
+    """
+    try:
+        saved = json.loads((directory / "head_config.json").read_text(encoding="utf-8"))
+        config, name = saved["config"], saved["name"]
+        tensors = load_file(directory / "model_head.safetensors")
+        kind = _kind(config)
+        labels = int(config["num_choices" if kind == "multiple_choice" else "num_labels"])
+        head = Head(HeadConfig(kind, labels, layers=config["layers"]), hidden)
+        places = {"dense": 1, "out": 4} if config["layers"] == 2 else {"out": 1}
+        head.load_state_dict({f"{own}.{part}": tensors[f"heads.{name}.{at}.{part}"] for own, at in places.items() for part in _PARTS})
+        numbers = {int(number): str(label) for label, number in (config.get("label2id") or {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The prediction head in {directory} cannot be read ({reason}): save the adapter again, with its head.") from error
+    named = numbers and any(label != f"LABEL_{number}" for number, label in numbers.items())
+    return head.eval(), tuple(numbers[number] for number in sorted(numbers)) if named else None
+
+
+def _kind(config: dict[str, Any]) -> HeadKind:
+    if config["layers"] not in (1, 2) or config["activation_function"] != "tanh" or config["use_pooler"]:
+        raise ValueError("it has other layers than dense, tanh and linear on the first token")
+    if config["head_type"] == "multiple_choice":
+        return "multiple_choice"
+    if config["head_type"] == "multilabel_classification":
+        return "multi_label"
+    if config["head_type"] != "classification":
+        raise ValueError(f"it is of type {config['head_type']}")
+    return "regression" if config["num_labels"] == 1 else "classification"

@@ -1,0 +1,245 @@
+"""A trained job as a model: load it, feed it text, judge it, save it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from adapters.configuration import BnConfig
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from scalearn.backbones import Backbone, get_backbone
+from scalearn.config import DataConfig
+from scalearn.data import TokenisedTask, tokenised
+from scalearn.device import open_accelerator
+from scalearn.encoder import Encoder, load_encoder, load_tokenizer
+from scalearn.errors import UserError
+from scalearn.evaluation import evaluate_runs
+from scalearn.heads import Head
+from scalearn.layers.random_streams import RowBlock
+from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
+from scalearn.library_head import read_library_head
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.branch import Branch
+from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.transfer import CONFIG, HeadSpec, TransferSpec, load_transfer, save_transfer
+
+Text = str | tuple[str, str] | tuple[str, Sequence[str]]
+"""One segment, a pair of segments, or, for multiple choice, a segment and the choices that continue it."""
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A frozen encoder with its tokenizer."""
+
+    backbone: Backbone
+    encoder: Encoder
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one text."""
+
+    labels: tuple[str, ...]
+    """The best label or choice; every label above one half where a text may have several; none for regression."""
+    scores: Mapping[str, float]
+    """Probability of every label; for regression the value, under `value`."""
+
+
+def load_backbone(name: str, *, device: torch.device | str = "cpu", attention: str = "eager") -> LoadedBackbone:
+    """Loads a backbone.
+
+    Args:
+        name: A registered name, a local directory, or a hub id.
+        device: Where the weights go.
+        attention: `eager` or `sdpa`, see `load_encoder`.
+
+    Raises:
+        UserError: It is unknown, or its weights cannot be read.
+    """
+    backbone = get_backbone(name)
+    return LoadedBackbone(backbone, load_encoder(backbone, device=device, attention=attention), load_tokenizer(backbone))
+
+
+class TransferModel(nn.Module):
+    """A backbone with what one job on one task put on it.
+
+    The modules are ordinary ones: `learned()` are the parameters to train, calling the model gives logits. Models may share one
+    `LoadedBackbone`; it is frozen.
+    """
+
+    def __init__(
+        self, backbone: LoadedBackbone, spec: TransferSpec, branch: Branch, head: Head, sources: SourceAdapters | None = None
+    ) -> None:
+        """Puts the parts together; see `attach` and `load_model`, which build them."""
+        super().__init__()
+        self.backbone = backbone
+        self.spec = spec
+        self.encoder = backbone.encoder
+        self.branch = branch
+        self.head = head
+        self.sources = sources
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Computes logits.
+
+        Args:
+            inputs: `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: `[rows, length]`; a row per choice.
+
+        Returns:
+            `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
+        """
+        rows, length = inputs["input_ids"].shape
+        seed = int(torch.randint(2**62, ())) if self.training else 0
+        block = RowBlock(rows, length, seed)
+        logits: Tensor = self.head(self.encoder(inputs, [self.branch], [block]), seed)
+        return logits
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
+        return parameters | {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
+
+    def tokenise(self, texts: Sequence[Text]) -> dict[str, Tensor]:
+        """Token ids of texts, cut to the job's length, on the model's device: what `forward` takes."""
+        rows: list[str | tuple[str, str]] = []
+        for text in texts:
+            if isinstance(text, str):
+                rows.append(text)
+                continue
+            first, second = text
+            rows += [(first, each) for each in ([second] if isinstance(second, str) else second)]
+        encoded = self.backbone.tokenizer(
+            rows, padding=True, pad_to_multiple_of=8, truncation=True, max_length=self._head.max_length, return_tensors="pt"
+        )
+        return {name: tensor.to(self.encoder.device) for name, tensor in encoded.items()}
+
+    @torch.inference_mode()
+    def predict(self, texts: Sequence[Text], *, rows_per_pass: int = 64) -> list[Prediction]:
+        """Predicts raw texts, as the job's template would render them.
+
+        Args:
+            texts: Any number of them.
+            rows_per_pass: Texts in one pass through the backbone.
+        """
+        self.eval()
+        predictions: list[Prediction] = []
+        for start in range(0, len(texts), rows_per_pass):
+            logits = self(self.tokenise(texts[start : start + rows_per_pass]))
+            predictions += [self._prediction(row) for row in logits.float().cpu()]
+        return predictions
+
+    def evaluate(self, data: DataConfig, split: str = "test", *, root: Path | None = None, cache: Path | None = None) -> dict[str, float]:
+        """Scores the model on a split of a task, in float32.
+
+        Args:
+            data: The task, and which rows of it.
+            split: `validation`, `test`, or a further one of the task.
+            root: Directory of local data; None: the hub, or an installed package.
+            cache: Where token ids are kept; None: in memory.
+
+        Returns:
+            `loss` and the task's metrics.
+
+        Raises:
+            UserError: The data cannot be read, or has no such split.
+        """
+        backbone = self.backbone
+        task = tokenised(data, backbone.tokenizer, backbone.backbone.origin, root=root, cache=cache)
+        if split not in task.splits:
+            raise UserError(f"Task {data.task} has no split '{split}': it has {', '.join(task.splits)}.")
+        accelerator = open_accelerator("fp32", self.encoder.device.type)
+        (scores,) = evaluate_runs(self.encoder, [_Judged(self, task)], split, accelerator, int(backbone.tokenizer.pad_token_id or 0))
+        return scores[data.task]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied."""
+        save_transfer(Path(directory) / "transfer", self.spec, self.branch, [self.head])
+
+    @property
+    def _head(self) -> HeadSpec:
+        return self.spec.heads[0]
+
+    def _prediction(self, logits: Tensor) -> Prediction:
+        if self._head.kind == "regression":
+            return Prediction((), {"value": float(logits[0])})
+        names = self._head.label_names or tuple(str(number) for number in range(len(logits)))
+        probabilities = logits.sigmoid() if self._head.kind == "multi_label" else logits.softmax(0)
+        scores = dict(zip(names, probabilities.tolist(), strict=True))
+        if self._head.kind == "multi_label":
+            return Prediction(tuple(name for name, score in scores.items() if score > 0.5), scores)
+        return Prediction((names[int(logits.argmax())],), scores)
+
+
+class _Judged:
+    """A model as the evaluation sees it: see `scalearn.evaluation.JudgedJob`."""
+
+    def __init__(self, model: TransferModel, task: TokenisedTask) -> None:
+        self.branch, self.heads, self.tasks = model.branch, [model.head], [task]
+        self.warnings: set[str] = set()
+
+    def pass_seed(self) -> int:
+        return 0
+
+    def rows_by_length(self, task: int, split: str) -> list[int]:
+        return list(range(len(self.tasks[task].splits[split])))
+
+    def train_mode(self, training: bool) -> None:
+        self.branch.train(training)
+        self.heads[0].train(training)
+
+
+def load_model(
+    directory: str | Path, backbone: LoadedBackbone, sources: SourceAdapters | Mapping[str, str | Path] | None = None
+) -> TransferModel:
+    """Loads what a job on one task left, or what `TransferModel.save` wrote.
+
+    Args:
+        directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
+        backbone: The one that it was trained on.
+        sources: The job's source adapters, loaded or as directories, in the job's order. None: a method without sources.
+
+    Raises:
+        UserError: Something is missing or damaged, or belongs to another backbone or other sources.
+    """
+    place = Path(directory)
+    if sources is not None and not isinstance(sources, SourceAdapters):
+        sources = load_source_adapters(backbone.encoder, sources)
+    for folder in (place / "transfer", place):
+        if (folder / CONFIG).is_file():
+            return _load_transfer(folder, backbone, sources)
+    for folder in (place / "adapter", place):
+        if (folder / "adapter_config.json").is_file():
+            return _load_adapter(folder, backbone)
+    raise UserError(f"{place} holds neither transfer/{CONFIG} nor adapter/adapter_config.json: give the directory of a finished job.")
+
+
+def _load_transfer(folder: Path, backbone: LoadedBackbone, sources: SourceAdapters | None) -> TransferModel:
+    spec, branch, heads = load_transfer(folder, backbone.encoder, sources)
+    if len(heads) != 1:
+        raise UserError(f"{folder} is a job on {len(heads)} tasks: only a job on one task can be loaded as a model.")
+    return TransferModel(backbone, spec, branch, heads[0], sources).eval()
+
+
+def _load_adapter(folder: Path, backbone: LoadedBackbone) -> TransferModel:
+    encoder = backbone.encoder
+    name = folder.parent.name if folder.name == "adapter" else folder.name
+    adapter = load_source_adapters(encoder, {name: folder})
+    branch = BottleneckBranch(BnConfig.from_dict(dict(adapter.config)), encoder.sites, encoder.hidden_size)
+    fill_bottleneck(branch, [BottleneckWeights(s.down_weight, s.down_bias, s.up_weight.flatten(1), s.up_bias[0]) for s in adapter.stacks])
+    head, label_names = read_library_head(folder, encoder.hidden_size)
+    config = head.config
+    heads = (HeadSpec(name, config.kind, config.labels, label_names, layers=config.layers),)
+    spec = TransferSpec("adapter", {}, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)
+    return TransferModel(backbone, spec, branch.to(encoder.device), head.to(encoder.device)).eval()
+
+
+@torch.no_grad()
+def fill_bottleneck(branch: BottleneckBranch, weights: Sequence[BottleneckWeights]) -> None:
+    """Copies adapter weights, per site, into a branch of their shape."""
+    for module, given in zip(branch.sites, weights, strict=True):
+        own = bottleneck_weights(module)
+        for name in ("down_weight", "down_bias", "up_weight", "up_bias"):
+            getattr(own, name).copy_(getattr(given, name))
