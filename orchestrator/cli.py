@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from orchestrator.commands import export, params
 from orchestrator.graph import Graph
 from orchestrator.plan import plan, print_plan
 from orchestrator.run import Options, run_sweep
@@ -90,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", "show how far a sweep is; from any process that can read the store")
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(command=status_command)
+
+    export.add(commands)
+    params.add(commands)
     return parser
 
 
