@@ -19,6 +19,8 @@ VALIDATION_SHARE = 0.1
 SHARE_STEP = 0.05
 FEW_SHOT_EVALUATION_ROWS = 5000
 
+Numbers = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class TaskSplits:
@@ -81,46 +83,62 @@ def draw(rows: Dataset, count: int | None, stratify: bool) -> Dataset:
     """
     if count is None or count >= len(rows):
         return rows
-    if stratify:
-        classes = np.unique(_labels(rows), return_counts=True)[1]
-        if min(count, len(rows) - count) >= len(classes) and classes.min() >= 2:
-            return _partition(rows, len(rows) - count, stratify=True)[0]
-    return rows.shuffle(seed=SEED, keep_in_memory=True).select(range(count), keep_in_memory=True)
+    return rows.select(_drawn(_labels(rows) if stratify else None, len(rows), count), keep_in_memory=True)
+
+
+def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
+    """Numbers of the rows that `draw` takes.
+
+    Args:
+        labels: Of all rows; None: do not stratify.
+        total: Rows there are.
+        count: Rows to take, fewer than there are.
+    """
+    if labels is not None:
+        classes = np.unique(labels, return_counts=True)[1]
+        if min(count, total - count) >= len(classes) and classes.min() >= 2:
+            return _parted(labels, total, total - count)[0]
+    order: Numbers = np.random.default_rng(SEED).permutation(total)
+    return order[:count]
 
 
 def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
     """What is left of the rows, and the share that is drawn from them."""
     try:
-        return _partition(rows, ceil(share * len(rows)), stratify)
+        train, test = _parted(_labels(rows) if stratify else None, len(rows), ceil(share * len(rows)))
     except ValueError as error:
         raise UserError(
             f"Task {task.key}: cannot draw {share:.0%} of {len(rows)} rows of train as an evaluation split ({error}); use more rows."
         ) from None
+    return rows.select(train, keep_in_memory=True), rows.select(test, keep_in_memory=True)
 
 
-def _partition(rows: Dataset, test_count: int, stratify: bool) -> tuple[Dataset, Dataset]:
-    """Equal, row by row, to `rows.train_test_split(test_size=test_count, shuffle=True, seed=42, stratify_by_column="label")`.
+def _parted(labels: Numbers | None, total: int, test_count: int) -> tuple[Numbers, Numbers]:
+    """Numbers of the rows of both parts of `train_test_split(test_size=test_count, shuffle=True, seed=42, stratify_by_column="label")`.
 
     That call reads the labels one row at a time, which takes a minute on MNLI and many minutes for its nested shares.
     The draw itself is the library's own.
 
+    Args:
+        labels: Of all rows; None: do not stratify.
+        total: Rows there are.
+        test_count: Rows of the second part.
+
     Raises:
         ValueError: Nothing is left to train on, or a class has too few rows to be in both parts.
     """
-    generator, train_count = np.random.default_rng(SEED), len(rows) - test_count
-    if train_count < 1:
+    generator = np.random.default_rng(SEED)
+    if total - test_count < 1:
         raise ValueError("no row is left to train on")
-    if stratify:
-        labels = _labels(rows)
-        train, test = next(stratified_shuffle_split_generate_indices(labels, train_count, test_count, rng=generator))
-    else:
-        order = generator.permutation(len(rows))
-        test, train = order[:test_count], order[test_count:]
-    return rows.select(train, keep_in_memory=True), rows.select(test, keep_in_memory=True)
+    if labels is not None:
+        train, test = next(stratified_shuffle_split_generate_indices(labels, total - test_count, test_count, rng=generator))
+        return train, test
+    order = generator.permutation(total)
+    return order[test_count:], order[:test_count]
 
 
-def _labels(rows: Dataset) -> npt.NDArray[np.int64]:
-    labels: npt.NDArray[np.int64] = rows.select_columns(LABEL).with_format("arrow")[:][LABEL].to_numpy()
+def _labels(rows: Dataset) -> Numbers:
+    labels: Numbers = rows.select_columns(LABEL).with_format("arrow")[:][LABEL].to_numpy()
     return labels
 
 
@@ -144,7 +162,11 @@ def _share(task: Task, train: Dataset, share: float, stratify: bool) -> Dataset:
     steps = round(share / SHARE_STEP)
     if not 1 <= steps <= 20 or abs(steps * SHARE_STEP - share) > 1e-9:
         raise UserError(f"Task {task.key}: train_share is {share}; use a multiple of {SHARE_STEP} between {SHARE_STEP} and 1.")
-    total = len(train)
+    # Numbers of rows until the end: selecting at each step would cost more than all draws together.
+    total, chosen = len(train), np.arange(len(train))
+    labels = _labels(train) if stratify else None
     for step in range(19, steps - 1, -1):
-        train = draw(train, max(1, round(total * step * SHARE_STEP)), stratify)
-    return train
+        count = max(1, round(total * step * SHARE_STEP))
+        if count < len(chosen):
+            chosen = chosen[_drawn(None if labels is None else labels[chosen], len(chosen), count)]
+    return train if len(chosen) == total else train.select(chosen, keep_in_memory=True)
