@@ -139,6 +139,18 @@ def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path,
         Sweep.load("sweep.yaml")
 
 
+def test_documentation_sweep_page_names_every_key_method_and_setting() -> None:
+    import scalearn.tasks.own
+    from orchestrator import schema
+    from scalearn.methods.registry import METHODS
+
+    blocks = [item for item in vars(schema).values() if isinstance(item, type) and issubclass(item, schema.Block)]
+    names = {name for block in blocks for name in block.model_fields} | set(scalearn.tasks.own.KEYS)
+    names |= set(METHODS) | {name for method in METHODS.values() for name in method.settings}
+    page = (REPOSITORY / "docs" / "sweeps.md").read_text()
+    assert not sorted(name for name in names if not re.search(rf"`{name}`|`{{.*\b{name}: ", page))
+
+
 def test_documentation_blocks_have_known_language_and_marker() -> None:
     for block in BLOCKS:
         where = f"{block.page}:{block.line}"
