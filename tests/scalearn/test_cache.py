@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -179,3 +180,27 @@ def test_entry_states_what_it_holds(shared: Path, tmp_path: Path, tokenizer: Pre
     assert entry["rows"] == 200
     assert entry["settings"]["task"] == "glue/cola"
     assert entry["label_names"] == ["unacceptable", "acceptable"]
+
+
+_LOCAL_READER = """
+import sys
+from pathlib import Path
+from scalearn.config import DataConfig
+from scalearn.data import tokenised
+class Lengths:
+    model_input_names = ["input_ids", "attention_mask"]
+    def __call__(self, firsts, seconds, **kwargs):
+        return {"input_ids": [[len(text)] for text in firsts], "attention_mask": [[1] for _ in firsts]}
+cola = DataConfig("glue/cola", "test", train_rows=20, evaluation_rows=20)
+tokenised(cola, Lengths(), "lengths", root=Path(sys.argv[1]), cache=Path(sys.argv[2]))
+"""
+
+
+def test_local_data_writes_nothing_but_the_cache(shared: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    arguments = [sys.executable, "-c", _LOCAL_READER, str(shared / "benchmarks"), str(tmp_path / "cache")]
+    subprocess.run(arguments, env={**kept, "HOME": str(home)}, cwd=home, check=True)
+    assert list(home.rglob("*")) == []
+    assert len(entries(tmp_path / "cache")) == 3

@@ -1,8 +1,10 @@
 """The registry of tasks, and what each task of the paper is."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +133,26 @@ def test_registering_twice_is_one_task_and_a_different_one_is_refused() -> None:
     assert benchmark_tasks("registry_test") == ("registry_test/mine",)
     with pytest.raises(UserError, match="defined twice"):
         register_task(replace(task, max_length=64))
+
+
+KINDS = {
+    "regression": "regression",
+    "multiple_choice": "multiple choice",
+    "multi_label": "multi-label",
+    "per_candidate": "per candidate, grouped by query",
+    "grouped_answers": "grouped answers",
+}
+
+
+def test_docs_state_inputs_metrics_and_lengths(repository: Path) -> None:
+    rows = []
+    for key in (key for name in ("glue", "super_glue", "humset") for key in benchmark_tasks(name)):
+        task = get_task(key)
+        inputs = [f"`{name}`: `{each.first}`" + (f", `{each.second}`" if each.second else "") for name, each in task.templates.items()]
+        kind = KINDS.get(task.kind, "sentence pair" if task.template("default").second else "single sentence")
+        rows.append(f"| `{key}` | {kind} | {'; '.join(inputs)} | {', '.join(task.metrics)} | {task.max_length} |")
+    documented = re.findall(r"^\| `(?:glue|super_glue|humset)/.*$", (repository / "docs/tasks.md").read_text(), flags=re.MULTILINE)
+    assert documented == rows
 
 
 def test_importing_tasks_imports_nothing_heavy() -> None:
