@@ -117,6 +117,12 @@ class BenchmarkTable:
     """What holds for the whole table: selection, seeds, standard deviation."""
 
 
+_NEEDED = (
+    *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
+    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary"),
+)
+
+
 def benchmark_table(
     frame: pd.DataFrame,
     rule: Rule = "validation",
@@ -150,7 +156,10 @@ def benchmark_table(
         raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")
     nodes = frame.drop_duplicates(["node", "task"])
     nodes = nodes.assign(variant=variants(nodes))
-    frame = frame.merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+    # Cells are cut out of the frame hundreds of times, so only what they need goes along.
+    frame = frame[list(_NEEDED)].merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+    frame["primary"] = frame["primary"].fillna(False).astype(bool)
+    frame.attrs.clear()
     stages = {str(method): str(stage) for method, stage in zip(nodes["method"], nodes["stage"], strict=True)}
     rows = [
         _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, rule, split, stages[method])
@@ -182,13 +191,13 @@ def _only(column: "pd.Series[str]") -> str | None:
 
 
 def _metric(frame: pd.DataFrame, task: str) -> str:
-    found = frame.loc[(frame["task"] == task) & frame["primary"].fillna(False).astype(bool), "metric"]
+    found = frame.loc[(frame["task"] == task) & frame["primary"], "metric"]
     return str(found.iloc[0]) if len(found) else ""
 
 
 def _row(method: str, variant: str, jobs: pd.DataFrame, targets: Sequence[str], rule: Rule, split: str, stage: str) -> Row:
     title = method_title(method) + (f" ({variant})" if variant else "")
-    primary = jobs[jobs["primary"].fillna(False).astype(bool)]
+    primary = jobs[jobs["primary"]]
     validation = primary[primary["split"] == "validation"]
     cells = []
     for target in targets:
@@ -200,7 +209,7 @@ def _row(method: str, variant: str, jobs: pd.DataFrame, targets: Sequence[str], 
 def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     if jobs.empty:
         return Cell(target, problems=("not part of this sweep",))
-    primary = jobs[jobs["primary"].fillna(False).astype(bool)]
+    primary = jobs[jobs["primary"]]
     nodes = jobs.drop_duplicates("node")
     if choice.learning_rate is not None:
         nodes = nodes[nodes["learning_rate"] == choice.learning_rate]

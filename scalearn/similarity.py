@@ -52,7 +52,7 @@ def measure(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
     for data in config.data:
         texts = task_texts(data, rows=_limit(config), root=runtime.data_root)
         rows[data.task] = len(texts)
-        means.append(sentence_embeddings(texts, model, tokenizer, data.max_length).mean(dim=0))
+        means.append(sentence_embeddings(texts, model, tokenizer, data.max_length).double().mean(dim=0))
     write_table(member.directory, config, mean_similarity(torch.stack(means)), rows)
     write_json(
         member.directory / "result.json",
@@ -116,7 +116,7 @@ def mean_similarity(means: Tensor) -> Tensor:
     Returns:
         `[tasks, tasks]`, symmetric.
     """
-    return means.double() @ means.double().T
+    return means @ means.T
 
 
 def write_table(directory: Path, config: JobConfig, similarity: Tensor, rows: Mapping[str, int]) -> None:

@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, quiet_library
+from scalearn.errors import UserError
 from scalearn.heads import Head
 from scalearn.methods.branch import Branch
 from scalearn.source_adapters import SourceAdapters, add_library_head
 
 LIBRARY_NAME = "own"
 """Name of the library's adapter while it trains."""
+
+PHM_FACTORS = 4
+"""Factors of the library's parameterised hypercomplex products."""
 
 
 class OwnModelBranch(Branch):
@@ -22,6 +26,9 @@ class OwnModelBranch(Branch):
         """Takes over `model`, one of the adapters library's; its parameters that require a gradient are learned."""
         super().__init__()
         self.model = model
+        # What is frozen is the backbone's, which whoever loads the job has.
+        self.register_state_dict_post_hook(_keep_learned)
+        self.register_load_state_dict_post_hook(_miss_only_learned)
 
     @property
     def own_model(self) -> Any:
@@ -31,6 +38,17 @@ class OwnModelBranch(Branch):
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
         """Never asked for: nothing is added to the shared backbone."""
         raise TypeError(f"{type(self).__name__} runs on its own model and adds nothing to the shared one")
+
+
+def _keep_learned(branch: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    learned = {prefix + name for name, parameter in branch.named_parameters() if parameter.requires_grad}
+    for name in [name for name in state if name not in learned]:
+        del state[name]
+
+
+def _miss_only_learned(branch: nn.Module, keys: Any) -> None:
+    learned = {name for name, parameter in branch.named_parameters() if parameter.requires_grad}
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name in learned]
 
 
 class LibraryBranch(OwnModelBranch):
@@ -55,16 +73,31 @@ def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | No
 
 
 def build_library(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> LibraryBranch:
-    """Builds the library's `compacter++` or `ia3`, initialised from the global random stream."""
+    """Builds the library's `compacter++` or `ia3`, initialised from the global random stream.
+
+    Raises:
+        UserError: Compacter++'s width cannot be factorised.
+    """
     model = encoder.copy_of_model()
     with quiet_library():
-        model.add_adapter(LIBRARY_NAME, config=library_config(config))
+        model.add_adapter(LIBRARY_NAME, config=library_config(config, encoder.hidden_size))
         model.train_adapter(LIBRARY_NAME)
     return LibraryBranch(model)
 
 
-def library_config(config: JobConfig) -> str:
-    """The library's configuration string of a job, e.g. `compacter++[reduction_factor=16]`."""
+def library_config(config: JobConfig, hidden: int) -> str:
+    """The library's configuration string of a job on a hidden size, e.g. `compacter++[reduction_factor=16]`.
+
+    Raises:
+        UserError: The adapter's width cannot be factorised.
+    """
     if config.method == "ia3":
         return "ia3"
-    return f"compacter++[reduction_factor={config.settings['reduction_factor']}]"
+    reduction = config.settings["reduction_factor"]
+    assert isinstance(reduction, int)
+    if hidden // reduction % PHM_FACTORS or hidden % PHM_FACTORS:
+        raise UserError(
+            f"Compacter++ splits widths into {PHM_FACTORS} parts, but {hidden} / {reduction} = {hidden // reduction} does not divide so: "
+            "choose another reduction_factor."
+        )
+    return f"compacter++[reduction_factor={reduction}]"

@@ -1,0 +1,183 @@
+"""The baselines against computations of a few lines, and what their jobs leave."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import AutoAdapterModel
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from scalearn.backbones import get_backbone
+from scalearn.config import JobConfig
+from scalearn.encoder import Encoder, bottleneck_config, load_encoder
+from scalearn.layers.random_streams import RowBlock
+from scalearn.methods.build import build_branch
+from scalearn.methods.hyperformer import HyperformerBranch
+from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
+from scalearn.methods.registry import METHODS, get_method
+from scalearn.methods.soup import soup_weights
+from scalearn.transfer import load_transfer
+from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
+
+TWO = ("domains/apple", "domains/coachella")
+INPUTS = {"input_ids": torch.arange(3, 35).view(4, 8), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def encoder(backbone: str) -> Encoder:
+    return load_encoder(get_backbone(backbone))
+
+
+def config_of(method: str, backbone: str) -> JobConfig:
+    count = 2 if get_method(method).stage == "joint" else 1
+    return job(method, tuple(map(data, TWO[:count])), backbone)
+
+
+def own_methods() -> list[str]:
+    """Methods that build on no sources."""
+    return [key for key, method in METHODS.items() if not method.needs_sources]
+
+
+@pytest.mark.parametrize("method", own_methods())
+def test_parameter_count_of_built_model_equals_formula(method: str, backbone: str, encoder: Encoder) -> None:
+    config = config_of(method, backbone)
+    built = sum(parameter.numel() for parameter in build_branch(config, encoder, None).learned().values())
+    shape = get_backbone(backbone).shape
+    count = get_method(method).count
+    assert shape is not None
+    assert count is not None
+    assert built == count(shape, len(config.data), config.settings)
+
+
+def test_masks_keep_the_largest_absolute_scores_and_pass_gradients_to_them() -> None:
+    scores = torch.randn(3, 5, 7, requires_grad=True)
+    masks = binary_masks(scores, 0.3)
+    for mask, matrix in zip(masks, scores.detach(), strict=True):
+        order = matrix.abs().flatten().argsort()
+        expected = torch.ones(35)
+        expected[order[: int(0.7 * 35)]] = 0.0
+        assert torch.equal(mask, expected.view(5, 7))
+    weight = torch.randn(3, 5, 7)
+    (masks * weight).sum().backward()
+    assert torch.allclose(scores.grad, weight * scores.detach().sign())
+
+
+def test_propetl_layer_adds_what_a_masked_adapter_computes() -> None:
+    branch, states = PropetlBranch(bottleneck_config({"reduction_factor": 4}), LAYERS, HIDDEN, 0.5), torch.randn(2, 3, HIDDEN)
+    down, up = branch.prototype.adapter_down[0], branch.prototype.adapter_up
+    for site in range(LAYERS):
+        kept_down = branch.down_scores[site].abs() > branch.down_scores[site].abs().median()
+        kept_up = branch.up_scores[site].abs() > branch.up_scores[site].abs().median()
+        inner = torch.relu(functional.linear(states, down.weight * kept_down.T, down.bias))
+        assert torch.allclose(branch.added(site, states), functional.linear(inner, up.weight * kept_up.T, up.bias), atol=1e-6)
+
+
+def test_joint_propetl_joins_masks_by_or_and_shares_the_last_tasks_with_the_first_layer() -> None:
+    branch = JointPropetlBranch(bottleneck_config({"reduction_factor": 4}), 3, HIDDEN, 0.3, tasks=2)
+    for task in range(2):
+        branch.streams.blocks = (RowBlock(1, 1, 0, task),)
+        down, _ = branch.masks()
+        own = binary_masks(branch.down_scores, 0.3).bool()
+        layers = (own[1], own[2], own[3])
+        assert all(torch.equal(mask.bool(), own[task] | layer) for mask, layer in zip(down, layers, strict=True))
+
+
+def test_propetl_scores_learn_at_their_own_rate(backbone: str, encoder: Encoder) -> None:
+    single = build_branch(config_of("propetl", backbone), encoder, None).parameter_groups(config_of("propetl", backbone))
+    joint = build_branch(config_of("propetl_m", backbone), encoder, None).parameter_groups(config_of("propetl_m", backbone))
+    assert [group.learning_rate for group in single] == [1e-3, 5e-3]
+    assert [group.learning_rate for group in joint] == pytest.approx([3e-4, 3e-3])
+
+
+def test_hyperformer_adds_another_output_for_another_task(backbone: str, encoder: Encoder) -> None:
+    branch = build_branch(config_of("hyperformer", backbone), encoder, None)
+    assert isinstance(branch, HyperformerBranch)
+    outputs = [encoder(INPUTS, [branch], [RowBlock(4, 8, 0, task)]) for task in (0, 1, 0)]
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-6)
+
+
+def test_soup_weights_are_the_top_similarities_divided_by_their_sum() -> None:
+    assert soup_weights({"a": 0.6, "b": -0.1, "c": 0.2, "d": 0.1}, 2) == pytest.approx({"a": 0.75, "c": 0.25})
+    assert soup_weights({"a": 0.5, "b": -0.5}, 5) == {"a": 1.0, "b": 0.0}
+
+
+@pytest.mark.parametrize("method", ["full_ft", "compacter_pp", "ia3"])
+def test_method_with_its_own_model_leaves_the_warm_backbone_bitwise(method: str, backbone: str, tmp_path: Path) -> None:
+    adapter = job("adapter", (data(TWO[0]),), backbone)
+    run(adapter, tmp_path / "before")
+    outcome = run(config_of(method, backbone), tmp_path / "between")
+    run(adapter, tmp_path / "after")
+    assert outcome.error is None
+    before, after = (load_file(tmp_path / name / "adapter" / "adapter.safetensors") for name in ("before", "after"))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("method", ["compacter_pp", "ia3"])
+def test_library_method_saved_by_a_job_loads_in_the_library(method: str, backbone: str, tmp_path: Path) -> None:
+    run(config_of(method, backbone), tmp_path / "job")
+    model = AutoAdapterModel.from_pretrained(backbone)
+    name = model.load_adapter(str(tmp_path / "job" / "adapter"), use_safetensors=True, set_active=True)
+    saved = load_file(tmp_path / "job" / "adapter" / "adapter.safetensors")
+    assert saved
+    assert all(tensor.abs().sum() > 0 for tensor in saved.values())
+    assert model(**INPUTS).logits.shape == (4, 3)
+    assert name in model.heads
+
+
+def test_full_fine_tuning_moves_every_parameter_of_the_encoder(backbone: str, tmp_path: Path) -> None:
+    run(job("full_ft", (data(TWO[0]),), backbone, learning_rate=1e-3), tmp_path / "job")
+    trained = load_file(tmp_path / "job" / "transfer" / "transfer.safetensors")
+    start = dict(AutoAdapterModel.from_pretrained(backbone).named_parameters())
+    assert {name.removeprefix("model.") for name in trained} == {name for name in start if "prompt" not in name and "pooler" not in name}
+    assert not [name for name, tensor in trained.items() if torch.equal(tensor, start[name.removeprefix("model.")])]
+
+
+def test_joint_adapter_is_one_for_all_tasks_and_heads_are_their_own(backbone: str, tmp_path: Path) -> None:
+    run(config_of("adapter_m", backbone), tmp_path / "job")
+    folder = tmp_path / "job" / "transfer"
+    heads = [load_file(folder / f"head_{name}.safetensors") for name in ("apple", "coachella")]
+    result = json.loads((tmp_path / "job" / "result.json").read_text())
+    assert result["parameters"]["source"] == LAYERS * (2 * HIDDEN * 8 + 8 + HIDDEN)
+    assert result["parameters"]["head"] == 2 * (HIDDEN**2 + HIDDEN + 3 * (HIDDEN + 1))
+    assert set(result["scores"]) == set(TWO)
+    assert not torch.equal(heads[0]["out.weight"], heads[1]["out.weight"])
+
+
+def test_adaptersoup_starts_from_the_weighted_average_of_the_sources(backbone: str, tmp_path: Path) -> None:
+    for task in ("apple", "coachella", "bbc"):
+        run(job("adapter", (data(f"domains/{task}"),), backbone), tmp_path / task)
+    (tmp_path / "similarity").mkdir()
+    line = {"domains/apple": 0.6, "domains/coachella": 0.2, "domains/bbc": 0.1}
+    (tmp_path / "similarity" / "similarity.json").write_text(json.dumps({"similarity": {"domains/apple": line}}))
+    names = ("apple", "coachella", "bbc")
+    plain = job("adaptersoup", (data(TWO[0]),), backbone, {"top": 2}, learning_rate=1e-12)
+    config = JobConfig(**{**vars(plain), "sources": names})
+    outcome = run(config, tmp_path / "soup", {name: tmp_path / name for name in (*names, "similarity")})
+    assert outcome.error is None
+    soup, apple, coachella = (load_file(tmp_path / name / "adapter" / "adapter.safetensors") for name in ("soup", "apple", "coachella"))
+    for name, tensor in apple.items():
+        other = name.replace(".apple.", ".coachella.")
+        assert torch.allclose(soup[name], 0.75 * tensor + 0.25 * coachella[other], atol=1e-7), name
+    assert json.loads((tmp_path / "soup" / "result.json").read_text())["soup"] == pytest.approx({"apple": 0.75, "coachella": 0.25})
+
+
+@pytest.mark.parametrize("method", ["full_ft", "full_ft_m", "propetl", "hyperformer_pp"])
+def test_saved_job_loads_and_computes_the_same(method: str, backbone: str, encoder: Encoder, tmp_path: Path) -> None:
+    config = config_of(method, backbone)
+    run(config, tmp_path / "job")
+    outputs = []
+    for _ in range(2):
+        _, branch, heads = load_transfer(tmp_path / "job" / "transfer", encoder, None)
+        outputs.append(heads[0](encoder(INPUTS, [branch], [RowBlock(4, 8, 0)])))
+    fresh = build_branch(config, encoder, None).eval()
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], heads[0](encoder(INPUTS, [fresh], [RowBlock(4, 8, 0)])), atol=1e-7)
