@@ -1,1 +1,51 @@
-"""ScaLearn: two-stage transfer learning with scaled source adapters, as a PyTorch library."""
+"""ScaLearn: two-stage transfer learning with scaled source adapters, as a PyTorch library.
+
+`scalearn.NAME` gives what a library's user needs; each name is imported when it is first used, so that planning, which needs
+the names of tasks and methods only, loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalearn.export import export_adapter, fold
+    from scalearn.heads import HeadConfig
+    from scalearn.library import attach, fit, job, task_data
+    from scalearn.model import LoadedBackbone, Prediction, TransferModel, load_backbone, load_model
+    from scalearn.runtime import Runtime
+    from scalearn.source_adapters import SourceAdapters, load_source_adapters
+
+_PLACES = {
+    "export": ("export_adapter", "fold"),
+    "heads": ("HeadConfig",),
+    "library": ("attach", "fit", "job", "task_data"),
+    "model": ("LoadedBackbone", "Prediction", "TransferModel", "load_backbone", "load_model"),
+    "runtime": ("Runtime",),
+    "source_adapters": ("SourceAdapters", "load_source_adapters"),
+}
+
+__all__ = [
+    "HeadConfig",
+    "LoadedBackbone",
+    "Prediction",
+    "Runtime",
+    "SourceAdapters",
+    "TransferModel",
+    "attach",
+    "export_adapter",
+    "fit",
+    "fold",
+    "job",
+    "load_backbone",
+    "load_model",
+    "load_source_adapters",
+    "task_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from the module that holds it."""
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

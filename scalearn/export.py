@@ -71,7 +71,7 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
     return Folded(_with_adapter(model, weights), omegas)
 
 
-def export(
+def export_adapter(
     folded: Folded,
     directory: str | Path,
     *,

@@ -57,7 +57,7 @@ def _job(graph: Graph, node: str) -> Job:
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None) -> str:
     """Write the adapter; returns what to tell the user."""
-    from scalearn.export import export, fold  # heavy: the other commands start without torch
+    from scalearn.export import export_adapter, fold  # heavy: the other commands start without torch
     from scalearn.model import load_backbone, load_model
     from scalearn.source_adapters import adapter_directory
 
@@ -78,5 +78,5 @@ def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | 
             f"Sources with a mean absolute omega below {prune:g} are left out. On {SPLIT}: {changes}. The scores above are without pruning."
         )
         told += f" Pruned at {prune:g}, on {SPLIT}: {changes}."
-    export(folded, to, scores=scores, notes=notes)
+    export_adapter(folded, to, scores=scores, notes=notes)
     return told
