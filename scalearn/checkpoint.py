@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], s
     """Writes a checkpoint and then removes the one before it.
 
     `latest.json` holds the state and names the tensors' folder. It is put in place in one move after everything else, so
-    a reader sees the old checkpoint or the new one.
+    a reader sees the old checkpoint or the new one, also where both are of the same step.
 
     Args:
         directory: The job's directory.
@@ -39,9 +40,8 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], s
         state: JSON values.
     """
     root = directory / CHECKPOINT
-    folder = root / f"step-{step:08d}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"step-{step:08d}-", dir=root))
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
     pending = root / f"{_LATEST}.writing"
     pending.write_text(json.dumps({"folder": folder.name, "state": state}), encoding="utf-8")
