@@ -49,6 +49,7 @@ def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = 
     mark = _mark(store, sweep, rule, against)
     if mark in _head(page):
         return page
+    _make(Path(to))
     return write_results(gather(store, sweep, rule=rule, against=against), to, mark)
 
 
@@ -56,15 +57,15 @@ def write_results(results: Results, to: str | Path, mark: str = "") -> Path:
     """The report of results that were gathered already; as `write_report`. `mark` names what they were made from."""
     folder = Path(to)
     light, dark = ({plot.name: plot.render("svg", theme) for plot in results.plots} for theme in ("light", "dark"))
+    _make(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_tables(results, folder / "tables")
         write_plots(results, folder / "plots", light)
         page = folder / "index.html"
         # Last, since its mark says that the folder is complete.
         page.write_text(render_page(results, light, dark, mark), encoding="utf-8")
     except OSError as error:
-        raise ResultsError(f"The report cannot be written to {folder} ({error.strerror or error}); name another folder.") from error
+        raise _unwritable(folder, error) from error
     return page
 
 
@@ -128,6 +129,18 @@ def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str
         if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
             digest.update(module.read_bytes())
     return digest.hexdigest()
+
+
+def _make(folder: Path) -> None:
+    """Create the folder before minutes are spent on what is to lie in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ResultsError:
+    return ResultsError(f"The report cannot be written to {folder} ({error.strerror or error}); name another folder.")
 
 
 def _head(page: Path) -> str:
