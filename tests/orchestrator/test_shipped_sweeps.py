@@ -9,8 +9,12 @@ import pytest
 
 from orchestrator.plan import plan
 from orchestrator.sweep import Sweep, shipped_sweeps
+from scalearn.methods.registry import METHODS
+from scalearn.tasks import benchmark_tasks
 
 TWO_STAGE = ("adapterfusion", "scalearn", "scalearn_uniform", "scalearn_pp", "scalearn_uniform_pp")
+BASELINES = ("full_ft", "propetl", "compacter_pp", "ia3")
+JOINT = ("full_ft_m", "adapter_m", "propetl_m", "hyperformer", "hyperformer_pp")
 
 PAPER = {
     # sweep: source jobs, jobs of each two-stage method, further adapter baselines
@@ -30,35 +34,86 @@ PAPER = {
 def test_paper_sweep_plans_its_published_number_of_jobs(name: str):
     sources, each, baselines = PAPER[name]
     jobs = plan(name, Sweep.load(name).expand()).to_json()["jobs"]
-    assert jobs["by_stage"] == {"source": sources, "single": baselines, "transfer": each * len(TWO_STAGE)}
-    assert jobs["by_method"] == dict.fromkeys(TWO_STAGE, each)
+    if name == "few_shot":
+        assert jobs["by_stage"] == {"source": sources, "single": baselines, "transfer": each * len(TWO_STAGE)}
+        assert jobs["by_method"] == dict.fromkeys(TWO_STAGE, each)
+    else:
+        two_stage = (*TWO_STAGE, "adaptersoup")
+        assert jobs["by_stage"] == {
+            "source": sources,
+            "single": baselines + each * len(BASELINES),
+            "joint": 3 * len(JOINT),
+            "similarity": 1,
+            "transfer": each * len(two_stage),
+        }
+        assert jobs["by_method"] == dict.fromkeys(two_stage, each)
     assert jobs["by_state"] == {"cached": 0, "pending": jobs["total"]}
 
 
 def test_glue_optimisation_is_the_published_one():
+    published = {
+        "full_ft": (2e-5, 5),
+        "adapter": (3e-4, 5),
+        "propetl": (1e-3, 5),
+        "compacter_pp": (3e-3, 5),
+        "ia3": (5e-3, 5),
+        "adapterfusion": (5e-5, 5),
+        "adaptersoup": (3e-4, 5),
+    }
     for job in Sweep.load("glue").expand():
-        published = {"adapter": (3e-4, 5), "adapterfusion": (5e-5, 5)}.get(job.config.method, (6e-3, None))
+        if job.config.stage in ("joint", "similarity"):
+            continue
         optimisation = job.config.optimisation
-        assert (optimisation.learning_rate, optimisation.patience) == published
+        assert (optimisation.learning_rate, optimisation.patience) == published.get(job.config.method, (6e-3, None))
         assert (optimisation.batch_size, optimisation.epochs, optimisation.selection) == (32, 30, "loss")
-        assert (optimisation.weight_decay, optimisation.warmup) == (0, 0)
+        assert (optimisation.weight_decay, optimisation.warmup) == (0.1 if job.config.method == "propetl" else 0, 0)
+
+
+@pytest.mark.parametrize("name", ["glue", "super_glue", "humset", "gsg_large"])
+def test_joint_optimisation_is_the_published_one(name: str):
+    sweep = Sweep.load(name)
+    joint = [job for job in sweep.expand() if job.config.stage == "joint"]
+    assert {job.config.method for job in joint} == set(JOINT)
+    for job in joint:
+        optimisation = job.config.optimisation
+        assert optimisation.learning_rate == (2e-5 if job.config.method == "full_ft_m" else 3e-4)
+        assert (optimisation.max_steps, optimisation.evaluate_every, optimisation.patience) == (375_000, 7_500, 10)
+        assert (optimisation.warmup, optimisation.temperature, optimisation.selection) == (0.1, 1.0, "loss")
+        assert len(job.tasks) == len(set(job.tasks)) == len(benchmark_tasks(sweep.benchmark))
+
+
+def test_one_similarity_job_serves_all_soups_of_a_sweep():
+    graph = Sweep.load("glue").expand()
+    (similarity,) = [job for job in graph if job.config.stage == "similarity"]
+    assert similarity.config.backbone == "sentence-transformers/all-mpnet-base-v2"
+    assert {job.config.method for job in map(graph.job, graph.children(similarity.node))} == {"adaptersoup"}
+    assert len(graph.children(similarity.node)) == 52
+    soup = graph.job(graph.children(similarity.node)[0])
+    assert soup.parent_names == (*soup.config.sources, "similarity")
+
+
+def test_quickstart_all_runs_every_method_of_the_registry():
+    assert set(Sweep.load("quickstart_all").methods) == set(METHODS)
 
 
 def test_record_takes_three_epochs_in_the_transfer_stage_only():
-    epochs = {(job.config.task, job.config.stage): job.config.optimisation.epochs for job in Sweep.load("super_glue").expand()}
+    single = [job for job in Sweep.load("super_glue").expand() if len(job.tasks) == 1]
+    epochs = {(job.config.task, job.config.stage): job.config.optimisation.epochs for job in single}
     assert epochs.pop(("super_glue/record", "transfer")) == 3
     assert set(epochs.values()) == {30}
 
 
 def test_lengths_are_the_papers():
-    lengths = {job.config.task: job.config.data[0].max_length for job in Sweep.load("gsg").expand()}
+    training = [job for job in Sweep.load("gsg").expand() if job.config.stage != "similarity"]
+    lengths = {data.task: data.max_length for job in training for data in job.config.data}
     assert lengths.pop("super_glue/multirc") == 324
     assert lengths.pop("super_glue/record") == 256
     assert set(lengths.values()) == {128}
 
 
 def test_humset_picks_the_best_epoch_by_its_metric():
-    assert {job.config.optimisation.selection for job in Sweep.load("humset").expand()} == {"metric"}
+    picked = {job.config.stage: job.config.optimisation.selection for job in Sweep.load("humset").expand()}
+    assert {stage for stage, selection in picked.items() if selection == "metric"} == {"source", "single", "transfer"}
 
 
 def test_gsg_reuses_the_source_adapters_of_both_benchmarks():
@@ -115,4 +170,4 @@ assert not heavy & set(sys.modules), sorted(heavy & set(sys.modules))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
-    assert out.stdout.strip() == "312"
+    assert out.stdout.strip() == "588"
