@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,8 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], s
         state: JSON values.
     """
     root = directory / CHECKPOINT
-    root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"step-{step:08d}-", dir=root))
+    folder = root / f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
     pending = root / f"{_LATEST}.writing"
     pending.write_text(json.dumps({"folder": folder.name, "state": state}), encoding="utf-8")
