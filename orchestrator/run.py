@@ -1,5 +1,6 @@
 """A sweep from its file to its table. Running it again resumes, extends or repairs it; what is done is never trained twice."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
         if cluster.dashboard:
             console.print(f"Ray dashboard: http://{cluster.dashboard}", highlight=False)
 
+    # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
         try:
             run_graph(graph, store, settings, listeners=[progress.listen, tracker.listen, journal.listen], announce=announce)

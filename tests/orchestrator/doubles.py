@@ -2,7 +2,7 @@
 
 What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the last
 match of a key wins. Keys: `seconds` per epoch, `epochs`, `error` (a member's own failure), `crash` (raise out of the function), and
-`die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n, in the first k attempts.
+`die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one after it, in the first k attempts.
 """
 
 import json
@@ -99,7 +99,7 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
         marker.parent.mkdir(exist_ok=True)
         marker.write_text(str(epoch))
         die = behaviour.get("die")
-        if die and epoch == die["epoch"] and attempt <= die["times"]:
+        if die and epoch >= die["epoch"] and attempt <= die["times"]:
             os.kill(os.getpid(), signal.SIGKILL)
         report(member, record)
     if "error" in behaviour:

@@ -190,7 +190,7 @@ def test_run_with_the_tracking_server_away_succeeds_and_says_what_is_left(tmp_pa
 @pytest.mark.fault
 def test_run_job_whose_workers_always_die_fails_and_blocks_exactly_what_needs_it(tmp_path, repository):
     launch = Launch(tmp_path, repository)
-    behave(launch.store, ("source/adapter/self_driving", {"die": {"epoch": 1, "times": 99}}))
+    behave(launch.store, ("source/adapter/self_driving", {"epochs": 99, "die": {"epoch": 1, "times": 99}}))
     done = launch.run()
     assert done.returncode == 1, done.stdout + done.stderr
     culprit = launch.node("source/adapter/self_driving")

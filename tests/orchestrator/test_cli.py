@@ -1,0 +1,72 @@
+"""The command line in this process: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import main
+from tests.orchestrator.launch import SWEEP
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(SWEEP)
+    return "toy.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "required: COMMAND"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run"], "required: SWEEP"),
+        (["run", "absent.yaml"], "absent.yaml"),
+        (["run", "toy.yaml", "--cpus", "many"], "'many' is not a whole number"),
+        (["run", "toy.yaml", "--set", "benchmrk=glue"], "benchmark"),
+        (["run", "toy.yaml", "--set", "methods.scalern={}"], "scalearn"),
+        (["run", "toy.yaml", "--only", "no such node"], "matches none of the 10 jobs"),
+        (["run", "toy.yaml", "--only", "("], "not a regular expression"),
+        (["run", "toy.yaml", "--store", "toy.yaml/runs"], "cannot be written to"),
+        (["plan", "toy.yaml", "--store", "s3://bucket"], "s3://bucket"),
+    ],
+)
+def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, arguments, sentence):
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert sentence in output.err
+    assert output.err.startswith("scalearn: ")
+    assert output.err.count("\n") == 1
+
+
+def test_plan_json_counts_and_writes_nothing(sweep, capsys, tmp_path):
+    assert main(["plan", sweep, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["jobs"]["by_stage"] == {"source": 4, "transfer": 6}
+    assert planned["jobs"]["by_method"] == {"scalearn": 4, "scalearn_uniform": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+
+
+def test_status_json_of_a_sweep_never_run_is_all_pending(sweep, capsys, tmp_path):
+    assert main(["status", sweep, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["jobs"]["by_state"] == {"pending": 10}
+    assert not status["running"]
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+
+
+def test_planning_imports_neither_ray_nor_torch_nor_mlflow(sweep):
+    program = "import sys; from orchestrator.cli import main; main(['plan', 'toy.yaml']); "
+    program += "print(sorted({'ray', 'torch', 'mlflow', 'transformers', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_console_script_leaves_with_the_exit_code(sweep):
+    done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "plan", "absent.yaml"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,141 @@
+"""Resources against a cluster that is described, and `ray job submit` to a cluster that is real."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster import Cluster, slots
+from scalearn.errors import UserError
+
+SWEEP = """
+name: submitted
+benchmark: domains
+backbone: minilm
+data: {train_rows: 40, evaluation_rows: 20, max_length: 16}
+sources: {tasks: [apple, bbc]}
+targets: [apple]
+methods:
+  scalearn_uniform_pp: {}
+training: {epochs: 1}
+"""
+
+
+def cluster(**resources: float) -> Cluster:
+    return Cluster(resources, None, is_local=False)
+
+
+def test_slots_are_what_fits_of_the_smallest_job_and_one_that_waits():
+    assert slots(cluster(CPU=8), [{"CPU": 1}]) == 9
+    assert slots(cluster(CPU=8, GPU=2), [{"CPU": 1, "GPU": 0.25}]) == 9
+    assert slots(cluster(CPU=8, GPU=1), [{"CPU": 1, "GPU": 0.3}]) == 4
+    assert slots(cluster(CPU=8), [{"CPU": 4}, {"CPU": 2}]) == 5
+
+
+def test_slots_for_a_job_that_never_fits_is_a_sentence():
+    with pytest.raises(UserError, match="needs 1 GPU and the cluster has 0: lower `resources`"):
+        slots(cluster(CPU=8), [{"CPU": 1}, {"CPU": 1, "GPU": 1}])
+
+
+class Head:
+    """A cluster of one node, as `docs/cluster.md` starts it, with ports and a token of its own."""
+
+    def __init__(self) -> None:
+        # Short: Ray puts sockets below it, whose paths may have 107 characters.
+        self.directory = Path(tempfile.mkdtemp(prefix="sl", dir="/tmp"))
+        token = self.directory / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        port, dashboard, client, agent = _free_ports(4)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        }
+        command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--dashboard-host=127.0.0.1"]
+        command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--temp-dir={self.directory / 'ray'}", "--object-store-memory=200000000", "--disable-usage-stats"]
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        self.log = self.directory / "head.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 180
+        while self.call("ray", "job", "list").returncode:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(2)
+
+    def call(self, *command: str, directory: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, env=self.environment, cwd=directory, capture_output=True, text=True, timeout=400)
+
+    def stop(self) -> None:
+        """Stop this cluster alone: with `--block`, the head takes its own processes with it."""
+        self.process.terminate()
+        self.process.wait(60)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for found in sockets:
+        found.bind(("127.0.0.1", 0))
+    ports = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    started = Head()
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def project(tmp_path: Path, repository: Path) -> Path:
+    """What a user would upload: the packages and a sweep."""
+    directory = tmp_path / "project"
+    for package in ("scalearn", "orchestrator", "analysis", "sweeps"):
+        shutil.copytree(repository / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (directory / "small.yaml").write_text(SWEEP)
+    return directory
+
+
+def driver_exit_code(head: Head, job: str) -> int:
+    program = f"from ray.job_submission import JobSubmissionClient as C; print(C().get_job_info({job!r}).driver_exit_code)"
+    return int(head.call(sys.executable, "-c", program).stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_submitted_sweep_trains_on_the_cluster_and_its_exit_code_is_the_jobs(head, project, tmp_path):
+    store = tmp_path / "runs"
+    submit = ("ray", "job", "submit", "--working-dir", ".", "--submission-id")
+    done = head.call(*submit, "good", "--", "scalearn", "run", "small.yaml", "--store", str(store), directory=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Sweep submitted: 3 jobs, 0 done before, 3 to run." in done.stdout
+    assert "ScaLearnUniform++" in done.stdout
+    assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+", done.stdout)
+    assert driver_exit_code(head, "good") == 0
+    assert len(list(store.glob("domains/**/SUCCESS.json"))) == 3
+
+    wrong = ("scalearn", "run", "small.yaml", "--store", str(store), "--set", "benchmrk=glue")
+    done = head.call(*submit, "wrong", "--", *wrong, directory=project)
+    assert done.returncode == 1  # the command line of `ray job` knows no other failure
+    assert driver_exit_code(head, "wrong") == 2
