@@ -21,7 +21,7 @@ from scalearn.methods.registry import get_method, resolve_settings
 from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
 from scalearn.names import unknown
 from scalearn.runtime import PackMember, Runtime
-from scalearn.source_adapters import SourceAdapters, adapter_directory
+from scalearn.source_adapters import SourceAdapters
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
 from scalearn.training import train
@@ -125,7 +125,7 @@ def fit(
     if outcome.error is not None:
         raise UserError(outcome.error)
     loaded = backbone or load_backbone(config.backbone)
-    return load_model(place, loaded, {name: adapter_directory(parents[name]) for name in config.sources} or None)
+    return load_model(place, loaded, {name: parents[name] for name in config.sources} or None)
 
 
 def attach(

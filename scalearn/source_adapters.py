@@ -51,7 +51,8 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
 
     Args:
         encoder: The backbone that they were trained on.
-        directories: Name of each source and its directory in AdapterHub layout, or its hub id. Order is kept: omega's rows follow it.
+        directories: Name of each source and where it lies: a job's directory, a directory in AdapterHub layout, or a hub id. Order is
+            kept: omega's rows follow it.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
 
     Raises:
@@ -153,7 +154,7 @@ def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterato
 
 
 def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
-    directory = Path(place)
+    directory = adapter_directory(place)
     if not directory.is_dir():
         directory = _download(name, str(place))
     if not (directory / "adapter_config.json").is_file():

@@ -25,7 +25,7 @@ from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, 
 from scalearn.results import append_history, cut_history, history_record, write_artifact, write_result
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 from scalearn.similarity import measure, read_similarity
-from scalearn.source_adapters import SourceAdapters, adapter_directory, load_source_adapters
+from scalearn.source_adapters import SourceAdapters, load_source_adapters
 
 __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
@@ -126,7 +126,7 @@ class _PackTrainer:
         tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
         sources = None
         if config.sources:
-            places = tuple((name, str(adapter_directory(member.parents[name]))) for name in config.sources)
+            places = tuple((name, str(member.parents[name])) for name in config.sources)
             if places not in stacked:
                 stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
             sources = stacked[places]

@@ -59,10 +59,9 @@ def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | 
     """Write the adapter; returns what to tell the user."""
     from scalearn.export import export_adapter, fold  # heavy: the other commands start without torch
     from scalearn.model import load_backbone, load_model
-    from scalearn.source_adapters import adapter_directory
 
     backbone = load_backbone(job.config.backbone)
-    sources = dict(zip(job.config.sources, (adapter_directory(store.directory(parent.node)) for parent in job.parents), strict=True))
+    sources = dict(zip(job.config.sources, (store.directory(parent.node) for parent in job.parents), strict=True))
     folded = fold(load_model(store.directory(job.node), backbone, sources or None), prune=prune)
     scores = (store.result(job.node) or {}).get("scores", {}).get(job.config.task, {})
     notes, told = (
