@@ -15,7 +15,7 @@ from scalearn.errors import UserError
 _OBJECT_STORE_BYTES = 200 * 1024**2
 """Orders and outcomes are small, and artifacts travel through the store."""
 
-_LOOKAHEAD = 1
+LOOKAHEAD = 1
 """Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
 
 
@@ -106,4 +106,4 @@ def slots(cluster: Cluster, shapes: Iterable[Mapping[str, float]]) -> int:
                 missing = f"A job needs {amount:g} {name} and the cluster has {held:g}"
                 raise UserError(f"{missing}: lower `resources` in the sweep file, or use a larger cluster.")
         most = max(most, min(math.floor(cluster.resources[name] / amount + 1e-6) for name, amount in needed.items()))
-    return most + _LOOKAHEAD
+    return most + LOOKAHEAD

@@ -177,6 +177,10 @@ class Graph:
         """
         return [self._order[index] for _, index in islice(self._ready, limit)]
 
+    def is_ready(self, node: str) -> bool:
+        """Tell whether a node is pending and all its parents are done."""
+        return self._states[node] == "pending" and self._waiting[node] == 0
+
     def blocked_by(self, node: str) -> str | None:
         """Return the failed ancestor that blocks a node. None: it is not blocked."""
         self._jobs[node]

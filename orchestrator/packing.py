@@ -1,123 +1,259 @@
-"""Which ready jobs run next, and which run together: the policy that the live searcher and a simulator share. Pure Python."""
+"""Which ready jobs run next, and which run together: the one policy that the live searcher and the simulator play. Pure Python."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from heapq import heappop, heappush
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
 
-from orchestrator.graph import Graph, Job
-from orchestrator.identity import canonical_json
-from scalearn.methods.registry import METHODS
+from orchestrator.cost import CostModel, Estimate, packable
+from orchestrator.graph import DONE, Graph, Job
+from orchestrator.sizes import size_of
 
+_SLACK = 1.01
+"""The horizon is a lower bound, so a pack may end a little after it."""
 
-@dataclass(frozen=True)
-class Candidate:
-    """A job that could start now."""
-
-    node: str
-    blocks: int
-    """How many jobs wait for it, directly or not."""
-    work: float
-    """Expected duration in any unit that is the same for all jobs."""
-    kind: Hashable
-    """Only candidates of one kind may share a pack."""
+Entry = tuple[float, int, str]
+"""Minus the length of the longest path, place in the listing, node: smallest first."""
 
 
-class PackQueue:
-    """Ready jobs in the order in which they should start: the most-blocking first, then the longest, then the first to come.
+class Policy:
+    """Ready jobs in the order in which they should start, and the packs they start in.
 
-    Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs.
+    Order: the job with the longest path of work behind it first, itself included, so that what everything waits for is never late.
+
+    Packs: jobs of a pack end together, later than each would alone, but they take less of the device in total. So a pack grows while it
+    ends before the work that is left would be done anyway (`horizon`), and while there are enough ready jobs for all idle devices.
+    Plenty of work: full packs. A critical path, idle devices, or the end of the sweep: small ones. That also keeps the tail short.
+
+    Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
     """
 
-    def __init__(self, pack_size: int = 1) -> None:
-        """Start empty.
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
+        """Queue what is ready.
 
         Args:
-            pack_size: The most jobs of a pack.
+            graph: The jobs; what is done is marked so.
+            cost: Estimates their durations.
+            slots: How many packs can run at a time.
         """
-        self._pack_size = pack_size
-        self._order: list[tuple[int, float, int, Candidate]] = []
-        self._by_kind: dict[Hashable, list[tuple[int, float, int, Candidate]]] = {}
+        self._graph, self._cost, self.slots = graph, cost, max(1, slots)
+        self._place = {node: place for place, node in enumerate(graph.nodes())}
+        self._estimates = {job.node: cost.estimate(job) for job in graph}
+        self._kind_of = {job.node: kind(job) for job in graph}
+        self._shares = self._least_shares()
+        self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
+        self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
+        self._work_left = sum(self._left.values())
+        self._running: dict[str, float] = {}
+        """First node of every running pack to its expected end."""
+        self._ends = 0.0
+        self._paths_running: list[tuple[float, str]] = []
+        self._ready: list[Entry] = []
+        self._kinds: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
-        self._added = 0
+        for node in graph.ready():
+            self._add(node)
 
     def __len__(self) -> int:
-        """Return how many jobs wait to be taken."""
+        """Return how many jobs are ready and wait to be taken."""
         return len(self._waiting)
 
-    def __contains__(self, node: object) -> bool:
-        """Tell whether a node waits to be taken."""
-        return node in self._waiting
+    def estimate(self, node: str) -> Estimate:
+        """Return the expected course of a job."""
+        return self._estimates[node]
 
-    def add(self, candidate: Candidate) -> None:
-        """Add a job that has become ready; one that waits already is left as it is."""
-        if candidate.node in self._waiting:
-            return
-        self._added += 1
-        entry = (-candidate.blocks, -candidate.work, self._added, candidate)
-        self._waiting.add(candidate.node)
-        heappush(self._order, entry)
-        if self._pack_size > 1:
-            heappush(self._by_kind.setdefault(candidate.kind, []), entry)
+    def take(self, idle: int = 1, now: float = 0.0) -> tuple[str, ...]:
+        """Remove and return the next pack; empty when nothing is ready.
 
-    def discard(self, node: str) -> None:
-        """Forget a job that can no longer start."""
-        self._waiting.discard(node)
-
-    def take(self) -> tuple[str, ...]:
-        """Remove and return the next pack; empty when nothing waits."""
-        head = self._pop(self._order)
+        Args:
+            idle: Devices that are free, the one that asks included.
+            now: The time, in seconds on any clock that all calls share.
+        """
+        horizon = self.horizon(now)
+        head = self._pop(self._ready)
         if head is None:
             return ()
-        pack = [head.node]
-        mates = self._by_kind.get(head.kind, [])
-        while len(pack) < self._pack_size and (mate := self._pop(mates)) is not None:
-            pack.append(mate.node)
-        return tuple(pack)
+        pack = [head, *self._mates(head, idle, horizon)]
+        for _, _, node in pack:
+            self._forget(node)
+        self._start(pack, now)
+        # Neighbours in the batch that are of one method share what that method can share.
+        members = (self._graph.job(node) for _, _, node in pack)
+        return tuple(job.node for job in sorted(members, key=lambda job: (job.config.method, self._place[job.node])))
 
-    def _pop(self, heap: list[tuple[int, float, int, Candidate]]) -> Candidate | None:
+    def succeeded(self, node: str) -> None:
+        """Learn that a job is done, and queue the jobs that waited only for it."""
+        for child in self._graph.children(node):
+            if self._graph.states[child] == "pending" and self._graph.is_ready(child):
+                self._add(child)
+
+    def failed(self, node: str) -> None:
+        """Learn that a job failed: what needs it will not run."""
+        for below in self._graph.below(node):
+            if self._graph.states[below] == "blocked":
+                self._forget(below)
+
+    def ended(self, pack: Iterable[str]) -> None:
+        """Learn that a pack's device is free."""
+        for node in pack:
+            self._ends -= self._running.pop(node, 0.0)
+
+    def horizon(self, now: float = 0.0) -> float:
+        """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
+        while self._ready and self._ready[0][2] not in self._waiting:
+            heappop(self._ready)
+        while self._paths_running and self._paths_running[0][1] not in self._running:
+            heappop(self._paths_running)
+        waiting = -self._ready[0][0] if self._ready else 0.0
+        running = -self._paths_running[0][0] - now if self._paths_running else 0.0
+        occupied = max(0.0, self._ends - now * len(self._running))
+        return max(waiting, running, (self._work_left + occupied) / self.slots)
+
+    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
+        """Return the jobs that join the first one."""
+        first = self._estimates[head[2]]
+        enough = -(-(len(self._waiting) + 1) // max(1, idle))
+        most = min(first.largest_pack, enough)
+        if most <= 1:
+            return []
+        queue = self._kinds[self._kind_of[head[2]]]
+        mates: list[Entry] = []
+        while len(mates) < most - 1 and (mate := self._pop(queue)) is not None:
+            mates.append(mate)
+        kept = self._largest_in_time(head, mates, max(horizon, -head[0]) * _SLACK)
+        for mate in mates[kept:]:
+            self._waiting.add(mate[2])
+            heappush(queue, mate)
+        return mates[:kept]
+
+    def _largest_in_time(self, head: Entry, mates: list[Entry], horizon: float) -> int:
+        """Return how many mates may join so that neither the pack nor what waits for it ends after the horizon."""
+        low, high = 0, len(mates)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._path_of([head, *mates[:middle]]) <= horizon:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _path_of(self, pack: list[Entry]) -> float:
+        """Return the longest path that begins with a pack: longer than each of its members' paths."""
+        estimates = [self._estimates[node] for _, _, node in pack]
+        behind = max(-path - estimate.seconds for (path, _, _), estimate in zip(pack, estimates, strict=True))
+        return self._cost.seconds(estimates) + behind
+
+    def _start(self, pack: list[Entry], now: float) -> None:
+        first = pack[0][2]
+        end = now + self._cost.seconds([self._estimates[node] for _, _, node in pack])
+        self._running[first] = end
+        self._ends += end
+        heappush(self._paths_running, (-(now + self._path_of(pack)), first))
+
+    def _add(self, node: str) -> None:
+        entry = (-self._path[node], self._place[node], node)
+        self._waiting.add(node)
+        if node not in self._left:  # it may be back from another state
+            self._left[node] = self._shares[node]
+            self._work_left += self._left[node]
+        heappush(self._ready, entry)
+        if self._estimates[node].largest_pack > 1:
+            heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
+
+    def _forget(self, node: str) -> None:
+        self._waiting.discard(node)
+        self._work_left -= self._left.pop(node, 0.0)
+
+    def _least_shares(self) -> dict[str, float]:
+        """Return for every job that is not done the device seconds that it takes in the largest pack that its kind has members for."""
+        waiting = [node for node, state in self._graph.states.items() if state not in DONE]
+        population = Counter(self._kind_of[node] for node in waiting)
+        known: dict[tuple[int, int], float] = {}
+        shares: dict[str, float] = {}
+        for node in waiting:
+            estimate = self._estimates[node]
+            size = min(estimate.largest_pack, population[self._kind_of[node]])
+            key = (id(estimate), size)
+            if key not in known:
+                known[key] = self._cost.seconds([estimate] * size) / size
+            shares[node] = known[key]
+        return shares
+
+    def _pop(self, heap: list[Entry]) -> Entry | None:
         """Remove the first entry that still waits. Entries taken through the other heap are skipped here."""
         while heap:
-            candidate = heappop(heap)[-1]
-            if candidate.node in self._waiting:
-                self._waiting.discard(candidate.node)
-                return candidate
+            entry = heappop(heap)
+            if entry[2] in self._waiting:
+                self._waiting.discard(entry[2])
+                return entry
         return None
 
 
-def candidate(graph: Graph, job: Job) -> Candidate:
-    """Describe a job of a graph to the queue."""
-    return Candidate(job.node, graph.descendants(job.node), expected_work(job), kind(job))
+class FirstCome(Policy):
+    """What a plain queue does: jobs in the order in which they became ready, in packs as large as can be. For comparison."""
+
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
+        """See `Policy`."""
+        self._came = 0
+        super().__init__(graph, cost, slots)
+        heapify(self._ready)
+
+    def _add(self, node: str) -> None:
+        self._came += 1
+        self._place[node] = self._came
+        self._path[node] = 0.0
+        super()._add(node)
+
+    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
+        return super()._mates(head, 1, float("inf"))
+
+
+def remaining_paths(
+    graph: Graph, estimates: Mapping[str, Estimate], shares: Mapping[str, float] | None = None, slots: float = math.inf
+) -> dict[str, float]:
+    """Return for every job the least seconds from its start to the end of the last job behind it.
+
+    That is the longest chain of jobs, or, where so much work waits for the job that the devices need longer for it, that work.
+
+    Args:
+        graph: The jobs.
+        estimates: Of each of them.
+        shares: Device seconds of each job that is not done, at least. None: the chain alone counts.
+        slots: Packs that can run at a time.
+    """
+    paths: dict[str, float] = {}
+    for job in reversed(list(graph)):
+        children = [child for child in graph.children(job.node) if graph.states[child] not in DONE]
+        behind = max((paths[child] for child in children), default=0.0)
+        if children and shares is not None:
+            work = sum(shares[below] for below in graph.below(job.node) if below in shares)
+            behind = max(behind, work / slots)
+        paths[job.node] = estimates[job.node].seconds + behind
+    return paths
 
 
 def kind(job: Job) -> Hashable:
-    """Return what jobs must have in common to train as one: the backbone, the rows' origin, the sources, and the shape of a step.
+    """Return what jobs must have in common to train as one.
 
-    Method, settings, learning rate, seed and few-shot subset may differ. A job that changes the backbone itself trains alone.
+    Always the backbone and the precision. Jobs of the second stage also share their sources and their target's rows, so that a batch
+    has one length and the sources are applied to all rows at once. Jobs of the first stage only need rows of like length: a pack is
+    padded to its longest. Method, settings, learning rate, seed and few-shot subset may differ.
     """
     config = job.config
-    method = METHODS.get(config.method)
-    if method is None or method.owns_backbone:
-        return job.node
     optimisation = config.optimisation
-    shape = (optimisation.batch_size, optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every, optimisation.precision)
+    if not packable(config.method):
+        return job.node
+    common = (config.backbone_origin, optimisation.precision, optimisation.batch_size)
+    if config.stage != "transfer":
+        return (*common, max(length_class(size_of(data).padded) for data in config.data))
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
-    parents = tuple(parent.node for parent in job.parents)
-    return canonical_json((config.stage, config.backbone_origin, rows, shape, parents))
+    steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
+    return (*common, rows, steps, tuple(parent.node for parent in job.parents))
 
 
-def expected_work(job: Job) -> float:
-    """Return a job's expected duration in tokens, without measurements: rows x epochs x length, steps where they are capped.
-
-    A task whose number of rows is not known here counts as a large one, since the large ones must start early.
-    """
-    unknown_rows = 100_000
-    optimisation = job.config.optimisation
-    total = 0.0
-    for data in job.config.data:
-        rows = data.few_shot or data.train_rows or unknown_rows
-        rows = int(rows * (data.train_share or 1.0))
-        seen = rows * optimisation.epochs
-        if optimisation.max_steps is not None:
-            seen = min(seen, optimisation.max_steps * optimisation.batch_size)
-        total += seen * data.max_length
-    return total
+def length_class(tokens: float) -> int:
+    """Return a number that inputs of like length share: lengths within one class differ by less than a quarter."""
+    bound, number = 16.0, 0
+    while tokens > bound:
+        bound, number = bound * 1.25, number + 1
+    return number

@@ -9,16 +9,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ray import tune
 
-from orchestrator.cluster import Cluster, connected, slots
+from orchestrator.cluster import LOOKAHEAD, Cluster, connected, slots
+from orchestrator.cost import CostModel
 from orchestrator.graph import Graph, Job
 from orchestrator.identity import SCHEMA_VERSION, to_plain
+from orchestrator.packing import Policy
+from orchestrator.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.schema import StageResources
 from orchestrator.search import GraphSearcher, Listener
 from orchestrator.store import Store
@@ -43,7 +46,8 @@ class Settings:
     dashboard: bool = False
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
-    pack_size: int = 1
+    cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
+    """Expected durations, by which jobs are ordered and packed."""
     train: str = "scalearn.training:train"
 
 
@@ -78,9 +82,10 @@ def run_graph(
         with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
             announce(cluster)
             orders = _Orders(graph, store, settings, scratch / "stop")
-            searcher = GraphSearcher(graph, store, orders.config, pack_size=settings.pack_size, listeners=listeners)
             pending = [node for node, state in graph.states.items() if state == "pending"]
             concurrent = slots(cluster, [orders.shape(graph.job(node)) for node in pending])
+            policy = Policy(graph, settings.cost, concurrent - LOOKAHEAD)
+            searcher = GraphSearcher(graph, store, orders.config, policy=policy, listeners=listeners)
             tuner = _tuner(searcher, store, settings, scratch, concurrent=concurrent, samples=len(pending))
             _fit(tuner, searcher, scratch / "stop")
     finally:

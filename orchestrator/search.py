@@ -1,12 +1,13 @@
 """The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done."""
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from orchestrator.graph import DONE, Graph, State
-from orchestrator.packing import PackQueue, candidate
+from orchestrator.graph import Graph, State
+from orchestrator.packing import Policy
 from orchestrator.store import Store
 
 Listener = Callable[[str, State], None]
@@ -24,7 +25,8 @@ class GraphSearcher(Searcher):
         store: Store,
         make_config: Callable[[tuple[str, ...]], dict[str, Any]],
         *,
-        pack_size: int = 1,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
         """Queue what is ready.
@@ -33,7 +35,8 @@ class GraphSearcher(Searcher):
             graph: The jobs; what is cached is marked so.
             store: Where their artifacts appear.
             make_config: Returns the trial configuration of a pack.
-            pack_size: The most jobs of a pack.
+            policy: Decides what runs next, and what together.
+            clock: Seconds, for the policy.
             listeners: Called with every change of a job's state.
         """
         super().__init__()
@@ -41,11 +44,10 @@ class GraphSearcher(Searcher):
         self._store = store
         self._make_config = make_config
         self._listeners = tuple(listeners)
-        self._queue = PackQueue(pack_size)
+        self._policy = policy
+        self._clock = clock
         self._packs: dict[str, tuple[str, ...]] = {}
         self._stopping = False
-        for node in graph.ready():
-            self._queue.add(candidate(graph, graph.job(node)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
         """Stay one object: a copy would not hear what becomes of the jobs."""
@@ -68,7 +70,8 @@ class GraphSearcher(Searcher):
         """Return the next pack's configuration; None while every job that is left waits for running ones; FINISHED when none will come."""
         if self._stopping:
             return str(Searcher.FINISHED)
-        pack = self._queue.take()
+        idle = max(1, self._policy.slots - len(self._packs))
+        pack = self._policy.take(idle, self._clock())
         if pack:
             self._packs[trial_id] = pack
             for node in pack:
@@ -80,12 +83,15 @@ class GraphSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn how a pack ended. Tune calls this by keyword, and for an error only when the retries are used up."""
         stopped = bool(result and result.get("stopped"))
-        for node in self._packs.pop(trial_id, ()):
+        pack = self._packs.pop(trial_id, ())
+        self._policy.ended(pack)
+        for node in pack:
             if self._store.complete(node):
                 self._mark(node, "succeeded")
-                self._release_children(node)
+                self._policy.succeeded(node)
             else:
                 self._mark(node, "pending" if stopped else "failed")
+                self._policy.failed(node)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the store is the only truth."""
@@ -95,12 +101,6 @@ class GraphSearcher(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Save nothing."""
-
-    def _release_children(self, node: str) -> None:
-        states = self._graph.states
-        for child in self._graph.children(node):
-            if states[child] == "pending" and all(states[parent] in DONE for parent in self._graph.parents(child)):
-                self._queue.add(candidate(self._graph, self._graph.job(child)))
 
     def _mark(self, node: str, state: State) -> None:
         self._graph.mark(node, state)

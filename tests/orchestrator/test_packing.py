@@ -1,57 +1,99 @@
 """The order of ready jobs and what shares a pack."""
 
-from orchestrator.packing import Candidate, PackQueue, candidate, expected_work, kind
-from tests.orchestrator.doubles import source, transfer, two_stages
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.cost import CostModel
+from orchestrator.graph import Graph
+from orchestrator.packing import FirstCome, Policy, kind, length_class, remaining_paths
+from orchestrator.profile import load_profile
+from tests.orchestrator.doubles import make_job, source, transfer, two_stages
+
+PROFILE = load_profile("h100_estimate")
 
 
-def make(node: str, blocks: int = 0, work: float = 1.0, kind: str = "a") -> Candidate:
-    return Candidate(node, blocks, work, kind)
+def make_cost(pack: int = 1, **changes: object) -> CostModel:
+    return CostModel(dataclasses.replace(PROFILE, **changes), pack=pack)
 
 
-def drain(queue: PackQueue) -> list[tuple[str, ...]]:
-    return list(iter(queue.take, ()))
+def with_epochs(job, epochs):
+    return dataclasses.replace(
+        job, config=dataclasses.replace(job.config, optimisation=dataclasses.replace(job.config.optimisation, epochs=epochs))
+    )
 
 
-def test_order_is_most_blocking_then_longest_then_first_come():
-    queue = PackQueue()
-    for item in (make("short", work=1), make("long", work=9), make("blocks", blocks=3, work=0.1), make("long2", work=9)):
-        queue.add(item)
-    assert drain(queue) == [("blocks",), ("long",), ("long2",), ("short",)]
+def drain(policy: Policy, idle: int = 1) -> list[tuple[str, ...]]:
+    return list(iter(lambda: policy.take(idle), ()))
 
 
-def test_job_that_comes_later_and_blocks_more_goes_first():
-    queue = PackQueue()
-    queue.add(make("a"))
-    queue.add(make("b"))
-    assert queue.take() == ("a",)
-    queue.add(make("c", blocks=1))
-    assert drain(queue) == [("c",), ("b",)]
+def test_longest_job_goes_first():
+    jobs = [with_epochs(source(f"s{epochs}"), epochs) for epochs in (3, 9, 1)]
+    assert drain(Policy(Graph(jobs), make_cost())) == [(jobs[1].node,), (jobs[0].node,), (jobs[2].node,)]
+
+
+def test_short_job_that_much_waits_for_goes_before_a_long_one():
+    short, long = with_epochs(source("short"), 1), with_epochs(source("long"), 20)
+    graph = Graph([long, *(transfer("t", [short], seed) for seed in range(40))])
+    assert Policy(graph, make_cost(), slots=2).take() == (short.node,)
 
 
 def test_pack_takes_only_its_own_kind_up_to_its_size():
-    queue = PackQueue(pack_size=3)
-    for number in range(4):
-        queue.add(make(f"a{number}"))
-    queue.add(make("b0", kind="b"))
-    assert drain(queue) == [("a0", "a1", "a2"), ("a3",), ("b0",)]
-    assert len(queue) == 0
+    top = source("s0")
+    same = [transfer("t0", [top], seed) for seed in range(4)]
+    other = transfer("t1", [top])
+    graph = Graph([*same, other])
+    graph.mark(top.node, "cached")
+    packs = drain(Policy(graph, make_cost(pack=3)))
+    assert sorted(map(len, packs)) == [1, 1, 3]
+    assert (other.node,) in packs
 
 
-def test_discarded_job_is_not_handed_out_and_may_come_back():
-    queue = PackQueue(pack_size=2)
-    queue.add(make("a"))
-    queue.add(make("b"))
-    queue.discard("a")
-    assert drain(queue) == [("b",)]
-    queue.add(make("a"))
-    assert drain(queue) == [("a",)]
+def test_job_is_queued_once_its_last_parent_is_done():
+    first, second = source("s0"), source("s1")
+    below = transfer("t0", [first, second])
+    graph = Graph([below])
+    policy = Policy(graph, make_cost())
+    assert len(drain(policy)) == 2
+    for parent in (first, second):
+        assert policy.take() == ()
+        graph.mark(parent.node, "succeeded")
+        policy.succeeded(parent.node)
+    assert policy.take() == (below.node,)
 
 
-def test_job_added_twice_is_handed_out_once():
-    queue = PackQueue()
-    queue.add(make("a"))
-    queue.add(make("a"))
-    assert drain(queue) == [("a",)]
+def test_work_below_a_failed_job_no_longer_counts():
+    graph = two_stages(sources=1, targets=5)
+    policy = Policy(graph, make_cost())
+    (top,) = policy.take()
+    before = policy.horizon()
+    graph.mark(top, "running")
+    graph.mark(top, "failed")
+    policy.ended((top,))
+    policy.failed(top)
+    assert before > 0
+    assert policy.horizon() == pytest.approx(0)
+    assert policy.take() == ()
+
+
+def test_jobs_are_not_packed_while_devices_are_idle():
+    jobs = [source("s0", seed) for seed in range(4)]
+    assert sorted(map(len, drain(Policy(Graph(jobs), make_cost(pack=4), slots=4), idle=4))) == [1, 1, 1, 1]
+    assert sorted(map(len, drain(Policy(Graph(jobs), make_cost(pack=4), slots=1)))) == [4]
+
+
+def test_pack_does_not_grow_beyond_the_end_of_the_sweep():
+    long = with_epochs(source("long"), 100)
+    top = source("s0")
+    graph = Graph([transfer("t", [top, long]), *(with_epochs(source("x", seed), 99) for seed in range(8))])
+    assert policy_takes(graph, slots=64) == (long.node,)  # what follows it cannot wait for a pack
+    assert len(policy_takes(graph, slots=1)) >= 9  # one device has to do it all anyway
+
+
+def policy_takes(graph: Graph, slots: int) -> tuple[str, ...]:
+    return Policy(graph, make_cost(pack=16), slots).take(idle=1)
 
 
 def test_kind_is_the_same_for_seeds_and_differs_for_targets_and_sources():
@@ -62,10 +104,73 @@ def test_kind_is_the_same_for_seeds_and_differs_for_targets_and_sources():
     assert kind(transfer("t0", [second, first])) != same[0]
 
 
-def test_expected_work_grows_with_rows_and_steps_cap_it():
-    assert expected_work(source("s0")) == 100 * 30 * 128
+def test_first_stage_packs_across_tasks_of_like_length():
+    assert kind(source("s0")) == kind(source("s1", seed=3))
+    assert length_class(100) == length_class(110)
+    assert length_class(64) < length_class(128)
 
 
-def test_candidate_counts_what_waits():
-    graph = two_stages(sources=3, targets=4)
-    assert [candidate(graph, graph.job(node)).blocks for node in graph.ready()] == [3, 3, 2]
+def test_methods_that_own_their_backbone_share_no_pack():
+    full = [make_job("single", "full_ft", "s0", seed) for seed in range(2)]
+    assert kind(full[0]) != kind(full[1])
+    assert drain(Policy(Graph(full), make_cost(pack=8))) == [(full[0].node,), (full[1].node,)]
+
+
+def test_first_come_takes_jobs_in_their_order_and_full_packs():
+    jobs = [with_epochs(source("s0", seed), seed + 1) for seed in range(4)]
+    assert drain(FirstCome(Graph(jobs), make_cost(pack=2), slots=4), idle=4) == [
+        (jobs[0].node, jobs[1].node),
+        (jobs[2].node, jobs[3].node),
+    ]
+
+
+@st.composite
+def graphs(draw):
+    """Two stages of random shape and random durations, some of it done before."""
+    sources = [with_epochs(source(f"s{n}"), draw(st.integers(1, 30))) for n in range(draw(st.integers(1, 5)))]
+    targets = []
+    for number in range(draw(st.integers(0, 12))):
+        parents = draw(st.lists(st.sampled_from(sources), min_size=1, max_size=3, unique=True))
+        targets.append(with_epochs(transfer(f"t{number % 3}", parents, number), draw(st.integers(1, 30))))
+    graph = Graph([*sources, *targets])
+    for job in sources:
+        if draw(st.booleans()):
+            graph.mark(job.node, "cached")
+    return graph
+
+
+@settings(deadline=None)
+@given(graphs(), st.integers(1, 6), st.integers(1, 8))
+def test_every_job_is_handed_out_once_after_its_parents_in_packs_of_one_kind(graph, slots, pack):
+    policy, running, seen = Policy(graph, make_cost(pack=pack), slots), [], []
+    wanted = {node for node, state in graph.states.items() if state == "pending"}
+    while True:
+        while len(running) < slots and (taken := policy.take(slots - len(running), now=0.0)):
+            assert len(taken) <= pack
+            assert len({kind(graph.job(node)) for node in taken}) == 1
+            assert all(graph.states[parent] in ("cached", "succeeded") for node in taken for parent in graph.parents(node))
+            for node in taken:
+                graph.mark(node, "running")
+            running.append(taken)
+            seen += taken
+        if not running:
+            break
+        ended = running.pop(0)
+        policy.ended(ended)
+        for node in ended:
+            graph.mark(node, "succeeded")
+            policy.succeeded(node)
+    assert len(seen) == len(set(seen))
+    assert set(seen) == wanted
+    assert len(policy) == 0
+    assert policy.horizon() == pytest.approx(0, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(graphs())
+def test_path_of_a_job_is_longer_than_that_of_anything_that_needs_it(graph):
+    cost = make_cost()
+    paths = remaining_paths(graph, {job.node: cost.estimate(job) for job in graph})
+    for job in graph:
+        for child in graph.children(job.node):
+            assert paths[job.node] > paths[child]

@@ -6,7 +6,10 @@ import pickle
 import pytest
 from ray.tune.search import Searcher
 
+from orchestrator.cost import CostModel
 from orchestrator.graph import Graph
+from orchestrator.packing import Policy
+from orchestrator.profile import load_profile
 from orchestrator.search import GraphSearcher
 from orchestrator.store import Store
 from tests.orchestrator.doubles import source, transfer
@@ -17,8 +20,9 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
-def searcher_of(graph, store, **options):
-    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, **options)
+def searcher_of(graph, store, pack_size=1, **options):
+    policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=pack_size))
+    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, **options)
 
 
 def finish(store, node):
