@@ -72,7 +72,9 @@ class Encoder(nn.Module):
         model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
         if model is None:
             model = self.model
-            model.set_active_adapters(SLOT if branches else None)
+            if bool(branches) != bool(model.active_adapters):
+                with quiet_library():  # it runs its forward hooks while the slot is still inactive, and complains of that
+                    model.set_active_adapters(SLOT if branches else None)
         accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
         states: Tensor = model.base_model(**accepted)[0]
         return states
