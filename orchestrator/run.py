@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUCCEEDED, SOME_FAILED, INTERRUPTED = 0, 1, 130
 """Exit codes; 2 is wrong input."""
 
+_RAY_COPIES = "/runtime_resources/working_dir_files/"
+"""Where Ray unpacks what `ray job submit --working-dir` uploads."""
 _TRACKING_PATIENCE = 600.0
 _TRACKING_PATIENCE_INTERRUPTED = 0.5
 
@@ -132,6 +134,8 @@ def _print_start(sweep: Sweep, graph: Graph, store: Store, moved: list[SetAside]
     counts = graph.counts()
     text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.root}"
     console.print(text, highlight=False, soft_wrap=True)
+    if _RAY_COPIES in store.root.as_posix():
+        _warn(console, "This store lies in Ray's copy of the working directory, which Ray removes: name a lasting one with --store.")
 
 
 def _print_failures(graph: Graph, store: Store, console: Console) -> None:

@@ -27,6 +27,7 @@ READ = {"text", "yaml", "json", "diff", "toml", "latex", "dockerfile", "markdown
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"<!-- test: (?P<what>[^>]*?) -->\s*\Z")
 
+_HEAD = "ray start --head --block --num-cpus=2 --port=6379 --dashboard-host=127.0.0.1 --dashboard-port=8265 --disable-usage-stats"
 NOT_RUN: dict[tuple[str, str], str] = {
     # (page, first line of the block): why it cannot be executed here
     ("README.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
@@ -36,6 +37,17 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("CONTRIBUTING.md", "make test"): "it is what runs this test",
     ("README.md", "scalearn run sweeps/glue_smoke.yaml --set data.root=/data/benchmarks"): "names a directory of the reader's",
     ("README.md", "ray job submit --working-dir . -- scalearn run sweeps/quickstart.yaml"): "tests of the cluster page submit a job",
+    (
+        "docs/cluster.md",
+        "python -c \"import secrets; print(secrets.token_hex(32), end='')\" > ray-token",
+    ): "tests/orchestrator/test_cluster.py does it",
+    ("docs/cluster.md", _HEAD): "test_cluster.py does it, on free ports",
+    ("docs/cluster.md", "ray start --block --address=HEAD:6379 --disable-usage-stats"): "names a machine of the reader's",
+    (
+        "docs/cluster.md",
+        "RAY_ADDRESS=HEAD:6379 scalearn run sweeps/quickstart.yaml --store /shared/runs",
+    ): "names a machine of the reader's",
+    ("docs/cluster.md", "export RAY_ADDRESS=http://127.0.0.1:8265"): "test_cluster.py does it with a small sweep",
 }
 
 
@@ -69,10 +81,16 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def as_parameters(blocks: list[Block]) -> list[object]:
+    slow = [needs(block) in {"slow", "after quickstart"} for block in blocks]
     return [
-        pytest.param(block, id=f"{block.page}:{block.line}", marks=pytest.mark.slow if block.marker in {"slow", "after quickstart"} else ())
-        for block in blocks
+        pytest.param(block, id=f"{block.page}:{block.line}", marks=pytest.mark.slow if is_slow else ())
+        for block, is_slow in zip(blocks, slow, strict=True)
     ]
+
+
+def needs(block: Block) -> str | None:
+    """What the comment above the example's first block says."""
+    return with_those_before(block)[0].marker if block.language == "python" else block.marker
 
 
 def with_those_before(block: Block) -> list[Block]:
@@ -113,8 +131,7 @@ def squeezed(line: str) -> str:
 
 @pytest.mark.parametrize("block", as_parameters(runnable()))
 def test_documentation_block_executed_succeeds(block: Block, workspace: Path, request: pytest.FixtureRequest) -> None:
-    first = with_those_before(block)[0] if block.language == "python" else block
-    directory: Path = request.getfixturevalue("quickstart") if first.marker == "after quickstart" else workspace
+    directory: Path = request.getfixturevalue("quickstart") if needs(block) == "after quickstart" else workspace
     printed = execute(block, directory)
     if block.language == "console":
         lines = [squeezed(line) for line in printed.splitlines()]

@@ -118,6 +118,14 @@ def project(tmp_path: Path, repository: Path) -> Path:
     return directory
 
 
+def test_documented_flags_are_those_that_the_tests_start_ray_with(repository):
+    page = (repository / "docs" / "cluster.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("ray start --head")]
+    documented = {flag.partition("=")[0] for flag in line.split() if flag.startswith("--")}
+    source = Path(__file__).read_text()
+    assert not [flag for flag in documented if f'"{flag}' not in source]
+
+
 def driver_exit_code(head: Head, job: str) -> int:
     program = f"from ray.job_submission import JobSubmissionClient as C; print(C().get_job_info({job!r}).driver_exit_code)"
     return int(head.call(sys.executable, "-c", program).stdout.strip().splitlines()[-1])
@@ -131,6 +139,7 @@ def test_submitted_sweep_trains_on_the_cluster_and_its_exit_code_is_the_jobs(hea
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Sweep submitted: 3 jobs, 0 done before, 3 to run." in done.stdout
     assert "ScaLearnUniform++" in done.stdout
+    assert "lies in Ray's copy" not in done.stdout
     assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+", done.stdout)
     assert driver_exit_code(head, "good") == 0
     assert len(list(store.glob("domains/**/SUCCESS.json"))) == 3
