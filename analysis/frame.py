@@ -34,6 +34,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "few_shot": ("Int64", "Number of training rows of a few-shot run; missing otherwise."),
     "template": ("str", "Name of the task's input template."),
     "max_length": ("Int64", "Tokens per input."),
+    "own": ("str", "Definition of one's own task; missing for registered ones."),
     "learning_rate": ("float64", "Peak learning rate."),
     "batch_size": ("Int64", "Rows per step."),
     "epochs": ("Int64", "Epochs asked for."),
@@ -77,7 +78,7 @@ configuration adds is a column of its own name."""
 
 CONFIG_COLUMNS = (
     *("benchmark", "backbone", "backbone_origin", "sources", "source_count"),
-    *("data_origin", "train_rows", "evaluation_rows", "train_share", "few_shot", "template", "max_length"),
+    *("data_origin", "train_rows", "evaluation_rows", "train_share", "few_shot", "template", "max_length", "own"),
     *("batch_size", "epochs", "max_steps", "evaluate_every", "patience", "weight_decay", "warmup", "selection"),
     *("max_gradient_norm", "temperature", "precision"),
 )

@@ -151,7 +151,8 @@ class _Footnotes:
 def _ranks(values: Sequence[float | None]) -> list[int | None]:
     shown = [None if value is None else round(100 * value, DIGITS) for value in values]
     levels = sorted({value for value in shown if value is not None}, reverse=True)[:2]
-    if sum(value is not None for value in shown) < 2:
+    # Where all are equal there is no best.
+    if len(levels) < 2:
         return [None] * len(shown)
     return [levels.index(value) + 1 if value in levels else None for value in shown]
 

@@ -131,7 +131,8 @@ def job_grid(frame: pd.DataFrame) -> Grid:
 
 def signed(fraction: float) -> str:
     """`0.0123` -> `+1.23`, with a proper minus sign."""
-    return f"{100 * fraction:+.2f}".replace("-", "−")
+    text = f"{100 * fraction:+.2f}".replace("-", "−")
+    return "0.00" if text in ("+0.00", "−0.00") else text
 
 
 def p_text(p: float | None) -> str:

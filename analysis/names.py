@@ -49,6 +49,7 @@ TASKS: dict[str, str] = {
     "wsc": "WSC",
     "copa": "COPA",
     "cb": "CB",
+    "bbc": "BBC",
     "sectors": "Sectors",
     "pillars_1d": "Pillars 1D",
     "subpillars_1d": "Subpillars 1D",

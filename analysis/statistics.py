@@ -141,8 +141,9 @@ def ranks(table: BenchmarkTable, *, alpha: float = 0.05) -> Ranks | None:
     by_target = stats.rankdata(-means, axis=0)
     average = sorted(((row.title, float(rank)) for row, rank in zip(rows, by_target.mean(axis=1), strict=True)), key=lambda pair: pair[1])
     k, n = means.shape
-    p = float(stats.friedmanchisquare(*means).pvalue) if k > 2 and n > 1 else None
-    return Ranks(tuple(average), n, critical_difference(k, n, alpha), None if p is None or np.isnan(p) else p, alpha)
+    # Friedman's statistic is 0 / 0 where all methods tie on every target.
+    p = float(stats.friedmanchisquare(*means).pvalue) if k > 2 and n > 1 and np.ptp(by_target) > 0 else None
+    return Ranks(tuple(average), n, critical_difference(k, n, alpha), p, alpha)
 
 
 def critical_difference(methods: int, targets: int, alpha: float = 0.05) -> float:

@@ -44,12 +44,13 @@ def _best(results: Results) -> list[str]:
     if not complete:
         return ["No method has a score on every target yet, so averages cannot be compared."]
     best = max(complete, key=_average)
-    text = f"**{best.title}** has the highest average, {_score(best)}"
     if len(complete) == 1:
-        return [text + ", as the only method with a score on every target."]
-    rest = [row for row in complete if row is not best]
-    second = max(rest, key=_average)
-    text += f", before {second.title} with {_score(second)}."
+        return [f"**{best.title}** has the highest average, {_score(best)}, as the only method with a score on every target."]
+    equal = [row for row in complete if percent(row.average) == percent(best.average)]
+    if len(equal) > 1:
+        return [f"{_listed([f'**{row.title}**' for row in equal])} share the highest average, {percent(best.average)}%."]
+    second = max((row for row in complete if row is not best), key=_average)
+    text = f"**{best.title}** has the highest average, {_score(best)}, before {second.title} with {_score(second)}."
     row = _difference(results, best.title)
     if row is not None:
         text += f" Its average is {signed(row['difference'])} points from that of {row['second']}"
@@ -65,7 +66,8 @@ def _best(results: Results) -> list[str]:
 
 def _frugal(results: Results) -> list[str]:
     rows = [row for row in results.table.rows if row.is_complete and row.parameters_total]
-    if len(rows) < 2:
+    totals = {row.parameters_total for row in rows}
+    if len(totals) < 2:
         return []
     least, best = min(rows, key=lambda row: row.parameters_total or 0), max(rows, key=_average)
     if least is best:
@@ -74,18 +76,23 @@ def _frugal(results: Results) -> list[str]:
     gap = signed(_average(least) - _average(best))
     return [
         f"The fewest parameters, {count(least.parameters_total)} for all targets, are {least.title}'s: {share:.2%} of {best.title}'s, "
-        f"at an average of {percent(least.average)} ({gap} points)."
+        f"at an average of {percent(least.average)}% ({gap} points)."
     ]
 
 
 def _targets(results: Results) -> list[str]:
     parts = []
     for index, target in enumerate(results.table.targets):
-        scored = [(mean, row.title) for row in results.table.rows if (mean := row.cells[index].mean) is not None]
-        if len(scored) > 1:
-            mean, title = max(scored)
-            parts.append(f"{task_title(target, results.table.targets)}: {title} ({percent(mean)})")
+        scored = [(percent(mean), row.title) for row in results.table.rows if (mean := row.cells[index].mean) is not None]
+        best = max((score for score, _ in scored), key=float, default="")
+        titles = [title for score, title in scored if score == best]
+        if 0 < len(titles) < len(scored):
+            parts.append(f"{task_title(target, results.table.targets)}: {_listed(titles)} ({best})")
     return [f"Best per target: {'; '.join(parts)}."] if parts else []
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _average(row: Row) -> float:

@@ -257,7 +257,8 @@ def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]
     counts = {cell.count for row in rows for cell in row.cells if cell.count}
     if len(counts) == 1:
         (count,) = counts
-        notes.append(f"n = {count} seed{'s' if count > 1 else ''} in every cell.")
+        which = "every cell" if all(cell.count for row in rows for cell in row.cells) else "every cell with a score"
+        notes.append(f"n = {count} seed{'s' if count > 1 else ''} in {which}.")
     elif counts:
         parts = []
         for position, target in enumerate(targets):

@@ -126,3 +126,10 @@ def test_ranks_worked_example() -> None:
     # Friedman with ties: rank sums 3.5, 6.5, 8; 12 / (3 * 3 * 4) * (12.25 + 42.25 + 64) - 36 = 3.5, divided by the tie correction
     # 1 - 6 / (3 * 24) = 11 / 12 gives 3.818; with 2 degrees of freedom p = exp(-3.818 / 2) = 0.148.
     assert found.friedman_p == pytest.approx(math.exp(-3.5 * 12 / 11 / 2), abs=1e-4)
+
+
+def test_ranks_of_equal_methods_claim_nothing() -> None:
+    found = ranks(table({name: [[0.7], [0.7], [0.7]] for name in "abc"}))
+    assert found is not None
+    assert found.friedman_p is None
+    assert {rank for _, rank in found.average} == {2.0}
