@@ -121,7 +121,8 @@ def main() -> None:
     encoder = build_encoder(given.device, given.attention)
     batch = build_batch(given.rows, given.length, given.device)
     branches = build_branches(encoder, given.sources, given.device)
-    runs = {name: training_step(encoder, branch, batch, given.precision, given.device) for name, branch in branches.items()}
+    precision, device = given.precision, given.device
+    runs = {name: training_step(encoder, branch, batch, precision, device) for name, branch in branches.items()}
     times = interleaved(runs, given.rounds, given.device)
     print(
         f"T = {given.sources}, {given.rows} x {given.length} tokens, {given.precision}, {given.attention} attention, {machine(given.device)}"

@@ -44,9 +44,10 @@ def locate(document: Document, path: Sequence[str | int]) -> tuple[str, str]:
     value: Any = document.data
     steps: list[str | int] = []
     for part in path:
+        container: Any = value
         if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             steps.append(part)
-            value = value[part]
+            value = container[part]
     return document.place(tuple(steps)), dotted(tuple(steps))
 
 

@@ -60,7 +60,7 @@ class SourceStack(nn.Module):
         # On two dimensions the product is no view, so that the activation may overwrite it without a copy in the backward pass.
         down = functional.linear(hidden_states.flatten(0, -2), self.down_weight, self.down_bias)
         activated = down.relu_() if self.rectified else self.activation(down)
-        return activated.unflatten(0, hidden_states.shape[:-1])
+        return activated.view(*hidden_states.shape[:-1], -1)
 
     def fold(self, omega: Tensor) -> tuple[Tensor, Tensor]:
         """The sources' weighted sum as one up-projection.
@@ -85,7 +85,7 @@ class SourceStack(nn.Module):
             `[..., d]`, without residual.
         """
         weight, bias = self.fold(omega)
-        return functional.linear(bottleneck.flatten(0, -2), weight, bias).unflatten(0, bottleneck.shape[:-1])
+        return functional.linear(bottleneck.flatten(0, -2), weight, bias).view(*bottleneck.shape[:-1], -1)
 
     def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
         """`weighted_sum` for K jobs at once, each with its own omega and an equal number of rows.
