@@ -27,8 +27,8 @@ class OwnModelBranch(Branch):
         super().__init__()
         self.model = model
         # What is frozen is the backbone's, which whoever loads the job has.
-        self.register_state_dict_post_hook(_keep_learned)
-        self.register_load_state_dict_post_hook(_miss_only_learned)
+        self.register_state_dict_post_hook(_keep_learned)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_miss_only_learned)  # type: ignore[no-untyped-call]
 
     @property
     def own_model(self) -> Any:
