@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.grid import Grid, GridCell, GridRow, count, percent
-from analysis.names import method_title, short_name, task_title
+from analysis.names import short_name, task_title
 from analysis.omega import OmegaSummary, summary_frame
 from analysis.tables import BenchmarkTable
 
@@ -90,7 +90,7 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
     for entry in summary_frame(summaries).to_dict("records"):
         numbers = (entry["own_rank"], entry["sum"], entry["effective_sources"])
         shares = (entry["other_share"], entry["negative"], entry["near_zero"])
-        cells = [GridCell(method_title(str(entry["method"]))), GridCell(task_title(str(entry["task"]))), GridCell(str(entry["top_source"]))]
+        cells = [GridCell(str(entry["title"])), GridCell(task_title(str(entry["task"]))), GridCell(str(entry["top_source"]))]
         cells += [_number(value, digits) for value, digits in zip(numbers, (0, 2, 1), strict=True)]
         cells += [GridCell(f"{share:.0%}", sort=float(share)) for share in shares]
         cells += [_number(entry["stability"], 2)]
@@ -98,9 +98,9 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
     shares_of = ("Other tasks", "Negative", "Near zero")
     header = ("Method", "Target", "Top source", "Own rank", "Sum", "Effective sources", *shares_of, "Stability")
     notes = (
-        "Own rank: place of the target's own source by mean coefficient. Sum: over sources, 2 at the start. Effective sources: inverse "
+        "Own rank: place of the target's own source by mean coefficient. Sum: over sources; by default it starts at 2. Effective sources: inverse "
         "Simpson index of mean |omega|. Other tasks: share of |omega| on other sources than the target's own. Near zero: below a tenth "
-        "of 2 / T. Stability: mean rank correlation of the sources between seeds.",
+        "of the start. Stability: mean rank correlation of the sources between seeds.",
     )
     return Grid("Learned coefficients", header, ("",) * 10, tuple(rows), (), notes, (*[False] * 3, *[True] * 7))
 

@@ -3,7 +3,7 @@
 omega has the shape [layers, sources, width]: one layer where layers share it, width 1 where it is a scalar per source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,15 +14,20 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load as load_safetensors
 from scipy import stats
+from scipy.special import softmax
 
 from analysis.errors import ResultsError
 from analysis.files import Folder
 from analysis.load import locate
 from analysis.names import method_title, short_name, task_title
 from analysis.records import Record, read_json, read_records
+from analysis.tables import BenchmarkTable
 
+Nodes = Sequence[str] | Mapping[str, str] | None
+GIVEN = ("scalearn_fixed",)
+"""Methods whose coefficients are given and not learned."""
 NEAR_ZERO = 0.1
-"""A coefficient counts as zero below this share of its mean initial size, 2 / T."""
+"""A coefficient counts as zero below this share of its mean initial size, 2 / T unless the job sets it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,21 @@ class Omega:
     learning_rate: float
     sources: tuple[str, ...]
     values: npt.NDArray[np.float64]
-    """[layers or 1, sources, width or 1]."""
+    """[layers or 1, sources, width or 1]; as the layer uses them, so constrained ones after the constraint."""
+    start: float = 2.0
+    """What the coefficients of a dimension sum to at the start of training: 2, unless the job sets it or the method constrains it."""
+    variant: str = ""
+    """What tells the job's row of the table from other rows of its method."""
+
+    @property
+    def title(self) -> str:
+        """The method's title, and the variant."""
+        return method_title(self.method) + (f" ({self.variant})" if self.variant else "")
+
+    @property
+    def small(self) -> float:
+        """Below this size a coefficient counts as zero."""
+        return NEAR_ZERO * self.start / len(self.sources)
 
     @property
     def by_source(self) -> npt.NDArray[np.float64]:
@@ -54,6 +73,7 @@ class OmegaSummary:
     """What one method learned for one target, over seeds."""
 
     method: str
+    title: str
     task: str
     sources: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -64,11 +84,12 @@ class OmegaSummary:
     stability: float | None
     """Mean Spearman correlation, over pairs of seeds, of the sources' mean omegas; None below two seeds or three sources."""
     near_zero: float
-    """Share of coefficients below a tenth of their mean initial size 2 / T."""
+    """Share of coefficients below a tenth of their mean initial size, `start / T`."""
     negative: float
     """Share of negative coefficients."""
     total: float
-    """Sum over sources, averaged over layers, dimensions and seeds; 2 at the start, and free to move since omega is not normalised."""
+    """Sum over sources, averaged over layers, dimensions and seeds; free to move from `start` since omega is not normalised."""
+    start: float
     effective_sources: float
     """Inverse Simpson index of the sources' mean |omega|: T if all weigh the same, 1 if one source has it all."""
     other_share: tuple[float, ...]
@@ -80,13 +101,13 @@ class OmegaSummary:
         return tuple(self.sources[index] for index in np.argsort(-np.array(self.means), kind="stable"))
 
 
-def load_omegas(store: str | Path, sweep: str | None = None, nodes: Sequence[str] | None = None) -> list[Omega]:
-    """Coefficients of every finished transfer job that learned (or was given) some.
+def load_omegas(store: str | Path, sweep: str | None = None, nodes: Nodes = None) -> list[Omega]:
+    """Coefficients of every finished transfer job that learned some.
 
     Args:
         store: As for `analysis.load`.
         sweep: As for `analysis.load`.
-        nodes: Only these nodes, for example those behind a table's cells.
+        nodes: Only these nodes, for example those behind a table's cells (`behind(table)` names each one's variant too).
 
     Raises:
         ResultsError: An omega file does not fit its job's list of sources.
@@ -95,12 +116,17 @@ def load_omegas(store: str | Path, sweep: str | None = None, nodes: Sequence[str
     return omegas_of(folder, read_records(folder, manifest), nodes)
 
 
-def omegas_of(folder: Folder, records: Sequence[Record], nodes: Sequence[str] | None = None) -> list[Omega]:
+def behind(table: BenchmarkTable) -> dict[str, str]:
+    """Node -> variant of the row that it stands behind."""
+    return {node: row.variant for row in table.rows for node in row.nodes}
+
+
+def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) -> list[Omega]:
     """`load_omegas` for records that were read already."""
     wanted = None if nodes is None else set(nodes)
     found = []
     for record in records:
-        if record.state != "succeeded" or (wanted is not None and record.node not in wanted):
+        if record.state != "succeeded" or record.config.get("method") in GIVEN or (wanted is not None and record.node not in wanted):
             continue
         raw = folder.read(f"{record.node}/transfer/omega.safetensors")
         if raw is None:
@@ -112,9 +138,7 @@ def omegas_of(folder: Folder, records: Sequence[Record], nodes: Sequence[str] | 
             raise ResultsError(
                 f"{record.node}/transfer/omega.safetensors has shape {values.shape}, which does not fit {len(sources)} sources."
             )
-        config = record.config
-        rate = float((config.get("optimisation") or {}).get("learning_rate", "nan"))
-        found.append(Omega(record.node, str(config["method"]), str(config["data"][0]["task"]), int(config["seed"]), rate, sources, values))
+        found.append(_omega(record, sources, values, nodes.get(record.node, "") if isinstance(nodes, Mapping) else ""))
     return found
 
 
@@ -127,18 +151,21 @@ def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
     """
     rows = []
     for omega in omegas:
-        small = NEAR_ZERO * 2 / len(omega.sources)
         for layer, plane in enumerate(omega.values):
             for source, values in zip(omega.sources, plane, strict=True):
                 about = (omega.node, omega.method, omega.task, omega.seed, omega.learning_rate, layer, source)
-                rows.append((*about, values.mean(), values.std(), (values < 0).mean(), (np.abs(values) < small).mean()))
+                rows.append((*about, values.mean(), values.std(), (values < 0).mean(), (np.abs(values) < omega.small).mean()))
     columns = ["node", "method", "task", "seed", "learning_rate", "layer", "source", "mean", "std", "negative", "near_zero"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def heat_map(omegas: Sequence[Omega], method: str, layer: int | None = None) -> pd.DataFrame:
-    """Mean omega, target x source, over seeds, dimensions and (without `layer`) layers. Index: task keys; columns: source names."""
-    frame = omega_frame([omega for omega in omegas if omega.method == method])
+def heat_map(omegas: Sequence[Omega], layer: int | None = None) -> pd.DataFrame:
+    """Mean omega of one method, target x source, over seeds, dimensions and (without `layer`) layers.
+
+    Returns:
+        Index: task keys; columns: source names; missing where a target does not have the source.
+    """
+    frame = omega_frame(omegas)
     if layer is not None:
         frame = frame[frame["layer"] == layer]
     table = frame.pivot_table(index="task", columns="source", values="mean", sort=False)
@@ -146,10 +173,10 @@ def heat_map(omegas: Sequence[Omega], method: str, layer: int | None = None) -> 
 
 
 def summarise(omegas: Sequence[Omega]) -> list[OmegaSummary]:
-    """One summary per method, target and source set; jobs are expected to differ by seed only (take a table's nodes)."""
+    """One summary per method, variant, target and source set; other than that, jobs should differ by seed only (take a table's)."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Omega]] = {}
     for omega in omegas:
-        groups.setdefault((omega.method, omega.task, omega.sources), []).append(omega)
+        groups.setdefault((omega.title, omega.task, omega.sources), []).append(omega)
     return [_summary(group) for group in groups.values()]
 
 
@@ -167,9 +194,9 @@ def describe(summary: OmegaSummary) -> str:
         if own in summary.sources
         else "it has no own source"
     )
-    text = f"**{method_title(summary.method)} on {task_title(summary.task)}** ({count} seed{'s' if count > 1 else ''}): "
+    text = f"**{summary.title} on {task_title(summary.task)}** ({count} seed{'s' if count > 1 else ''}): "
     text += f"the largest mean coefficients are those of {', '.join(parts)}; {place}. "
-    text += f"The coefficients of the {len(summary.sources)} sources sum to {summary.total:.2f} (2 at the start), as if spread over "
+    text += f"The {len(summary.sources)} coefficients sum to {summary.total:.2f} ({summary.start:g} at the start), as if spread over "
     text += f"{summary.effective_sources:.1f} equal sources; {summary.negative:.0%} are negative and {summary.near_zero:.0%} near zero. "
     if own in summary.sources:
         if len(summary.other_share) > 1:
@@ -188,6 +215,7 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
     rows = [
         {
             "method": summary.method,
+            "title": summary.title,
             "task": summary.task,
             "seeds": len(summary.seeds),
             "top_source": summary.ranking[0],
@@ -204,6 +232,18 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str) -> Omega:
+    """The coefficients as the layer uses them: the artifact holds what was learned, before the ablations' constraint (PROTOCOL)."""
+    config = record.config
+    method, start = str(config["method"]), float((config.get("settings") or {}).get("omega_init_scale", 2.0))
+    if method == "scalearn_mean":
+        values, start = values / values.sum(axis=1, keepdims=True), 1.0
+    if method == "scalearn_softmax":
+        values, start = softmax(values, axis=1), 1.0
+    rate = float((config.get("optimisation") or {}).get("learning_rate", "nan"))
+    return Omega(record.node, method, str(config["data"][0]["task"]), int(config["seed"]), rate, sources, values, start, variant)
+
+
 def _summary(group: Sequence[Omega]) -> OmegaSummary:
     first = group[0]
     per_seed = np.stack([omega.by_source for omega in group])
@@ -217,13 +257,15 @@ def _summary(group: Sequence[Omega]) -> OmegaSummary:
     correlations = [float(stats.spearmanr(one, two).statistic) for one, two in pairs]
     return OmegaSummary(
         method=first.method,
+        title=first.title,
+        start=first.start,
         task=first.task,
         sources=first.sources,
         seeds=tuple(omega.seed for omega in group),
         means=tuple(float(mean) for mean in per_seed.mean(axis=0)),
         stds=tuple(stdev(column) if len(group) > 1 else None for column in per_seed.T.tolist()),
         stability=fmean(correlations) if correlations else None,
-        near_zero=float((np.abs(values) < NEAR_ZERO * 2 / len(first.sources)).mean()),
+        near_zero=float((np.abs(values) < first.small).mean()),
         negative=float((values < 0).mean()),
         total=float(per_seed.sum(axis=1).mean()),
         effective_sources=float(1 / (share**2).sum()),

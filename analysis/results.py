@@ -12,7 +12,7 @@ from analysis.grid import Grid, layout
 from analysis.grids import comparison_grid, difference_grid, job_grid, learning_rate_grid, omega_grid, rank_grid
 from analysis.history import history_of, spans_of
 from analysis.load import locate
-from analysis.omega import OmegaSummary, omegas_of, summarise
+from analysis.omega import OmegaSummary, behind, omegas_of, summarise
 from analysis.plots import Plot
 from analysis.published import published_scores
 from analysis.records import Record, SweepInfo, read_records
@@ -50,11 +50,6 @@ class Results:
         states = [record.state for record in self.records]
         return {state: states.count(state) for state in ("succeeded", "running", "pending", "failed", "blocked") if state in states}
 
-    @property
-    def chosen_nodes(self) -> list[str]:
-        """The jobs behind the benchmark table's cells."""
-        return list(dict.fromkeys(node for row in self.table.rows for cell in row.cells for node in cell.nodes))
-
 
 def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against: str | None = None) -> Results:
     """Read a sweep and work out its tables, statistics and plots.
@@ -77,8 +72,8 @@ def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against:
     reference = statistics.default_reference(table)
     differences = statistics.differences(table, reference)
     ranks = statistics.ranks(table)
-    nodes = list(dict.fromkeys(node for row in table.rows for cell in row.cells for node in cell.nodes))
-    omegas = omegas_of(folder, records, nodes)
+    nodes = [node for row in table.rows for node in row.nodes]
+    omegas = omegas_of(folder, records, behind(table))
     summaries = tuple(summarise(omegas))
     history = history_of(folder, records)
     metrics = ["loss", *dict.fromkeys(metric for metric in table.metrics if metric)]

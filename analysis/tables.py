@@ -79,6 +79,11 @@ class Row:
         return tuple(sorted(shared))
 
     @property
+    def nodes(self) -> tuple[str, ...]:
+        """The jobs behind the row's cells, each once."""
+        return tuple(dict.fromkeys(node for cell in self.cells for node in cell.nodes))
+
+    @property
     def average_std(self) -> float | None:
         """Sample standard deviation, over the shared seeds, of the average over targets; None below two shared seeds."""
         averages = [fmean(dict(cell.scores)[seed] for cell in self.cells) for seed in self.average_seeds]
@@ -151,6 +156,7 @@ def benchmark_table(
     sweep = frame.attrs.get("sweep", {})
     columns = list(targets or sweep.get("targets") or _targets(frame))
     frame = distinct(frame)
+    frame = frame[frame["stage"] != "similarity"]
     frame = frame[frame["task"].isin(columns) & frame["method"].isin(methods or sweep.get("methods") or frame["method"].unique())]
     if frame.empty:
         raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")
@@ -181,7 +187,7 @@ def benchmark_table(
 
 
 def _targets(frame: pd.DataFrame) -> list[str]:
-    wanted = frame[frame["stage"] != "source"]
+    wanted = frame[~frame["stage"].isin(["source", "similarity"])]
     return order_tasks((wanted if len(wanted) else frame)["task"].dropna())
 
 

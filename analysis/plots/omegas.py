@@ -1,47 +1,55 @@
 """Plots of the learned coefficients."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.names import method_title, order_methods, task_title
+from analysis.names import order_methods, task_title
 from analysis.omega import Omega, heat_map
 from analysis.plots.scores import annotated_grid
 from analysis.plots.style import Plot, panels
+from analysis.selection import natural
 
 
 def omega_heat_maps(omegas: Sequence[Omega]) -> list[Plot]:
-    """One plot per method: mean omega, target x source, over layers, dimensions and seeds."""
-    return [_overall(omegas, method) for method in order_methods(omega.method for omega in omegas)]
+    """One plot per method and variant: mean omega, target x source, over layers, dimensions and seeds."""
+    return [_overall(group, name) for name, group in _groups(omegas).items()]
 
 
 def omega_layer_maps(omegas: Sequence[Omega]) -> list[Plot]:
-    """One plot per method whose layers have their own omega: layer x source, a panel per target."""
-    methods = order_methods(omega.method for omega in omegas if omega.values.shape[0] > 1)
-    return [_layers([omega for omega in omegas if omega.method == method], method) for method in methods]
+    """One plot per method and variant whose layers have their own omega: layer x source, a panel per target."""
+    return [_layers(group, name) for name, group in _groups([omega for omega in omegas if omega.values.shape[0] > 1]).items()]
 
 
-def _overall(omegas: Sequence[Omega], method: str) -> Plot:
-    table = heat_map(omegas, method)
+def _groups(omegas: Sequence[Omega]) -> dict[str, list[Omega]]:
+    """Name for files -> the omegas of one method and variant, methods in the paper's order."""
+    order = order_methods(omega.method for omega in omegas)
+    groups: dict[str, list[Omega]] = {}
+    for omega in sorted(omegas, key=lambda omega: (order.index(omega.method), natural(omega.variant))):
+        name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{omega.method} {omega.variant}").strip("_")
+        groups.setdefault(name, []).append(omega)
+    return groups
+
+
+def _overall(omegas: Sequence[Omega], name: str) -> Plot:
+    table = heat_map(omegas)
 
     def draw() -> Figure:
         width, height = 1.4 + 0.75 * len(table.columns), 0.9 + 0.42 * len(table)
         figure, (axes,) = panels(1, width=max(width, 3.6), height=max(height, 1.6))
-        annotated_grid(
-            axes, table.to_numpy(dtype=float), [task_title(str(task)) for task in table.index], [str(name) for name in table.columns]
-        )
+        rows = [task_title(str(task)) for task in table.index]
+        annotated_grid(axes, table.to_numpy(dtype=float), rows, [str(source) for source in table.columns])
         axes.set_xlabel("source")
         axes.set_ylabel("target")
         return figure
 
-    title = f"Learned omega: {method_title(method)}"
-    return Plot(
-        f"omega_{method}", title, "Mean coefficient of each source (column) for each target (row), over layers, dimensions and seeds.", draw
-    )
+    caption = "Mean coefficient of each source (column) for each target (row), over layers, dimensions and seeds."
+    return Plot(f"omega_{name}", f"Learned omega: {omegas[0].title}", caption, draw)
 
 
-def _layers(omegas: Sequence[Omega], method: str) -> Plot:
+def _layers(omegas: Sequence[Omega], name: str) -> Plot:
     groups: dict[tuple[str, tuple[str, ...]], list[Omega]] = {}
     for omega in omegas:
         groups.setdefault((omega.task, omega.sources), []).append(omega)
@@ -56,7 +64,5 @@ def _layers(omegas: Sequence[Omega], method: str) -> Plot:
             panel.set_ylabel("layer")
         return figure
 
-    title = f"Learned omega by layer: {method_title(method)}"
-    return Plot(
-        f"omega_layers_{method}", title, "Mean coefficient of each source (column) in each layer (row), over dimensions and seeds.", draw
-    )
+    caption = "Mean coefficient of each source (column) in each layer (row), over dimensions and seeds."
+    return Plot(f"omega_layers_{name}", f"Learned omega by layer: {omegas[0].title}", caption, draw)

@@ -117,7 +117,7 @@ def _write(
     if state == "pending":
         return node
     directory = root / node
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     provenance = {"host": "machine-a", "git_commit": "abc1234", "packages": {"torch": "2.13.0"}, "argv": ["scalearn", "run", spec.sweep]}
     job = {"schema": 1, "node": node, "path": path, "fingerprint": node[-10:], "stage": stage, "config": config, "parents": list(parents)}
     job |= {"attempts": 1, "started": START + 7.0 * position}

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from build_store import LAYERS, WIDTH
+from build_store import LAYERS, WIDTH, StoreSpec, build_store
 from safetensors.numpy import save_file
 
 import analysis
-from analysis.omega import Omega, describe, heat_map, load_omegas, omega_frame, summarise, summary_frame
+from analysis.omega import Omega, behind, describe, heat_map, load_omegas, omega_frame, summarise, summary_frame
 
 
 def omega(values: "np.typing.ArrayLike", seed: int = 0, task: str = "d/a") -> Omega:
@@ -34,8 +34,6 @@ def test_load_omegas_restricted_to_the_tables_nodes(complete_store: Path) -> Non
 
 
 def test_load_omegas_wrong_shape_is_named(tmp_path: Path) -> None:
-    from build_store import build_store
-
     build_store(tmp_path)
     path = next(tmp_path.glob("**/scalearn_pp/**/omega.safetensors"))
     save_file({"omega": np.ones((1, 2, 4), dtype=np.float32)}, path)
@@ -44,7 +42,7 @@ def test_load_omegas_wrong_shape_is_named(tmp_path: Path) -> None:
 
 
 def test_heat_map_shows_what_was_written(complete_store: Path) -> None:
-    table = heat_map(load_omegas(complete_store, "demo"), "scalearn")
+    table = heat_map([omega for omega in load_omegas(complete_store, "demo") if omega.method == "scalearn"])
     assert table.loc["domains/apple", "apple"] == pytest.approx(1.0, abs=0.02)
     assert table.loc["domains/apple", "airlines"] == pytest.approx(0.5, abs=0.02)
     assert table.loc["domains/coachella", "apple"] == pytest.approx(0.1, abs=0.02)
@@ -89,3 +87,25 @@ def test_describe_quotes_the_numbers_of_the_summary() -> None:
         assert part in text
     assert "rank correlation" not in text
     assert summary_frame([found])["own_rank"].tolist() == [1]
+
+
+def test_constrained_methods_show_the_coefficients_that_the_layer_uses(tmp_path: Path) -> None:
+    build_store(tmp_path, StoreSpec(methods={"scalearn_mean": (6e-3,), "scalearn_softmax": (6e-3,), "scalearn_fixed": (6e-3,)}))
+    written = np.array([[[3.0], [1.0], [0.0]]], dtype=np.float32)
+    for path in tmp_path.glob("**/transfer/scalearn_*/**/SUCCESS.json"):
+        (path.parent / "transfer").mkdir()
+        save_file({"omega": written}, path.parent / "transfer" / "omega.safetensors")
+    found = {omega.method: omega for omega in load_omegas(tmp_path, "demo")}
+    assert set(found) == {"scalearn_mean", "scalearn_softmax"}
+    assert found["scalearn_mean"].by_source == pytest.approx([0.75, 0.25, 0.0])
+    assert found["scalearn_softmax"].by_source == pytest.approx(np.exp([3, 1, 0]) / np.exp([3, 1, 0]).sum())
+    assert found["scalearn_mean"].start == 1.0
+
+
+def test_variants_of_a_method_are_summarised_apart(tmp_path: Path) -> None:
+    for sweep, dropout in (("one", 0.0), ("two", 0.3)):
+        build_store(tmp_path, StoreSpec(sweep=sweep, methods={"scalearn": (6e-3,)}, settings={"scalearn": {"omega_dropout": dropout}}))
+    table = analysis.benchmark_table(analysis.load(tmp_path))
+    summaries = summarise(load_omegas(tmp_path, nodes=behind(table)))
+    assert {summary.title for summary in summaries} == {"ScaLearn (omega_dropout=0)", "ScaLearn (omega_dropout=0.3)"}
+    assert all(summary.seeds == (0, 1) for summary in summaries)
