@@ -8,9 +8,12 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from orchestrator.commands import export, params
+from orchestrator.commands import export, params, profile
+from orchestrator.cost import CostModel
+from orchestrator.forecast import forecast, print_forecast
 from orchestrator.graph import Graph
 from orchestrator.plan import plan, print_plan
+from orchestrator.profile import DEFAULT_PROFILE, load_profile, profile_names
 from orchestrator.run import Options, run_sweep
 from orchestrator.status import print_status, read_status
 from orchestrator.store import Store
@@ -40,10 +43,14 @@ def plan_command(arguments: argparse.Namespace) -> int:
     """Print what a run would do."""
     sweep, store, graph = _open(arguments)
     result = plan(sweep.name, graph, store)
+    cost = CostModel(load_profile(arguments.profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
+    expected = forecast(graph, result.cached(), cost, arguments.gpus) if arguments.gpus else None
     if arguments.json:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        print_plan(result, _console())
+        print(json.dumps(result.to_json() | ({"forecast": expected} if expected else {}), indent=2))
+        return 0
+    print_plan(result, _console())
+    if expected:
+        print_forecast(expected, _console())
     return 0
 
 
@@ -86,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
 
     planned = _command(commands, "plan", "show what a run would do; writes nothing")
     planned.add_argument("--json", action="store_true", help="as JSON")
+    planned.add_argument("--gpus", type=_positive, metavar="N", help="forecast time and cost on so many devices of the profile's kind")
+    planned.add_argument(
+        "--profile",
+        default=DEFAULT_PROFILE,
+        metavar="FILE",
+        help=f"the device's speed, as `scalearn profile --out` wrote it, or one that is shipped: {', '.join(profile_names())} "
+        f"(default: {DEFAULT_PROFILE})",
+    )
     planned.set_defaults(command=plan_command)
 
     status = _command(commands, "status", "show how far a sweep is; from any process that can read the store")
@@ -94,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export.add(commands)
     params.add(commands)
+    profile.add(commands)
     return parser
 
 
@@ -123,6 +139,13 @@ def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give at least 1")
+    return number
 
 
 def _console() -> Console:

@@ -51,6 +51,10 @@ class PlanResult:
     sweep: str
     jobs: tuple[PlannedJob, ...]
 
+    def cached(self) -> list[str]:
+        """Return the nodes that are done."""
+        return [job.node for job in self.jobs if job.state == "cached"]
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values. `by_method` counts the jobs of the second stage only."""
         return {

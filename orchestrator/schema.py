@@ -3,7 +3,7 @@
 Names of tasks, methods and backbones are checked in `orchestrator.check`, which knows the registries.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -166,6 +166,20 @@ class StageResources(Block):
         return resources
 
 
+class Packing(Block):
+    """The `packing` block: how many jobs train together in one process. Never part of a job's identity."""
+
+    size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """The most jobs of a pack. `auto`: as many as fit the device's memory and were measured to pay."""
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that a pack may fill."""
+
+    @property
+    def limit(self) -> int | None:
+        """The most jobs of a pack. None: what is measured decides."""
+        return None if self.size == "auto" else self.size
+
+
 class Tracking(Block):
     """The `tracking` block: where runs are logged. Never part of a job's identity."""
 
@@ -199,4 +213,5 @@ class SweepSchema(Block):
     """Rows of the table in their order, by key of the method registry."""
     training: Annotated[Training, BeforeValidator(_as_block)] = Training()
     resources: Annotated[StageResources, BeforeValidator(_as_block)] = StageResources()
+    packing: Annotated[Packing, BeforeValidator(_as_block)] = Packing()
     tracking: Annotated[Tracking, BeforeValidator(_as_block)] = Tracking()

@@ -70,3 +70,28 @@ def test_console_script_leaves_with_the_exit_code(sweep):
     done = subprocess.run([sys.executable, "-m", "orchestrator.cli", "plan", "absent.yaml"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_forecast_leaves_done_jobs_out_and_says_what_was_not_measured(sweep, capsys, tmp_path):
+    assert main(["plan", sweep, "--gpus", "2", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["forecast"]
+    assert expected["jobs"] == 10
+    assert expected["seconds"] >= max(expected["critical_path_seconds"], expected["least_device_seconds"] / 2)
+    assert main(["plan", sweep, "--gpus", "2"]) == 0
+    assert "not measured" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gpus", "0"], "at least 1"),
+        (["--gpus", "2", "--profile", "h100_estimat"], "h100_estimate"),
+        (["--gpus", "2", "--profile", "absent.json"], "cannot be read"),
+        (["--gpus", "2", "--profile", "toy.json"], "is damaged"),
+    ],
+)
+def test_wrong_profile_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, arguments, sentence):
+    Path("toy.json").write_text("{}")
+    assert main(["plan", sweep, *arguments]) == 2
+    assert sentence in capsys.readouterr().err

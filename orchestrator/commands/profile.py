@@ -1,0 +1,70 @@
+"""`scalearn profile`: measure this device, for plans and packs."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.profile import PRECISIONS, Profile, to_json
+from scalearn.errors import UserError
+
+
+def add(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the subcommand to a parser."""
+    parser = commands.add_parser(
+        "profile",
+        help="measure how fast this device trains",
+        description="Measure start-up, seconds per step and memory per token on the device at hand, in under two minutes.",
+    )
+    parser.add_argument("--backbone", default="minilm", metavar="NAME", help="registered name or local directory (default: minilm)")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="as a sweep says it (default: auto)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU where there is one")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of one worker (default: half of the CPUs)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds and rough figures")
+    parser.add_argument("--out", metavar="FILE", help="write the profile here, for `scalearn plan --profile FILE`")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print.
+
+    Raises:
+        UserError: The backbone or the device is not there, or the file cannot be written.
+    """
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UserError(f"--threads is {arguments.threads}: give a whole number above 0.")
+    from orchestrator.measure import measure_profile  # torch: seconds that other commands do not spend
+
+    began = time.monotonic()
+    profile = measure_profile(
+        [arguments.backbone], [arguments.precision], device=arguments.device, threads=arguments.threads, quick=arguments.quick
+    )
+    if arguments.out:
+        try:
+            Path(arguments.out).write_text(json.dumps(to_json(profile), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--out {arguments.out} cannot be written ({error.strerror}): name a file in a directory that exists."
+            ) from None
+    print_profile(profile, Console())
+    Console().print(f"Measured in {time.monotonic() - began:.0f} s.", highlight=False)
+    return 0
+
+
+def print_profile(profile: Profile, console: Console) -> None:
+    """Print what was measured, one line per method and pack."""
+    console.print(f"{profile.device}: a worker starts in {profile.worker_seconds:g} s", highlight=False)
+    for rates in profile.rates:
+        console.print(
+            f"{rates.backbone} in {rates.precision}: {rates.job_seconds:g} s around a job, {rates.bytes_per_token / 1e3:.0f} kB per token",
+            highlight=False,
+        )
+        for method, pace in rates.train.items():
+            for jobs, rows, length, seconds in pace.measured:
+                tokens = jobs * rows * length
+                rate = f"{seconds * 1e3:.0f} ms a step, {tokens / seconds:,.0f} tokens/s"
+                console.print(f"  {method:<14} {jobs:>2} x {rows} rows x {length} tokens: {rate}", highlight=False)
+            console.print(f"  {method:<14} packs of up to {pace.largest_pack} pay", highlight=False)
