@@ -98,9 +98,9 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
     shares_of = ("Other tasks", "Negative", "Near zero")
     header = ("Method", "Target", "Top source", "Own rank", "Sum", "Effective sources", *shares_of, "Stability")
     notes = (
-        "Own rank: place of the target's own source by mean coefficient. Sum: over sources; by default it starts at 2. Effective sources: inverse "
-        "Simpson index of mean |omega|. Other tasks: share of |omega| on other sources than the target's own. Near zero: below a tenth "
-        "of the start. Stability: mean rank correlation of the sources between seeds.",
+        "Own rank: place of the target's own source by mean coefficient. Sum: over sources; by default it starts at 2. "
+        "Effective sources: inverse Simpson index of mean |omega|. Other tasks: share of |omega| on other sources than the target's own. "
+        "Near zero: below a tenth of the start. Stability: mean rank correlation of the sources between seeds.",
     )
     return Grid("Learned coefficients", header, ("",) * 10, tuple(rows), (), notes, (*[False] * 3, *[True] * 7))
 

@@ -117,3 +117,21 @@ def test_load_leaves_out_what_was_set_aside_and_the_drivers_own_files(tmp_path: 
     shutil.copytree(node, tmp_path / ".set_aside" / "domains" / "old")
     shutil.copytree(node, tmp_path / "sweeps" / "demo" / "sidecar")
     assert analysis.load(tmp_path)["node"].nunique() == count
+
+
+def test_load_joint_job_that_has_not_begun_has_a_row_per_task(tmp_path: Path) -> None:
+    manifest = build_store(tmp_path)
+    content = json.loads(manifest.read_text())
+    node = "glue/roberta-base/joint/hyperformer/all/lr3e-04-seed0-0123456789"
+    entry = {
+        "node": node,
+        "stage": "joint",
+        "method": "hyperformer",
+        "task": "glue/rte+glue/cola",
+        "seed": 0,
+        "learning_rate": 3e-4,
+        "parents": [],
+    }
+    manifest.write_text(json.dumps(content | {"nodes": [*content["nodes"], entry]}))
+    frame = analysis.load(manifest)
+    assert frame[frame["node"] == node]["task"].tolist() == ["glue/rte", "glue/cola"]
