@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from adapters.configuration import BnConfig, SeqBnConfig
 from adapters.methods.bottleneck import BottleneckLayer
-from adapters.methods.modeling import Adapter
+from adapters.methods.modeling import Activation_Function_Class, Adapter
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -69,7 +69,7 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
         for site, weights in enumerate(_read_weights(encoder, name, directory)):
             layers[site].append(weights)
     config = next(iter(configs.values()))
-    activation = Adapter("probe", 2, 1, BnConfig.from_dict(config)).non_linearity
+    activation = Activation_Function_Class(config["non_linearity"]).f
     stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
     return SourceAdapters(tuple(resolved), stacks, config)
 
@@ -221,7 +221,7 @@ def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[Bottlene
             model.load_adapter(
                 str(directory), load_as=temporary, with_head=False, set_active=False, use_safetensors=True, loading_info=info
             )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         _forget(model, temporary)
         reason = str(error).splitlines()[0]
         raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({reason}); save it again.") from error
@@ -234,10 +234,11 @@ def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[Bottlene
 
     encoder.for_each_bottleneck_layer(collect)
     _forget(model, temporary)
-    if info.get("missing_keys") or len(collected) != encoder.sites:
-        missing = len(info.get("missing_keys", ()))
+    missing, unexpected = len(info.get("missing_keys", ())), len(info.get("unexpected_keys", ()))
+    if missing or unexpected or len(collected) != encoder.sites:
         raise UserError(
-            f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs: train it on this backbone."
+            f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs and has {unexpected} that it "
+            "does not: train it on this backbone."
         )
     return collected
 

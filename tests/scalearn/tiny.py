@@ -99,6 +99,7 @@ def add_random_adapter(model: Any, name: str, reduction: float = 4, **settings: 
 
 
 def save_adapters(model: Any, root: Path, names: tuple[str, ...]) -> dict[str, str | Path]:
+    root.mkdir(exist_ok=True)
     for name in names:
         model.save_adapter(str(root / name), name, use_safetensors=True, with_head=False)
     return {name: root / name for name in names}
