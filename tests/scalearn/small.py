@@ -39,7 +39,13 @@ def data(task: str, **settings: Any) -> DataConfig:
 
 
 def job(
-    method: str, tasks: tuple[DataConfig, ...], backbone: str, settings: Mapping[str, Any] | None = None, seed: int = 0, **optimisation: Any
+    method: str,
+    tasks: tuple[DataConfig, ...],
+    backbone: str,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    sources: tuple[str, ...] = (),
+    **optimisation: Any,
 ) -> JobConfig:
     entry = get_method(method)
     reduction = {"reduction_factor": 4} if "reduction_factor" in entry.rules else {}
@@ -53,7 +59,8 @@ def job(
         backbone_origin=get_backbone(backbone).origin,
         optimisation=OptimisationConfig(**values),
         seed=seed,
-        settings=resolve_settings(entry, {**reduction, **(settings or {})}),
+        sources=sources,
+        settings=resolve_settings(entry, {**reduction, **(settings or {})}, len(sources)),
     )
 
 
