@@ -133,7 +133,7 @@ def test_report_latex_compiles(report: Path, tmp_path: Path) -> None:
     if program is None:
         pytest.skip("needs Debian's packages texlive-latex-base and texlive-latex-recommended")
     tables = sorted((report.parent / "tables").glob("*.tex"))
-    head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+    head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     # Jobs fill more than a page, so each table stands on its own.
     body = "\n\\clearpage\n".join(path.read_text() for path in tables)
     (tmp_path / "all.tex").write_text(head + body + "\\end{document}\n")
