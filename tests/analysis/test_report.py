@@ -127,7 +127,6 @@ def test_report_tables_sort_by_column_and_go_back(report: Path, browser: "Browse
     assert browser.errors() == []
 
 
-@pytest.mark.slow
 def test_report_latex_compiles(report: Path, tmp_path: Path) -> None:
     program = shutil.which("pdflatex")
     if program is None:
