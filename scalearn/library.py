@@ -79,6 +79,9 @@ def job(
     if bool(sources) != entry.needs_sources:
         raise UserError(f"Method '{method}' {'needs sources: name them' if entry.needs_sources else 'takes no sources: leave them out'}.")
     data = task_data(task, root=root, **{name: value for name, value in options.items() if name in _DATA})
+    encoder = get_backbone(backbone)
+    if encoder.shape is not None and data.max_length > encoder.shape.positions:
+        raise UserError(f"max_length is {data.max_length}, but backbone '{backbone}' takes {encoder.shape.positions} tokens: give fewer.")
     optimisation: dict[str, Any] = dict(entry.optimisation)
     optimisation.update({name: value for name, value in options.items() if name in _OPTIMISATION})
     return JobConfig(
@@ -87,7 +90,7 @@ def job(
         method=method,
         data=(data,),
         backbone=backbone,
-        backbone_origin=get_backbone(backbone).origin,
+        backbone_origin=encoder.origin,
         optimisation=OptimisationConfig(**optimisation),
         seed=seed,
         sources=tuple(sources),

@@ -1,0 +1,251 @@
+"""A finished job on disk: it reloads to the same logits in a fresh process, and what does not fit is refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+import scalearn
+from scalearn.errors import UserError
+from scalearn.model import LoadedBackbone, load_backbone, load_model
+from tests.scalearn.small import data, job, run, save_backbone
+
+SOURCES = ("apple", "coachella")
+TEXTS = ["I love my new phone", "what a concert", "meh", "the battery died again, and nobody at the store cared"]
+METHODS = {
+    "adapter": {},
+    "scalearn": {},
+    "scalearn_uniform": {},
+    "scalearn_pp": {},
+    "scalearn_uniform_pp": {},
+    "scalearn_softmax": {},
+    "scalearn_fixed": {"omega": (0.4, 0.6)},
+    "adapterfusion": {},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def backbone(place: str) -> LoadedBackbone:
+    return load_backbone(place)
+
+
+@pytest.fixture(scope="module")
+def trained(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs of every method, each in a directory of its name, and their sources."""
+    root = tmp_path_factory.mktemp("trained")
+    parents = {name: root / name for name in SOURCES}
+    for name, directory in parents.items():
+        assert run(job("adapter", (data(f"domains/{name}"),), place), directory).error is None
+    for method, settings in METHODS.items():
+        sources = () if method == "adapter" else SOURCES
+        config = job(method, (data("domains/apple"),), place, settings, sources=sources, learning_rate=5e-3)
+        assert run(config, root / method, parents if sources else {}).error is None
+    return root
+
+
+def sources_of(trained: Path, method: str) -> Mapping[str, Path] | None:
+    return None if method == "adapter" else {name: trained / name for name in SOURCES}
+
+
+def logits(model: scalearn.TransferModel) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(model.tokenise(TEXTS))
+    return found
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_job_reloads_to_the_scores_that_it_reported(method: str, trained: Path, backbone: LoadedBackbone) -> None:
+    model = load_model(trained / method, backbone, sources_of(trained, method))
+    reported = json.loads((trained / method / "result.json").read_text())["scores"]["domains/apple"]
+    for split in ("validation", "test"):
+        scores = model.evaluate(data("domains/apple"), split)
+        assert scores == pytest.approx(reported[split], abs=1e-5)
+
+
+def test_saved_models_give_identical_logits_in_a_fresh_process(place: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    expected = {}
+    for method in METHODS:
+        model = load_model(trained / method, backbone, sources_of(trained, method))
+        expected[method] = logits(model)
+        if method != "adapter":
+            model.save(tmp_path / method)
+    save_file(expected, tmp_path / "expected.safetensors")
+    program = f"""
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+import scalearn
+
+backbone = scalearn.load_backbone({place!r})
+trained, saved = Path({str(trained)!r}), Path({str(tmp_path)!r})
+loaded = scalearn.load_source_adapters(backbone.encoder, {{name: trained / name for name in {SOURCES!r}}})
+for method, expected in load_file(saved / "expected.safetensors").items():
+    sources = None if method == "adapter" else loaded
+    for directory in (trained / method, saved / method):
+        if directory.exists():
+            model = scalearn.load_model(directory, backbone, sources)
+            with torch.inference_mode():
+                print(method, float((model(model.tokenise({TEXTS!r})) - expected).abs().max()))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    differences = [line.split() for line in ran.stdout.splitlines()]
+    assert len(differences) == 2 * len(METHODS) - 1
+    assert {method for method, _ in differences} == set(METHODS)
+    assert all(float(difference) == 0.0 for _, difference in differences), ran.stdout
+
+
+def test_shared_omega_is_saved_once(trained: Path) -> None:
+    assert load_file(trained / "scalearn_pp/transfer/omega.safetensors")["omega"].shape == (1, 2, 32)
+    assert load_file(trained / "scalearn/transfer/omega.safetensors")["omega"].shape == (2, 2, 32)
+    assert load_file(trained / "scalearn_uniform_pp/transfer/omega.safetensors")["omega"].shape == (1, 2, 1)
+
+
+def test_predictions_name_labels_and_sum_to_one(trained: Path, backbone: LoadedBackbone) -> None:
+    model = load_model(trained / "scalearn", backbone, sources_of(trained, "scalearn"))
+    predictions = model.predict(TEXTS, rows_per_pass=3)
+    assert len(predictions) == len(TEXTS)
+    for prediction, row in zip(predictions, logits(model), strict=True):
+        assert set(prediction.scores) == {"negative", "neutral", "positive"}
+        assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-6)
+        assert prediction.labels == (list(prediction.scores)[int(row.argmax())],)
+    assert model.predict([]) == []
+    assert model.predict(["one text"]) == model.predict(["one text"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "texts"),
+    [
+        ("multi_label", 3, ["a", ("a", "b")]),
+        ("regression", 1, [("a", "b"), "c"]),
+        ("multiple_choice", 2, [("it rained because", ["the clouds came", "the sun shone"]), ("so", ["a", "b"])]),
+    ],
+)
+def test_predictions_of_every_kind_of_head(kind: Any, labels: int, texts: list[Any], backbone: LoadedBackbone) -> None:
+    model = scalearn.attach(backbone, "adapter", scalearn.HeadConfig(kind, labels), settings={"reduction_factor": 4})
+    first, second = model.predict(texts)
+    if kind == "regression":
+        assert first.labels == second.labels == ()
+        assert set(first.scores) == {"value"}
+    elif kind == "multi_label":
+        assert set(first.labels) == {name for name, score in first.scores.items() if score > 0.5}
+    else:
+        assert sum(first.scores.values()) == pytest.approx(1.0)
+        assert len(first.labels) == 1
+
+
+def test_attached_model_starts_as_a_job_of_its_seed_and_can_be_trained(trained: Path, backbone: LoadedBackbone) -> None:
+    loaded = scalearn.load_source_adapters(backbone.encoder, {name: trained / name for name in SOURCES})
+    head = scalearn.HeadConfig("classification", 3)
+    model, twin = (scalearn.attach(backbone, "scalearn", head, sources=loaded, seed=4) for _ in range(2))
+    assert all(torch.equal(own, other) for own, other in zip(model.learned().values(), twin.learned().values(), strict=True))
+    model.train()
+    inputs, labels = model.tokenise(TEXTS), torch.tensor([2, 1, 0, 0])
+    optimiser = torch.optim.AdamW(model.learned().values(), lr=1e-2)
+    before = model.head.loss(model.eval()(inputs), labels)
+    for _ in range(5):
+        model.train()
+        optimiser.zero_grad()
+        model.head.loss(model(inputs), labels).backward()
+        optimiser.step()
+    assert float(model.head.loss(model.eval()(inputs), labels).detach()) < float(before.detach())
+    assert float((model.learned()["branch.omega"] - twin.learned()["branch.omega"]).abs().max().detach()) > 0
+
+
+def test_fit_trains_and_returns_the_best_evaluation(place: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    options = {"train_rows": 24, "evaluation_rows": 12, "max_length": 24, "epochs": 2, "batch_size": 8, "precision": "fp32"}
+    config = scalearn.job("domains/apple", "scalearn_pp", backbone=place, sources=SOURCES, **options)
+    assert config.optimisation.learning_rate == 6e-3
+    assert config.settings["omega_dropout"] == 0.3
+    model = scalearn.fit(config, tmp_path / "job", sources={name: trained / name for name in SOURCES}, backbone=backbone)
+    reported = json.loads((tmp_path / "job/result.json").read_text())["scores"]["domains/apple"]["validation"]
+    assert model.evaluate(data("domains/apple"), "validation") == pytest.approx(reported, abs=1e-5)
+
+
+def test_fit_that_fails_says_why(place: str, tmp_path: Path) -> None:
+    options = {"train_rows": 24, "max_length": 24, "batch_size": 8, "learning_rate": 1e30, "max_gradient_norm": None}
+    config = scalearn.job("domains/apple", "adapter", backbone=place, **options)
+    with pytest.raises(UserError, match="learning rate"):
+        scalearn.fit(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("domains/aple", "adapter"), "domains/apple"),
+        (("domains/apple", "scalern"), "scalearn"),
+        (("domains/apple", "scalearn"), "needs sources"),
+    ],
+)
+def test_job_refuses_what_it_does_not_know(arguments: tuple[str, str], words: str, place: str) -> None:
+    with pytest.raises(UserError, match=words):
+        scalearn.job(*arguments, backbone=place)
+    with pytest.raises(UserError, match="learning_rate"):
+        scalearn.job("domains/apple", backbone=place, learning_rat=1e-3)
+    with pytest.raises(UserError, match="takes 64 tokens"):
+        scalearn.job("domains/apple", backbone=place, max_length=65)
+
+
+def refusal(directory: Path, backbone: LoadedBackbone, sources: Mapping[str, str | Path] | None) -> str:
+    with pytest.raises(UserError) as caught:
+        load_model(directory, backbone, sources)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sources_in_another_order_are_refused(trained: Path, backbone: LoadedBackbone) -> None:
+    swapped = {name: trained / name for name in reversed(SOURCES)}
+    assert "in the same order" in refusal(trained / "scalearn", backbone, swapped)
+    assert "was given none" in refusal(trained / "scalearn", backbone, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("transfer_config.json", b"{", "transfer_config.json"),
+        ("transfer_config.json", b'{"method": "scalearn"}', "transfer_config.json"),
+        ("omega.safetensors", b"", "omega.safetensors"),
+        ("head.safetensors", b"nonsense", "head.safetensors"),
+        ("omega.safetensors", None, "omega.safetensors"),
+    ],
+)
+def test_damaged_job_is_refused_by_the_name_of_its_file(
+    name: str, content: bytes | None, words: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path
+) -> None:
+    sources = sources_of(trained, "scalearn")
+    load_model(trained / "scalearn", backbone, sources).save(tmp_path)
+    file = tmp_path / "transfer" / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    assert words in refusal(tmp_path, backbone, sources)
+
+
+def test_omega_of_another_shape_is_refused(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    sources = sources_of(trained, "scalearn")
+    load_model(trained / "scalearn", backbone, sources).save(tmp_path)
+    save_file({"omega": torch.zeros(3, 2, 32)}, tmp_path / "transfer/omega.safetensors")
+    assert "do not fit" in refusal(tmp_path, backbone, sources)
+
+
+def test_directory_without_a_job_is_refused(backbone: LoadedBackbone, tmp_path: Path) -> None:
+    assert "give the directory of a finished job" in refusal(tmp_path, backbone, None)
+
+
+def test_split_that_a_task_does_not_have_is_refused(trained: Path, backbone: LoadedBackbone) -> None:
+    model = load_model(trained / "adapter", backbone)
+    with pytest.raises(UserError, match="has no split 'dev': it has train, validation, test"):
+        model.evaluate(data("domains/apple"), "dev")
