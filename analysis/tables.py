@@ -33,6 +33,8 @@ class Cell:
     set_aside: tuple[float, ...] = ()
     """Learning rates not compared because fewer of their seeds have a score."""
     nodes: tuple[str, ...] = ()
+    halted: int = 0
+    """How many of the target's jobs, of all learning rates, ended early because others did better."""
 
     @property
     def count(self) -> int:
@@ -124,7 +126,7 @@ class BenchmarkTable:
 
 _NEEDED = (
     *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
-    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary"),
+    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by"),
 )
 
 
@@ -236,6 +238,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         problems=tuple(_problems(nodes, split, set(shown["node"]))),
         set_aside=choice.set_aside,
         nodes=tuple(shown["node"]),
+        halted=int((jobs.drop_duplicates("node")["stopped_by"] == "asha").sum()),
     )
 
 

@@ -83,7 +83,9 @@ class _Expansion:
         for tasks, point in product(groups, self.points):
             stacked = self._stacked(row, tasks[0]) if method.needs_sources else ()
             sources = tuple(self._source(task, point if task == tasks[0] else WHOLE) for task in stacked)
-            optimisations = [self._optimisation(method, tasks, point, row.given(), rate) for rate in row.learning_rate or (None,)]
+            rates = row.learning_rate or (None,)
+            compared = len(rates) > 1 and method.stage != "joint"
+            optimisations = [self._optimisation(method, tasks, point, row.given(), rate, compared=compared) for rate in rates]
             for optimisation, settings in product(optimisations, setting_points(method, given, len(stacked))):
                 others = (self._similarity(settings, stacked),) if method.needs_similarity else ()
                 for seed in self._seeds(row, tasks):
@@ -152,9 +154,12 @@ class _Expansion:
         return tuple(target if name == TARGET else self.names.key(name) for name in row.sources)
 
     def _optimisation(
-        self, method: Method, tasks: tuple[str, ...], point: Point, row: Mapping[str, Any], rate: float | None
+        self, method: Method, tasks: tuple[str, ...], point: Point, row: Mapping[str, Any], rate: float | None, *, compared: bool = False
     ) -> OptimisationConfig:
-        """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins."""
+        """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins.
+
+        Only jobs that are `compared` with those of other learning rates are subject to early stopping.
+        """
         training = self.sweep.training
         values = {**method.optimisation, **(FEW_SHOT if point.few_shot is not None else {}), **training.of(method.stage)}
         if len(tasks) == 1 and tasks[0] in self.training:
@@ -162,6 +167,8 @@ class _Expansion:
         values |= row
         if rate is not None:
             values["learning_rate"] = rate
+        if not compared:
+            values.pop("early_stopping", None)
         made = OptimisationConfig(**values)
         return self._optimisations.setdefault(made, made)
 

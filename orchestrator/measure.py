@@ -84,9 +84,11 @@ class Bench:
     def run(self, method: str, jobs: int, length: int, steps: int, rows: int = BATCH) -> Point:
         """Train one pack of equal jobs with different seeds."""
         pack = [self._member(method, seed, length, steps, rows) for seed in range(jobs)]
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         outcomes = train(pack, self.runtime, lambda member, record: None)
         wall = time.monotonic() - began
+        # What other processes took of the processor is not the device's slowness.
+        own = min(1.0, (time.process_time() - busy) / wall) if self.runtime.device == "cpu" and self.runtime.threads == 1 else 1.0
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
             raise UserError(f"The measurement failed: {errors[0]}")
@@ -94,7 +96,8 @@ class Bench:
         training, evaluation = (sum(timing[name] for timing in timings) for name in ("train_seconds", "evaluate_seconds"))
         if self._adapter is None and method == "adapter":
             self._adapter = pack[0].directory
-        return Point(jobs, rows, length, training / steps, evaluation / jobs, (wall - training - evaluation) / jobs)
+        around = wall - training - evaluation
+        return Point(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
 
     def points(self, method: str, shapes: Iterable[tuple[int, int]], steps: int) -> list[Point]:
         """Train packs of several shapes (jobs, length), after one that warms up."""
@@ -217,7 +220,7 @@ def measure_profile(
     rates = []
     for backbone, precision in itertools.product(backbones, precisions):
         with tempfile.TemporaryDirectory(prefix="scalearn-profile-") as folder:
-            bench = Bench(Path(folder), backbone, precision, device, threads)
+            bench = Bench(Path(folder), backbone, precision, kind, threads)
             lengths, steps = ((32, 64), 1) if quick else ((64, 128), 3 if kind == "cpu" else 20)
             rates.append(measure_rates(bench, kind, packs=packs, lengths=lengths, steps=steps, methods=METHODS[:2] if quick else METHODS))
     return Profile(

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from orchestrator.cost import CostModel, Estimate, packable
@@ -51,6 +51,8 @@ class Policy:
         self._ready: list[Entry] = []
         self._kinds: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
+        self._fitting: dict[Hashable, float] = {}
+        """Tokens of a step that fit the device, where a pack of that backbone and precision did not."""
         for node in graph.ready():
             self._add(node)
 
@@ -98,6 +100,22 @@ class Policy:
         for node in pack:
             self._ends -= self._running.pop(node, 0.0)
 
+    def did_not_fit(self, pack: Sequence[str], passes: int) -> None:
+        """Learn that a pack had to be computed in several passes for want of memory: later ones are smaller.
+
+        Args:
+            pack: Its nodes.
+            passes: How many passes a step took.
+        """
+        members = [self._estimates[node] for node in pack]
+        key = self._device_kind(pack[0])
+        fitting = sum(member.rows for member in members) * max(member.padded for member in members) / passes
+        self._fitting[key] = min(fitting, self._fitting.get(key, math.inf))
+
+    def fitting(self) -> dict[Hashable, float]:
+        """Return what was learned from packs that did not fit: tokens by backbone and precision."""
+        return dict(self._fitting)
+
     def horizon(self, now: float = 0.0) -> float:
         """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
         while self._ready and self._ready[0][2] not in self._waiting:
@@ -114,6 +132,8 @@ class Policy:
         first = self._estimates[head[2]]
         enough = -(-(len(self._waiting) + 1) // max(1, idle))
         most = min(first.largest_pack, enough)
+        if self._fitting and (room := self._fitting.get(self._device_kind(head[2]))) is not None:
+            most = min(most, max(1, int(room / (first.rows * first.padded))))
         if most <= 1:
             return []
         queue = self._kinds[self._kind_of[head[2]]]
@@ -159,6 +179,10 @@ class Policy:
         heappush(self._ready, entry)
         if self._estimates[node].largest_pack > 1:
             heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
+
+    def _device_kind(self, node: str) -> Hashable:
+        config = self._graph.job(node).config
+        return config.backbone_origin, config.optimisation.precision
 
     def _forget(self, node: str) -> None:
         self._waiting.discard(node)

@@ -18,6 +18,7 @@ from ray import tune
 
 from orchestrator.cluster import LOOKAHEAD, Cluster, connected, slots
 from orchestrator.cost import CostModel
+from orchestrator.early import rivals
 from orchestrator.graph import Graph, Job
 from orchestrator.identity import SCHEMA_VERSION, to_plain
 from orchestrator.packing import Policy
@@ -192,6 +193,7 @@ class _Orders:
         self._store = store
         self._settings = settings
         self._stop_file = stop_file
+        self._rivals = rivals(graph)
 
     def shape(self, job: Job) -> dict[str, float]:
         """Return the resources of one trial, by Ray's names."""
@@ -219,4 +221,4 @@ class _Orders:
             "provenance": dict(self._settings.provenance),
         }
         parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))
-        return MemberOrder(job.node, job.config, record, parents)
+        return MemberOrder(job.node, job.config, record, parents, self._rivals.get(job.node, ()))

@@ -85,6 +85,8 @@ class GraphSearcher(Searcher):
         stopped = bool(result and result.get("stopped"))
         pack = self._packs.pop(trial_id, ())
         self._policy.ended(pack)
+        if pack and result and result.get("parts", 1) > 1:
+            self._policy.did_not_fit(pack, result["parts"])
         for node in pack:
             if self._store.complete(node):
                 self._mark(node, "succeeded")

@@ -11,10 +11,12 @@ from typing import Any, cast
 
 from ray import tune
 
-from orchestrator.store import Store
+from orchestrator.early import must_stop
+from orchestrator.store import HISTORY, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.tasks import task_of
 
 ORDER = "order"
 """Key of a trial's configuration under which its `PackOrder` lies."""
@@ -32,6 +34,8 @@ class MemberOrder:
     """What `job.json` is to say."""
     parents: Mapping[str, str]
     """Node of every parent, by the name under which training reads it."""
+    rivals: tuple[str, ...] = ()
+    """Nodes that the job is compared with for early stopping."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train the pack to its end."""
-        return {"stopped": run_pack(self._order), tune.result.DONE: True}
+        stopped = run_pack(self._order)
+        return {"stopped": stopped, "parts": 1 if stopped else parts(self._order), tune.result.DONE: True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: jobs keep their checkpoints in the store."""
@@ -86,7 +91,7 @@ def run_pack(order: PackOrder) -> bool:
         return False
     pack = {member.node: _open(member, store) for member in waiting}
     try:
-        outcomes = _load(order.train)(list(pack.values()), order.runtime, _reporter(order.stop_file))
+        outcomes = _load(order.train)(list(pack.values()), order.runtime, _reporter(order, store))
         for node, outcome in zip(pack, outcomes, strict=True):
             if outcome.error is None:
                 store.commit(node)
@@ -100,6 +105,12 @@ def run_pack(order: PackOrder) -> bool:
             if not store.complete(node):
                 store.fail(node, describe(error), traceback.format_exc())
     return False
+
+
+def parts(order: PackOrder) -> int:
+    """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted."""
+    store = Store(order.store)
+    return max(((store.result(member.node) or {}).get("micro_batches") or 1 for member in order.members), default=1)
 
 
 def describe(error: BaseException) -> str:
@@ -117,10 +128,17 @@ def _open(member: MemberOrder, store: Store) -> PackMember:
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 
-def _reporter(stop_file: Path) -> Report:
-    def report(member: PackMember, record: Mapping[str, Any]) -> None:
-        if stop_file.exists():
+def _reporter(order: PackOrder, store: Store) -> Report:
+    compared = {store.directory(member.node): [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
+
+    def report(member: PackMember, record: Mapping[str, Any]) -> bool:
+        if order.stop_file.exists():
             raise Stop
+        others = compared.get(member.directory)
+        if not others:
+            return False
+        metric = task_of(member.config.data[0]).primary_metric
+        return must_stop(member.directory / HISTORY, others, member.config.optimisation.selection, metric)
 
     return report
 

@@ -62,6 +62,8 @@ class OptimisationConfig:
     """Gradients are clipped per job to this norm: the default of the trainer behind the published runs."""
     temperature: float = 1.0
     """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
+    early_stopping: Literal["asha"] | None = None
+    """Whether jobs that differ in learning rate and seed alone are compared while they run, and the worse ones end before their time."""
     precision: Precision = "auto"
     """`auto` picks bf16 where the device multiplies bf16 natively, otherwise fp32; the result records the choice."""
 

@@ -47,6 +47,8 @@ class Progress:
     loss_steps: int = 0
     finished: bool = False
     stopped_early: bool = False
+    stopped_by: str | None = None
+    """`patience`, or `asha` where others did better with another learning rate. None: the job took all its steps."""
     train_seconds: float = 0.0
     """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
     evaluate_seconds: float = 0.0
@@ -179,6 +181,7 @@ class JobRun:
             progress.since_best += 1
         if optimisation.patience is not None and progress.since_best >= optimisation.patience and not progress.finished:
             progress.finished = progress.stopped_early = True
+            progress.stopped_by = "patience"
 
     def restore_best(self) -> None:
         """Puts the best evaluation's parameters into the modules."""

@@ -120,6 +120,7 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
         "epochs": progress.step / run.steps_per_epoch,
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
+        "stopped_by": progress.stopped_by,
         "micro_batches": progress.micro_batches,
         "rows": {task.task.key: {name: len(split) for name, split in task.splits.items()} for task in run.tasks},
         "label_names": {task.task.key: task.label_names for task in run.tasks},

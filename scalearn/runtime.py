@@ -57,5 +57,5 @@ class Outcome:
     traceback: str | None = None
 
 
-Report = Callable[[PackMember, Mapping[str, Any]], None]
-"""Called with a job and its newest history record after every evaluation."""
+Report = Callable[[PackMember, Mapping[str, Any]], bool | None]
+"""Called with a job and its newest history record after every evaluation. True ends the job there: it is judged by its best evaluation."""

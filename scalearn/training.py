@@ -242,7 +242,7 @@ class _PackTrainer:
         started = time.monotonic()
         scores = evaluate_runs(self.encoder, due, "validation", self.accelerator, self.pad_token_id)
         seconds = time.monotonic() - started
-        records: list[tuple[PackMember, dict[str, Any]]] = []
+        records: list[tuple[JobRun, dict[str, Any]]] = []
         for run, validation in zip(due, scores, strict=True):
             run.progress.evaluate_seconds += seconds / len(due)
             if not all(_is_finite(values["loss"]) for values in validation.values()):
@@ -254,10 +254,11 @@ class _PackTrainer:
             append_history(run.member.directory, record)
             if not run.progress.finished:
                 run.checkpoint_after()
-            records.append((run.member, record))
+            records.append((run, record))
         # Last, since a report may stop the pack: every job must have been judged by then, or its evaluation would be lost.
-        for member, record in records:
-            self.report(member, record)
+        for run, record in records:
+            if self.report(run.member, record) and not run.progress.finished:
+                run.progress.finished, run.progress.stopped_by = True, "asha"
 
     def _finish(self, run: JobRun) -> None:
         """Judges the best parameters on the test split and writes the results."""

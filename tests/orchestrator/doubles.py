@@ -1,8 +1,9 @@
 """A training function that sleeps, writes what training writes, and misbehaves on demand; and small graphs for it.
 
 What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the last
-match of a key wins. Keys: `seconds` per epoch, `epochs`, `error` (a member's own failure), `crash` (raise out of the function), and
-`die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one after it, in the first k attempts.
+match of a key wins. Keys: `seconds` per epoch, `epochs`, `loss` of the first one, `error` (a member's own failure), `crash` (raise out
+of the function), and `die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one
+after it, in the first k attempts.
 """
 
 import json
@@ -91,7 +92,7 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
         print(json.dumps({"pid": os.getpid(), "from": done, "threads": runtime.threads, "time": time.time()}), file=log)
     for epoch in range(done + 1, epochs + 1):
         time.sleep(behaviour.get("seconds", 0.01))
-        loss = 1.0 / epoch
+        loss = behaviour.get("loss", 1.0) / epoch
         record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.1 * epoch, "learning_rate": 6e-3}
         record |= {"train_loss": loss, "validation": {"loss": loss, "accuracy": 1 - loss / 2}}
         with (member.directory / "history.jsonl").open("a") as history:
@@ -101,14 +102,16 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
         die = behaviour.get("die")
         if die and epoch >= die["epoch"] and attempt <= die["times"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        report(member, record)
+        if report(member, record):
+            _write_result(member, epoch, stopped_by="asha")
+            return Outcome(member)
     if "error" in behaviour:
         return Outcome(member, behaviour["error"])
     _write_result(member, epochs)
     return Outcome(member)
 
 
-def _write_result(member: PackMember, epochs: int) -> None:
+def _write_result(member: PackMember, epochs: int, stopped_by: str | None = None) -> None:
     task = member.config.task
     accuracy = 1 - 0.5 / epochs
     result = {
@@ -122,6 +125,7 @@ def _write_result(member: PackMember, epochs: int) -> None:
         "epochs": epochs,
         "steps": 10 * epochs,
         "stopped_early": False,
+        "stopped_by": stopped_by,
         "precision": "fp32",
         "device": "cpu",
         "pack_size": 1,
