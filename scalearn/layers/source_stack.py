@@ -104,11 +104,6 @@ class SourceStack(nn.Module):
         summed = torch.baddbmm(bias.unsqueeze(1).to(dtype), flat.to(dtype), weight.transpose(1, 2).to(dtype))
         return summed.view(rows, length, -1)
 
-    def outputs(self, bottleneck: Tensor) -> Tensor:
-        """Every source's own up-projection, as AdapterFusion attends to them: `[..., T r]` to `[..., T, d]`."""
-        split = bottleneck.unflatten(-1, (self.sources, -1))
-        return torch.einsum("...tr,dtr->...td", split, self.up_weight.to(split.dtype)) + self.up_bias.to(split.dtype)
-
 
 def plain_weighted_sum(stack: SourceStack, hidden_states: Tensor, omega: Tensor) -> Tensor:
     """The transfer layer by its definition, one source after the other: the reference for the folded path.

@@ -1,4 +1,9 @@
-"""AdapterFusion (Pfeiffer et al. 2021): attention over source outputs, with the library's own fusion module."""
+"""AdapterFusion (Pfeiffer et al. 2021): attention over source outputs, with the parameters of the library's own fusion module.
+
+With query q, key map K, value map V and source outputs u_t = U_t z_t + b_t, the library computes K u_t and V u_t for every
+source. Since q . K u_t = K'q . u_t and sum_t p_t V u_t = V sum_t p_t u_t, one product with K' and one with V per token give
+the same result, and with K'q . U_t z_t = U_t'K'q . z_t no [rows, length, T, d] tensor is needed.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +11,7 @@ import torch
 from adapters.configuration import AdapterFusionConfig
 from adapters.methods.modeling import BertFusion
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scalearn.config import JobConfig
 from scalearn.encoder import Encoder
@@ -31,9 +37,17 @@ class FusionBranch(SourceBranch):
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
         """See `SourceBranch.combined`."""
-        outputs = self._stacks[site].outputs(bottleneck)
-        attended: Tensor = self.sites[site](hidden_states, outputs, outputs, hidden_states.new_zeros(()))
-        return attended
+        fusion, stack = self.sites[site], self._stacks[site]
+        up, by_source = stack.up_weight.flatten(1), (stack.sources, -1)
+        query = fusion.query(hidden_states)
+        pulled = functional.linear(query, fusion.key.weight.T)
+        scores = (functional.linear(pulled, up.T) * bottleneck).unflatten(-1, by_source).sum(-1)
+        scores = scores + functional.linear(pulled, stack.up_bias) + (query * fusion.key.bias).sum(-1, keepdim=True)
+        attention = fusion.dropout(scores).softmax(-1)
+        attended = (bottleneck.unflatten(-1, by_source) * attention.unsqueeze(-1)).flatten(-2)
+        mixed = functional.linear(attended, up) + functional.linear(attention, stack.up_bias.T)
+        value: Tensor = fusion.value(mixed)
+        return value
 
     def penalty(self) -> Tensor:
         """The pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
