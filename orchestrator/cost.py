@@ -64,6 +64,15 @@ class CostModel:
         self._memory_share = memory_share
         self._estimate = lru_cache(maxsize=None)(self._fresh_estimate)
 
+    def on(self, profile: Profile) -> "CostModel":
+        """Return the same model of another device."""
+        return CostModel(profile, pack=self._pack, memory_share=self._memory_share)
+
+    @property
+    def measures_packs(self) -> bool:
+        """Whether the device decides how many jobs are packed."""
+        return self._pack is None
+
     @property
     def worker_seconds(self) -> float:
         """Start of a worker process with its first backbone."""

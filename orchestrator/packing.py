@@ -112,6 +112,10 @@ class Policy:
         fitting = sum(member.rows for member in members) * max(member.padded for member in members) / passes
         self._fitting[key] = min(fitting, self._fitting.get(key, math.inf))
 
+    def expect(self, fitting: Mapping[Hashable, float]) -> None:
+        """Learn what an earlier run's packs said about the devices."""
+        self._fitting |= fitting
+
     def fitting(self) -> dict[Hashable, float]:
         """Return what was learned from packs that did not fit: tokens by backbone and precision."""
         return dict(self._fitting)
@@ -267,7 +271,7 @@ def kind(job: Job) -> Hashable:
     optimisation = config.optimisation
     if not packable(config.method):
         return job.node
-    common = (config.backbone_origin, optimisation.precision, optimisation.batch_size)
+    common = (config.stage, config.backbone_origin, optimisation.precision, optimisation.batch_size)
     if config.stage != "transfer":
         return (*common, max(length_class(size_of(data).padded) for data in config.data))
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)

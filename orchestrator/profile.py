@@ -12,7 +12,7 @@ from scalearn.errors import UserError
 from scalearn.names import unknown
 
 SCHEMA = 1
-DEFAULT_PROFILE = "h100_estimate"
+DEFAULT_PROFILE, DEFAULT_CPU_PROFILE = "h100_estimate", "epyc_2_cores"
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 

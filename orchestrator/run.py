@@ -4,21 +4,24 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.text import Text
 
 from orchestrator import provenance
+from orchestrator.cost import CostModel
 from orchestrator.graph import DONE, Graph
 from orchestrator.journal import Journal
 from orchestrator.manifest import write_manifest
 from orchestrator.prepare import SetAside, prepare
+from orchestrator.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.progress import Progress
 from orchestrator.report import print_report
 from orchestrator.store import FAILED, TRACEBACK, Store
 from orchestrator.sweep import Sweep
 from orchestrator.tracking import Target, Tracker
+from scalearn.config import Stage
 from scalearn.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -107,6 +110,7 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
         dashboard=options.dashboard,
         max_failures=options.max_failures,
         train=options.train,
+        cost=_cost(sweep),
     )
 
     def announce(cluster: "Cluster") -> None:
@@ -121,6 +125,13 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
         except (Interrupted, KeyboardInterrupt):
             return INTERRUPTED
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
+
+
+def _cost(sweep: Sweep) -> CostModel:
+    """Return what orders and packs the jobs."""
+    on_gpus = any(sweep.resources.of(stage).gpu for stage in get_args(Stage))
+    profile = sweep.packing.profile or (DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
+    return CostModel(load_profile(profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
 
 
 def _finish_tracking(tracker: Tracker, code: int) -> int:

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import ray
 from ray import tune
 
 from orchestrator.cluster import LOOKAHEAD, Cluster, connected, slots
 from orchestrator.cost import CostModel
+from orchestrator.devices import probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
 from orchestrator.early import rivals
 from orchestrator.graph import Graph, Job
 from orchestrator.identity import SCHEMA_VERSION, to_plain
@@ -85,12 +87,32 @@ def run_graph(
             orders = _Orders(graph, store, settings, scratch / "stop")
             pending = [node for node, state in graph.states.items() if state == "pending"]
             concurrent = slots(cluster, [orders.shape(graph.job(node)) for node in pending])
-            policy = Policy(graph, settings.cost, concurrent - LOOKAHEAD)
+            policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD)
+            policy.expect(recall_fitting(store))
             searcher = GraphSearcher(graph, store, orders.config, policy=policy, listeners=listeners)
             tuner = _tuner(searcher, store, settings, scratch, concurrent=concurrent, samples=len(pending))
-            _fit(tuner, searcher, scratch / "stop")
+            try:
+                _fit(tuner, searcher, scratch / "stop")
+            finally:
+                if fitting := policy.fitting():
+                    remember_fitting(store, fitting)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fitted(graph: Graph, store: Store, settings: Settings) -> CostModel:
+    """Return the cost model of the devices at hand: on GPUs a dry step says how much memory a row takes."""
+    share = settings.resources.of("source").gpu
+    chosen = probe_job(graph)
+    if not share or not settings.cost.measures_packs or chosen is None:
+        return settings.cost
+    config, length = chosen
+    memory = recall(store, config)
+    if memory is None:
+        share = min(1.0, share)
+        memory = ray.get(ray.remote(num_cpus=1, num_gpus=share)(probe).remote(config, length, "cuda"))
+        remember(store, config, memory)
+    return with_memory(settings.cost, memory, min(1.0, share))
 
 
 def _tuner(searcher: GraphSearcher, store: Store, settings: Settings, scratch: Path, *, concurrent: int, samples: int) -> tune.Tuner:

@@ -176,6 +176,9 @@ class Packing(Block):
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that a pack may fill."""
 
+    profile: Name | None = None
+    """A device's speed, as for `plan --profile`. None: a shipped one of the same kind of device, CPU or GPU."""
+
     @property
     def limit(self) -> int | None:
         """The most jobs of a pack. None: what is measured decides."""
