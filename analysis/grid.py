@@ -174,7 +174,7 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str)
 
 def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:
     std = row.average_std
-    marks = "" if row.is_complete else footnotes.dagger()
+    marks = "" if row.is_complete or row.average is None else footnotes.dagger()
     return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average, extra)
 
 

@@ -62,6 +62,8 @@ def comparison_grid(table: BenchmarkTable, reference: str) -> Grid | None:
     average = chances[chances["target"] == "average"].set_index("first")["probability"]
     rows = []
     for entry in counts.to_dict("records"):
+        if entry["win"] + entry["tie"] + entry["loss"] == 0:
+            continue
         chance = average.get(entry["first"])
         numbers = [GridCell(str(entry[name]), sort=float(entry[name])) for name in ("win", "tie", "loss")]
         shown = GridCell("–" if chance is None else f"{chance:.2f}", sort=None if chance is None else float(chance))

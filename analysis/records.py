@@ -46,6 +46,8 @@ class SweepInfo:
     """Task keys in the order of the table's columns."""
     methods: tuple[str, ...] = ()
     yaml: str = ""
+    overrides: tuple[str, ...] = ()
+    """What the command line set in place of the file's values, as `key=value`."""
     file: str | None = None
     created: str | None = None
     tracking_uri: str | None = None
@@ -92,6 +94,7 @@ def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
         targets=tuple(raw.get("targets") or ()),
         methods=tuple(raw.get("methods") or ()),
         yaml=str(raw.get("yaml") or ""),
+        overrides=tuple(map(str, raw.get("overrides") or ())),
         file=raw.get("file"),
         created=raw.get("created"),
         tracking_uri=raw.get("tracking_uri"),

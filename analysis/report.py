@@ -104,6 +104,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
             packages[name].append((record.provenance.get("packages") or {}).get(name))
     facts = [
         ("Sweep file", results.sweep.file or ""),
+        ("Overrides", ", ".join(results.sweep.overrides)),
         ("Created", results.sweep.created or ""),
         ("Store", results.store),
         ("Tracking", results.sweep.tracking_uri or ""),

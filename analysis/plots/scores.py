@@ -27,7 +27,7 @@ _LOGARITHMIC = {"few_shot", "learning_rate", "train_rows"}
 def efficiency(table: BenchmarkTable) -> Plot | None:
     """Average score against transfer parameters of all targets together, on a log scale; only complete rows with known parameters."""
     rows = [row for row in table.rows if row.is_complete and row.parameters_total]
-    if not rows:
+    if len(rows) < 2:
         return None
 
     def draw() -> Figure:
