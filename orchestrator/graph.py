@@ -218,8 +218,10 @@ class Graph:
         new = self._states[node]
         if (old in DONE) != (new in DONE):
             for child in self._children.get(node, ()):
-                self._waiting[child] += 1 if old in DONE else -1
-                self._refresh(child)
+                before = self._waiting[child]
+                self._waiting[child] = after = before + (1 if old in DONE else -1)
+                if not (before and after):  # most of the time other parents are still awaited
+                    self._refresh(child)
         if (old in _CLOSED) != (new in _CLOSED) or new in _CLOSED:
             self._spread(node)
 
