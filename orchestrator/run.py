@@ -23,6 +23,7 @@ from orchestrator.sweep import Sweep
 from orchestrator.tracking import Target, Tracker
 from scalearn.config import Stage
 from scalearn.runtime import Runtime
+from scalearn.tasks import task_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
@@ -65,10 +66,11 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
         The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 130 when interrupted.
 
     Raises:
-        UserError: Wrong input, a store that cannot be written to, a cluster that cannot be reached.
+        UserError: Wrong input, local data without rows, a store that cannot be written to, a cluster that cannot be reached.
     """
     full = sweep.expand()
     graph = full if options.only is None else full.restrict(options.only)
+    _check_data(sweep, graph)
     store.check_writable()
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
     moved = prepare(graph, store, forced)
@@ -88,6 +90,14 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     if code == INTERRUPTED:
         _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
     return code
+
+
+def _check_data(sweep: Sweep, graph: Graph) -> None:
+    """Refuse empty and broken local files before anything is written: every job that reads them would fail."""
+    from scalearn.tasks.present import check_present  # pyarrow, which planning does without
+
+    for task in {data.task: task_of(data) for job in graph for data in job.config.data}.values():
+        check_present(task, _absolute(sweep.data.root))
 
 
 def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, console: Console) -> int:
@@ -178,4 +188,4 @@ def _note(sweep: Sweep) -> str:
 
 
 def _absolute(root: str | None) -> Path | None:
-    return None if root is None else Path(root).absolute()
+    return None if root is None else Path(root).expanduser().absolute()

@@ -43,6 +43,38 @@ def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, argume
     assert output.err.count("\n") == 1
 
 
+OWN = """
+name: own
+benchmark: mine
+backbone: minilm
+data: {root: data}
+tasks: {spam: {columns: text, splits: {validation: null, test: null}}}
+methods: {scalearn: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("train.csv", b"text,label\n", "train.csv holds no rows"),
+        ("train.jsonl", b"\n", "train.jsonl holds no rows"),
+        ("train.parquet", b"", "train.parquet is broken or not in its format"),
+    ],
+)
+def test_run_on_empty_data_is_one_line_and_writes_nothing(capsys, monkeypatch, tmp_path, file, content, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(OWN)
+    Path("data/mine/spam").mkdir(parents=True)
+    (Path("data/mine/spam") / file).write_bytes(content)
+    assert main(["run", "own.yaml"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Task mine/spam: " in output.err
+    assert sentence in output.err
+    assert output.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "own.yaml"]
+
+
 def test_plan_json_counts_and_writes_nothing(sweep, capsys, tmp_path):
     assert main(["plan", sweep, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
