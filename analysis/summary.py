@@ -71,7 +71,8 @@ def _frugal(results: Results) -> list[str]:
         return []
     least, best = min(rows, key=lambda row: row.parameters_total or 0), max(rows, key=_average)
     if least is best:
-        return [f"{best.title} is also the one with the fewest parameters, {count(best.parameters_total)} for all targets."]
+        among = "" if len(rows) == len(results.table.rows) else " of the methods with a score on every target"
+        return [f"{best.title} is also the one with the fewest parameters{among}, {count(best.parameters_total)} in total."]
     share = (least.parameters_total or 0) / (best.parameters_total or 1)
     gap = signed(_average(least) - _average(best))
     return [

@@ -40,7 +40,7 @@ def _overall(omegas: Sequence[Omega], name: str) -> Plot:
         width, height = 1.4 + 0.75 * len(table.columns), 0.9 + 0.42 * len(table)
         figure, (axes,) = panels(1, width=max(width, 3.6), height=max(height, 1.6))
         rows = [task_title(str(task)) for task in table.index]
-        annotated_grid(axes, table.to_numpy(dtype=float), rows, [str(source) for source in table.columns])
+        annotated_grid(axes, table.to_numpy(dtype=float), rows, [str(source) for source in table.columns], from_zero=True)
         axes.set_xlabel("source")
         axes.set_ylabel("target")
         return figure
@@ -59,7 +59,7 @@ def _layers(omegas: Sequence[Omega], name: str) -> Plot:
         figure, axes = panels(len(groups), width=1.2 + 0.55 * sources, height=0.9 + 0.26 * layers, columns=2)
         for panel, ((task, names), group) in zip(axes, groups.items(), strict=True):
             values = np.mean([omega.by_layer for omega in group], axis=0)
-            annotated_grid(panel, values, [str(layer + 1) for layer in range(len(values))], names)
+            annotated_grid(panel, values, [str(layer + 1) for layer in range(len(values))], names, from_zero=True)
             panel.set_title(task_title(task))
             panel.set_ylabel("layer")
         return figure

@@ -213,10 +213,22 @@ def probing_scores(frame: pd.DataFrame, *, split: str = "test") -> dict[tuple[st
 
 
 def annotated_grid(
-    axes: Axes, values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", rows: Sequence[str], columns: Sequence[str], *, digits: int = 2
+    axes: Axes,
+    values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    digits: int = 2,
+    from_zero: bool = False,
 ) -> None:
-    """A heat map with its numbers written in, dark on light cells and light on dark ones."""
-    axes.pcolormesh(values, cmap=COLORMAP, edgecolors="none")
+    """A heat map with its numbers written in, dark on light cells and light on dark ones.
+
+    With `from_zero` the colours start at 0, so that values which hardly differ look alike.
+    """
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    axes.pcolormesh(values, cmap=COLORMAP, edgecolors="none", vmin=low, vmax=high)
     axes.grid(False)
     axes.invert_yaxis()
     axes.set_xticks(
@@ -229,7 +241,6 @@ def annotated_grid(
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    low, high = np.nanmin(values), np.nanmax(values)
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             if not np.isnan(value):
