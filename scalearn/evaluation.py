@@ -1,5 +1,6 @@
 """Scores of trained jobs on a split, several jobs in one pass."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -44,7 +45,7 @@ def evaluate_runs(
         rows_per_pass: Rows of one job in one pass.
 
     Returns:
-        Per job: task to metric to value, `loss` included.
+        Per job: task to metric to value, `loss` included. A task with a logit that is not finite has a loss of NaN and nothing else.
     """
     encoder.eval()
     work = {id(run): _chunks(run, split, rows_per_pass) for run in runs}
@@ -89,6 +90,9 @@ def _scores(
         logits = np.concatenate([values for _, values, _ in parts])
         in_order = np.empty_like(logits)
         in_order[order] = logits
+        if not np.isfinite(in_order).all():  # no metric is defined; the other jobs of the pack go on
+            scores[task.task.key] = {"loss": math.nan}
+            continue
         loss = sum(loss * len(rows) for rows, _, loss in parts) / len(order)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -268,6 +268,9 @@ class _PackTrainer:
         scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
         for split in dict.fromkeys(name for task in run.tasks for name in task.splits if name not in ("train", "validation")):
             (judged,) = evaluate_runs(self.encoder, [run], split, self.accelerator, self.pad_token_id)
+            if not all(_is_finite(values["loss"]) for values in judged.values()):
+                self._fail(run, f"The loss on {split} is not finite after step {run.progress.best_step}: lower the learning rate.")
+                return
             for task, values in judged.items():
                 scores[task][split] = values
         run.progress.evaluate_seconds += time.monotonic() - started

@@ -150,6 +150,16 @@ def test_loss_that_is_not_finite_fails_its_job_alone(backbone: str, parents: Map
         assert difference(tmp_path / "pack" / str(index), tmp_path / "alone" / str(index)) < 1e-5
 
 
+def test_logits_that_are_not_finite_fail_their_job_alone(backbone: str, parents: Mapping[str, Path], tmp_path: Path) -> None:
+    diverging = config_of("scalearn", backbone, 1, learning_rate=1e30, max_gradient_norm=None, evaluate_every=1)
+    well, failed = train_pack([config_of("scalearn", backbone, evaluate_every=1), diverging], tmp_path, parents)
+    assert well.error is None
+    assert failed.error is not None
+    assert "validation loss is not finite after step 1" in failed.error
+    assert [record["step"] for record in history(tmp_path / "0")] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "1/history.jsonl").exists()
+
+
 def test_failure_says_step_and_learning_rate(backbone: str, tmp_path: Path) -> None:
     outcome = run(config_of("adapter", backbone, learning_rate=1e30, max_gradient_norm=None, evaluate_every=6), tmp_path)
     assert outcome.error is not None
