@@ -46,14 +46,14 @@ def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
 
 
 def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Embeddings and layers of an encoder of the BERT or RoBERTa family, without pooler.
+    """Embeddings and layers of an encoder of the BERT, RoBERTa or DistilBERT family, without pooler.
 
     With hidden size d and intermediate size i: `d (vocabulary + positions + types + 2) + layers * (4 (d^2 + d) + 2 d i + i + d + 4 d)`.
     """
     d, i = shape.hidden_size, shape.intermediate_size
     roberta = "roberta" in shape.architecture
-    # RoBERTa numbers positions from 2 and has one token type, BERT from 0 and two.
-    positions, types = (shape.positions + 2, 1) if roberta else (shape.positions, 2)
+    # RoBERTa numbers positions from 2 and has one token type, BERT from 0 and two, DistilBERT from 0 and none.
+    positions, types = (shape.positions + 2, 1) if roberta else (shape.positions, 0 if shape.architecture == "distilbert" else 2)
     return d * (shape.vocabulary + positions + types + 2) + shape.layers * (4 * (d * d + d) + 2 * d * i + i + d + 4 * d)
 
 

@@ -68,7 +68,7 @@ def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | No
     """Builds full fine-tuning: embeddings and all layers learn; a pooler, which no head reads, stays as it is."""
     model = encoder.copy_of_model()
     for name, parameter in model.base_model.named_parameters():
-        parameter.requires_grad_(name.partition(".")[0] in ("embeddings", "encoder"))
+        parameter.requires_grad_(name.partition(".")[0] != "pooler")
     return OwnModelBranch(model)
 
 

@@ -14,13 +14,16 @@ from scalearn.backbones import get_backbone
 from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, bottleneck_config, load_encoder
 from scalearn.layers.random_streams import RowBlock
+from scalearn.methods import counts
 from scalearn.methods.build import build_branch
 from scalearn.methods.hyperformer import HyperformerBranch
+from scalearn.methods.own_model import build_full
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
 from scalearn.methods.registry import METHODS, get_method
 from scalearn.methods.soup import soup_weights
 from scalearn.transfer import load_transfer
 from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
+from tests.scalearn.tiny import CONFIGS, shape, tiny_encoder
 
 TWO = ("domains/apple", "domains/coachella")
 INPUTS = {"input_ids": torch.arange(3, 35).view(4, 8), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
@@ -139,6 +142,15 @@ def test_full_fine_tuning_moves_every_parameter_of_the_encoder(backbone: str, tm
     start = dict(AutoAdapterModel.from_pretrained(backbone).named_parameters())
     assert {name.removeprefix("model.") for name in trained} == {name for name in start if "prompt" not in name and "pooler" not in name}
     assert not [name for name, tensor in trained.items() if torch.equal(tensor, start[name.removeprefix("model.")])]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_full_fine_tuning_learns_all_but_the_pooler_of_every_architecture(name: str) -> None:
+    branch = build_full(job("full_ft", (data(TWO[0]),), "minilm"), tiny_encoder(name), None)
+    frozen = {key for key, parameter in branch.model.base_model.named_parameters() if not parameter.requires_grad}
+    assert all(key.startswith("pooler.") for key in frozen)
+    if name in ("bert", "distilbert"):
+        assert sum(parameter.numel() for parameter in branch.learned().values()) == counts.everything(shape(tiny_encoder(name)), 0, {})
 
 
 def test_joint_adapter_is_one_for_all_tasks_and_heads_are_their_own(backbone: str, tmp_path: Path) -> None:
