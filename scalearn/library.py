@@ -21,7 +21,7 @@ from scalearn.methods.registry import get_method, resolve_settings
 from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
 from scalearn.names import unknown
 from scalearn.runtime import PackMember, Runtime
-from scalearn.source_adapters import SourceAdapters
+from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
 from scalearn.training import train
@@ -127,8 +127,11 @@ def fit(
     (outcome,) = train([PackMember(config, place, parents)], runtime or Runtime(), lambda member, record: None)
     if outcome.error is not None:
         raise UserError(outcome.error)
-    loaded = backbone or load_backbone(config.backbone)
-    return load_model(place, loaded, {name: parents[name] for name in config.sources} or None)
+    loaded, stacked = backbone or load_backbone(config.backbone), None
+    if config.sources:
+        places, allow_pickle = {name: parents[name] for name in config.sources}, runtime is not None and runtime.allow_pickle
+        stacked = load_source_adapters(loaded.encoder, places, allow_pickle=allow_pickle)
+    return load_model(place, loaded, stacked)
 
 
 def attach(

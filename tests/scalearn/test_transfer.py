@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import AutoAdapterModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 import scalearn
 from scalearn.errors import UserError
 from scalearn.model import LoadedBackbone, load_backbone, load_model
+from scalearn.runtime import Runtime
 from tests.scalearn.small import data, job, run, save_backbone
 
 SOURCES = ("apple", "coachella")
@@ -172,6 +174,20 @@ def test_fit_trains_and_returns_the_best_evaluation(place: str, trained: Path, b
     model = scalearn.fit(config, tmp_path / "job", sources={name: trained / name for name in SOURCES}, backbone=backbone)
     reported = json.loads((tmp_path / "job/result.json").read_text())["scores"]["domains/apple"]["validation"]
     assert model.evaluate(data("domains/apple"), "validation") == pytest.approx(reported, abs=1e-5)
+
+
+def test_fit_on_pickled_sources_returns_its_model_where_they_are_allowed(place: str, trained: Path, tmp_path: Path) -> None:
+    sources: dict[str, str | Path] = {name: tmp_path / name for name in SOURCES}
+    library = AutoAdapterModel.from_pretrained(place)
+    for name, directory in sources.items():
+        loaded = library.load_adapter(str(trained / name / "adapter"), use_safetensors=True)
+        library.save_adapter(str(directory), loaded, use_safetensors=False, with_head=False)
+    options = {"train_rows": 8, "evaluation_rows": 8, "max_length": 24, "epochs": 1, "precision": "fp32"}
+    config = scalearn.job("domains/apple", "scalearn", backbone=place, sources=SOURCES, **options)
+    with pytest.raises(UserError, match="allow_pickle"):
+        scalearn.fit(config, tmp_path / "job", sources=sources)
+    model = scalearn.fit(config, tmp_path / "job", sources=sources, runtime=Runtime(device="cpu", allow_pickle=True))
+    assert model.spec.sources == SOURCES
 
 
 def test_fit_that_fails_says_why(place: str, tmp_path: Path) -> None:
