@@ -50,7 +50,7 @@ def main() -> None:
     lap("expand")
     planned = plan("synthetic", graph)
     lap("plan")
-    played = simulate(graph, CostModel(load_profile(DEFAULT_PROFILE)), arguments.devices)
+    simulate(graph, CostModel(load_profile(DEFAULT_PROFILE)), arguments.devices)
     lap("simulate")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     wall, own = time.perf_counter() - began, time.process_time()

@@ -35,7 +35,7 @@ BATCH = 32
 METHODS = ("adapter", "scalearn", "adapterfusion")
 
 _TASK = "profile/rows"
-_EVALUATION_ROWS = 128
+_EVALUATION_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Point:
     length: int
     step_seconds: float
     evaluation_seconds: float
-    """Per job, validation and test together: 256 rows."""
+    """Per job, validation and test together: 128 rows."""
     around_seconds: float
     """Per job, neither training nor evaluation, the backbone's loading left out."""
 
@@ -75,7 +75,7 @@ class Bench:
         self._own = definition_of(own_task(_TASK, definition))
         place = folder / "data" / _TASK
         place.mkdir(parents=True)
-        for split, rows in (("train", BATCH * 16), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
+        for split, rows in (("train", BATCH * 32), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
             # Different rows, each longer than any length that is measured.
             texts = [f"number {number} " + "so " * 512 for number in range(rows)]
             table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(rows)]})
@@ -221,7 +221,7 @@ def measure_profile(
     for backbone, precision in itertools.product(backbones, precisions):
         with tempfile.TemporaryDirectory(prefix="scalearn-profile-") as folder:
             bench = Bench(Path(folder), backbone, precision, kind, threads)
-            lengths, steps = ((32, 64), 1) if quick else ((64, 128), 3 if kind == "cpu" else 20)
+            lengths, steps = ((32, 64), 1) if quick else ((32, 128), 3) if kind == "cpu" else ((64, 128), 20)
             rates.append(measure_rates(bench, kind, packs=packs, lengths=lengths, steps=steps, methods=METHODS[:2] if quick else METHODS))
     return Profile(
         device=device_name(kind),

@@ -1,0 +1,118 @@
+"""Trials per hour of packs, against one process per trial and against K processes that share the device.
+
+    python benchmarks/pack.py                                          # MiniLM, both stages, on what there is
+    python benchmarks/pack.py --size roberta-base --packs 1 2 4 8 16 32 --lengths 64 128 --steps 200
+
+Weights are random and rows are made up; everything else is the training function as a sweep calls it, with data, evaluation and
+artifacts. `warm` packs run in a process that has trained before, as a sweep's workers have. Goals: on an H100 at least 5 times the trials
+per hour of one process per trial at K = 16, and more than K processes; on two CPU cores never slower than K = 1.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from orchestrator.measure import BATCH, Bench, device_name
+from scalearn.backbones import get_backbone
+
+SHAPES = {"minilm": (384, 6, 12), "roberta-base": (768, 12, 12)}
+STAGES = {1: "adapter", 2: "scalearn"}
+
+
+def save_backbone(folder: Path, size: str) -> str:
+    """Write an encoder of a size with random weights, and a tokenizer."""
+    hidden, layers, heads = SHAPES[size]
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * hidden)
+    BertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(get_backbone("minilm").locate()).save_pretrained(folder)
+    return str(folder)
+
+
+def processes(backbone: str, arguments: argparse.Namespace, method: str, length: int, count: int) -> float:
+    """Return the seconds of so many processes at once, each with one trial from its first import to its artifact."""
+    command = [sys.executable, __file__, "--child", backbone, "--device", arguments.device, "--steps", str(arguments.steps)]
+    command += ["--precision", arguments.precision, "--lengths", str(length), "--method", method]
+    if arguments.device == "cpu":
+        # Processes share the cores, as a scheduler would divide them.
+        command += ["--threads", str(max(1, arguments.threads // count))]
+    began = time.perf_counter()
+    children = [subprocess.Popen(command) for _ in range(count)]
+    codes = [child.wait() for child in children]
+    if any(codes):
+        raise RuntimeError(f"{sum(map(bool, codes))} of {count} processes failed")
+    return time.perf_counter() - began
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """Train one trial; a transfer job's source adapter is made in one step first, which costs less than a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), arguments.child, arguments.precision, arguments.device, arguments.threads)
+        bench.run(arguments.method, 1, arguments.lengths[0], arguments.steps)
+
+
+def measure(arguments: argparse.Namespace, size: str, stages: Sequence[int]) -> None:
+    """Print a table per size, stage and length."""
+    print("| size | stage | length | way | K | seconds per trial | trials per hour | over one process per trial |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = save_backbone(Path(folder) / "backbone", size)
+        for stage in stages:
+            for length in arguments.lengths:
+                method = STAGES[stage]
+                baseline = processes(backbone, arguments, method, length, 1)
+                rows = [("one process per trial", 1, baseline)]
+                for count in arguments.together:
+                    rows.append(("K processes", count, processes(backbone, arguments, method, length, count) / count))
+                rows += warm_packs(backbone, arguments, method, length)
+                for way, count, seconds in rows:
+                    figures = f"{seconds:.2f} | {3600 / seconds:.0f} | {baseline / seconds:.2f}"
+                    print(f"| {size} | {stage} | {length} | {way} | {count} | {figures} |", flush=True)
+
+
+def warm_packs(backbone: str, arguments: argparse.Namespace, method: str, length: int) -> list[tuple[str, int, float]]:
+    """Return seconds per trial of packs in a warm process."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), backbone, arguments.precision, arguments.device, arguments.threads)
+        bench.run(method, 1, length, 1)
+        for count in arguments.packs:
+            began = time.perf_counter()
+            bench.run(method, count, length, arguments.steps)
+            rows.append(("warm pack", count, (time.perf_counter() - began) / count))
+    return rows
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", choices=SHAPES, default="minilm")
+    parser.add_argument("--stages", type=int, nargs="+", choices=STAGES, default=[1, 2])
+    parser.add_argument("--packs", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--together", type=int, nargs="+", default=[2], help="K of the K processes")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--method", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+    shape = f"{arguments.precision}, batch {BATCH}, {arguments.steps} steps a trial"
+    print(f"{device_name(arguments.device)}, {shape}, load before {os.getloadavg()[0]:.1f}\n")
+    measure(arguments, arguments.size, arguments.stages)
+
+
+if __name__ == "__main__":
+    main()
