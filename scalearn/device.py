@@ -37,12 +37,14 @@ def open_accelerator(precision: Precision, device: str) -> Accelerator:
 
     Args:
         precision: As the job asks for it.
-        device: `auto`, `cpu`, `cuda`, or `cuda:N`.
+        device: `auto`, `cpu` or `cuda`. Which one of several GPUs is what `CUDA_VISIBLE_DEVICES` says.
 
     Raises:
-        UserError: A GPU was asked for where there is none.
+        UserError: A GPU was asked for where there is none, or one by its number.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda:"):
+        raise UserError(f"Device {device} cannot be chosen by its number: use cuda, and set CUDA_VISIBLE_DEVICES to the GPU.")
+    if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"Device {device} was asked for, but this machine has no usable GPU: use device auto or cpu.")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     resolved = torch.device("cpu" if on_cpu else "cuda")

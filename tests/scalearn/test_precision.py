@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalearn.device import resolve_precision
+from scalearn.device import open_accelerator, resolve_precision
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
 from scalearn.layers.omega import OmegaConfig
@@ -103,6 +103,11 @@ def test_precision_auto_is_what_the_device_multiplies_natively_and_fp16_needs_a_
     assert resolve_precision("fp32", cpu) == "fp32"
     with pytest.raises(UserError, match="GPU"):
         resolve_precision("fp16", cpu)
+
+
+def test_gpu_by_its_number_is_refused_since_accelerate_would_take_the_first() -> None:
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
+        open_accelerator("fp32", "cuda:1")
 
 
 @pytest.mark.gpu
