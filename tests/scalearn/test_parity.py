@@ -19,6 +19,7 @@ from scalearn.layers.source_stack import BottleneckWeights, SourceStack
 from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
+from tests.scalearn.test_parity_baselines import is_baseline
 
 SHAPES = {
     "scalearn": OmegaConfig(),
@@ -32,7 +33,7 @@ SHAPES = {
 
 def parity_files(shared: Path) -> list[Path]:
     directory = Path(os.environ.get("SCALEARN_PARITY_DIR", shared / "parity"))
-    return sorted(directory.glob("*.safetensors"))
+    return [path for path in sorted(directory.rglob("*.safetensors")) if not is_baseline(path)]
 
 
 @pytest.fixture
