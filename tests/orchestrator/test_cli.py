@@ -75,6 +75,17 @@ def test_run_on_empty_data_is_one_line_and_writes_nothing(capsys, monkeypatch, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "own.yaml"]
 
 
+def test_run_reads_a_data_root_in_the_home_directory(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(OWN.replace("root: data", 'root: "~/data"'))
+    directory = tmp_path / "home/data/mine/spam"
+    directory.mkdir(parents=True)
+    (directory / "train.csv").write_text("text,label\n")
+    assert main(["run", "own.yaml"]) == 2
+    assert f"{directory / 'train.csv'} holds no rows" in capsys.readouterr().err
+
+
 def test_plan_json_counts_and_writes_nothing(sweep, capsys, tmp_path):
     assert main(["plan", sweep, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
