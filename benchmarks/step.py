@@ -124,9 +124,8 @@ def main() -> None:
     precision, device = given.precision, given.device
     runs = {name: training_step(encoder, branch, batch, precision, device) for name, branch in branches.items()}
     times = interleaved(runs, given.rounds, given.device)
-    print(
-        f"T = {given.sources}, {given.rows} x {given.length} tokens, {given.precision}, {given.attention} attention, {machine(given.device)}"
-    )
+    size = f"T = {given.sources}, {given.rows} x {given.length} tokens"
+    print(f"{size}, {precision}, {given.attention} attention, {machine(device)}")
     print("| path | time / ScaLearn's | ScaLearn's / its time |" + (" peak memory, MiB |" if given.device == "cuda" else ""))
     print("|---|---|---|" + ("---|" if given.device == "cuda" else ""))
     for name in runs:
