@@ -74,10 +74,10 @@ def run_jobs(graph: Graph, store: Store) -> None:
 
 
 def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
-    return [_train_one(member, runtime, report) for member in pack]
+    return [_train_one(member, runtime, report, len(pack)) for member in pack]
 
 
-def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
+def _train_one(member: PackMember, runtime: Runtime, report: Report, together: int) -> Outcome:
     node, root = _place(member.directory)
     behaviour = _behaviour(node, root)
     for name, parent in member.parents.items():
@@ -103,15 +103,15 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
         if die and epoch >= die["epoch"] and attempt <= die["times"]:
             os.kill(os.getpid(), signal.SIGKILL)
         if report(member, record):
-            _write_result(member, epoch, stopped_by="asha")
+            _write_result(member, epoch, together, stopped_by="asha")
             return Outcome(member)
     if "error" in behaviour:
         return Outcome(member, behaviour["error"])
-    _write_result(member, epochs)
+    _write_result(member, epochs, together)
     return Outcome(member)
 
 
-def _write_result(member: PackMember, epochs: int, stopped_by: str | None = None) -> None:
+def _write_result(member: PackMember, epochs: int, together: int, stopped_by: str | None = None) -> None:
     task = member.config.task
     accuracy = 1 - 0.5 / epochs
     result = {
@@ -128,7 +128,7 @@ def _write_result(member: PackMember, epochs: int, stopped_by: str | None = None
         "stopped_by": stopped_by,
         "precision": "fp32",
         "device": "cpu",
-        "pack_size": 1,
+        "pack_size": together,
         "rows": {task: {"train": 100, "validation": 10, "test": 10}},
         "timing": {"train_seconds": 0.1, "evaluate_seconds": 0.1, "load_seconds": 0.1},
         "warnings": [],

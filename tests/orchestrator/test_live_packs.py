@@ -1,0 +1,48 @@
+"""Packs of several jobs on a real Ray: each job has its own artifact, failure and run in MLflow."""
+
+from collections import Counter
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from orchestrator.run import Options, run_sweep
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+from tests.orchestrator.doubles import TRAIN, behave
+
+SWEEP = """
+name: packs
+benchmark: domains
+backbone: minilm
+data: {train_rows: 60, evaluation_rows: 20, max_length: 16}
+sources: {tasks: [airlines, apple]}
+targets: [apple]
+seeds: [0, 1, 2, 3, 4, 5, 6, 7]
+packing: {size: 4, profile: h100_estimate}
+methods:
+  scalearn: {}
+  scalearn_pp: {}
+"""
+
+
+@pytest.mark.slow
+def test_jobs_of_a_pack_end_each_in_its_own_way(tmp_path):
+    store, sweep = Store(tmp_path / "runs"), Sweep.from_text(SWEEP)
+    behave(store, ("scalearn_pp/apple/lr6e-03-seed5", {"error": "The training loss became nan."}))
+    console = Console(width=200)
+    assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), console) == 1
+    graph = sweep.expand()
+    states = Counter(store.state(node) for node in graph.nodes())
+    assert states == {"succeeded": 17, "failed": 1}
+    sizes = Counter(result["pack_size"] for node in graph.nodes() if "transfer" in node and (result := store.result(node)))
+    assert max(sizes) == 4
+    assert sum(sizes.values()) == 15
+    client = MlflowClient(store.load_json(store.manifest_path("packs"))["tracking_uri"])
+    experiment = client.get_experiment_by_name("packs")
+    assert len(client.search_runs([experiment.experiment_id])) == 19  # one per job, and the sweep's
+
+    behave(store)
+    assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), console) == 0
+    (again,) = [node for node in graph.nodes() if "scalearn_pp/apple/lr6e-03-seed5" in node]
+    assert store.result(again)["pack_size"] == 1

@@ -1,0 +1,164 @@
+"""A job in a pack is the job alone: the same losses and gradients at every step, the same predictions, the same weights."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from scalearn import training
+from scalearn.config import JobConfig
+from scalearn.runtime import PackMember, Runtime
+from tests.scalearn.small import data, job, run, save_backbone
+
+SOURCES = ("apple", "coachella", "airlines")
+TARGET = (data("domains/apple"),)
+TOLERANCE = 1e-5
+
+MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("scalearn", {"omega_dropout": 0.3}, {"learning_rate": 6e-3}),
+    ("scalearn", {"omega_dropout": 0.0}, {"learning_rate": 2e-2, "max_gradient_norm": None}),
+    ("scalearn_uniform", {}, {"learning_rate": 6e-3, "weight_decay": 0.1}),
+    ("scalearn_pp", {}, {"learning_rate": 3e-3, "warmup": 0.5}),
+    ("scalearn_uniform_pp", {}, {"learning_rate": 6e-3}),
+    ("scalearn_softmax", {}, {"learning_rate": 1e-2}),
+    ("adapterfusion", {}, {"learning_rate": 5e-5}),
+    ("scalearn_fixed", {"omega": (0.3, 0.0, 0.9)}, {"learning_rate": 6e-3}),
+)
+"""Variants, ablations, AdapterFusion and a probe, with different rates, settings and, by position, seeds."""
+
+
+@dataclass
+class Course:
+    """What one job went through."""
+
+    losses: list[float] = field(default_factory=list)
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@pytest.fixture
+def courses(monkeypatch: pytest.MonkeyPatch) -> dict[Path, Course]:
+    """Every job's losses and gradients before each update, by its directory."""
+    seen: dict[Path, Course] = defaultdict(Course)
+    update = training._PackTrainer._update
+
+    def watched(self: training._PackTrainer, step_losses: dict[int, float]) -> None:
+        for active in self.active:
+            course = seen[active.member.directory]
+            course.losses.append(step_losses[id(active)])
+            course.gradients.append({name: value.grad.clone() for name, value in active.learned().items() if value.grad is not None})
+        update(self, step_losses)
+
+    monkeypatch.setattr(training._PackTrainer, "_update", watched)
+    return seen
+
+
+@pytest.fixture(scope="module", params=["dropout off", "dropout on"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    directory = tmp_path_factory.mktemp("backbone")
+    save_backbone(directory, tokenizer)
+    config = AutoConfig.from_pretrained(directory)
+    if request.param == "dropout off":
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    config.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    root = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        assert run(job("adapter", (data(f"domains/{name}"),), backbone, learning_rate=1e-2), root / name).error is None
+    return {name: root / name for name in SOURCES}
+
+
+def mixed_jobs(backbone: str) -> list[JobConfig]:
+    return [
+        job(method, TARGET, backbone, settings, seed, SOURCES, **{"epochs": 2, "patience": None, **optimisation})
+        for seed, (method, settings, optimisation) in enumerate(MIXED)
+    ]
+
+
+def train_pack(configs: Sequence[JobConfig], root: Path, parents: Mapping[str, Path]) -> list[Path]:
+    directories = [root / str(number) for number in range(len(configs))]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    members = [PackMember(config, directory, parents) for config, directory in zip(configs, directories, strict=True)]
+    outcomes = training.train(members, Runtime(device="cpu"), lambda *_: None)
+    assert [outcome.error for outcome in outcomes] == [None] * len(configs)
+    return directories
+
+
+def assert_equal(mine: Path, theirs: Path, courses: Mapping[Path, Course]) -> None:
+    assert courses[mine].losses == pytest.approx(courses[theirs].losses, rel=TOLERANCE)
+    for step, (ours, other) in enumerate(zip(courses[mine].gradients, courses[theirs].gradients, strict=True)):
+        assert ours.keys() == other.keys()
+        for name, gradient in ours.items():
+            assert distance(gradient, other[name]) < TOLERANCE, f"gradient of {name} at step {step}"
+    for name, tensor in weights(mine).items():
+        assert distance(tensor, weights(theirs)[name]) < TOLERANCE, name
+    scores, others = (json.loads((path / "result.json").read_text())["scores"] for path in (mine, theirs))
+    for task, splits in scores.items():
+        for split, values in splits.items():
+            assert values == pytest.approx(others[task][split], rel=TOLERANCE), f"{task} {split}"
+
+
+def distance(left: Tensor, right: Tensor) -> float:
+    """Norm of the difference, relative to the norm; what is near zero altogether is compared as it is."""
+    return float((left - right).norm() / right.norm().clamp(min=1e-3))
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    files = [path for path in directory.rglob("*.safetensors") if "checkpoint" not in path.parts]
+    return {f"{path.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
+
+
+def test_eight_mixed_jobs_go_the_same_way_packed_and_alone(
+    backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
+) -> None:
+    configs = mixed_jobs(backbone)
+    packed = train_pack(configs, tmp_path / "pack", parents)
+    for number, (config, directory) in enumerate(zip(configs, packed, strict=True)):
+        (alone,) = train_pack([config], tmp_path / f"alone{number}", parents)
+        assert len(courses[alone].losses) == 6
+        assert_equal(directory, alone, courses)
+
+
+def test_neighbours_do_not_matter(backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path) -> None:
+    jobs = mixed_jobs(backbone)
+    first = train_pack([jobs[0], jobs[6], jobs[3]], tmp_path / "first", parents)[0]
+    other = train_pack([jobs[7], jobs[1], jobs[0], jobs[2], jobs[4]], tmp_path / "other", parents)[2]
+    assert_equal(first, other, courses)
+
+
+def test_source_adapters_of_several_tasks_pack(backbone: str, courses: dict[Path, Course], tmp_path: Path) -> None:
+    configs = [
+        job("adapter", (data(f"domains/{task}", train_rows=rows),), backbone, seed=seed, learning_rate=rate, patience=None, epochs=2)
+        for task, seed, rate, rows in (("apple", 0, 1e-3, 24), ("coachella", 1, 3e-4, 40), ("bbc", 0, 1e-3, 16), ("apple", 2, 1e-2, 24))
+    ]
+    packed = train_pack(configs, tmp_path / "pack", {})
+    for number, (config, directory) in enumerate(zip(configs, packed, strict=True)):
+        (alone,) = train_pack([config], tmp_path / f"alone{number}", {})
+        assert_equal(directory, alone, courses)
+    assert [len(courses[directory].losses) for directory in packed] == [6, 10, 4, 6]  # each leaves after its own last step
+
+
+def test_first_losses_over_many_seeds_are_the_same_packed_and_alone(backbone: str, parents: Mapping[str, Path], tmp_path: Path) -> None:
+    configs = [job("scalearn", TARGET, backbone, {}, seed, SOURCES, max_steps=1, epochs=1, patience=None) for seed in range(12)]
+    packed = train_pack(configs, tmp_path / "pack", parents)
+    alone = [train_pack([config], tmp_path / f"alone{number}", parents)[0] for number, config in enumerate(configs)]
+    ours, theirs = (torch.tensor([history_loss(path) for path in paths]) for paths in (packed, alone))
+    assert torch.allclose(ours, theirs, rtol=TOLERANCE)
+    assert ours.unique().numel() == 12
+
+
+def history_loss(directory: Path) -> float:
+    (line,) = (directory / "history.jsonl").read_text().splitlines()
+    return float(json.loads(line)["train_loss"])
