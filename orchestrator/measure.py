@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +99,11 @@ class Bench:
         around = wall - training - evaluation
         return Point(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
 
-    def points(self, method: str, shapes: Iterable[tuple[int, int]], steps: int) -> list[Point]:
-        """Train packs of several shapes (jobs, length), after one that warms up."""
-        shapes = list(shapes)
+    def points(self, method: str, shapes: Sequence[tuple[int, int]], steps: int, rounds: int) -> list[Point]:
+        """Train packs of several shapes (jobs, length), after one that warms up; every shape counts by its fastest round."""
         self.run(method, 1, min(length for _, length in shapes), 1)
-        return [self.run(method, jobs, length, steps) for jobs, length in shapes]
+        measured = [[self.run(method, jobs, length, steps) for jobs, length in shapes] for _ in range(rounds)]
+        return [_fastest(points) for points in zip(*measured, strict=True)]
 
     def job(self, method: str, seed: int, length: int, steps: int, rows: int = BATCH) -> JobConfig:
         """Return a job of a method on the made-up rows."""
@@ -132,7 +132,9 @@ class Bench:
         return PackMember(config, directory, parents)
 
 
-def measure_rates(bench: Bench, device: str, *, packs: Sequence[int], lengths: Sequence[int], steps: int, methods: Sequence[str]) -> Rates:
+def measure_rates(
+    bench: Bench, device: str, *, packs: Sequence[int], lengths: Sequence[int], steps: int, rounds: int, methods: Sequence[str]
+) -> Rates:
     """Measure one backbone in one precision.
 
     Args:
@@ -141,6 +143,7 @@ def measure_rates(bench: Bench, device: str, *, packs: Sequence[int], lengths: S
         packs: Pack sizes, from 1.
         lengths: At least two input lengths; larger packs are measured at the first one only.
         steps: Per pack.
+        rounds: How often each pack is measured.
         methods: At least `adapter` and `scalearn`.
     """
     resolved = resolve_precision(bench.precision, torch.device(device))
@@ -150,7 +153,7 @@ def measure_rates(bench: Bench, device: str, *, packs: Sequence[int], lengths: S
     load_seconds = time.monotonic() - began
     for method in methods:
         shapes = [(1, length) for length in lengths] + [(jobs, lengths[0]) for jobs in packs if jobs > 1]
-        points = bench.points(method, shapes, steps)
+        points = bench.points(method, shapes, steps, rounds)
         train_paces[method] = fit_pace(points)
         evaluate_paces[method] = _fit_evaluation(points)
         around += [point.around_seconds for point in points if point.jobs == 1]
@@ -203,7 +206,13 @@ def _fit_evaluation(points: Sequence[Point]) -> Pace:
 
 
 def measure_profile(
-    backbones: Sequence[str], precisions: Sequence[Precision], *, device: str = "auto", threads: int | None = None, quick: bool = False
+    backbones: Sequence[str],
+    precisions: Sequence[Precision],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    rounds: int = 2,
+    quick: bool = False,
 ) -> Profile:
     """Measure the device at hand.
 
@@ -212,6 +221,7 @@ def measure_profile(
         precisions: As sweeps say them.
         device: As `Runtime.device`.
         threads: CPU threads of one worker. None: half of those that this process may use, as two workers would have.
+        rounds: How often each pack is measured; the fastest counts, since others may use the machine too.
         quick: Fewer points, for tests.
     """
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -221,8 +231,10 @@ def measure_profile(
     for backbone, precision in itertools.product(backbones, precisions):
         with tempfile.TemporaryDirectory(prefix="scalearn-profile-") as folder:
             bench = Bench(Path(folder), backbone, precision, kind, threads)
-            lengths, steps = ((32, 64), 1) if quick else ((32, 128), 3) if kind == "cpu" else ((64, 128), 20)
-            rates.append(measure_rates(bench, kind, packs=packs, lengths=lengths, steps=steps, methods=METHODS[:2] if quick else METHODS))
+            lengths, steps = ((32, 64), 1) if quick else ((32, 128), 2) if kind == "cpu" else ((64, 128), 20)
+            methods = METHODS[:2] if quick else METHODS
+            count = 1 if quick else rounds
+            rates.append(measure_rates(bench, kind, packs=packs, lengths=lengths, steps=steps, rounds=count, methods=methods))
     return Profile(
         device=device_name(kind),
         measured=True,
@@ -258,6 +270,13 @@ def _worker_seconds() -> float:
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import scalearn.training"], check=True)
     return round(time.monotonic() - began, 1)
+
+
+def _fastest(points: Sequence[Point]) -> Point:
+    """Return what one shape takes where nothing disturbs it."""
+    evaluation, around = (min(getattr(point, name) for point in points) for name in ("evaluation_seconds", "around_seconds"))
+    step = min(point.step_seconds for point in points)
+    return replace(points[0], step_seconds=step, evaluation_seconds=evaluation, around_seconds=around)
 
 
 def _timing(directory: Path) -> dict[str, float]:
