@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 PLACES = frozenset({"JobConfig.backbone"})
 """Fields that only say where something is or how it is called; `backbone_origin` identifies the weights."""
 
-ADDED_LATER: frozenset[str] = frozenset({"OptimisationConfig.early_stopping"})
+ADDED_LATER: frozenset[str] = frozenset({"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length"})
 """Fields (`Class.field`) that came after schema version 1: left out while they hold their default, so that older results stay valid."""
 
 MAX_SEGMENT = 100

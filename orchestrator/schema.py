@@ -69,6 +69,7 @@ class Optimisation(Block):
     selection: Selection = "loss"
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
     temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    group_by_length: bool = False
     early_stopping: Literal["asha"] | None = None
     """Whether the worse learning rates of a method end early. None: the paper's protocol, which knows only patience."""
     precision: Precision = "auto"

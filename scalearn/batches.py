@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scalearn.data import length_grouped_order
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -19,7 +21,9 @@ class BatchPlan:
     """Row numbers within the task's training split."""
 
 
-def epoch_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int, temperature: float = 1.0) -> list[BatchPlan]:
+def epoch_batches(
+    sizes: Sequence[int], batch_size: int, seed: int, epoch: int, temperature: float = 1.0, lengths: Sequence[Sequence[int]] | None = None
+) -> list[BatchPlan]:
     """The steps of one epoch: a function of its arguments alone, so that a resumed job continues where it was.
 
     With one task every row comes once, in random order. With several, each batch holds one task, drawn with probability
@@ -32,9 +36,17 @@ def epoch_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int, 
         seed: The job's seed.
         epoch: Counted from 0.
         temperature: Flattens the draw of tasks; 1 is proportional to size.
+        lengths: Tokens of every training row, by task: batches then hold rows of similar length. Default: lengths do not matter.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    orders = [torch.randperm(size, generator=generator).tolist() for size in sizes]
+
+    def shuffled(task: int) -> list[int]:
+        if lengths is None:
+            order: list[int] = torch.randperm(sizes[task], generator=generator).tolist()
+            return order
+        return length_grouped_order(lengths[task], batch_size, int(torch.randint(2**31, (), generator=generator)))
+
+    orders = [shuffled(task) for task in range(len(sizes))]
     if len(sizes) == 1:
         return [BatchPlan(0, tuple(orders[0][start : start + batch_size])) for start in range(0, sizes[0], batch_size)]
     steps = steps_per_epoch(sizes, batch_size)
@@ -44,7 +56,7 @@ def epoch_batches(sizes: Sequence[int], batch_size: int, seed: int, epoch: int, 
     plans = []
     for task in drawn:
         if used[task] >= sizes[task]:
-            orders[task] = torch.randperm(sizes[task], generator=generator).tolist()
+            orders[task] = shuffled(task)
             used[task] = 0
         plans.append(BatchPlan(task, tuple(orders[task][used[task] : used[task] + batch_size])))
         used[task] += batch_size

@@ -62,6 +62,8 @@ class OptimisationConfig:
     """Gradients are clipped per job to this norm: the default of the trainer behind the published runs."""
     temperature: float = 1.0
     """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
+    group_by_length: bool = False
+    """Draw batches of inputs of similar length: less padding, but not the paper's order."""
     early_stopping: Literal["asha"] | None = None
     """Whether jobs that differ in learning rate and seed alone are compared while they run, and the worse ones end before their time."""
     precision: Precision = "auto"

@@ -83,7 +83,7 @@ class JobRun:
         self.last_checkpoint = time.monotonic()
         self._checkpoint_cost = 0.0
         self._plans: list[BatchPlan] = []
-        self._orders: dict[tuple[int, str], list[int]] = {}
+        self._lengths: dict[tuple[int, str], list[int]] = {}
         self._planned_epoch = -1
         self._resume()
 
@@ -103,20 +103,25 @@ class JobRun:
         """The step that comes next."""
         if self._planned_epoch != self.progress.epoch:
             optimisation = self.config.optimisation
+            lengths = [self.lengths(task, "train") for task in range(len(self.tasks))] if optimisation.group_by_length else None
             self._plans = epoch_batches(
-                self.sizes, optimisation.batch_size, self.config.seed, self.progress.epoch, optimisation.temperature
+                self.sizes, optimisation.batch_size, self.config.seed, self.progress.epoch, optimisation.temperature, lengths
             )
             self._planned_epoch = self.progress.epoch
         return self._plans[self.progress.position]
 
     def rows_by_length(self, task: int, split: str) -> list[int]:
         """Row numbers of a split, shortest input first."""
+        lengths = self.lengths(task, split)
+        return sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def lengths(self, task: int, split: str) -> list[int]:
+        """Tokens of every row of a split; of its longest choice where there are several."""
         key = (task, split)
-        if key not in self._orders:
+        if key not in self._lengths:
             inputs = self.tasks[task].splits[split]["input_ids"]
-            lengths = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
-            self._orders[key] = sorted(range(len(lengths)), key=lengths.__getitem__)
-        return self._orders[key]
+            self._lengths[key] = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
+        return self._lengths[key]
 
     def pass_seed(self) -> int:
         """The seed of the job's next pass: its dropout masks follow from it."""

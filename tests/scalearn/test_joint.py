@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from scalearn.batches import epoch_batches
+from scalearn.batches import BatchPlan, epoch_batches
 from scalearn.runtime import Stop
 from scalearn.schedule import learning_rate_factor
 from tests.scalearn.small import data, job, run, save_backbone
@@ -110,3 +110,18 @@ def test_job_stopped_within_an_epoch_continues_as_if_it_had_not(method: str, bac
     assert result(tmp_path / "parts")["scores"] == result(tmp_path / "whole")["scores"]
     losses = [[record["train_loss"] for record in history(tmp_path / name)] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_batches_grouped_by_length_hold_every_row_once_with_little_padding() -> None:
+    lengths = [[(row * 37) % 97 + 3 for row in range(1000)]]
+
+    def padding(plans: list[BatchPlan]) -> int:
+        return sum(max(lengths[0][row] for row in plan.rows) * len(plan.rows) for plan in plans) - sum(lengths[0])
+
+    plain = epoch_batches([1000], 16, seed=1, epoch=2)
+    grouped = epoch_batches([1000], 16, seed=1, epoch=2, lengths=lengths)
+    assert sorted(row for plan in grouped for row in plan.rows) == list(range(1000))
+    assert len(grouped) == len(plain)
+    assert padding(grouped) < padding(plain) / 5
+    assert grouped == epoch_batches([1000], 16, seed=1, epoch=2, lengths=lengths)
+    assert grouped != epoch_batches([1000], 16, seed=1, epoch=3, lengths=lengths)
