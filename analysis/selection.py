@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.frame import setting_columns
+from analysis.frame import COLUMNS, setting_columns
 
 FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
 """Columns that name a variant best; settings come next, then everything else."""
@@ -109,7 +109,9 @@ def _telling(group: pd.DataFrame) -> list[str]:
 
 
 def _varies(group: pd.DataFrame, column: str, by: list[str]) -> bool:
-    return bool((group.groupby(by, dropna=False)[column].nunique(dropna=False) > 1).any())
+    # A field that is younger than some of the records has no value there: they were trained as its default says, which is no difference.
+    younger = column not in COLUMNS and not column.startswith("setting_")
+    return bool((group.groupby(by, dropna=False)[column].nunique(dropna=younger) > 1).any())
 
 
 def _describe(name: str, value: Any) -> str:

@@ -195,6 +195,15 @@ def test_table_variant_is_named_by_what_tells_it_apart_and_not_by_what_follows(t
     assert [row.variant for row in table.rows] == ["few_shot=4", "few_shot=16", "few_shot=none"]
 
 
+def test_table_field_younger_than_some_records_does_not_split_a_method(tmp_path: Path) -> None:
+    frames = []
+    for name, data in (("older", {}), ("younger", {"brand_new_field": False})):
+        build_store(tmp_path / name, StoreSpec(methods={"scalearn": (6e-3,)}, data=data, seeds=(0,) if data else (1,)))
+        frames.append(analysis.load(tmp_path / name, "demo"))
+    table = analysis.benchmark_table(pd.concat(frames), methods=["scalearn"], targets=["domains/apple"])
+    assert [(row.variant, row.cells[0].n) for row in table.rows] == [("", 2)]
+
+
 def test_table_adapter_counts_its_own_parameters(complete_store: Path) -> None:
     table = analysis.benchmark_table(analysis.load(complete_store, "demo"))
     assert row(table, "adapter").parameters_per_target == (115_000, 115_000)
