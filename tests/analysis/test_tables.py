@@ -201,7 +201,7 @@ def test_table_field_younger_than_some_records_does_not_split_a_method(tmp_path:
         build_store(tmp_path / name, StoreSpec(methods={"scalearn": (6e-3,)}, data=data, seeds=(0,) if data else (1,)))
         frames.append(analysis.load(tmp_path / name, "demo"))
     table = analysis.benchmark_table(pd.concat(frames), methods=["scalearn"], targets=["domains/apple"])
-    assert [(row.variant, row.cells[0].n) for row in table.rows] == [("", 2)]
+    assert [(row.variant, len(row.cells[0].scores)) for row in table.rows] == [("", 2)]
 
 
 def test_table_adapter_counts_its_own_parameters(complete_store: Path) -> None:
