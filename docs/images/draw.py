@@ -1,0 +1,47 @@
+"""Draw the pictures of the README from a finished quickstart.
+
+    python docs/images/draw.py STORE MLFLOW_PAGE
+
+STORE is the sweep's store; MLFLOW_PAGE the address of its experiment in a running MLflow UI. Needs Chromium.
+"""
+
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+import analysis
+
+HERE = Path(__file__).parent
+
+
+def draw_table(store: str) -> None:
+    """The table as the terminal shows it."""
+    console = Console(record=True, width=110, file=io.StringIO())
+    analysis.render.to_terminal(analysis.benchmark_table(analysis.load(store, sweep="quickstart")), console)
+    console.save_svg(str(HERE / "quickstart-table.svg"), title="make quickstart")
+
+
+def draw_page(address: str) -> None:
+    """A page of the MLflow UI, once its script has drawn it."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+        ]
+        command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--window-size=1400,900"]
+        command += ["--virtual-time-budget=30000", f"--screenshot={HERE / 'quickstart-mlflow.png'}", address]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    draw_table(sys.argv[1])
+    draw_page(sys.argv[2])
