@@ -109,7 +109,8 @@ class CostModel:
         validation = _evaluation(sizes, [size.validation for size in sizes])
         test = _evaluation(sizes, [size.test for size in sizes])
         # A joint job draws its tasks by size.
-        padded = sum(size.padded * size.train for size in sizes) / sum(size.train for size in sizes)
+        lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
+        padded = sum(length * size.train for length, size in zip(lengths, sizes, strict=True)) / sum(size.train for size in sizes)
         largest = self._largest(method, train, rates, factor, rows * padded)
         evaluations = math.ceil(steps / every)
         alone = Estimate(steps, rows, padded, evaluations, *validation, *test, train, evaluate, rates.job_seconds, 0.0, largest)

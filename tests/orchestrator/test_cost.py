@@ -90,6 +90,11 @@ def test_pack_fits_the_memory_and_its_share(cost):
     assert CostModel(ESTIMATE, pack=1).estimate(source("s")).largest_pack == 1
 
 
+def test_rows_grouped_by_length_have_less_padding(cost):
+    job = on(source("s"), task="glue/mnli", train_rows=None)
+    assert cost.estimate(changed(job, group_by_length=True)).seconds < cost.estimate(job).seconds
+
+
 def test_job_that_owns_its_backbone_is_never_packed(cost):
     assert cost.estimate(make_job("single", "full_ft", "s")).largest_pack == 1
 
