@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,13 +68,3 @@ def test_all_tasks_smoke_runs_every_excerpt_through_both_stages(shared: Path, tm
     scored = run_all(graph, root, tmp_path / "runs")
     assert scored["transfer"] == targets
     assert scored["source"] | scored["single"] == targets
-
-
-@pytest.mark.slow
-def test_all_tasks_smoke_runs_through_ray_with_minilm(shared: Path, tmp_path: Path) -> None:
-    settings = [f"data.root={shared / 'benchmarks'}", *SMALL[:2]]
-    command = [sys.executable, "-m", "orchestrator.cli", "run", "all_tasks_smoke", *(part for one in settings for part in ("--set", one))]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stdout + run.stderr
-    graph = Sweep.load("all_tasks_smoke", settings).expand()
-    assert all((tmp_path / "runs" / node / "SUCCESS.json").is_file() for node in graph.nodes())
