@@ -1,0 +1,61 @@
+"""The arguments that commands on a sweep share, and what they name."""
+
+import argparse
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.graph import Graph
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep, shipped_sweeps
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
+
+
+def add_sweep_command(commands: "Commands[Any]", name: str, summary: str) -> argparse.ArgumentParser:
+    """Add a command on a sweep, with the arguments that all of them share: SWEEP, --set, --only and --store."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
+    parser.add_argument("sweep", metavar="SWEEP", help=f"a sweep file, or the name of a shipped sweep: {', '.join(shipped_sweeps())}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; dots go down; repeatable"
+    )
+    parser.add_argument("--only", metavar="REGEX", help="only the jobs whose node matches, and what they need")
+    parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
+    return parser
+
+
+def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
+    """Return the sweep that the arguments name, its store, and its graph, restricted to what `--only` matches.
+
+    Raises:
+        UserError: No such sweep, a wrong key, or a pattern that matches nothing.
+    """
+    sweep = Sweep.load(arguments.sweep, arguments.set)
+    graph = sweep.expand()
+    return sweep, open_store(sweep, arguments), graph if arguments.only is None else graph.restrict(arguments.only)
+
+
+def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:
+    """Return the store that `--store` names, or else the sweep file."""
+    return Store(arguments.store or sweep.store)
+
+
+def whole_number(text: str) -> int:
+    """Read a number of at least 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def positive_number(text: str) -> int:
+    """Read a number of at least 1."""
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give at least 1")
+    return number
+
+
+def make_console() -> Console:
+    """Return a console that does not break tables which a log or a file has room for: without a terminal rich assumes 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
