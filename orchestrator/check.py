@@ -3,13 +3,15 @@
 import importlib.metadata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 from orchestrator.identity import printable, safe_segment
 from orchestrator.names import TaskNames, defined_task, short
-from orchestrator.schema import DEFAULT, MethodRow, SweepSchema
+from orchestrator.resources import RESERVED
+from orchestrator.schema import DEFAULT, MethodRow, Resources, SweepSchema
 from orchestrator.settings import setting_points
 from scalearn.backbones import get_backbone
+from scalearn.config import Stage
 from scalearn.errors import UserError
 from scalearn.methods.registry import Method, get_method
 from scalearn.tasks import PackageSource
@@ -55,6 +57,7 @@ def check(sweep: SweepSchema) -> None:
     _per_task(sweep, names)
     _seeds(("seeds",), sweep.seeds, names)
     _points(sweep)
+    _resources(sweep)
     _root(sweep.data.root)
     _packages(dict.fromkeys((*targets, *sources)), names)
     longest = backbone.shape.positions if backbone.shape else None
@@ -112,6 +115,20 @@ def _points(sweep: SweepSchema) -> None:
         for index, share in enumerate(data.train_share):
             if abs(share * 20 - round(share * 20)) > 1e-9:
                 raise Misfit(("data", "train_share", index), f"{{key}} must be a multiple of 0.05, not {share:g}.")
+
+
+def _resources(sweep: SweepSchema) -> None:
+    """Check what Ray would refuse or take for something else."""
+    blocks: dict[Key, Resources] = {("resources", stage): sweep.resources.of(stage) for stage in get_args(Stage)}
+    for key, block in sweep.resources.methods.items():
+        _at(("resources", "methods", key), get_method, key)
+        blocks["resources", "methods", key] = block
+    for place, block in blocks.items():
+        if block.gpu > 1 and block.gpu != int(block.gpu):
+            raise Misfit((*place, "gpu"), f"{{key}} must be a fraction of one GPU or a whole number of them, not {block.gpu:g}.")
+        for name in block.custom:
+            if name in RESERVED or ":" in name:
+                raise Misfit((*place, "custom", name), "{key} is a name that Ray keeps for itself: a custom resource needs another.")
 
 
 def _root(root: str | None) -> None:

@@ -2,18 +2,22 @@
 
 import contextlib
 import logging
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state as global_state  # an autoscaler's limits have no public name
 
+from orchestrator.resources import Shape, check_placeable, count_fitting
 from scalearn.errors import UserError
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 """Orders and outcomes are small, and artifacts travel through the store."""
+
+_MOST_OF_A_KIND = 1000
+"""Nodes of one kind that are counted on where the autoscaler knows no limit (it says so by a negative number)."""
 
 LOOKAHEAD = 1
 """Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
@@ -23,8 +27,8 @@ LOOKAHEAD = 1
 class Cluster:
     """A Ray that is up."""
 
-    resources: Mapping[str, float]
-    """Totals by Ray's names: `CPU`, `GPU`, ..."""
+    nodes: tuple[Mapping[str, float], ...]
+    """What each node has in total, by Ray's names (`CPU`, `GPU`, ...); those included that an autoscaler may add."""
     dashboard: str | None
     """Address of Ray's dashboard, where it runs."""
     is_local: bool
@@ -62,7 +66,7 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
             log_to_driver=False,
         )
     try:
-        yield Cluster(ray.cluster_resources(), context.dashboard_url or None, is_local=not address)
+        yield Cluster(_nodes(), context.dashboard_url or None, is_local=not address)
     finally:
         ray.shutdown()
 
@@ -87,23 +91,28 @@ def _connect(address: str) -> Any:
         raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
 
 
-def slots(cluster: Cluster, shapes: Iterable[Mapping[str, float]]) -> int:
+def _nodes() -> tuple[Mapping[str, float], ...]:
+    """Return the resources of the nodes that are up, and of those that the cluster's autoscaler says it may start."""
+    alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    config = global_state.get_cluster_config()
+    added = []
+    for group in config.node_group_configs if config else ():
+        most = _MOST_OF_A_KIND if group.max_count < 0 else min(group.max_count, _MOST_OF_A_KIND)
+        added += [dict(group.resources)] * most
+    return (*alive, *added)
+
+
+def slots(cluster: Cluster, shapes: Mapping[str, Shape]) -> int:
     """Return how many packs to hand out at a time.
 
     Args:
         cluster: Where they run.
-        shapes: The resources of one trial, for every kind of trial, by Ray's names.
+        shapes: The resources of one trial, by job.
 
     Raises:
-        UserError: A kind of trial does not fit at all; it would wait for ever.
+        UserError: No node can hold a job; it would wait for ever.
     """
-    most = 0
-    for shape in shapes:
-        needed = {name: amount for name, amount in shape.items() if amount > 0}
-        for name, amount in needed.items():
-            held = cluster.resources.get(name, 0.0)
-            if held < amount:
-                missing = f"A job needs {amount:g} {name} and the cluster has {held:g}"
-                raise UserError(f"{missing}: lower `resources` in the sweep file, or use a larger cluster.")
-        most = max(most, min(math.floor(cluster.resources[name] / amount + 1e-6) for name, amount in needed.items()))
-    return most + LOOKAHEAD
+    kinds = {tuple(sorted(shape.items())): job for job, shape in shapes.items()}
+    for shape, job in kinds.items():
+        check_placeable(cluster.nodes, dict(shape), job)
+    return max(count_fitting(cluster.nodes, dict(shape)) for shape in kinds) + LOOKAHEAD

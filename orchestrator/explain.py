@@ -20,6 +20,8 @@ _TYPES = {
     "model_type": "a mapping",
     "tuple_type": "a list",
     "list_type": "a list",
+    "byte_size": "a size such as 8 GiB",
+    "byte_size_unit": "a size such as 8 GiB",
 }
 _BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"}
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from orchestrator.cost import CostModel, Estimate, packable
@@ -28,18 +28,19 @@ class Policy:
     Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
     """
 
-    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
         """Queue what is ready.
 
         Args:
             graph: The jobs; what is done is marked so.
             cost: Estimates their durations.
             slots: How many packs can run at a time.
+            apart: Jobs for which this differs are never packed together: their resources, for one.
         """
         self._graph, self._cost, self.slots = graph, cost, max(1, slots)
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
-        self._kind_of = {job.node: kind(job) for job in graph}
+        self._kind_of: dict[str, Hashable] = {job.node: (kind(job), apart(job)) for job in graph}
         self._shares = self._least_shares()
         self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
         self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}

@@ -139,7 +139,7 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
 
 def _cost(sweep: Sweep) -> CostModel:
     """Return what orders and packs the jobs."""
-    on_gpus = any(sweep.resources.of(stage).gpu for stage in get_args(Stage))
+    on_gpus = any(sweep.resources.of(stage, method).gpu for stage in get_args(Stage) for method in (None, *sweep.methods))
     profile = sweep.packing.profile or (DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
     return CostModel(load_profile(profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
 

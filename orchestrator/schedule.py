@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from orchestrator.graph import Graph, Job
 from orchestrator.identity import SCHEMA_VERSION, to_plain
 from orchestrator.packing import Policy
 from orchestrator.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.resources import shape_of
 from orchestrator.schema import StageResources
 from orchestrator.search import GraphSearcher, Listener
 from orchestrator.store import Store
@@ -86,8 +87,8 @@ def run_graph(
             announce(cluster)
             orders = _Orders(graph, store, settings, scratch / "stop")
             pending = [node for node, state in graph.states.items() if state == "pending"]
-            concurrent = slots(cluster, [orders.shape(graph.job(node)) for node in pending])
-            policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD)
+            concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
+            policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
             policy.expect(recall_fitting(store))
             searcher = GraphSearcher(graph, store, orders.config, policy=policy, listeners=listeners)
             tuner = _tuner(searcher, store, settings, scratch, concurrent=concurrent, samples=len(pending))
@@ -219,8 +220,11 @@ class _Orders:
 
     def shape(self, job: Job) -> dict[str, float]:
         """Return the resources of one trial, by Ray's names."""
-        resources = self._settings.resources.of(job.config.stage)
-        return {"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})
+        return shape_of(self._settings.resources.of(job.config.stage, job.config.method))
+
+    def placement(self, job: Job) -> Hashable:
+        """Return what jobs of one pack must share, since one pack is placed once."""
+        return tuple(sorted(self.shape(job).items()))
 
     def config(self, pack: tuple[str, ...]) -> dict[str, Any]:
         """Return the trial configuration of a pack."""

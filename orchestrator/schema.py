@@ -5,7 +5,7 @@ Names of tasks, methods and backbones are checked in `orchestrator.check`, which
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 
 from scalearn.config import Precision, Selection, Stage
 
@@ -148,7 +148,15 @@ class Resources(Block):
     """What Ray sets aside for one trial. Never part of a job's identity."""
 
     cpu: Annotated[float, Field(gt=0, le=4096)] = 1.0
+    """Also the number of threads of the process, rounded down to at least 1."""
     gpu: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """A fraction of one, or a whole number."""
+    memory: Annotated[ByteSize, Field(ge=1, le=2**60)] | None = None
+    """Bytes, or text such as `8 GiB`. None: Ray counts no memory for the job."""
+    custom: Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e9)]], BeforeValidator(_as_block)] = {}
+    """Resources that the cluster's own start gave names to."""
+    accelerator_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Ray's name of the accelerator that the node must have, e.g. `A100`."""
 
 
 ResourcesBlock = Annotated[Resources, BeforeValidator(_as_block)]
@@ -162,11 +170,14 @@ class StageResources(Block):
     joint: ResourcesBlock = Resources()
     single: ResourcesBlock = Resources()
     similarity: ResourcesBlock = Resources()
+    methods: Annotated[dict[Name, ResourcesBlock], BeforeValidator(_as_block)] = {}
+    """By key of the method registry: what differs from the stage's block."""
 
-    def of(self, stage: Stage) -> Resources:
-        """Return what a trial of a stage needs."""
+    def of(self, stage: Stage, method: str | None = None) -> Resources:
+        """Return what a trial of a stage needs, or of one method in that stage; what the method's block states wins."""
         resources: Resources = getattr(self, stage)
-        return resources
+        own = self.methods.get(method) if method is not None else None
+        return resources if own is None else resources.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
 
 class Packing(Block):

@@ -14,8 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import Cluster, slots
+from orchestrator.cluster import LOOKAHEAD, Cluster, slots
+from orchestrator.cost import CostModel
+from orchestrator.graph import Graph
+from orchestrator.packing import Policy
+from orchestrator.profile import load_profile
+from orchestrator.resources import shape_of
+from orchestrator.sweep import Sweep
 from scalearn.errors import UserError
+from tests.orchestrator.doubles import source, transfer
+
+SMALL = """
+name: small
+benchmark: domains
+backbone: minilm
+methods: {scalearn: {}, scalearn_pp: {}}
+"""
 
 SWEEP = """
 name: submitted
@@ -30,20 +44,69 @@ training: {epochs: 1}
 """
 
 
-def cluster(**resources: float) -> Cluster:
-    return Cluster(resources, None, is_local=False)
+def cluster(*nodes: dict[str, float]) -> Cluster:
+    return Cluster(nodes, None, is_local=False)
 
 
-def test_slots_are_what_fits_of_the_smallest_job_and_one_that_waits():
-    assert slots(cluster(CPU=8), [{"CPU": 1}]) == 9
-    assert slots(cluster(CPU=8, GPU=2), [{"CPU": 1, "GPU": 0.25}]) == 9
-    assert slots(cluster(CPU=8, GPU=1), [{"CPU": 1, "GPU": 0.3}]) == 4
-    assert slots(cluster(CPU=8), [{"CPU": 4}, {"CPU": 2}]) == 5
+@pytest.mark.parametrize(
+    ("nodes", "shapes", "expected"),
+    [
+        ([{"CPU": 8}], [{"CPU": 1}], 8),
+        ([{"CPU": 8, "GPU": 2}], [{"CPU": 1, "GPU": 0.25}], 8),
+        ([{"CPU": 8, "GPU": 1}], [{"CPU": 1, "GPU": 0.3}], 3),
+        ([{"CPU": 8}], [{"CPU": 4}, {"CPU": 2}], 4),
+        ([{"CPU": 3}, {"CPU": 3}], [{"CPU": 2}], 2),  # the third CPU of each node is of no use
+        ([{"CPU": 4, "memory": 6e9}, {"CPU": 4, "fast": 1, "memory": 64e9}], [{"CPU": 1, "memory": 4e9}], 5),
+        ([{"CPU": 4}, {"CPU": 4, "fast": 1}], [{"CPU": 1, "fast": 0.5}], 2),
+    ],
+)
+def test_slots_are_what_fits_of_the_smallest_job_node_by_node_and_one_that_waits(nodes, shapes, expected):
+    assert slots(cluster(*nodes), dict(zip("abc", shapes, strict=False))) == expected + LOOKAHEAD
 
 
-def test_slots_for_a_job_that_never_fits_is_a_sentence():
-    with pytest.raises(UserError, match="needs 1 GPU and the cluster has 0: lower `resources`"):
-        slots(cluster(CPU=8), [{"CPU": 1}, {"CPU": 1, "GPU": 1}])
+@pytest.mark.parametrize(
+    ("nodes", "shape", "sentence"),
+    [
+        ([{"CPU": 8}], {"CPU": 1, "GPU": 1}, "glue/x needs 1 GPU and the cluster has 0: lower `resources`"),
+        ([{"CPU": 4}, {"CPU": 4}], {"CPU": 6}, "needs 6 CPU on one node and the largest has 4:"),
+        ([{"CPU": 16}, {"CPU": 2, "GPU": 1}], {"CPU": 4, "GPU": 1}, "needs 4 CPU and 1 GPU on one node, and no node has them together:"),
+        ([{"CPU": 4, "memory": 2**32}], {"CPU": 1, "memory": 2**33}, "needs 8 GiB of memory and the cluster has 4 GiB:"),
+        ([{"CPU": 4}], {"CPU": 1, "fast": 1}, "needs 1 fast and the cluster has 0:"),
+        ([{"CPU": 4, "accelerator_type:T4": 1}], {"CPU": 1, "accelerator_type:A100": 0.001}, "of type A100 and the cluster has T4:"),
+        ([], {"CPU": 1}, "needs 1 CPU and the cluster has 0:"),
+    ],
+)
+def test_job_that_no_node_can_hold_is_refused_with_what_is_missing(nodes, shape, sentence):
+    with pytest.raises(UserError) as caught:
+        slots(cluster(*nodes), {"glue/fits": {"CPU": 0.5} if nodes else shape, "glue/x": shape})
+    assert sentence in str(caught.value)
+
+
+def test_methods_resources_win_over_the_stages_and_never_enter_the_identity():
+    text = (
+        "resources: {transfer: {cpu: 2, gpu: 0.5}, methods: {scalearn: {gpu: 1, memory: 8 GiB, custom: {fast: 1}, accelerator_type: A100}}}"
+    )
+    plain, sweep = Sweep.from_text(SMALL), Sweep.from_text(SMALL + text)
+    assert shape_of(sweep.resources.of("transfer", "scalearn")) == {
+        "CPU": 2.0,
+        "GPU": 1.0,
+        "memory": 8 * 2**30,
+        "fast": 1.0,
+        "accelerator_type:A100": 0.001,
+    }
+    assert shape_of(sweep.resources.of("transfer", "scalearn_pp")) == {"CPU": 2.0, "GPU": 0.5}
+    assert sweep.expand().nodes() == plain.expand().nodes()
+
+
+def test_jobs_of_unlike_resources_are_not_packed_together():
+    top = source("s0")
+    graph = Graph([transfer("t0", [top], seed) for seed in range(4)])
+    graph.mark(top.node, "cached")
+    cost = CostModel(load_profile("h100_estimate"), pack=4)
+    assert len(Policy(graph, cost).take()) == 4
+    policy = Policy(graph, cost, apart=lambda job: job.config.seed % 2)
+    taken = [{graph.job(node).config.seed for node in policy.take()} for _ in range(2)]
+    assert sorted(map(sorted, taken)) == [[0, 2], [1, 3]]
 
 
 class Head:
