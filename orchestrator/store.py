@@ -227,6 +227,23 @@ class Store:
         """Write a JSON file of the store."""
         self._write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
+    def create(self, path: Path, value: Mapping[str, Any]) -> bool:
+        """Write a JSON file of the store where there is none; of several writers exactly one succeeds.
+
+        Returns:
+            Whether this call wrote it.
+        """
+        self._files.makedirs(str(path.parent), exist_ok=True)
+        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        self.write_json(beside, value)
+        try:
+            os.link(beside, path)  # unlike O_EXCL, no reader ever sees half a file
+        except FileExistsError:
+            return False
+        finally:
+            self._remove(beside)
+        return True
+
     def result(self, node: str) -> dict[str, Any] | None:
         """Return a node's scores, counts and timings. None: there are none yet."""
         return self.read_json(node, RESULT)
