@@ -1,44 +1,73 @@
-"""What a driver leaves for other processes to read: a log of every change of state, and a sign of life."""
+"""What a driver leaves in the store for other processes: a log of every change of state, and a sign of life that can be answered.
+
+`sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields.
+`sweeps/NAME/drivers/ID.json` is the sign of life, and `ID.cancel` beside it asks that driver to stop.
+"""
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.graph import Graph, State
-from orchestrator.store import Store
+from orchestrator.store import FAILED, RESULT, Store
 
-EVENTS, DRIVER = "events.jsonl", "driver.json"
+EVENTS, DRIVERS = "events.jsonl", "drivers"
 
 _BEAT_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+"""How often a driver looks whether it is asked to stop."""
 _STALE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A process that was running a sweep at its last sign of life, not long ago."""
+
+    name: str
+    host: str
+    pid: int
+    running: tuple[str, ...]
+    """Nodes that it had handed out."""
 
 
 class Journal:
     """The driver's own record of one sweep, beside the manifest. Use as a context manager."""
 
-    def __init__(self, store: Store, sweep: str, graph: Graph) -> None:
+    def __init__(self, store: Store, sweep: str, graph: Graph, *, on_cancel: Callable[[], bool] | None = None) -> None:
         """Prepare; entering the context writes.
 
         Args:
             store: Where.
             sweep: Name of the sweep.
             graph: Its jobs and their states.
+            on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on. None: does
+                as a signal would.
         """
         self._store, self._graph = store, graph
+        self._host = socket.gethostname()
+        self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._events = store.sidecar(sweep, EVENTS)
-        self._driver = store.sidecar(sweep, DRIVER)
+        self._sign = store.sidecar(sweep, f"{DRIVERS}/{self.name}.json")
+        self._request = store.sidecar(sweep, f"{DRIVERS}/{self.name}.cancel")
+        self._on_cancel = on_cancel or _interrupt
+        self._blocked: set[str] = set()
+        self._unwritten: list[str] = []
+        self._writing = threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Journal":
         """Begin to give signs of life."""
-        self._events.parent.mkdir(parents=True, exist_ok=True)
-        self._write({"event": "begin", "pid": os.getpid(), "host": socket.gethostname()})
+        self.note("begin", driver=self.name, host=self._host, pid=os.getpid(), counts=self._graph.counts())
+        self._give_sign()
         self._thread.start()
         return self
 
@@ -46,34 +75,93 @@ class Journal:
         """End the record."""
         self._ending.set()
         self._thread.join()
-        self._driver.unlink(missing_ok=True)
-        self._write({"event": "end", "counts": self._graph.counts()})
+        self.note("end", driver=self.name, counts=self._graph.counts())
+        for path in (self._request, self._sign):
+            path.unlink(missing_ok=True)
 
     def listen(self, node: str, state: State) -> None:
-        """Record a change of state: the searcher's listener."""
-        self._write({"event": "state", "node": node, "state": state})
+        """Record a change of state and what follows from it: the searcher's listener."""
+        self.note("state", node=node, state=state, **self._details(node, state))
+        if state == "failed":
+            for below in self._graph.below(node):
+                if self._graph.states[below] == "blocked" and below not in self._blocked:
+                    self._blocked.add(below)
+                    self.note("state", node=below, state="blocked", by=self._graph.blocked_by(below))
 
-    def _write(self, event: dict[str, Any]) -> None:
-        line = json.dumps({"time": time.time(), **event}) + "\n"
-        with self._events.open("a", encoding="utf-8") as file:
-            file.write(line)
+    def note(self, event: str, **fields: Any) -> None:
+        """Write one line."""
+        self._unwritten.append(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        self._write()
+
+    def _write(self) -> None:
+        """Write what is new; a store that cannot be written to gets it later."""
+        with self._writing:
+            try:
+                self._events.parent.mkdir(parents=True, exist_ok=True)
+                with self._events.open("a", encoding="utf-8") as file:
+                    file.write("".join(self._unwritten))
+            except OSError:
+                return
+            self._unwritten.clear()
+
+    def _details(self, node: str, state: State) -> dict[str, Any]:
+        if state == "failed":
+            record = self._store.read_json(node, FAILED) or {}
+            return {name: record.get(name) for name in ("error", "attempts")}
+        if state == "succeeded":
+            result = self._store.read_json(node, RESULT) or {}
+            return {"timing": result.get("timing"), "pack_size": result.get("pack_size")}
+        return {}
+
+    def _give_sign(self) -> None:
+        running = [node for node, state in dict(self._graph.states).items() if state == "running"]
+        self._store.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
 
     def _beat(self) -> None:
-        while True:
-            running = [node for node, state in dict(self._graph.states).items() if state == "running"]
-            sign = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), "running": running}
-            self._store.write_json(self._driver, sign)
-            if self._ending.wait(_BEAT_SECONDS):
+        beaten = time.monotonic()
+        while not self._ending.wait(_LOOK_SECONDS):
+            try:
+                if time.monotonic() - beaten >= _BEAT_SECONDS:
+                    self._give_sign()
+                    self._write()
+                    beaten = time.monotonic()
+                asked = self._store.load_json(self._request) is not None
+            except OSError:
+                continue  # the store is away; this thread must live to see it again
+            if asked and self._on_cancel():
+                self.note("cancel", driver=self.name)
                 return
 
 
+def _interrupt() -> bool:
+    """Do as SIGINT would; returns whether the process has a handler for it by now."""
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
+        return False  # started in the background of a shell, and not yet ready for signals
+    os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+
+def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[Driver]:
+    """Return the drivers that gave a sign of life not long ago."""
+    found = []
+    for path in store.sidecars(sweep, DRIVERS):
+        sign = store.load_json(path) if path.suffix == ".json" else None
+        match sign:
+            case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
+                if now() - written <= _STALE_SECONDS:
+                    nodes = tuple(node for node in running if isinstance(node, str))
+                    found.append(Driver(path.name.removesuffix(".json"), host, pid, nodes))
+    return found
+
+
+def ask_to_stop(store: Store, sweep: str, driver: Driver) -> None:
+    """Ask a driver on any host to stop as a signal would: it looks for this request every second."""
+    store.write_json(store.sidecar(sweep, f"{DRIVERS}/{driver.name}.cancel"), {"time": time.time(), "host": socket.gethostname()})
+
+
 def running_nodes(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[str]:
-    """Return the jobs that a live driver is running; none when the last sign of life is old."""
-    sign = store.load_json(store.sidecar(sweep, DRIVER)) or {}
-    written, running = sign.get("time"), sign.get("running")
-    if not isinstance(written, int | float) or not isinstance(running, list) or now() - written > _STALE_SECONDS:
-        return []
-    return [node for node in running if isinstance(node, str)]
+    """Return the jobs that live drivers are running; none when the last signs of life are old."""
+    return [node for driver in drivers(store, sweep, now) for node in driver.running]
 
 
 def events(path: Path) -> list[dict[str, Any]]:

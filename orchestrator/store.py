@@ -268,6 +268,15 @@ class Store:
         """Return where the driver keeps a file of its own about a sweep."""
         return self.directory(f"sweeps/{sweep}/{name}")
 
+    def sidecars(self, sweep: str, folder: str) -> list[Path]:
+        """Return what lies in a folder of such files."""
+        directory = self.sidecar(sweep, folder)
+        try:
+            entries = self._files.ls(str(directory), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(directory / str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
+
     def _success(self, node: str) -> dict[str, Any] | None:
         """Return the files that a node's `SUCCESS.json` vouches for. None: no such file, or not one that we wrote in full."""
         record = self.read_json(node, SUCCESS)

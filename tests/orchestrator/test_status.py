@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 import time
 
 import pytest
 from rich.console import Console
 
-from orchestrator.journal import DRIVER, EVENTS, Journal, events
+from orchestrator.journal import DRIVERS, EVENTS, Journal, drivers, events, running_nodes
 from orchestrator.status import print_status, read_status
 from orchestrator.store import Store
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
@@ -50,9 +51,6 @@ def test_status_of_a_live_driver_shows_running_jobs_with_step_and_score(store):
     driven = two_stages()
     node = begin(store, driven)
     with Journal(store, "toy", driven):
-        deadline = time.monotonic() + 30
-        while not store.sidecar("toy", DRIVER).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
         status = read_status("toy", two_stages(), store)
     assert status.running
     (job,) = [job for job in status.jobs if job.state == "running"]
@@ -62,15 +60,56 @@ def test_status_of_a_live_driver_shows_running_jobs_with_step_and_score(store):
 
 def test_status_ignores_a_driver_that_was_killed_long_ago(store):
     node = begin(store, two_stages())
-    store.write_json(store.sidecar("toy", DRIVER), {"time": time.time() - 3600, "running": [node]})
+    sign = {"time": time.time() - 3600, "host": "gone", "pid": 1, "running": [node]}
+    store.write_json(store.sidecar("toy", f"{DRIVERS}/gone-1-x.json"), sign)
     assert states(read_status("toy", two_stages(), store))[node] == "pending"
 
 
+def test_status_joins_what_two_drivers_run(store):
+    first, second = two_stages(), two_stages()
+    nodes = [graph.nodes()[index] for index, graph in enumerate((first, second))]
+    first.mark(nodes[0], "running")
+    second.mark(nodes[1], "running")
+    with Journal(store, "toy", first), Journal(store, "toy", second):
+        assert sorted(running_nodes(store, "toy")) == sorted(nodes)
+        assert {driver.pid for driver in drivers(store, "toy")} == {os.getpid()}
+    assert drivers(store, "toy") == []
+
+
 def test_journal_logs_every_change_between_begin_and_end(store):
+    behave(store, ("s0/", {"error": "The loss became nan."}))
     graph = two_stages()
     with Journal(store, "toy", graph) as journal:
-        journal.listen(graph.nodes()[0], "running")
-        journal.listen(graph.nodes()[0], "succeeded")
+        run_jobs(graph, store)
+        done, failed = graph.nodes()[1], graph.nodes()[0]
+        for node in (done, failed):
+            journal.listen(node, "running")
+        journal.listen(done, "succeeded")
+        journal.listen(failed, "failed")
     logged = events(store.sidecar("toy", EVENTS))
-    assert [event.get("state", event["event"]) for event in logged] == ["begin", "running", "succeeded", "end"]
-    assert not store.sidecar("toy", DRIVER).exists()
+    blocked = [node for node, state in graph.states.items() if state == "blocked"]
+    assert [event.get("state", event["event"]) for event in logged] == [
+        *("begin", "running", "running", "succeeded", "failed"),
+        *["blocked"] * len(blocked),
+        "end",
+    ]
+    assert logged[4] == {"time": logged[4]["time"], "event": "state", "node": failed, "state": "failed"} | {
+        "error": "The loss became nan.",
+        "attempts": 1,
+    }
+    assert logged[3]["timing"] == {"train_seconds": 0.1, "evaluate_seconds": 0.1, "load_seconds": 0.1}
+    assert {event["node"]: event["by"] for event in logged if event.get("state") == "blocked"} == dict.fromkeys(blocked, failed)
+    assert (logged[0]["pid"], logged[0]["driver"]) == (os.getpid(), logged[-1]["driver"])
+
+
+@pytest.mark.fault
+def test_journal_writes_later_what_the_store_refused(store, monkeypatch):
+    graph = two_stages()
+    with Journal(store, "toy", graph) as journal:
+        log = store.sidecar("toy", EVENTS)
+        log.rename(log.with_suffix(".away"))
+        log.mkdir()  # a file that cannot be written to, for root too
+        journal.note("state", node="x", state="running")
+        log.rmdir()
+        log.with_suffix(".away").rename(log)
+    assert [event["event"] for event in events(store.sidecar("toy", EVENTS))] == ["begin", "state", "end"]
