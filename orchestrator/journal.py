@@ -77,7 +77,7 @@ class Journal:
         self._thread.join()
         self.note("end", driver=self.name, counts=self._graph.counts())
         for path in (self._request, self._sign):
-            path.unlink(missing_ok=True)
+            self._store.storage.remove(path)
 
     def listen(self, node: str, state: State) -> None:
         """Record a change of state and what follows from it: the searcher's listener."""
@@ -144,13 +144,13 @@ def _interrupt() -> bool:
 def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[Driver]:
     """Return the drivers that gave a sign of life not long ago."""
     found = []
-    for path in store.sidecars(sweep, DRIVERS):
-        sign = store.load_json(path) if path.suffix == ".json" else None
+    for name in store.storage.names(store.sidecar(sweep, DRIVERS)):
+        sign = store.load_json(store.sidecar(sweep, f"{DRIVERS}/{name}")) if name.endswith(".json") else None
         match sign:
             case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
                 if now() - written <= _STALE_SECONDS:
                     nodes = tuple(node for node in running if isinstance(node, str))
-                    found.append(Driver(path.name.removesuffix(".json"), host, pid, nodes))
+                    found.append(Driver(name.removesuffix(".json"), host, pid, nodes))
     return found
 
 

@@ -118,6 +118,21 @@ def flat(value: Any, separator: str, name: str = "") -> Iterator[tuple[str, Any]
         yield name, value
 
 
+def summary(record: Mapping[str, Any]) -> str:
+    """Return a history record in one line: `step 40/120, epoch 1: train_loss 0.61, validation loss 0.55, accuracy 0.71`."""
+    total = f"/{record['total_steps']}" if record.get("total_steps") else ""
+    epoch = f", epoch {record['epoch']:.3g}" if isinstance(record.get("epoch"), int | float) else ""
+    loss = f"train_loss {record['train_loss']:.4g}, " if isinstance(record.get("train_loss"), int | float) else ""
+    return f"step {record.get('step')}{total}{epoch}: {loss}{scores(record) or 'no scores'}"
+
+
+def scores(record: Mapping[str, Any]) -> str | None:
+    """Return the validation scores of a history record as text: `validation loss 0.55, accuracy 0.71`. None: it has none."""
+    values = flat({"validation": record.get("validation") or record.get("tasks") or {}}, " ")
+    shown = [(name.removeprefix("validation "), value) for name, value in values if isinstance(value, int | float)]
+    return f"validation {', '.join(f'{name} {value:.4g}' for name, value in shown)}" if shown else None
+
+
 def _evaluation(record: Mapping[str, Any]) -> Iterator[Point]:
     nested = {"validation": record.get("validation") or record.get("tasks") or {}}
     nested |= {name: record[name] for name in ("train_loss", "learning_rate", "epoch", "seconds") if name in record}

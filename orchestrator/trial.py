@@ -1,6 +1,7 @@
 """What a worker does: train one pack, and commit or mark down each of its jobs. A warm worker runs pack after pack."""
 
 import importlib
+import logging
 import os
 import socket
 import traceback
@@ -12,11 +13,15 @@ from typing import Any, cast
 from ray import tune
 
 from orchestrator.early import must_stop
+from orchestrator.job_log import about, logged
+from orchestrator.run_facts import summary
 from orchestrator.store import HISTORY, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 from scalearn.tasks import task_of
+
+logger = logging.getLogger(__name__)
 
 ORDER = "order"
 """Key of a trial's configuration under which its `PackOrder` lies."""
@@ -91,8 +96,10 @@ def run_pack(order: PackOrder) -> bool:
         return False
     pack = {member.node: _open(member, store) for member in waiting}
     try:
-        outcomes = _load(order.train)(list(pack.values()), order.runtime, _reporter(order, store))
-        for node, outcome in zip(pack, outcomes, strict=True):
+        with logged({node: member.directory for node, member in pack.items()}):
+            logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
+            outcomes = _train(order, store, pack)
+        for node, outcome in outcomes.items():
             if outcome.error is None:
                 store.commit(node)
             else:
@@ -105,6 +112,31 @@ def run_pack(order: PackOrder) -> bool:
             if not store.complete(node):
                 store.fail(node, describe(error), traceback.format_exc())
     return False
+
+
+def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
+    """Train, and write into each job's log how far it came and how it ended."""
+    nodes = {member.directory: node for node, member in pack.items()}
+    judge = _reporter(order, store)
+
+    def report(member: PackMember, record: Mapping[str, Any]) -> bool | None:
+        logger.info(summary(record), extra=about(nodes[member.directory]))
+        return judge(member, record)
+
+    try:
+        outcomes = _load(order.train)(list(pack.values()), order.runtime, report)
+    except Stop:
+        logger.info("Stopped; the next run goes on from the last checkpoint.")
+        raise
+    except Exception as error:
+        logger.exception("Failed: %s", describe(error))
+        raise
+    for node, outcome in zip(pack, outcomes, strict=True):
+        if outcome.error is None:
+            logger.info("Succeeded.", extra=about(node))
+        else:
+            logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
+    return dict(zip(pack, outcomes, strict=True))
 
 
 def parts(order: PackOrder) -> int:
@@ -125,6 +157,7 @@ def _open(member: MemberOrder, store: Store) -> PackMember:
     worker = {"host": socket.gethostname(), "pid": os.getpid()}
     record = {**member.record, "provenance": {**member.record.get("provenance", {}), **worker}}
     parents = {name: store.directory(node) for name, node in member.parents.items()}
+    parents |= {adapter.name: Path(adapter.place) for adapter in member.config.external}
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 

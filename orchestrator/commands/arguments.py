@@ -1,26 +1,29 @@
 """The arguments that commands on a sweep share, and what they name."""
 
 import argparse
+import difflib
 import sys
 from typing import Any
 
 from rich.console import Console
 
-from orchestrator.graph import Graph
+from orchestrator.graph import Graph, Job
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep, shipped_sweeps
+from scalearn.errors import UserError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
 
 
-def add_sweep_command(commands: "Commands[Any]", name: str, summary: str) -> argparse.ArgumentParser:
-    """Add a command on a sweep, with the arguments that all of them share: SWEEP, --set, --only and --store."""
+def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, only: bool = True) -> argparse.ArgumentParser:
+    """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, where `only` says so, --only."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
     parser.add_argument("sweep", metavar="SWEEP", help=f"a sweep file, or the name of a shipped sweep: {', '.join(shipped_sweeps())}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; dots go down; repeatable"
     )
-    parser.add_argument("--only", metavar="REGEX", help="only the jobs whose node matches, and what they need")
+    if only:
+        parser.add_argument("--only", metavar="REGEX", help="only the jobs whose node matches, and what they need")
     parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
     return parser
 
@@ -39,6 +42,20 @@ def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
 def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:
     """Return the store that `--store` names, or else the sweep file."""
     return Store(arguments.store or sweep.store)
+
+
+def find_job(graph: Graph, name: str) -> Job:
+    """Return the job of a node, whose fingerprint may be left out.
+
+    Raises:
+        UserError: No such job.
+    """
+    matching = [node for node in graph.nodes() if name in (node, node.rpartition("-")[0])]
+    if len(matching) != 1:
+        near = difflib.get_close_matches(name, graph.nodes(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ": `scalearn status --json` lists them."
+        raise UserError(f"The sweep has no node '{name}'{hint}")
+    return graph.job(matching[0])
 
 
 def whole_number(text: str) -> int:

@@ -1,0 +1,55 @@
+"""`scalearn logs`: one job's log, from any machine that can read the store."""
+
+import argparse
+import time
+from typing import Any
+
+from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
+from orchestrator.job_log import LOG, follow
+from orchestrator.journal import running_nodes
+from orchestrator.store import FAILED, TRACEBACK, Store
+from orchestrator.sweep import Sweep
+from scalearn.errors import UserError
+
+_LOOK_SECONDS = 0.5
+
+
+def add(commands: "Commands[Any]") -> None:
+    """Add the subcommand to a parser."""
+    parser = add_sweep_command(commands, "logs", "show one job's log; from any process that can read the store", only=False)
+    parser.add_argument("node", metavar="NODE", help="the job, as `scalearn status` names it; its fingerprint may be left out")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on showing what is added, until the job has ended")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the log, and how a failed job ended.
+
+    Raises:
+        UserError: No such job, or it has no log.
+    """
+    sweep = Sweep.load(arguments.sweep, arguments.set)
+    store, node = open_store(sweep, arguments), find_job(sweep.expand(), arguments.node).node
+
+    def read() -> bytes | None:
+        try:
+            return (store.directory(node) / LOG).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    if read() is None and not arguments.follow and store.read_json(node, FAILED) is None:
+        raise UserError(f"{node} has no log in {store.root}: it was not begun; `scalearn status` shows where the sweep stands.")
+
+    def ended() -> bool:
+        return not arguments.follow or _ended(store, sweep.name, node)
+
+    for text in follow(read, ended, lambda: time.sleep(_LOOK_SECONDS)):
+        print(text, end="", flush=True)
+    if (failure := store.read_json(node, FAILED)) is not None:
+        print(f"Failed: {failure.get('error')} ({store.directory(node) / TRACEBACK})")
+    return 0
+
+
+def _ended(store: Store, sweep: str, node: str) -> bool:
+    """Tell whether a job is done, or failed and nobody tries it again at present."""
+    return store.state(node) == "succeeded" or (store.state(node) == "failed" and node not in running_nodes(store, sweep))
