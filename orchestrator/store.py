@@ -2,75 +2,78 @@
 
 A node is done when its `SUCCESS.json`, written last, lists every file with size and sha256, and they all match. That holds on any
 storage: nothing here needs a rename to be atomic or a directory to exist. Names that begin with a dot are not nodes: `.set_aside/`,
-`.cache/`, `.tune/`.
+`.cache/`, `.tune/`. Where the store is no directory, training works in a local copy (`orchestrator.mirror`).
 """
 
 import contextlib
-import errno
-import hashlib
-import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
-
+from orchestrator.artifact import (
+    CHECKPOINT,
+    FAILED,
+    HISTORY,
+    JOB,
+    NODE_JSON_LIMIT,
+    RESULT,
+    SCHEMA,
+    SUCCESS,
+    TRACEBACK,
+    UNCOMMITTED,
+    Listing,
+    Verdict,
+    belongs,
+    judge,
+    vouched,
+)
+from orchestrator.mirror import Mirror
+from orchestrator.patience import Patience, reason
+from orchestrator.storage import Storage, missing, parse
 from scalearn.errors import UserError
 
-SCHEMA = 1
-SUCCESS, FAILED, JOB, RESULT, HISTORY, TRACEBACK = (
-    "SUCCESS.json",
-    "FAILED.json",
-    "job.json",
-    "result.json",
-    "history.jsonl",
-    "traceback.txt",
-)
-CHECKPOINT = "checkpoint"
+__all__ = ["CHECKPOINT", "FAILED", "HISTORY", "JOB", "RESULT", "SCHEMA", "SET_ASIDE", "SUCCESS", "TRACEBACK", "Outcome", "Store", "Verdict"]
+
 SET_ASIDE = ".set_aside"
 
-_UNCOMMITTED = frozenset({SUCCESS, FAILED, TRACEBACK})
 _HASH_THREADS = 8
+_PROBE_BYTES = 1 << 16
 
 Outcome = Literal["succeeded", "failed", "pending"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a look at a node's files found."""
-
-    state: Literal["complete", "corrupt", "failed", "unfinished", "absent"]
-    reason: str = ""
-    """For `corrupt`: which file, and what is wrong with it. For `failed`: the first line of the error."""
 
 
 class Store:
     """The artifacts of any number of sweeps under one root."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], patience: Patience | None = None) -> None:
         """Name a store. Nothing is read or written yet.
 
         Args:
-            root: A directory, relative to the working directory or absolute; a `file://` URL will do.
+            root: A directory, relative to the working directory or absolute, or a URL that fsspec knows, such as `s3://bucket/runs`.
+            patience: How long reads and writes wait for storage that is full or away. None: two minutes, or what the environment says.
 
         Raises:
-            UserError: A URL of another kind.
+            UserError: Nothing is known about URLs of this kind.
         """
-        url = os.fspath(root)
-        if "://" in url and not url.startswith("file://"):
-            raise UserError(f"The store {url} is not a local or shared directory: other storage is not supported yet.")
-        self._files, path = fsspec.core.url_to_fs(url)
-        self.root = Path(str(path)).absolute()
-        """Fixed once: a change of the working directory must not move half a store."""
+        self.storage = Storage(root, patience)
+        self.root = self.storage.root
+        self.url = self.storage.url
+        """Names the store to other processes and to people: an absolute path, or the URL."""
+        self.is_local = self.storage.is_local
+        self._mirror = None if self.is_local else Mirror(self.storage)
+
+    @property
+    def scratch(self) -> Path:
+        """A local directory for caches and for what only this host's processes read: the store itself where it is one."""
+        return self.root if self._mirror is None else self._mirror.scratch
 
     def directory(self, node: str) -> Path:
-        """Return where a node's files lie, whether or not they exist.
+        """Return where a node's files lie in the store, whether or not they exist.
 
         Raises:
             ValueError: The name would leave the store.
@@ -81,21 +84,22 @@ class Store:
         return self.root.joinpath(*segments)
 
     def check_writable(self) -> None:
-        """Write and remove a file.
+        """Write and remove a file, without patience: who starts a run is there to hear of it.
 
         Raises:
             UserError: That failed; the sentence says why.
         """
-        probe = self.root / f".write-{uuid.uuid4().hex}"
+        impatient = Storage(self.url, Patience(0.0))
+        probe = impatient.root / f".write-{uuid.uuid4().hex}"
         try:
-            self._write(probe, b"")
-            self._files.rm_file(str(probe))
-        except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise UserError(f"The store {self.root} cannot be written to: {reason}. Name another with --store.") from None
+            impatient.write(probe, bytes(_PROBE_BYTES))
+            impatient.remove(probe)
+        except (OSError, UserError) as error:
+            cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+            raise UserError(f"The store {self.url} cannot be written to: {reason(cause)}. Name another with --store.") from None
 
     def begin(self, node: str, record: Mapping[str, Any]) -> Path:
-        """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays.
+        """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays, and comes to this host.
 
         Args:
             node: The node.
@@ -104,7 +108,7 @@ class Store:
         Returns:
             The local directory to work in.
         """
-        directory = self.directory(node)
+        place = self.directory(node)
         before = self.read_json(node, JOB) or {}
         started, attempts = before.get("started"), before.get("attempts")
         merged = {
@@ -113,10 +117,24 @@ class Store:
             "started": started if isinstance(started, float) else time.time(),
             "attempts": attempts + 1 if isinstance(attempts, int) else 1,
         }
-        self.write_json(directory / JOB, merged)
+        self.write_json(place / JOB, merged)
         for name in (FAILED, TRACEBACK):
-            self._remove(directory / name)
+            self.storage.remove(place / name)
+        if self._mirror is None:
+            return place
+        directory = self._mirror.begin(node, place)
+        Storage(directory, self.storage.patience).write_json(directory / JOB, merged)
         return directory
+
+    def publish(self, node: str, *, force: bool = False) -> None:
+        """Bring what a job under way has written since into the store; nothing is to be done where it works in the store itself.
+
+        Args:
+            node: A node that this process has begun.
+            force: Also where the checkpoint is so large that it is not uploaded after every evaluation.
+        """
+        if self._mirror is not None:
+            self._mirror.publish(node, self.directory(node), force=force)
 
     def commit(self, node: str) -> None:
         """Declare a node done: hash every file, then write `SUCCESS.json`, then drop the checkpoint.
@@ -124,13 +142,24 @@ class Store:
         Raises:
             FileNotFoundError: There is no `result.json`, so there is nothing to commit.
         """
-        directory = self.directory(node)
-        if not self._files.isfile(str(directory / RESULT)):
-            raise FileNotFoundError(errno.ENOENT, "the training function left no result", str(directory / RESULT))
-        listed = {name: self._measure(directory / name) for name in self._listing(directory)}
-        self.write_json(directory / SUCCESS, {"schema": SCHEMA, "files": listed, "time": time.time()})
-        with contextlib.suppress(FileNotFoundError):
-            self._files.rm(str(directory / CHECKPOINT), recursive=True)
+        place = self.directory(node)
+        work = place if self._mirror is None else self._mirror.work(node)
+        if not (work / RESULT).is_file():
+            raise missing(work / RESULT, "the training function left no result")
+        if self._mirror is None:
+            names = [name for name, facts in self.storage.listing(place).items() if belongs(name) and facts["type"] == "file"]
+            listed = {name: self.storage.measure(place / name) for name in names}
+        else:
+            listed = self._mirror.upload(node, place)
+        success = {"schema": SCHEMA, "files": listed, "time": time.time()}
+        self.write_json(place / SUCCESS, success)
+        if self._mirror is None:
+            self.storage.remove_tree(place / CHECKPOINT)
+            return
+        for name in self.storage.listing(place):
+            if name not in listed and name not in UNCOMMITTED:
+                self.storage.remove(place / name)
+        self._mirror.keep(node, success)
 
     def fail(self, node: str, error: str, traceback: str) -> None:
         """Record that a node failed.
@@ -140,50 +169,67 @@ class Store:
             error: One line.
             traceback: All of it; goes to a file beside `FAILED.json`.
         """
-        directory = self.directory(node)
-        self._write(directory / TRACEBACK, traceback.encode())
+        place = self.directory(node)
+        self.storage.write(place / TRACEBACK, traceback.encode())
         attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)
         line = error.strip().splitlines()[0] if error.strip() else "unknown error"
-        record = {"schema": SCHEMA, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
-        self.write_json(directory / FAILED, record)
+        self.write_json(
+            place / FAILED, {"schema": SCHEMA, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
+        )
+
+    def fetch(self, node: str) -> Path:
+        """Return a local directory with a finished node's files.
+
+        Raises:
+            UserError: The node lies behind a URL, and its files are not what was committed.
+        """
+        return self.directory(node) if self._mirror is None else self._mirror.fetch(node, self.directory(node))
 
     def state(self, node: str) -> Outcome:
         """Return a node's state from its marker files alone, without reading what they vouch for."""
-        if self._success(node):
+        if self.complete(node):
             return "succeeded"
         return "failed" if self.read_json(node, FAILED) else "pending"
 
     def complete(self, node: str) -> bool:
         """Tell whether a node claims to be done; `verify` checks that claim."""
-        return self._success(node) is not None
+        return vouched(self.read_json(node, SUCCESS)) is not None
 
     def verify(self, node: str) -> Verdict:
         """Check a node's files against what was committed, byte by byte."""
-        directory = self.directory(node)
-        listed = self._success(node)
-        if listed is None:
-            if self._files.exists(str(directory / SUCCESS)):
-                return Verdict("corrupt", f"{SUCCESS} is not readable")
-            failure = self.read_json(node, FAILED)
-            if failure is not None:
-                return Verdict("failed", str(failure.get("error", "unknown error")))
-            return Verdict("unfinished" if self._files.exists(str(directory / JOB)) else "absent")
-        for name, expected in sorted(listed.items()):
-            try:
-                problem = self._compare(directory / name, expected)
-            except FileNotFoundError:
-                problem = "is missing"
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
-            if problem:
-                return Verdict("corrupt", f"{name} {problem}")
-        return Verdict("complete")
+        return self._judge(node, self.storage.listing(self.directory(node)), thorough=True)
 
-    def verify_all(self, nodes: Iterable[str]) -> dict[str, Verdict]:
-        """Verify many nodes at a time; hashing and reading leave the interpreter free."""
+    def verify_all(self, nodes: Iterable[str], *, thorough: bool = True) -> dict[str, Verdict]:
+        """Verify many nodes at a time; hashing and reading leave the interpreter free.
+
+        Args:
+            nodes: Which.
+            thorough: Whether to fetch and hash also what an object store itself vouches for. Of no effect where the store is a directory.
+        """
         names = list(nodes)
         with ThreadPoolExecutor(_HASH_THREADS) as pool:
-            return dict(zip(names, pool.map(self.verify, names), strict=True))
+            if self.is_local:
+                return dict(zip(names, pool.map(self.verify, names), strict=True))
+            listings = self.listings(names)
+            read = self._read_markers(listings)
+
+            def check(node: str) -> Verdict:
+                return judge(self.storage, self.directory(node), read.get(node, {}), listings[node], thorough=thorough)
+
+            return dict(zip(names, pool.map(check, names), strict=True))
+
+    def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
+        """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""
+        found: dict[str, dict[str, Mapping[str, Any]]] = {node: {} for node in nodes}
+        depths = {node: node.count("/") + 1 for node in found}
+        prefixes = {"/".join(node.split("/")[: min(4, depths[node] - 1)]) for node in found}
+        for place, files in self.storage.listings(self.root / prefix for prefix in sorted(prefixes)):
+            prefix = place.relative_to(self.root).as_posix()
+            for name, facts in files.items():
+                node, inner = _split(f"{prefix}/{name}", found)
+                if node is not None:
+                    found[node][inner] = facts
+        return dict(found)
 
     def set_aside(self, node: str, reason: str) -> Path:
         """Move a node's files out of the way, where a person can look at them.
@@ -196,53 +242,34 @@ class Store:
             Where they are now.
         """
         stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{uuid.uuid4().hex[:6]}"
-        target = self.root / SET_ASIDE / node / stamp
+        place, target = self.directory(node), self.root / SET_ASIDE / node / stamp
+        names = [name for name in self.storage.listing(place) if name]
         # First the marker: where moving is many small steps, an interruption must leave a node that is not done.
-        success = self.directory(node) / SUCCESS
-        if self._files.exists(str(success)):
-            self._files.makedirs(str(target), exist_ok=True)
-            self._files.mv(str(success), str(target / SUCCESS))
-        for name in [*self._listing(self.directory(node)), FAILED, TRACEBACK]:
-            if self._files.exists(str(self.directory(node) / name)):
-                self._files.makedirs(str((target / name).parent), exist_ok=True)
-                self._files.mv(str(self.directory(node) / name), str(target / name))
-        with contextlib.suppress(FileNotFoundError):
-            self._files.rm(str(self.directory(node)), recursive=True)
-        self._write(target / "SET_ASIDE.txt", f"{reason}\n".encode())
+        for name in sorted((name for name in names if not name.startswith(f"{CHECKPOINT}/")), key=lambda name: name != SUCCESS):
+            with contextlib.suppress(FileNotFoundError):
+                self.storage.move(place / name, target / name)
+        self.storage.remove_tree(place)
+        self.storage.write(target / "SET_ASIDE.txt", f"{reason}\n".encode())
         return target
 
+    def remove(self, node: str) -> None:
+        """Remove a node's files, the marker first: an interruption must leave a node that is not done."""
+        place = self.directory(node)
+        if not (self.is_local and place.is_symlink()):
+            self.storage.remove(place / SUCCESS)
+        self.storage.remove_tree(place)
+
     def read_json(self, node: str, name: str) -> dict[str, Any] | None:
-        """Read one of a node's JSON files. None: absent, half-written, or not an object."""
-        return self.load_json(self.directory(node) / name)
+        """Read one of a node's JSON files. None: absent, half-written, too large, or not an object."""
+        return self.storage.read_json(self.directory(node) / name, NODE_JSON_LIMIT)
 
     def load_json(self, path: Path) -> dict[str, Any] | None:
-        """Read a JSON file of the store. None: absent, half-written, or not an object."""
-        try:
-            value = json.loads(self._files.cat_file(str(path)))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
+        """Read a JSON file of the store. None: absent, half-written, too large, or not an object."""
+        return self.storage.read_json(path)
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the store."""
-        self._write(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-    def create(self, path: Path, value: Mapping[str, Any]) -> bool:
-        """Write a JSON file of the store where there is none; of several writers exactly one succeeds.
-
-        Returns:
-            Whether this call wrote it.
-        """
-        self._files.makedirs(str(path.parent), exist_ok=True)
-        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-        self.write_json(beside, value)
-        try:
-            os.link(beside, path)  # unlike O_EXCL, no reader ever sees half a file
-        except FileExistsError:
-            return False
-        finally:
-            self._remove(beside)
-        return True
+        self.storage.write_json(path, value)
 
     def result(self, node: str) -> dict[str, Any] | None:
         """Return a node's scores, counts and timings. None: there are none yet."""
@@ -252,12 +279,8 @@ class Store:
         """Return `job.json` of every job at a readable path, whatever its fingerprint."""
         directory = self.directory(path)
         pattern = re.compile(re.escape(directory.name) + r"-[0-9a-f]{10}")
-        try:
-            entries = self._files.ls(str(directory.parent), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
-        records = (self.load_json(directory.with_name(name) / JOB) for name in names if pattern.fullmatch(name))
+        names = self.storage.names(directory.parent)
+        records = (self.storage.read_json(directory.with_name(name) / JOB, NODE_JSON_LIMIT) for name in names if pattern.fullmatch(name))
         return [record for record in records if record is not None]
 
     def manifest_path(self, sweep: str) -> Path:
@@ -268,63 +291,44 @@ class Store:
         """Return where the driver keeps a file of its own about a sweep."""
         return self.directory(f"sweeps/{sweep}/{name}")
 
-    def sidecars(self, sweep: str, folder: str) -> list[Path]:
-        """Return what lies in a folder of such files."""
-        directory = self.sidecar(sweep, folder)
-        try:
-            entries = self._files.ls(str(directory), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(directory / str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
+    def _judge(self, node: str, listing: Listing, *, thorough: bool) -> Verdict:
+        read = {name: self.read_json(node, name) for name in (SUCCESS, FAILED) if name in listing}
+        return judge(self.storage, self.directory(node), read, listing, thorough=thorough)
 
-    def _success(self, node: str) -> dict[str, Any] | None:
-        """Return the files that a node's `SUCCESS.json` vouches for. None: no such file, or not one that we wrote in full."""
-        record = self.read_json(node, SUCCESS)
-        listed = record.get("files") if record else None
-        if not isinstance(listed, dict) or RESULT not in listed:
-            return None
-        inside = all(isinstance(entry, dict) and ".." not in name.split("/") and not name.startswith("/") for name, entry in listed.items())
-        return listed if inside else None
+    def _read_markers(self, listings: Mapping[str, Listing]) -> dict[str, dict[str, dict[str, Any] | None]]:
+        """Read `SUCCESS.json` of every node that has one, and `FAILED.json` of the others that have one."""
+        wanted: dict[Path, tuple[str, str]] = {}
+        for node, listing in listings.items():
+            name = next((name for name in (SUCCESS, FAILED) if name in listing), None)
+            if name and (listing[name].get("size") or 0) <= NODE_JSON_LIMIT:
+                wanted[self.directory(node) / name] = (node, name)
+        found: dict[str, dict[str, dict[str, Any] | None]] = {}
+        for path, data in self.storage.read_many(wanted):
+            node, name = wanted[path]
+            found.setdefault(node, {})[name] = parse(data)
+        return found
 
-    def _listing(self, directory: Path) -> list[str]:
-        """Return the files that belong to an artifact, relative to its directory."""
-        try:
-            found = self._files.find(str(directory))
-        except FileNotFoundError:
-            return []
-        names = sorted(os.path.relpath(file, directory).replace(os.sep, "/") for file in found)
-        return [name for name in names if name not in _UNCOMMITTED and not name.startswith((f"{CHECKPOINT}/", "."))]
 
-    def _measure(self, path: Path) -> dict[str, Any]:
-        with self._files.open(str(path), "rb") as file:
-            digest = hashlib.sha256()
-            size = 0
-            while block := file.read(1 << 20):
-                digest.update(block)
-                size += len(block)
-        return {"size": size, "sha256": digest.hexdigest()}
+def _split(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Return which node a file belongs to, and its name there."""
+    end = path.find("/")
+    while end != -1:
+        if path[:end] in nodes:
+            return path[:end], path[end + 1 :]
+        end = path.find("/", end + 1)
+    return None, ""
 
-    def _compare(self, path: Path, expected: Mapping[str, Any]) -> str | None:
-        """Return what is wrong with a file, as the end of a sentence. Sizes first: they cost nothing."""
-        size = self._files.size(str(path))
-        if size != expected.get("size"):
-            return f"has {size} bytes and not {expected.get('size')}"
-        if self._measure(path)["sha256"] != expected.get("sha256"):
-            return "does not match its sha256"
-        return None
 
-    def _write(self, path: Path, data: bytes) -> None:
-        """Write a file; readers on a file system see it whole or not at all."""
-        self._files.makedirs(str(path.parent), exist_ok=True)
-        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            with self._files.open(str(beside), "wb") as file:
-                file.write(data)
-            os.replace(beside, path)
-        except BaseException:
-            self._remove(beside)
-            raise
-
-    def _remove(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(str(path))
+def walk_nodes(names: Iterable[str]) -> Iterator[str]:
+    """Iterate over the directories of some files, by relative name, that are nodes: they hold `job.json` or a marker."""
+    seen = set()
+    for name in names:
+        directory, _, file = name.rpartition("/")
+        if (
+            file in (JOB, SUCCESS, FAILED)
+            and directory
+            and directory not in seen
+            and not directory.startswith((".", "sweeps/", "reports/"))
+        ):
+            seen.add(directory)
+            yield directory

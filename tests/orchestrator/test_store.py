@@ -177,6 +177,6 @@ def test_writable_store_is_left_without_a_trace(store):
     assert list(store.root.iterdir()) == []
 
 
-def test_url_of_another_kind_is_refused():
-    with pytest.raises(UserError, match="s3://bucket/runs"):
-        Store("s3://bucket/runs")
+def test_url_of_an_unknown_kind_is_a_sentence():
+    with pytest.raises(UserError, match=r"The store nothing://bucket/runs .*name a directory or a URL"):
+        Store("nothing://bucket/runs")

@@ -1,0 +1,156 @@
+"""Patience with storage: a disk that is full, or a store that is away, for a moment ends no job; one that stays so ends it in one sentence."""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from scalearn.errors import UserError
+
+T = TypeVar("T")
+
+DEFAULT_SECONDS = 120.0
+"""Longer than a restart of a server or a failover of a file system, shorter than anyone's patience."""
+
+VARIABLE = "SCALEARN_STORE_PATIENCE"
+"""Environment variable with other seconds."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_AWAY = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+_FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError, TypeError, ImportError)
+"""Answers, not troubles: asking again gives the same one."""
+
+logger = logging.getLogger(__name__)
+
+
+class StoreUnavailable(UserError):
+    """A store could not be read or written for as long as it was waited for."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try again, and how to pass the time."""
+
+    seconds: float = DEFAULT_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def usual(cls) -> "Patience":
+        """Return what the environment says, or the default.
+
+        Raises:
+            UserError: The variable holds no number of seconds.
+        """
+        text = os.environ.get(VARIABLE)
+        if text is None:
+            return cls()
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            raise UserError(f"{VARIABLE} is {text!r}: give a number of seconds, such as {DEFAULT_SECONDS:g}.")
+        return cls(seconds)
+
+    def persist(
+        self,
+        action: Callable[[], T],
+        place: str,
+        *,
+        trouble: Callable[[BaseException], bool] | None = None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> T:
+        """Do something with a store; where storage is full or away, try again with growing pauses.
+
+        Args:
+            action: What to do; safe to do twice.
+            place: The store's name, for the sentence.
+            trouble: Which errors to wait out. None: `is_trouble`.
+            progress: Returns something else whenever the action has come further, upon which the patience begins anew.
+
+        Returns:
+            What the action returns.
+
+        Raises:
+            StoreUnavailable: The trouble outlasted the patience.
+        """
+        began: float | None = None
+        reached: object = None
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return action()
+            except Exception as error:
+                if not (trouble or is_trouble)(error):
+                    raise
+                now = self.clock()
+                if began is None or progress() != reached:
+                    began, reached, pause = now, progress(), _FIRST_PAUSE
+                if now - began >= self.seconds:
+                    raise StoreUnavailable(unavailable(place, error, now - began)) from error
+                logger.warning("The store %s: %s. Trying again.", place, reason(error))
+                self.sleep(min(pause, self.seconds - (now - began)))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Tell whether an error says that storage is full or away, and not what it holds."""
+    if isinstance(error, StoreUnavailable | UserError):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL | _AWAY
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    # Clients of object stores have errors of their own, which this package must not import.
+    module = type(error).__module__.partition(".")[0]
+    return module in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "azure", "fsspec") and not isinstance(error, _FINAL)
+
+
+def is_full(error: BaseException | str) -> bool:
+    """Tell whether an error, or its text, comes from a full disk, however a library between has wrapped it."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(os.strerror(number) in str(error) for number in _FULL)
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Tell whether a training function's error comes from the disk it writes to."""
+    return is_full(error) or (isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE))
+
+
+def reason(error: BaseException) -> str:
+    """Return an error's cause in a few words."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def unavailable(place: str, error: BaseException, waited: float) -> str:
+    """Return the sentence for trouble that did not end."""
+    full = is_full(error)
+    done, remedy = ("written to", "free some space there") if full else ("reached", "bring it back")
+    after = f" for {waited:.0f} seconds" if waited >= 1 else ""
+    return f"The store {place} could not be {done}{after} ({reason(error)}): {remedy}, then run the same command again."

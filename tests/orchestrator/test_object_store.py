@@ -1,0 +1,168 @@
+"""Stores behind URLs: the same promises as in a directory, without renames and directories; on a real S3 server, and in memory where that will do."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import Store, Verdict
+from scalearn.errors import UserError
+
+NODE = "toy/minilm/source/adapter/s0/lr6e-03-seed0-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """This host's working copies."""
+    monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def url():
+    return f"memory://{uuid.uuid4().hex}/runs"
+
+
+def elsewhere(url: str, monkeypatch: pytest.MonkeyPatch, place: Path) -> Store:
+    """The same store on another host: nothing local is shared."""
+    monkeypatch.setenv("SCALEARN_SCRATCH", str(place))
+    return Store(url)
+
+
+def work(directory: Path, epoch: int = 1) -> None:
+    (directory / "checkpoint").mkdir(exist_ok=True)
+    (directory / "checkpoint" / "epoch").write_text(str(epoch))
+    with (directory / "history.jsonl").open("a") as history:
+        history.write(json.dumps({"step": epoch}) + "\n")
+
+
+def finish(directory: Path, content: bytes = b"\x01" * 4096) -> None:
+    (directory / "adapter").mkdir(exist_ok=True)
+    (directory / "adapter" / "weights.safetensors").write_bytes(content)
+    (directory / "result.json").write_text('{"scores": {}}')
+
+
+def committed(store: Store, node: str = NODE) -> Store:
+    directory = store.begin(node, {"node": node})
+    work(directory)
+    finish(directory)
+    store.commit(node)
+    return store
+
+
+def test_committed_artifact_is_whole_and_the_checkpoint_is_gone(url):
+    store = committed(Store(url))
+    assert store.verify(NODE) == Verdict("complete")
+    assert store.verify_all([NODE], thorough=False) == {NODE: Verdict("complete")}
+    assert store.state(NODE) == "succeeded"
+    names = set(store.storage.listing(store.directory(NODE)))
+    assert names == {"SUCCESS.json", "adapter/weights.safetensors", "history.jsonl", "job.json", "result.json"}
+
+
+def test_unfinished_job_resumes_on_another_host_from_what_was_published(url, tmp_path, monkeypatch):
+    store = Store(url)
+    directory = store.begin(NODE, {})
+    work(directory, 1)
+    store.publish(NODE)
+    work(directory, 2)
+    store.publish(NODE)
+    work(directory, 3)  # lost with the host
+    other = elsewhere(url, monkeypatch, tmp_path / "other")
+    resumed = other.begin(NODE, {})
+    assert (resumed / "checkpoint" / "epoch").read_text() == "2"
+    assert [json.loads(line)["step"] for line in (resumed / "history.jsonl").read_text().splitlines()] == [1, 2]
+    assert json.loads((resumed / "job.json").read_text())["attempts"] == 2
+
+
+def test_half_published_checkpoint_is_not_seen(url, tmp_path, monkeypatch):
+    store = Store(url)
+    directory = store.begin(NODE, {})
+    work(directory, 1)
+    store.publish(NODE)
+    # An upload that ended before the pointer was written.
+    store.storage.write(store.directory(NODE) / "checkpoint" / "99999-x" / "epoch", b"7")
+    resumed = elsewhere(url, monkeypatch, tmp_path / "other").begin(NODE, {})
+    assert (resumed / "checkpoint" / "epoch").read_text() == "1"
+
+
+def test_damaged_checkpoint_is_not_used(url, tmp_path, monkeypatch):
+    store = Store(url)
+    directory = store.begin(NODE, {})
+    work(directory, 1)
+    store.publish(NODE)
+    (name,) = [name for name in store.storage.listing(store.directory(NODE)) if name.endswith("/epoch")]
+    store.storage.write(store.directory(NODE) / name, b"9")
+    resumed = elsewhere(url, monkeypatch, tmp_path / "other").begin(NODE, {})
+    assert not (resumed / "checkpoint").exists()
+
+
+def test_commit_that_ends_before_the_marker_leaves_the_node_undone(url, tmp_path, monkeypatch):
+    store = Store(url)
+    directory = store.begin(NODE, {})
+    finish(directory)
+    monkeypatch.setattr(store, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.commit(NODE)
+    assert Store(url).verify(NODE).state == "unfinished"
+    # What that attempt left must not become part of the next one's artifact.
+    other = elsewhere(url, monkeypatch, tmp_path / "other")
+    again = other.begin(NODE, {})
+    (again / "transfer").mkdir()
+    (again / "transfer" / "weights.safetensors").write_bytes(b"2")
+    (again / "result.json").write_text("{}")
+    other.commit(NODE)
+    assert "adapter/weights.safetensors" not in other.storage.listing(other.directory(NODE))
+    assert other.verify(NODE) == Verdict("complete")
+
+
+def test_parent_is_fetched_once_per_host_and_again_after_it_was_trained_again(url, tmp_path, monkeypatch):
+    committed(Store(url))
+    other = elsewhere(url, monkeypatch, tmp_path / "other")
+    fetched = other.fetch(NODE) / "adapter" / "weights.safetensors"
+    stamp = fetched.stat().st_mtime_ns
+    assert Store(url).fetch(NODE) == fetched.parents[1]
+    assert fetched.stat().st_mtime_ns == stamp
+    monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "third"))
+    third = Store(url)
+    finish(third.begin(NODE, {}), b"\x02" * 4096)
+    third.commit(NODE)
+    assert (other.fetch(NODE) / "adapter" / "weights.safetensors").read_bytes() == b"\x02" * 4096
+
+
+def test_damaged_parent_is_refused_by_name(url, tmp_path, monkeypatch):
+    store = committed(Store(url))
+    store.storage.write(store.directory(NODE) / "adapter" / "weights.safetensors", b"\x03" * 4096)
+    with pytest.raises(UserError, match=r"adapter/weights.safetensors does not match its sha256. Run the sweep again"):
+        elsewhere(url, monkeypatch, tmp_path / "other").fetch(NODE)
+
+
+def test_set_aside_moves_every_file_and_says_why(url):
+    store = committed(Store(url))
+    place = store.set_aside(NODE, "a bit was flipped")
+    assert store.verify(NODE).state == "absent"
+    kept = set(store.storage.listing(place))
+    assert kept == {"SET_ASIDE.txt", "SUCCESS.json", "adapter/weights.safetensors", "history.jsonl", "job.json", "result.json"}
+
+
+def test_create_lets_exactly_one_writer_through(url):
+    store = Store(url)
+    path = store.root / "leases" / "x.json"
+    assert store.storage.create(path, b"mine") is True
+    assert store.storage.create(path, b"yours") is False
+    assert store.storage.read(path) == b"mine"
+
+
+def test_failure_is_recorded_with_its_traceback_and_forgotten_by_the_next_attempt(url):
+    store = Store(url)
+    store.begin(NODE, {})
+    store.fail(NODE, "ValueError: no\nmore", "Traceback ...\n")
+    assert store.verify(NODE) == Verdict("failed", "ValueError: no")
+    assert (store.directory(NODE) / "traceback.txt").read_text() == "Traceback ...\n"
+    store.begin(NODE, {})
+    assert store.state(NODE) == "pending"
+
+
+def test_twins_are_the_records_at_the_same_path(url):
+    store = committed(committed(Store(url)), NODE[:-10] + "abcdefabcd")
+    assert [record["node"][-10:] for record in store.twins(NODE[:-11])] == ["0123456789", "abcdefabcd"]
