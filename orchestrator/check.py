@@ -1,16 +1,18 @@
 """What the schema cannot see: names that must exist, lists without repeats, and values that must fit each other."""
 
 import importlib.metadata
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, get_args
 
 from orchestrator.identity import printable, safe_segment
 from orchestrator.names import TaskNames, defined_task, short
 from orchestrator.resources import RESERVED
-from orchestrator.schema import DEFAULT, MethodRow, Resources, SweepSchema
+from orchestrator.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
 from orchestrator.settings import setting_points
-from scalearn.backbones import get_backbone
+from orchestrator.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
+from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement
+from scalearn.backbones import Backbone, get_backbone
 from scalearn.config import Stage
 from scalearn.errors import UserError
 from scalearn.methods.registry import Method, get_method
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-TARGET = "target"
-"""Stands for the target's own source adapter in a method's `sources`."""
 
 
 class Misfit(Exception):
@@ -64,15 +63,37 @@ def check(sweep: SweepSchema) -> None:
     for name, length in sweep.data.max_length.items():
         if longest is not None and length > longest:
             raise Misfit(("data", "max_length", name), f"{{key}} is {length}, but {sweep.backbone} reads at most {longest} tokens.")
-    _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
+    (trained,) = _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
+    adapters = _Adapters(sweep.sources, _external(sweep.sources, backbone), {**SEQ_BN, **trained})
     for key, rows in sweep.methods.items():
         method = _at(("methods", key), get_method, key)
         for index, row in enumerate(rows):
-            _row(("methods", key, index), method, row, names, (targets, sources))
+            _row(("methods", key, index), method, row, names, targets, adapters)
 
 
-def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, tasks: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
-    targets, sources = tasks
+class _Adapters(NamedTuple):
+    """What is known of the adapters that transfer jobs may stack."""
+
+    block: Sources
+    external: Mapping[str, Mapping[str, Any] | None]
+    """Configuration of every adapter that lies somewhere, by name. None: only the hub knows it."""
+    trained: Mapping[str, Any]
+    """Configuration of those that the sweep trains."""
+
+
+def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, Any] | None]:
+    """Return the configurations of the adapters that a sweep names by their place, each of which must fit the backbone."""
+    configs: dict[str, Mapping[str, Any] | None] = {}
+    hidden = backbone.shape.hidden_size if backbone.shape else None
+    for name, place in sources.adapters.items():
+        key: Key = ("sources", "adapters", name)
+        adapter = _at(key, named_adapter, name, place, sources.allow_pickle)
+        local = adapter.origin.startswith("files:")
+        configs[name] = _at(key, read_adapter_config, name, Path(adapter.place), hidden) if local else None
+    return configs
+
+
+def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: _Adapters) -> None:
     if row.learning_rate is not None:
         _unique((*place, "learning_rate"), row.learning_rate)
     if row.seeds is not None:
@@ -80,12 +101,15 @@ def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, tasks: 
     if row.sources is not None:
         if not method.needs_sources:
             raise Misfit((*place, "sources"), f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
-        _tasks((*place, "sources"), [name for name in row.sources if name != TARGET], names)
+        _tasks((*place, "sources"), [name for name in row.sources if name != TARGET and name not in adapters.external], names)
         _unique((*place, "sources"), row.sources)
+    count = 0
     for target in targets if method.needs_sources else ():
-        stacked = sources if row.sources is None else tuple(target if name == TARGET else names.key(name) for name in row.sources)
-        _stackable((*place, "sources"), stacked)
-    count = len(row.sources) if row.sources is not None else len(sources)
+        chosen = stacked(adapters.block, row.sources, target, names)
+        count = len(chosen)
+        _fitting((*place, "sources"), chosen, adapters)
+        if method.needs_similarity:
+            _at((*place, "sources"), tasks_of, chosen, adapters.external, names)
     points = _at((*place, "settings"), setting_points, method, row.settings, count)
     for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
         _at((*place, "settings", "sentence_encoder"), get_backbone, encoder)
@@ -177,6 +201,17 @@ def _task_keys(place: "Key", mapping: Iterable[str], names: TaskNames, *, defaul
     given = [name for name in mapping if not (default and name == DEFAULT)]
     keys = [_at((*place, name), names.key, name) for name in given]
     _unique(place, keys)
+
+
+def _fitting(place: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
+    """Refuse sources that cannot be stacked on each other, as far as their files tell."""
+    if not chosen:
+        raise Misfit(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
+    _stackable(place, chosen)
+    configs = {name: adapters.external.get(name, adapters.trained) for name in chosen}
+    known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
+    if known:
+        _at(("sources", "adapters"), require_agreement, known)
 
 
 def _stackable(place: "Key", sources: Sequence[str]) -> None:

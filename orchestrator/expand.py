@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.check import TARGET
 from orchestrator.graph import Graph, Job
 from orchestrator.names import TaskNames, per_task
 from orchestrator.settings import setting_points
+from orchestrator.stacking import external_adapters, source_names, stacked, tasks_of
 from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.methods.registry import Method, get_method
@@ -65,6 +65,7 @@ class _Expansion:
         self.targets = self.names.keys(sweep.targets)
         self.backbone = get_backbone(sweep.backbone)
         self.points = _points(sweep.data)
+        self.external = external_adapters(sweep.sources)
         self.training = {self.names.key(name): block for name, block in sweep.training.tasks.items()}
         self._sources: dict[tuple[str, Point], Job] = {}
         self._optimisations: dict[OptimisationConfig, OptimisationConfig] = {}
@@ -81,15 +82,15 @@ class _Expansion:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
         given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
         for tasks, point in product(groups, self.points):
-            stacked = self._stacked(row, tasks[0]) if method.needs_sources else ()
-            sources = tuple(self._source(task, point if task == tasks[0] else WHOLE) for task in stacked)
+            chosen = stacked(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ()
+            trained = [self._source(task, point if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"
             optimisations = [self._optimisation(method, tasks, point, row.given(), rate, compared=compared) for rate in rates]
-            for optimisation, settings in product(optimisations, setting_points(method, given, len(stacked))):
-                others = (self._similarity(settings, stacked),) if method.needs_similarity else ()
+            for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
+                others = [self._similarity(settings, chosen)] if method.needs_similarity else []
                 for seed in self._seeds(row, tasks):
-                    yield self._job(method, tasks, point, optimisation, settings, seed, sources, others)
+                    yield self._job(method, tasks, point, optimisation, settings, seed, chosen, (*trained, *others))
 
     def _job(
         self,
@@ -99,8 +100,8 @@ class _Expansion:
         optimisation: OptimisationConfig,
         settings: Mapping[str, Setting],
         seed: int,
-        sources: tuple[Job, ...] = (),
-        others: tuple[Job, ...] = (),
+        chosen: tuple[str, ...] = (),
+        parents: tuple[Job, ...] = (),
     ) -> Job:
         # What a job on one task alone learns does not depend on the benchmark that the sweep is about, so sweeps share it.
         benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
@@ -113,10 +114,11 @@ class _Expansion:
             backbone_origin=self.backbone.origin,
             optimisation=optimisation,
             seed=seed,
-            sources=tuple(source.source_name for source in sources),
+            sources=source_names(chosen),
             settings=settings,
+            external=tuple(self.external[name] for name in chosen if name in self.external),
         )
-        return Job(config, (*sources, *others))
+        return Job(config, parents)
 
     def _source(self, task: str, point: Point) -> Job:
         """Return the adapter that transfer jobs stack for a task."""
@@ -128,10 +130,10 @@ class _Expansion:
             self._sources[key] = self._job(adapter, (task,), point, optimisation, settings, self.sweep.sources.seed)
         return self._sources[key]
 
-    def _similarity(self, settings: Mapping[str, Setting], sources: tuple[str, ...]) -> Job:
+    def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
         """Return the job that measures how similar all tasks are on their full training data: one for all targets and seeds."""
         encoder = get_backbone(str(settings["sentence_encoder"]))
-        wanted = {*sources, *self.targets}
+        wanted = {*tasks_of(chosen, self.external, self.names), *self.targets}
         tasks = (*(task for task in self.names.tasks if task in wanted), *sorted(wanted.difference(self.names.tasks)))
         length = SENTENCE_LENGTHS.get(encoder.name, SENTENCE_LENGTH)
         length = min(length, encoder.shape.positions) if encoder.shape else length
@@ -147,11 +149,6 @@ class _Expansion:
             settings={"rows": settings["sentence_rows"]},
         )
         return Job(config)
-
-    def _stacked(self, row: "MethodRow", target: str) -> tuple[str, ...]:
-        if row.sources is None:
-            return self.names.keys(self.sweep.sources.tasks)
-        return tuple(target if name == TARGET else self.names.key(name) for name in row.sources)
 
     def _optimisation(
         self, method: Method, tasks: tuple[str, ...], point: Point, row: Mapping[str, Any], rate: float | None, *, compared: bool = False

@@ -28,7 +28,8 @@ class Job:
 
     config: JobConfig
     parents: tuple["Job", ...] = ()
-    """Jobs whose artifacts this one reads. A transfer job's sources come first, in the order of `config.sources`."""
+    """Jobs whose artifacts this one reads. A transfer job's sources come first, in the order of `config.sources`;
+    those in `config.external` have no job."""
     path: str = field(init=False)
     """Readable place in a store, e.g. `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`."""
     fingerprint: str = field(init=False)

@@ -21,10 +21,12 @@ from scalearn.methods.registry import METHODS
 SCHEMA_VERSION = 1
 """Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold."""
 
-PLACES = frozenset({"JobConfig.backbone"})
-"""Fields that only say where something is or how it is called; `backbone_origin` identifies the weights."""
+PLACES = frozenset({"JobConfig.backbone", "ExternalAdapter.place"})
+"""Fields that only say where something is or how it is called; `backbone_origin` and `ExternalAdapter.origin` identify the weights."""
 
-ADDED_LATER: frozenset[str] = frozenset({"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length"})
+ADDED_LATER: frozenset[str] = frozenset(
+    {"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length", "JobConfig.external"},
+)
 """Fields (`Class.field`) that came after schema version 1: left out while they hold their default, so that older results stay valid."""
 
 MAX_SEGMENT = 100

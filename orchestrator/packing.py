@@ -277,7 +277,7 @@ def kind(job: Job) -> Hashable:
         return (*common, max(length_class(size_of(data).padded) for data in config.data))
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
     steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
-    return (*common, rows, steps, tuple(parent.node for parent in job.parents))
+    return (*common, rows, steps, tuple(parent.node for parent in job.parents), config.external)
 
 
 def length_class(tokens: float) -> int:

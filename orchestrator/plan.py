@@ -149,7 +149,7 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
     stored = dict(_flat(twin.get("config"), ""))
     wanted = dict(_flat(to_plain(job.config), ""))
     for name in sorted(wanted.keys() | stored.keys()):
-        if f"JobConfig.{name}" in PLACES:
+        if not PLACES.isdisjoint({f"JobConfig.{name}", f"ExternalAdapter.{name.rpartition('.')[2]}"}):
             continue
         if wanted.get(name) != stored.get(name):
             yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"

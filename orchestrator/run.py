@@ -113,7 +113,7 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
 
     settings = Settings(
         resources=sweep.resources,
-        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.root / ".cache"),
+        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.root / ".cache", allow_pickle=sweep.sources.allow_pickle),
         provenance=provenance.capture(sweep.file, sweep.overrides),
         cpus=options.cpus,
         gpus=options.gpus,

@@ -123,8 +123,13 @@ class Data(Block):
 class Sources(Block):
     """The `sources` block: the adapters that every transfer job stacks."""
 
-    tasks: Names | None = None
-    """Tasks in the order in which their adapters are stacked. None: all of the benchmark."""
+    tasks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] | None = None
+    """Tasks in the order in which their adapters are stacked; empty where `adapters` are enough. None: all of the benchmark."""
+    adapters: Annotated[dict[Name, Name], BeforeValidator(_as_block)] = {}
+    """Adapters that lie somewhere already, by the name under which they are stacked: a directory, or a hub id `owner/adapter[@revision]`.
+    One that bears the name of a task stands in the place of that task's own; the others come after the tasks."""
+    allow_pickle: bool = False
+    """Whether adapters with pickled weights are accepted. Never part of a job's identity."""
     seed: Seed = 0
     """Seed of every source adapter, whatever the transfer job's (the published scripts do so)."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
@@ -139,7 +144,7 @@ class MethodRow(Optimisation):
     seeds: SeedsPerTask | None = None
     """None: the sweep's."""
     sources: Names | None = None
-    """Tasks whose adapters are stacked; `target` stands for the target's own. None: the sweep's."""
+    """Tasks and names of `sources.adapters` that are stacked; `target` stands for the target's own. None: the sweep's."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
     """The method's own settings; a list gives one job per value."""
 

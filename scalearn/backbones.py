@@ -3,20 +3,17 @@
 Planning imports this module, so it imports neither torch nor transformers, and touches no network.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from scalearn.errors import UserError
 from scalearn.names import unknown
+from scalearn.places import content_origin, hub_id, local_directory
 
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w][\w./-]{0,99}))?", re.ASCII)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 
@@ -106,24 +103,15 @@ def get_backbone(name: str) -> Backbone:
         if isinstance(place, _Package):
             return Backbone(name, f"package:{place.distribution}=={place.version}", shape, _package_directory(name, place))
         return Backbone(name, f"hub:{place.identifier}@{place.revision}", shape)
-    directory = _directory(name)
+    directory = local_directory(name)
     if directory is not None:
         return _from_directory(name, directory)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"Backbone '{name}' is not a directory: give a directory with a config.json, a hub id, or a registered name.")
-    match = _HUB_ID.fullmatch(name)
-    if match is None or ".." in name or "--" in name:
+    found = hub_id(name)
+    if found is None:
         raise UserError(f"{unknown('backbone', name, _REGISTRY)} A hub id 'owner/model' or a local directory will do too.")
-    return Backbone(name, f"hub:{match['id']}@{match['revision'] or 'main'}", None)
-
-
-def _directory(name: str) -> Path | None:
-    """Return the directory of that name if there is one; a name that no file system takes is none."""
-    try:
-        path = Path(name).expanduser()
-        return path if name and path.is_dir() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
+    return Backbone(name, found.origin, None)
 
 
 def _package_directory(name: str, package: _Package) -> Path:
@@ -156,24 +144,13 @@ def _from_directory(name: str, directory: Path) -> Backbone:
     weights = _matching(directory, _WEIGHTS)
     if not weights:
         raise UserError(f"Backbone directory '{name}' has no weights (model.safetensors): give a directory that save_pretrained wrote.")
-    files = [config, *weights, *_matching(directory, _TOKENIZER)]
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}\0{_file_hash(file, status.st_size, status.st_mtime_ns)}\n".encode())
-    return Backbone(name, f"files:sha256-{digest.hexdigest()}", _shape(name, entries), directory.resolve())
+    origin = content_origin([config, *weights, *_matching(directory, _TOKENIZER)])
+    return Backbone(name, origin, _shape(name, entries), directory.resolve())
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
     found = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
     return sorted(found, key=lambda file: file.name)
-
-
-@cache
-def _file_hash(path: Path, size: int, modified: int) -> str:
-    """Return the sha256 of a file; size and time of change (ns) make the answer reusable within a process."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _shape(name: str, entries: object) -> Shape:

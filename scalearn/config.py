@@ -71,6 +71,18 @@ class OptimisationConfig:
 
 
 @dataclass(frozen=True)
+class ExternalAdapter:
+    """A source adapter that no job trains: it lies somewhere already."""
+
+    name: str
+    """Under which it is stacked; one of `JobConfig.sources`."""
+    origin: str
+    """Identity of configuration and weights: `files:sha256-...`, or `hub:ID@REVISION`."""
+    place: str
+    """Absolute directory, or hub id `owner/adapter[@revision]`. No part of the identity."""
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """One node of a sweep's graph, as the training loop sees it."""
 
@@ -90,6 +102,8 @@ class JobConfig:
     """Names of the source adapters in the order in which they are stacked; keys of `PackMember.parents`."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """The method's own settings; the method's registry entry names them, with defaults."""
+    external: tuple[ExternalAdapter, ...] = ()
+    """Those of the sources that no job trains, in the order of `sources`."""
 
     @property
     def task(self) -> str:

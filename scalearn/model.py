@@ -192,7 +192,11 @@ class _Judged:
 
 
 def load_model(
-    directory: str | Path, backbone: LoadedBackbone, sources: SourceAdapters | Mapping[str, str | Path] | None = None
+    directory: str | Path,
+    backbone: LoadedBackbone,
+    sources: SourceAdapters | Mapping[str, str | Path] | None = None,
+    *,
+    allow_pickle: bool = False,
 ) -> TransferModel:
     """Loads what a job on one task left, or what `TransferModel.save` wrote.
 
@@ -200,13 +204,14 @@ def load_model(
         directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
         backbone: The one that it was trained on.
         sources: The job's source adapters, loaded or as directories, in the job's order. None: a method without sources.
+        allow_pickle: Whether sources with pickled weights are accepted.
 
     Raises:
         UserError: Something is missing or damaged, or belongs to another backbone or other sources.
     """
     place = Path(directory)
     if sources is not None and not isinstance(sources, SourceAdapters):
-        sources = load_source_adapters(backbone.encoder, sources)
+        sources = load_source_adapters(backbone.encoder, sources, allow_pickle=allow_pickle)
     for folder in (place / "transfer", place):
         if (folder / CONFIG).is_file():
             return _load_transfer(folder, backbone, sources)

@@ -16,7 +16,7 @@ class PackMember:
     directory: Path
     """Existing local directory that receives history, checkpoints and results."""
     parents: Mapping[str, Path] = field(default_factory=dict)
-    """Artifact directory of every parent job by name; source adapters by source name."""
+    """Artifact directory of every parent job by name; source adapters by source name, those of `config.external` too (or their hub id)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Source adapters on disk: read from and written in the layout of the adapters library."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters.configuration import BnConfig, SeqBnConfig
+from adapters.configuration import BnConfig
 from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import Activation_Function_Class, Adapter
 from huggingface_hub import snapshot_download
@@ -16,17 +15,20 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from scalearn.adapter_files import (
+    CONFIG,
+    PICKLED,
+    WEIGHTS,
+    adapter_directory,
+    read_adapter_config,
+    require_agreement,
+    weights_file,
+)
 from scalearn.encoder import Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
-
-_UNFOLDABLE = ("ln_before", "ln_after", "use_gating", "is_parallel", "phm_layer", "inv_adapter", "cross_adapter", "mh_adapter")
-"""Configuration fields that must be off: with them a source is more than `U f(D x + a) + b` at one place per layer."""
-_PLACEMENT = ("original_ln_before", "original_ln_after", "residual_before_ln", "adapter_residual_before_ln", "leave_out")
-"""Fields that say where an adapter sits; the slot sits where `seq_bn` does, so they must have its values."""
-_IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
-"""Fields that say how a source was trained, not what it computes."""
+from scalearn.places import hub_id
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     if not directories:
         raise UserError("No source adapters were named: a transfer method needs at least one.")
     resolved = {name: _resolve(name, place, allow_pickle) for name, place in directories.items()}
-    configs = {name: _read_config(name, directory, encoder) for name, directory in resolved.items()}
-    _require_agreement(configs)
+    configs = {name: read_adapter_config(name, directory, encoder.hidden_size) for name, directory in resolved.items()}
+    require_agreement(configs)
     layers: list[list[BottleneckWeights]] = [[] for _ in range(encoder.sites)]
     for name, directory in resolved.items():
         for site, weights in enumerate(_read_weights(encoder, name, directory)):
@@ -72,12 +74,6 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     activation = Activation_Function_Class(config["non_linearity"]).f
     stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
     return SourceAdapters(tuple(resolved), stacks, config)
-
-
-def adapter_directory(place: str | Path) -> Path:
-    """Where the adapter lies that `place` names: a job's directory, or a directory in AdapterHub layout."""
-    inside = Path(place) / "adapter"
-    return inside if inside.is_dir() else Path(place)
 
 
 def save_adapter(
@@ -157,59 +153,21 @@ def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
     directory = adapter_directory(place)
     if not directory.is_dir():
         directory = _download(name, str(place))
-    if not (directory / "adapter_config.json").is_file():
-        raise UserError(f"Source adapter '{name}': {directory} holds no adapter_config.json; give a directory that save_adapter wrote.")
-    if not (directory / "adapter.safetensors").is_file():
-        if not (directory / "pytorch_adapter.bin").is_file():
-            raise UserError(f"Source adapter '{name}': {directory} holds no adapter.safetensors; save it with use_safetensors=True.")
-        if not allow_pickle:
-            raise UserError(
-                f"Source adapter '{name}': {directory} holds pickled weights (pytorch_adapter.bin), which can run code when read; "
-                "save it with use_safetensors=True, or write allow_pickle: true if you trust it."
-            )
+    weights_file(name, directory, allow_pickle=allow_pickle)
     return directory
 
 
 def _download(name: str, identifier: str) -> Path:
+    found = hub_id(identifier)
+    if found is None:
+        raise UserError(
+            f"Source adapter '{name}': {identifier} is neither a directory nor a hub id: give a directory that save_adapter wrote."
+        )
     try:
-        return Path(snapshot_download(identifier))
+        return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({reason}).") from error
-
-
-def _read_config(name: str, directory: Path, encoder: Encoder) -> dict[str, Any]:
-    path = directory / "adapter_config.json"
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        config, hidden = dict(saved["config"]), int(saved["hidden_size"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
-    if hidden != encoder.hidden_size:
-        raise UserError(
-            f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {encoder.hidden_size}: train it on this backbone."
-        )
-    unusable = [field for field in _UNFOLDABLE if config.get(field)]
-    if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
-        what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
-        raise UserError(f"Source adapter '{name}' is not a plain sequential bottleneck adapter ({what}): train it with config seq_bn.")
-    usual = SeqBnConfig().to_dict()
-    misplaced = [field for field in _PLACEMENT if field in config and config[field] != usual[field]]
-    if misplaced:
-        what = ", ".join(f"{field}: {config[field]}" for field in misplaced)
-        raise UserError(f"Source adapter '{name}' does not sit where seq_bn does ({what}): train it with config seq_bn.")
-    if config.get("scaling", 1.0) != 1.0:
-        raise UserError(f"Source adapter '{name}' scales its output by {config['scaling']}: only scaling 1.0 can be combined.")
-    return config
-
-
-def _require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    first_name, first = next(iter(configs.items()))
-    for name, config in configs.items():
-        differing = sorted(field for field in {*first, *config} if field not in _IRRELEVANT and first.get(field) != config.get(field))
-        if differing:
-            details = ", ".join(f"{field} {first.get(field)!r} and {config.get(field)!r}" for field in differing)
-            raise UserError(f"Source adapters '{first_name}' and '{name}' are configured differently ({details}): train them alike.")
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[BottleneckWeights]:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from scalearn.adapter_files import adapter_directory, require_unchanged
 from scalearn.backbones import get_backbone
 from scalearn.checkpoint import remove_checkpoint
 from scalearn.config import JobConfig, Stage
@@ -127,6 +128,8 @@ class _PackTrainer:
         sources = None
         if config.sources:
             places = tuple((name, str(member.parents[name])) for name in config.sources)
+            for adapter in config.external:
+                require_unchanged(adapter, adapter_directory(member.parents[adapter.name]), allow_pickle=self.runtime.allow_pickle)
             if places not in stacked:
                 stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
             sources = stacked[places]

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not store.complete(node):
             raise UserError(f"{node} is not done in {store.root}: run the sweep first.")
     root = Path(sweep.data.root) if sweep.data.root is not None else None
-    print(_export(job, store, root, arguments.to, arguments.prune))
+    print(_export(job, store, root, arguments.to, arguments.prune, allow_pickle=sweep.sources.allow_pickle))
     return 0
 
 
@@ -55,14 +55,17 @@ def _job(graph: Graph, node: str) -> Job:
     return graph.job(matching[0])
 
 
-def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None) -> str:
+def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:
     """Write the adapter; returns what to tell the user."""
     from scalearn.export import export_adapter, fold  # heavy: the other commands start without torch
     from scalearn.model import load_backbone, load_model
 
     backbone = load_backbone(job.config.backbone)
-    sources = dict(zip(job.config.sources, (store.directory(parent.node) for parent in job.parents), strict=True))
-    folded = fold(load_model(store.directory(job.node), backbone, sources or None), prune=prune)
+    found = dict(zip(job.parent_names, (store.directory(parent.node) for parent in job.parents), strict=True))
+    found |= {adapter.name: Path(adapter.place) for adapter in job.config.external}
+    sources = {name: found[name] for name in job.config.sources}
+    model = load_model(store.directory(job.node), backbone, sources or None, allow_pickle=allow_pickle)
+    folded = fold(model, prune=prune)
     scores = (store.result(job.node) or {}).get("scores", {}).get(job.config.task, {})
     notes, told = (
         [f"Trained as `{job.node}`."],
@@ -70,7 +73,7 @@ def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | 
     )
     if prune is not None:
         (data,) = job.config.data
-        before = fold(load_model(store.directory(job.node), backbone, sources)).model.evaluate(data, SPLIT, root=root)
+        before = fold(model).model.evaluate(data, SPLIT, root=root)
         after = folded.model.evaluate(data, SPLIT, root=root)
         changes = ", ".join(f"{metric} {before[metric]:.4f} -> {after[metric]:.4f}" for metric in before)
         notes.append(

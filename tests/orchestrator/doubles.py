@@ -80,8 +80,9 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
 def _train_one(member: PackMember, runtime: Runtime, report: Report, together: int) -> Outcome:
     node, root = _place(member.directory)
     behaviour = _behaviour(node, root)
+    external = {adapter.name for adapter in member.config.external}
     for name, parent in member.parents.items():
-        assert (parent / "SUCCESS.json").is_file(), f"{name} was not committed when {node} started"
+        assert name in external or (parent / "SUCCESS.json").is_file(), f"{name} was not committed when {node} started"
     if "crash" in behaviour:
         raise RuntimeError(behaviour["crash"])
     attempt = json.loads((member.directory / "job.json").read_text())["attempts"]
@@ -89,7 +90,8 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
     done = int(marker.read_text()) if marker.exists() else 0
     epochs = behaviour.get("epochs", 2)
     with (member.directory / "run.log").open("a") as log:
-        print(json.dumps({"pid": os.getpid(), "from": done, "threads": runtime.threads, "time": time.time()}), file=log)
+        facts = {"pid": os.getpid(), "from": done, "threads": runtime.threads, "time": time.time()}
+        print(json.dumps({**facts, "parents": {name: str(parent) for name, parent in member.parents.items()}}), file=log)
     for epoch in range(done + 1, epochs + 1):
         time.sleep(behaviour.get("seconds", 0.01))
         loss = behaviour.get("loss", 1.0) / epoch

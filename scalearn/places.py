@@ -1,0 +1,58 @@
+"""What a user may name weights by, a local directory or a hub id, and what identifies their content wherever it lies.
+
+Planning imports this module, so it imports neither torch nor transformers, and touches no network.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w][\w./-]{0,99}))?", re.ASCII)
+
+
+class HubId(NamedTuple):
+    """A repository of the hub at a revision."""
+
+    repository: str
+    revision: str
+
+    @property
+    def origin(self) -> str:
+        """Identity of its content, as far as it is known without asking the hub."""
+        return f"hub:{self.repository}@{self.revision}"
+
+
+def local_directory(name: str) -> Path | None:
+    """Return the directory of that name if there is one; a name that no file system takes is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def hub_id(name: str) -> HubId | None:
+    """Return what `owner/model` or `owner/model@revision` names; the revision is `main` where none is given. None: neither."""
+    match = _HUB_ID.fullmatch(name)
+    if match is None or ".." in name or "--" in name:
+        return None
+    return HubId(match["id"], match["revision"] or "main")
+
+
+def content_origin(files: Iterable[Path]) -> str:
+    """Return the identity of files by their names and content, in the given order: `files:sha256-...`."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{_file_hash(file, status.st_size, status.st_mtime_ns)}\n".encode())
+    return f"files:sha256-{digest.hexdigest()}"
+
+
+@cache
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    """Return the sha256 of a file; size and time of change (ns) make the answer reusable within a process."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

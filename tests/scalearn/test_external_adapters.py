@@ -1,0 +1,116 @@
+"""Source adapters that no job trained: loaded, checked against what was planned, and stacked like any others."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapters.configuration import SeqBnConfig
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
+from scalearn.config import JobConfig
+from scalearn.runtime import Outcome, PackMember, Runtime
+from scalearn.training import train
+from tests.scalearn.small import data, job, run, save_backbone
+
+TARGET = (data("domains/apple"),)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def trained(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    root = tmp_path_factory.mktemp("sources")
+    for name in ("apple", "coachella"):
+        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
+    return {name: root / name for name in ("apple", "coachella")}
+
+
+@pytest.fixture
+def places(trained: Mapping[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """A job's directory, and a bare adapter that came from elsewhere."""
+    shutil.copytree(trained["coachella"] / "adapter", tmp_path / "downloaded")
+    return {"apple": trained["apple"], "other": tmp_path / "downloaded"}
+
+
+def config_of(backbone: str, places: Mapping[str, Path], *, allow_pickle: bool = False) -> JobConfig:
+    plain = job("scalearn", TARGET, backbone, sources=tuple(places))
+    return replace(plain, external=(external_adapter("other", str(places["other"]), allow_pickle=allow_pickle),))
+
+
+def train_job(config: JobConfig, directory: Path, places: Mapping[str, Path], **runtime: Any) -> Outcome:
+    directory.mkdir(parents=True)
+    (outcome,) = train([PackMember(config, directory, places)], Runtime(device="cpu", **runtime), lambda *_: None)
+    return outcome
+
+
+def omega(directory: Path) -> torch.Tensor:
+    return load_file(directory / "transfer/omega.safetensors")["omega"]
+
+
+def test_external_adapter_does_what_the_adapter_of_a_job_does(
+    backbone: str, trained: Mapping[str, Path], places: dict[str, Path], tmp_path: Path
+) -> None:
+    assert train_job(config_of(backbone, places), tmp_path / "external", places).error is None
+    own = job("scalearn", TARGET, backbone, sources=tuple(trained))
+    assert train_job(own, tmp_path / "own", trained).error is None
+    assert torch.equal(omega(tmp_path / "external"), omega(tmp_path / "own"))
+
+
+def test_adapter_that_changed_since_the_job_was_planned_is_refused(backbone: str, places: dict[str, Path], tmp_path: Path) -> None:
+    config = config_of(backbone, places)
+    path = places["other"] / "adapter_config.json"
+    path.write_text(path.read_text() + " ")
+    outcome = train_job(config, tmp_path / "job", places)
+    assert outcome.error is not None
+    assert "'other'" in outcome.error
+    assert "has changed since this job was planned" in outcome.error
+
+
+def test_pickled_adapter_is_loaded_only_where_the_runtime_allows_it(backbone: str, places: dict[str, Path], tmp_path: Path) -> None:
+    reference = config_of(backbone, places)
+    assert train_job(reference, tmp_path / "safe", places).error is None
+    weights = places["other"] / "adapter.safetensors"
+    torch.save(load_file(weights), places["other"] / "pytorch_adapter.bin")
+    weights.unlink()
+    config = config_of(backbone, places, allow_pickle=True)
+    refused = train_job(config, tmp_path / "refused", places)
+    assert "write allow_pickle: true" in str(refused.error)
+    assert train_job(config, tmp_path / "allowed", places, allow_pickle=True).error is None
+    assert torch.equal(omega(tmp_path / "allowed"), omega(tmp_path / "safe"))
+
+
+def test_adapter_of_another_size_fails_its_job_alone_by_name(backbone: str, places: dict[str, Path], tmp_path: Path) -> None:
+    path = places["other"] / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "hidden_size": 48}))
+    members = []
+    for index, config in enumerate((config_of(backbone, places), job("adapter", TARGET, backbone))):
+        (tmp_path / str(index)).mkdir()
+        members.append(PackMember(config, tmp_path / str(index), places))
+    failed, well = train(members, Runtime(device="cpu"), lambda *_: None)
+    assert "'other' has hidden size 48, but the backbone has 32" in str(failed.error)
+    assert well.error is None
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    assert dict(SEQ_BN) == SeqBnConfig().to_dict()
+
+
+def test_field_that_an_older_file_lacks_has_its_usual_value(places: dict[str, Path]) -> None:
+    path = places["other"] / "adapter_config.json"
+    whole = read_adapter_config("other", places["other"], None)
+    saved = json.loads(path.read_text())
+    for field in ("phm_bias", "init_weights_seed", "stochastic_depth", "leave_out"):
+        del saved["config"][field]
+    path.write_text(json.dumps(saved))
+    assert read_adapter_config("other", places["other"], None) == whole
