@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray._private.state import state as global_state  # an autoscaler's limits have no public name
+from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
 
 from orchestrator.resources import Shape, check_placeable, count_fitting
 from scalearn.errors import UserError
@@ -18,6 +20,9 @@ _OBJECT_STORE_BYTES = 200 * 1024**2
 
 _MOST_OF_A_KIND = 1000
 """Nodes of one kind that are counted on where the autoscaler knows no limit (it says so by a negative number)."""
+
+_NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
+"""In what Ray says of an actor that died with its node; the error itself has no field for it."""
 
 LOOKAHEAD = 1
 """Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
@@ -77,6 +82,8 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "1",
     # Our own records replace Tune's CSV, JSON and TensorBoard files.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Milliseconds until Ray calls a silent worker unavailable; within them it mostly learns whether its whole node died.
+    "RAY_timeout_ms_task_wait_for_death_info": "60000",
     # Nothing restores from Tune's own snapshots.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -100,6 +107,18 @@ def _nodes() -> tuple[Mapping[str, float], ...]:
         most = _MOST_OF_A_KIND if group.max_count < 0 else min(group.max_count, _MOST_OF_A_KIND)
         added += [dict(group.resources)] * most
     return (*alive, *added)
+
+
+def died_with_its_node(error: BaseException) -> bool:
+    """Tell whether Ray explains a worker's death by the loss of its machine, or cannot reach it any more: not the job's doing."""
+    if isinstance(error, NodeDiedError | ActorUnavailableError):
+        return True
+    if not isinstance(error, RayActorError):
+        return False
+    named = _NODE_ID.search(str(error))
+    if named is None:
+        return error.preempted
+    return any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
 
 
 def slots(cluster: Cluster, shapes: Mapping[str, Shape]) -> int:

@@ -52,6 +52,7 @@ class Policy:
         self._ready: list[Entry] = []
         self._kinds: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
+        self._alone: set[str] = set()
         self._fitting: dict[Hashable, float] = {}
         """Tokens of a step that fit the device, where a pack of that backbone and precision did not."""
         for node in graph.ready():
@@ -89,6 +90,17 @@ class Policy:
         for child in self._graph.children(node):
             if self._graph.states[child] == "pending" and self._graph.is_ready(child):
                 self._add(child)
+
+    def again(self, node: str, *, alone: bool = False) -> None:
+        """Queue a job that was taken and is not done: it is pending again.
+
+        Args:
+            node: The job.
+            alone: Whether it shares no pack from now on.
+        """
+        if alone:
+            self._alone.add(node)
+        self._add(node)
 
     def failed(self, node: str) -> None:
         """Learn that a job failed: what needs it will not run."""
@@ -139,12 +151,15 @@ class Policy:
         most = min(first.largest_pack, enough)
         if self._fitting and (room := self._fitting.get(self._device_kind(head[2]))) is not None:
             most = min(most, max(1, int(room / (first.rows * first.padded))))
-        if most <= 1:
+        if most <= 1 or head[2] in self._alone:
             return []
         queue = self._kinds[self._kind_of[head[2]]]
         mates: list[Entry] = []
         while len(mates) < most - 1 and (mate := self._pop(queue)) is not None:
-            mates.append(mate)
+            if mate[2] in self._alone:  # queued here before that was known; its other entry stays
+                self._waiting.add(mate[2])
+            else:
+                mates.append(mate)
         kept = self._largest_in_time(head, mates, max(horizon, -head[0]) * _SLACK)
         for mate in mates[kept:]:
             self._waiting.add(mate[2])
@@ -182,7 +197,7 @@ class Policy:
             self._left[node] = self._shares[node]
             self._work_left += self._left[node]
         heappush(self._ready, entry)
-        if self._estimates[node].largest_pack > 1:
+        if self._estimates[node].largest_pack > 1 and node not in self._alone:
             heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
 
     def _device_kind(self, node: str) -> Hashable:

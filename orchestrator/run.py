@@ -49,6 +49,8 @@ class Options:
     gpus: int | None = None
     dashboard: bool = False
     max_failures: int = 3
+    first_pause: float = 1.0
+    """Seconds before a job whose worker died starts again for the first time; later it takes longer."""
     train: str = "scalearn.training:train"
     """The training function that workers import, as `module:function`."""
 
@@ -119,6 +121,7 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
         gpus=options.gpus,
         dashboard=options.dashboard,
         max_failures=options.max_failures,
+        first_pause=options.first_pause,
         train=options.train,
         cost=_cost(sweep),
     )

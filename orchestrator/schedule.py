@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,10 +27,11 @@ from orchestrator.identity import SCHEMA_VERSION, to_plain
 from orchestrator.packing import Policy
 from orchestrator.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.resources import shape_of
+from orchestrator.retries import FIRST_PAUSE, Retries
 from orchestrator.schema import StageResources
-from orchestrator.search import GraphSearcher, Listener
+from orchestrator.search import Deaths, GraphSearcher, Listener
 from orchestrator.store import Store
-from orchestrator.trial import ORDER, MemberOrder, PackOrder, PackTrainable, describe
+from orchestrator.trial import ORDER, MemberOrder, PackOrder, PackTrainable
 from scalearn.runtime import Runtime
 
 GRACE_SECONDS = 2.0
@@ -50,6 +52,8 @@ class Settings:
     dashboard: bool = False
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
+    first_pause: float = FIRST_PAUSE
+    """Seconds before the first such start; later ones take longer."""
     cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
     """Expected durations, by which jobs are ordered and packed."""
     train: str = "scalearn.training:train"
@@ -90,8 +94,9 @@ def run_graph(
             concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
             policy.expect(recall_fitting(store))
-            searcher = GraphSearcher(graph, store, orders.config, policy=policy, listeners=listeners)
-            tuner = _tuner(searcher, store, settings, scratch, concurrent=concurrent, samples=len(pending))
+            retries = Retries(settings.max_failures, settings.first_pause)
+            searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, listeners=listeners)
+            tuner = _tuner(searcher, scratch, concurrent=concurrent)
             try:
                 _fit(tuner, searcher, scratch / "stop")
             finally:
@@ -116,8 +121,8 @@ def _fitted(graph: Graph, store: Store, settings: Settings) -> CostModel:
     return with_memory(settings.cost, memory, min(1.0, share))
 
 
-def _tuner(searcher: GraphSearcher, store: Store, settings: Settings, scratch: Path, *, concurrent: int, samples: int) -> tune.Tuner:
-    names = iter(range(samples))
+def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.Tuner:
+    names = count()
 
     def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([config[_RESOURCES]])
@@ -126,7 +131,7 @@ def _tuner(searcher: GraphSearcher, store: Store, settings: Settings, scratch: P
         tune.with_resources(PackTrainable, place),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=samples,
+            num_samples=-1,  # until the searcher says that it has finished: a pack whose worker died is handed out anew
             # A Searcher without it gets one pending trial at a time.
             max_concurrent_trials=concurrent,
             reuse_actors=True,
@@ -136,8 +141,8 @@ def _tuner(searcher: GraphSearcher, store: Store, settings: Settings, scratch: P
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-            callbacks=[_DeadWorkers(store)],
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[Deaths(searcher)],
             verbose=0,
             log_to_file=False,
         ),
@@ -191,21 +196,6 @@ class _Signals:
         if self.received is not None:
             os._exit(130)
         self.received = number
-
-
-class _DeadWorkers(tune.Callback):
-    """Marks the jobs of a pack whose workers died too often: nobody else is left to do it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write `FAILED.json` where the worker could not."""
-        cause = trial.get_pickled_error()
-        for member in trial.config[ORDER].members:
-            if self._store.state(member.node) == "pending":
-                line = f"The worker died and so did those that took over: {describe(cause) if cause else 'no cause is known'}"
-                self._store.fail(member.node, line, str(trial.get_error() or cause or line))
 
 
 class _Orders:

@@ -1,14 +1,19 @@
-"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done."""
+"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done, and again when its worker died."""
 
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.search import Searcher
 
+from orchestrator.cluster import died_with_its_node
 from orchestrator.graph import Graph, State
 from orchestrator.packing import Policy
+from orchestrator.retries import Retries
 from orchestrator.store import Store
+from orchestrator.trial import describe
 
 Listener = Callable[[str, State], None]
 
@@ -26,6 +31,7 @@ class GraphSearcher(Searcher):
         make_config: Callable[[tuple[str, ...]], dict[str, Any]],
         *,
         policy: Policy,
+        retries: Retries,
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
@@ -36,7 +42,8 @@ class GraphSearcher(Searcher):
             store: Where their artifacts appear.
             make_config: Returns the trial configuration of a pack.
             policy: Decides what runs next, and what together.
-            clock: Seconds, for the policy.
+            retries: Decides what starts again after its worker died.
+            clock: Seconds, for both.
             listeners: Called with every change of a job's state.
         """
         super().__init__()
@@ -46,7 +53,10 @@ class GraphSearcher(Searcher):
         self._listeners = tuple(listeners)
         self._policy = policy
         self._clock = clock
+        self._retries = retries
         self._packs: dict[str, tuple[str, ...]] = {}
+        self._pausing: dict[str, float] = {}
+        """Jobs whose worker died to the time at which they may start again."""
         self._stopping = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
@@ -67,21 +77,25 @@ class GraphSearcher(Searcher):
         self._stopping = True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
-        """Return the next pack's configuration; None while every job that is left waits for running ones; FINISHED when none will come."""
+        """Return the next pack's configuration; None while every job that is left waits; FINISHED when none will come."""
         if self._stopping:
             return str(Searcher.FINISHED)
+        now = self._clock()
+        self._end_pauses(now)
         idle = max(1, self._policy.slots - len(self._packs))
-        pack = self._policy.take(idle, self._clock())
+        pack = self._policy.take(idle, now)
         if pack:
             self._packs[trial_id] = pack
             for node in pack:
                 self._mark(node, "running")
             return self._make_config(pack)
-        # Jobs below a failed one are blocked, not pending: without this, Tune would ask for them for ever.
-        return None if self._graph.counts()["pending"] else str(Searcher.FINISHED)
+        # There is no way back from FINISHED, and a running job may yet lose its worker.
+        return str(Searcher.FINISHED) if self._graph.is_finished() else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Learn how a pack ended. Tune calls this by keyword, and for an error only when the retries are used up."""
+        """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `Deaths`."""
+        if error:
+            return
         stopped = bool(result and result.get("stopped"))
         pack = self._packs.pop(trial_id, ())
         self._policy.ended(pack)
@@ -89,11 +103,46 @@ class GraphSearcher(Searcher):
             self._policy.did_not_fit(pack, result["parts"])
         for node in pack:
             if self._store.complete(node):
-                self._mark(node, "succeeded")
-                self._policy.succeeded(node)
+                self._succeed(node)
+            elif stopped:
+                self._mark(node, "pending")
             else:
-                self._mark(node, "pending" if stopped else "failed")
-                self._policy.failed(node)
+                self._fail(node)
+
+    def on_trial_death(self, trial_id: str, cause: BaseException | None) -> None:
+        """Take back the unfinished jobs of a pack whose worker died; those that died too often fail.
+
+        Args:
+            trial_id: The trial.
+            cause: What Ray says about it. None: nothing.
+        """
+        pack = self._packs.pop(trial_id, ())
+        self._policy.ended(pack)
+        with_node = cause is not None and died_with_its_node(cause)
+        for node in pack:
+            if self._store.complete(node):
+                self._succeed(node)
+                continue
+            pause = self._retries.died(node, alone=len(pack) == 1, with_node=with_node)
+            if pause is None:
+                self._store.fail(node, _last_words(cause), str(cause or "no cause is known"))
+                self._fail(node)
+            else:
+                self._mark(node, "pending")
+                self._pausing[node] = self._clock() + pause
+
+    def _end_pauses(self, now: float) -> None:
+        for node in [node for node, end in self._pausing.items() if end <= now]:
+            del self._pausing[node]
+            self._policy.again(node, alone=self._retries.is_suspect(node))
+
+    def _succeed(self, node: str) -> None:
+        self._mark(node, "succeeded")
+        self._policy.succeeded(node)
+
+    def _fail(self, node: str) -> None:
+        self._mark(node, "failed")
+        self._policy.failed(node)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the store is the only truth."""
@@ -108,3 +157,22 @@ class GraphSearcher(Searcher):
         self._graph.mark(node, state)
         for listener in self._listeners:
             listener(node, state)
+
+
+class Deaths(tune.Callback):
+    """Tells the searcher what a worker died of: Tune itself tells searchers only that there was an error."""
+
+    def __init__(self, searcher: GraphSearcher) -> None:
+        """Name the searcher."""
+        self._searcher = searcher
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass it on."""
+        self._searcher.on_trial_death(trial.trial_id, trial.get_pickled_error())
+
+
+def _last_words(cause: BaseException | None) -> str:
+    """Return why a job is given up, in one line."""
+    known = getattr(cause, "cause", None) or cause  # what was raised in a worker comes wrapped
+    what = "failed" if cause is not None and not isinstance(cause, RayActorError) else "died"
+    return f"The worker {what} and so did those that took over: {describe(known) if known else 'no cause is known'}"

@@ -90,7 +90,7 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
     done = int(marker.read_text()) if marker.exists() else 0
     epochs = behaviour.get("epochs", 2)
     with (member.directory / "run.log").open("a") as log:
-        facts = {"pid": os.getpid(), "from": done, "threads": runtime.threads, "time": time.time()}
+        facts = {"pid": os.getpid(), "from": done, "threads": runtime.threads, "pack": together, "time": time.time()}
         print(json.dumps({**facts, "parents": {name: str(parent) for name, parent in member.parents.items()}}), file=log)
     for epoch in range(done + 1, epochs + 1):
         time.sleep(behaviour.get("seconds", 0.01))

@@ -1,4 +1,4 @@
-"""`python -m tests.orchestrator.launch SWEEP.yaml STORE`: `scalearn run` with the double in place of training, on two CPUs."""
+"""`python -m tests.orchestrator.launch SWEEP.yaml STORE`: `scalearn run` with a double for training, few CPUs and short pauses."""
 
 import argparse
 import sys
@@ -31,8 +31,9 @@ def main() -> int:
     parser.add_argument("store")
     parser.add_argument("--only")
     parser.add_argument("--force", action="store_true")
+    parser.add_argument("--cpus", type=int, default=2)
     arguments = parser.parse_args()
-    options = Options(only=arguments.only, force=arguments.force, cpus=2, train=TRAIN)
+    options = Options(only=arguments.only, force=arguments.force, cpus=arguments.cpus, first_pause=0.1, train=TRAIN)
     return run_sweep(Sweep.load(arguments.sweep), Store(arguments.store), options, Console(width=200))
 
 

@@ -4,12 +4,14 @@ import copy
 import pickle
 
 import pytest
+from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.cost import CostModel
 from orchestrator.graph import Graph
 from orchestrator.packing import Policy
 from orchestrator.profile import load_profile
+from orchestrator.retries import Retries
 from orchestrator.search import GraphSearcher
 from orchestrator.store import Store
 from tests.orchestrator.doubles import source, transfer
@@ -20,9 +22,24 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
-def searcher_of(graph, store, pack_size=1, **options):
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def searcher_of(graph, store, pack_size=1, max_failures=3, **options):
     policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=pack_size))
-    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, **options)
+    retries = Retries(max_failures, first_pause=1.0)
+    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, retries=retries, **options)
+
+
+def die(searcher, trial_id, cause=None):
+    searcher.on_trial_complete(trial_id=trial_id, error=True)
+    searcher.on_trial_death(trial_id, cause)
 
 
 def finish(store, node):
@@ -44,7 +61,7 @@ def test_suggest_waits_for_parents_and_finishes(store):
     finish(store, top.node)
     searcher.on_trial_complete(trial_id="one", result={"done": True})
     assert searcher.suggest("two") == {"pack": (below.node,)}
-    assert searcher.suggest("three") == Searcher.FINISHED
+    assert searcher.suggest("three") is None  # its worker may die
     finish(store, below.node)
     searcher.on_trial_complete(trial_id="two", result={})
     assert searcher.suggest("four") == Searcher.FINISHED
@@ -57,9 +74,11 @@ def test_failed_parent_blocks_its_descendants_and_the_rest_goes_on(store):
     graph = Graph([below, lone])
     searcher = searcher_of(graph, store)
     searcher.suggest("one")
-    searcher.on_trial_complete(trial_id="one", error=True)
+    searcher.on_trial_complete(trial_id="one", result={})
     assert graph.states[below.node] == "blocked"
     assert searcher.suggest("two") == {"pack": (lone.node,)}
+    finish(store, lone.node)
+    searcher.on_trial_complete(trial_id="two", result={})
     assert searcher.suggest("three") == Searcher.FINISHED
     assert graph.blocked_by(below.node) == top.node
 
@@ -81,9 +100,77 @@ def test_worker_that_dies_after_its_commit_has_succeeded(store):
     searcher = searcher_of(graph, store)
     searcher.suggest("one")
     finish(store, top.node)
-    searcher.on_trial_complete(trial_id="one", error=True)
+    die(searcher, "one")
     assert graph.states[top.node] == "succeeded"
     assert searcher.suggest("two") == {"pack": (below.node,)}
+
+
+def test_job_whose_worker_dies_starts_again_after_growing_pauses_and_fails_when_its_retries_are_used_up(store):
+    top, below = chain()
+    graph, clock = Graph([below]), Clock()
+    searcher = searcher_of(graph, store, clock=clock)
+    for attempt, pause in enumerate((1, 4, 16)):
+        assert searcher.suggest(f"trial{attempt}") == {"pack": (top.node,)}
+        die(searcher, f"trial{attempt}")
+        assert graph.states[top.node] == "pending"
+        clock.now += pause - 0.1
+        assert searcher.suggest("early") is None
+        clock.now += 0.2
+    searcher.suggest("last")
+    store.begin(top.node, {})
+    die(searcher, "last", ActorDiedError())
+    assert dict(graph.states) == {top.node: "failed", below.node: "blocked"}
+    error = store.read_json(top.node, "FAILED.json")["error"]
+    assert (
+        error == "The worker died and so did those that took over: ActorDiedError: The actor died unexpectedly before finishing this task."
+    )
+    assert searcher.suggest("none") == Searcher.FINISHED
+
+
+def packed(store, size=3, **options):
+    top = source("s0")
+    members = [transfer("t0", [top], seed) for seed in range(size)]
+    graph = Graph(members)
+    graph.mark(top.node, "cached")
+    return graph, [member.node for member in members], searcher_of(graph, store, pack_size=size, **options)
+
+
+def test_pack_whose_worker_dies_comes_back_one_by_one_uncharged_and_without_what_was_committed(store):
+    clock = Clock()
+    graph, nodes, searcher = packed(store, max_failures=0, clock=clock)
+    assert searcher.suggest("together") == {"pack": tuple(nodes)}
+    finish(store, nodes[0])
+    die(searcher, "together", ActorDiedError())
+    assert [graph.states[node] for node in nodes] == ["succeeded", "pending", "pending"]
+    assert [searcher.suggest("two"), searcher.suggest("three"), searcher.suggest("four")] == [
+        {"pack": (nodes[1],)},
+        {"pack": (nodes[2],)},
+        None,
+    ]
+    finish(store, nodes[1])
+    searcher.on_trial_complete(trial_id="two", result={})
+    die(searcher, "three", ActorDiedError())
+    assert [graph.states[node] for node in nodes] == ["succeeded", "succeeded", "failed"]
+
+
+def test_loss_of_a_node_uses_up_no_retry_and_casts_no_suspicion(store):
+    clock = Clock()
+    graph, nodes, searcher = packed(store, max_failures=0, clock=clock)
+    for attempt in range(10):
+        assert searcher.suggest(f"trial{attempt}") == {"pack": tuple(nodes)}
+        die(searcher, f"trial{attempt}", NodeDiedError("gone"))
+        clock.now += 1.0
+    assert [graph.states[node] for node in nodes] == ["pending"] * 3
+
+
+def test_error_that_escapes_a_worker_is_named_when_the_retries_are_used_up(store):
+    _, (node,), searcher = packed(store, size=1, max_failures=0)
+    searcher.suggest("one")
+    store.begin(node, {})
+    die(searcher, "one", RayTaskError("step", "a long traceback", OSError(28, "No space left on device")))
+    assert store.read_json(node, "FAILED.json")["error"] == (
+        "The worker failed and so did those that took over: OSError: [Errno 28] No space left on device"
+    )
 
 
 def test_stopped_pack_is_pending_again_and_nothing_more_is_handed_out(store):
@@ -121,7 +208,7 @@ def test_listeners_hear_every_change(store):
     heard = []
     searcher = searcher_of(Graph([source("s0")]), store, listeners=[lambda node, state: heard.append(state)])
     searcher.suggest("one")
-    searcher.on_trial_complete(trial_id="one", error=True)
+    searcher.on_trial_complete(trial_id="one", result={})
     assert heard == ["running", "failed"]
 
 

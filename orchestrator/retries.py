@@ -1,0 +1,53 @@
+"""Which jobs start again after their worker died, when, and in whose company. Pure Python."""
+
+from collections import Counter
+
+FIRST_PAUSE = 1.0
+"""Seconds before the first retry of a job: a worker that died of a passing trouble is back at once."""
+
+_GROWTH = 4.0
+_LONGEST_PAUSE = 60.0
+
+
+class Retries:
+    """The account of the workers that died.
+
+    Who died in company says nothing about any one job: all that were not done start again, each alone, and none is charged. A death alone
+    is the job's own. The loss of a node is nobody's.
+    """
+
+    def __init__(self, limit: int, first_pause: float = FIRST_PAUSE) -> None:
+        """Begin with no deaths.
+
+        Args:
+            limit: How often a job whose worker died may start again.
+            first_pause: Seconds before a job's first retry; each further one waits four times as long, a minute at most.
+        """
+        self._limit, self._first_pause = limit, first_pause
+        self._deaths: Counter[str] = Counter()
+        self._suspects: set[str] = set()
+
+    def is_suspect(self, node: str) -> bool:
+        """Tell whether a job may only run alone: a worker has died with it."""
+        return node in self._suspects
+
+    def died(self, node: str, *, alone: bool, with_node: bool) -> float | None:
+        """Learn that a job's worker died before the job was done.
+
+        Args:
+            node: The job.
+            alone: Whether it was the only one of its pack.
+            with_node: Whether the worker's machine was lost.
+
+        Returns:
+            Seconds until the job may start again. None: it has died too often.
+        """
+        if with_node:
+            return self._first_pause
+        self._suspects.add(node)
+        if not alone:
+            return 0.0
+        self._deaths[node] += 1
+        if self._deaths[node] > self._limit:
+            return None
+        return min(_LONGEST_PAUSE, self._first_pause * float(_GROWTH ** (self._deaths[node] - 1)))
