@@ -1,9 +1,11 @@
 """What a driver leaves in the store for other processes: a log of every change of state, and a sign of life that can be answered.
 
-`sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields.
+`sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields. Where the store is no directory,
+nothing can be appended to, and each driver has a log of its own, `sweeps/NAME/events/DRIVER.jsonl`.
 `sweeps/NAME/drivers/ID.json` is the sign of life, and `ID.cancel` beside it asks that driver to stop.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.graph import Graph, State
+from orchestrator.patience import Patience, StoreUnavailable
+from orchestrator.storage import Storage
 from orchestrator.store import FAILED, RESULT, Store
 
 EVENTS, DRIVERS = "events.jsonl", "drivers"
@@ -54,12 +58,14 @@ class Journal:
         self._store, self._graph = store, graph
         self._host = socket.gethostname()
         self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._events = store.sidecar(sweep, EVENTS)
+        self._events = store.sidecar(sweep, EVENTS if store.is_local else f"events/{self.name}.jsonl")
+        # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
+        self._storage = Storage(store.url, Patience(0.0))
         self._sign = store.sidecar(sweep, f"{DRIVERS}/{self.name}.json")
         self._request = store.sidecar(sweep, f"{DRIVERS}/{self.name}.cancel")
         self._on_cancel = on_cancel or _interrupt
         self._blocked: set[str] = set()
-        self._unwritten: list[str] = []
+        self._written, self._unwritten = "", list[str]()
         self._writing = threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -67,7 +73,8 @@ class Journal:
     def __enter__(self) -> "Journal":
         """Begin to give signs of life."""
         self.note("begin", driver=self.name, host=self._host, pid=os.getpid(), counts=self._graph.counts())
-        self._give_sign()
+        with contextlib.suppress(OSError, StoreUnavailable):
+            self._give_sign()
         self._thread.start()
         return self
 
@@ -76,8 +83,10 @@ class Journal:
         self._ending.set()
         self._thread.join()
         self.note("end", driver=self.name, counts=self._graph.counts())
-        for path in (self._request, self._sign):
-            self._store.storage.remove(path)
+        self._write()
+        with contextlib.suppress(OSError, StoreUnavailable):
+            for path in (self._request, self._sign):
+                self._storage.remove(path)
 
     def listen(self, node: str, state: State) -> None:
         """Record a change of state and what follows from it: the searcher's listener."""
@@ -90,32 +99,36 @@ class Journal:
 
     def note(self, event: str, **fields: Any) -> None:
         """Write one line."""
-        self._unwritten.append(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
-        self._write()
+        with self._writing:
+            self._unwritten.append(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        if self._store.is_local:
+            self._write()
 
     def _write(self) -> None:
-        """Write what is new; a store that cannot be written to gets it later."""
-        with self._writing:
-            try:
+        """Write what is new; a store that is full or away gets it later."""
+        with self._writing, contextlib.suppress(OSError, StoreUnavailable):
+            if not self._unwritten:
+                return
+            text = "".join(self._unwritten)
+            if self._store.is_local:
                 self._events.parent.mkdir(parents=True, exist_ok=True)
                 with self._events.open("a", encoding="utf-8") as file:
-                    file.write("".join(self._unwritten))
-            except OSError:
-                return
+                    file.write(text)
+            else:
+                self._storage.write(self._events, (self._written + text).encode())
+                self._written += text
             self._unwritten.clear()
 
     def _details(self, node: str, state: State) -> dict[str, Any]:
-        if state == "failed":
-            record = self._store.read_json(node, FAILED) or {}
-            return {name: record.get(name) for name in ("error", "attempts")}
-        if state == "succeeded":
-            result = self._store.read_json(node, RESULT) or {}
-            return {"timing": result.get("timing"), "pack_size": result.get("pack_size")}
-        return {}
+        name, wanted = {"failed": (FAILED, ("error", "attempts")), "succeeded": (RESULT, ("timing", "pack_size"))}.get(state, ("", ()))
+        record = {}
+        with contextlib.suppress(OSError, StoreUnavailable):
+            record = (self._storage.read_json(self._store.directory(node) / name) if name else None) or {}
+        return {key: record.get(key) for key in wanted}
 
     def _give_sign(self) -> None:
         running = [node for node, state in dict(self._graph.states).items() if state == "running"]
-        self._store.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
+        self._storage.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
 
     def _beat(self) -> None:
         beaten = time.monotonic()
@@ -125,8 +138,8 @@ class Journal:
                     self._give_sign()
                     self._write()
                     beaten = time.monotonic()
-                asked = self._store.load_json(self._request) is not None
-            except OSError:
+                asked = self._storage.read_json(self._request) is not None
+            except (OSError, StoreUnavailable):
                 continue  # the store is away; this thread must live to see it again
             if asked and self._on_cancel():
                 self.note("cancel", driver=self.name)
@@ -162,6 +175,13 @@ def ask_to_stop(store: Store, sweep: str, driver: Driver) -> None:
 def running_nodes(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[str]:
     """Return the jobs that live drivers are running; none when the last signs of life are old."""
     return [node for driver in drivers(store, sweep, now) for node in driver.running]
+
+
+def all_events(store: Store, sweep: str) -> list[dict[str, Any]]:
+    """Return the events of all drivers of a sweep, in the order of their time."""
+    folder = store.sidecar(sweep, "events")
+    found = [event for name in store.storage.names(folder) for event in events(folder / name)]
+    return sorted([*events(store.sidecar(sweep, EVENTS)), *found], key=lambda event: event["time"])
 
 
 def events(path: Path) -> list[dict[str, Any]]:
