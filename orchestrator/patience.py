@@ -1,4 +1,4 @@
-"""Patience with storage: a disk that is full, or a store that is away, for a moment ends no job; one that stays so ends it in one sentence."""
+"""Patience with storage: a disk that is full or a store that is away for a moment ends no job; for longer, it ends in one sentence."""
 
 import errno
 import logging
@@ -45,8 +45,12 @@ _FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryEr
 logger = logging.getLogger(__name__)
 
 
-class StoreUnavailable(UserError):
+class StoreUnavailable(UserError, OSError):
     """A store could not be read or written for as long as it was waited for."""
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Storage:
         if self.is_local:
             self._files, path = fsspec.core.url_to_fs(text)
             self.root = Path(str(path)).absolute()
-            """Fixed once: a change of the working directory must not move half a store. Behind a URL it is a `UPath`, with a path's methods."""
+            """Fixed once: a change of the working directory must not move half a store. Behind a URL a `UPath`, with a path's methods."""
         else:
             self.root = _remote(text)
             self._files = cast("Any", self.root).fs

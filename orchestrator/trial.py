@@ -1,12 +1,14 @@
 """What a worker does: train one pack, and commit or mark down each of its jobs. A warm worker runs pack after pack."""
 
+import contextlib
+import errno
 import importlib
 import logging
 import os
 import socket
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +16,9 @@ from ray import tune
 
 from orchestrator.early import must_stop
 from orchestrator.job_log import about, logged
+from orchestrator.patience import Patience, StoreUnavailable, is_disk_trouble, is_full
 from orchestrator.run_facts import summary
-from orchestrator.store import HISTORY, Store
+from orchestrator.store import CACHE, HISTORY, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
@@ -90,22 +93,47 @@ def run_pack(order: PackOrder) -> bool:
         Whether the pack was stopped before its end; its jobs then wait in the store, checkpointed.
     """
     store = Store(order.store)
+    try:
+        return _run(order, store)
+    except StoreUnavailable as error:
+        _leave_word(order, error)
+        return False
+
+
+def _run(order: PackOrder, store: Store) -> bool:
     # A worker may have died after a commit and before Tune heard of it.
     waiting = [member for member in order.members if not store.complete(member.node)]
-    if not waiting:
-        return False
-    pack = {member.node: _open(member, store) for member in waiting}
-    try:
-        with logged({node: member.directory for node, member in pack.items()}):
-            logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
-            outcomes = _train(order, store, pack)
-        for node, outcome in outcomes.items():
+    pack = _open_all(waiting, store)
+    settled: set[str] = set()
+
+    def attempt() -> None:
+        """Train what is not settled yet; a job that a full disk has ended goes on from its checkpoint at the next attempt."""
+        left = {node: member for node, member in pack.items() if node not in settled}
+        full = None
+        for node, outcome in _train(order, store, left).items():
             if outcome.error is None:
                 store.commit(node)
+            elif is_full(outcome.error):
+                full = outcome.error
+                continue
             else:
                 store.fail(node, outcome.error, outcome.traceback or outcome.error)
+            settled.add(node)
+        if full is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), full)
+
+    def progress() -> object:
+        return [_size(member.directory / HISTORY) for member in pack.values()]
+
+    try:
+        if pack:
+            store.storage.patience.persist(attempt, str(store.scratch), trouble=is_disk_trouble, progress=progress)
     except Stop:
+        for node in pack.keys() - settled:
+            store.publish(node, force=True)
         return True
+    except StoreUnavailable:
+        raise
     except Exception as error:
         # What escapes the training function concerns the whole pack; trying again would end the same way.
         for node in pack:
@@ -114,35 +142,54 @@ def run_pack(order: PackOrder) -> bool:
     return False
 
 
+def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMember]:
+    """Open the jobs of a pack; one whose parents are damaged fails, and the others go on without it."""
+    pack = {}
+    for member in members:
+        try:
+            pack[member.node] = _open(member, store)
+        except StoreUnavailable:
+            raise
+        except UserError as error:
+            store.fail(member.node, str(error), traceback.format_exc())
+    return pack
+
+
 def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
-    nodes = {member.directory: node for node, member in pack.items()}
-    judge = _reporter(order, store)
-
-    def report(member: PackMember, record: Mapping[str, Any]) -> bool | None:
-        logger.info(summary(record), extra=about(nodes[member.directory]))
-        return judge(member, record)
-
-    try:
-        outcomes = _load(order.train)(list(pack.values()), order.runtime, report)
-    except Stop:
-        logger.info("Stopped; the next run goes on from the last checkpoint.")
-        raise
-    except Exception as error:
-        logger.exception("Failed: %s", describe(error))
-        raise
-    for node, outcome in zip(pack, outcomes, strict=True):
-        if outcome.error is None:
-            logger.info("Succeeded.", extra=about(node))
-        else:
-            logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
+    runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
+    with logged({node: member.directory for node, member in pack.items()}):
+        logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
+        try:
+            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack))
+        except Stop:
+            logger.info("Stopped; the next run goes on from the last checkpoint.")
+            raise
+        except Exception as error:
+            logger.exception("Failed: %s", describe(error))
+            raise
+        for node, outcome in zip(pack, outcomes, strict=True):
+            if outcome.error is None:
+                logger.info("Succeeded.", extra=about(node))
+            else:
+                logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
     return dict(zip(pack, outcomes, strict=True))
 
 
+def _leave_word(order: PackOrder, error: StoreUnavailable) -> None:
+    """Say why the jobs of a pack ended, where the store takes that much by now."""
+    store = Store(order.store, Patience(0.0))
+    with contextlib.suppress(OSError):
+        for member in order.members:
+            if not store.complete(member.node):
+                store.fail(member.node, str(error), str(error))
+
+
 def parts(order: PackOrder) -> int:
-    """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted."""
-    store = Store(order.store)
-    return max(((store.result(member.node) or {}).get("micro_batches") or 1 for member in order.members), default=1)
+    """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted, or nobody knows."""
+    store = Store(order.store, Patience(0.0))
+    found = [(store.result(member.node) or {}).get("micro_batches") for member in order.members]
+    return max((number for number in found if isinstance(number, int)), default=1)
 
 
 def describe(error: BaseException) -> str:
@@ -156,24 +203,34 @@ def describe(error: BaseException) -> str:
 def _open(member: MemberOrder, store: Store) -> PackMember:
     worker = {"host": socket.gethostname(), "pid": os.getpid()}
     record = {**member.record, "provenance": {**member.record.get("provenance", {}), **worker}}
-    parents = {name: store.directory(node) for name, node in member.parents.items()}
+    parents = {name: store.fetch(node) for name, node in member.parents.items()}
     parents |= {adapter.name: Path(adapter.place) for adapter in member.config.external}
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 
-def _reporter(order: PackOrder, store: Store) -> Report:
-    compared = {store.directory(member.node): [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
+def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> Report:
+    nodes = {member.directory: node for node, member in pack.items()}
+    rivals = {member.node: [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
 
     def report(member: PackMember, record: Mapping[str, Any]) -> bool:
-        if order.stop_file.exists():
+        node = nodes[member.directory]
+        logger.info(summary(record), extra=about(node))
+        store.publish(node)
+        if store.storage.exists(order.stop_file):
             raise Stop
-        others = compared.get(member.directory)
-        if not others:
+        if not rivals[node]:
             return False
         metric = task_of(member.config.data[0]).primary_metric
-        return must_stop(member.directory / HISTORY, others, member.config.optimisation.selection, metric)
+        return must_stop(member.directory / HISTORY, rivals[node], member.config.optimisation.selection, metric)
 
     return report
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _load(train: str) -> Train:

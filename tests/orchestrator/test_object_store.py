@@ -1,4 +1,4 @@
-"""Stores behind URLs: the same promises as in a directory, without renames and directories; on a real S3 server, and in memory where that will do."""
+"""Stores behind URLs keep the promises of a directory without renames: on a real S3 server, and in memory where that will do."""
 
 import json
 import uuid
