@@ -19,7 +19,8 @@ from scalearn.errors import UserError
 from scalearn.methods.registry import METHODS
 
 SCHEMA_VERSION = 1
-"""Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold."""
+"""Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold; where that is so for some jobs
+only, let `schema_version` tell which."""
 
 PLACES = frozenset({"JobConfig.backbone", "ExternalAdapter.place"})
 """Fields that only say where something is or how it is called; `backbone_origin` and `ExternalAdapter.origin` identify the weights."""
@@ -77,6 +78,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(_plain(value, "value", everything=False), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def schema_version(config: JobConfig) -> int:
+    """Return the schema version of one job: one more with weight decay, which biases and layer norms took too at first."""
+    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0)
+
+
 def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:
     """Return 10 hexadecimal digits that stand for a configuration, the fingerprints of its parents in order, and the schema version.
 
@@ -89,7 +95,7 @@ def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:
         f'"optimisation":{_shared_json(config.optimisation)}',
         f'"parents":{canonical_json(tuple(parents))}',
         f'"rest":{canonical_json(_rest(config))}',
-        f'"schema":{SCHEMA_VERSION}',
+        f'"schema":{schema_version(config)}',
     ]
     return hashlib.sha256("{{{}}}".format(",".join(parts)).encode("ascii")).hexdigest()[:10]
 

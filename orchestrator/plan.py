@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.identity import PLACES, SCHEMA_VERSION, to_plain
+from orchestrator.identity import PLACES, schema_version, to_plain
 
 if TYPE_CHECKING:
     from orchestrator.graph import Graph, Job
@@ -158,8 +158,9 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
     for index, parent in enumerate(job.parents):
         if index >= len(older) or older[index] != parent.node:
             yield f"its parent {parent.node} is new"
-    if twin.get("identity", SCHEMA_VERSION) != SCHEMA_VERSION:
-        yield f"identity schema is {SCHEMA_VERSION}, stored {twin.get('identity')}"
+    version = schema_version(job.config)
+    if twin.get("identity", version) != version:
+        yield f"identity schema is {version}, stored {twin.get('identity')}"
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:

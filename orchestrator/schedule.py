@@ -23,7 +23,7 @@ from orchestrator.cost import CostModel
 from orchestrator.devices import probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
 from orchestrator.early import rivals
 from orchestrator.graph import Graph, Job
-from orchestrator.identity import SCHEMA_VERSION, to_plain
+from orchestrator.identity import schema_version, to_plain
 from orchestrator.packing import Policy
 from orchestrator.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.resources import shape_of
@@ -230,7 +230,7 @@ class _Orders:
             "node": job.node,
             "path": job.path,
             "fingerprint": job.fingerprint,
-            "identity": SCHEMA_VERSION,
+            "identity": schema_version(job.config),
             "stage": self._graph.stage_of(job.node),
             "config": to_plain(job.config),
             "parents": [parent.node for parent in job.parents],

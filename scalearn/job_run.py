@@ -20,6 +20,7 @@ from scalearn.methods.build import build_branch
 from scalearn.runtime import PackMember
 from scalearn.schedule import learning_rate_factor, total_steps
 from scalearn.source_adapters import SourceAdapters
+from scalearn.weight_decay import never_decayed, split_by_decay
 
 _DROPOUT_SEED_OFFSET = 7_919
 """Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
@@ -233,7 +234,9 @@ class JobRun:
         optimisation = self.config.optimisation
         parameters = tuple(parameter for head in self.heads for parameter in head.parameters())
         heads = ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay)
-        return [group for group in (*self.branch.parameter_groups(self.config), heads) if group.parameters]
+        exempt = never_decayed([self.branch, *self.heads])
+        stated = (*self.branch.parameter_groups(self.config), heads)
+        return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
 
 
 def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:

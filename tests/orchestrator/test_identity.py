@@ -76,6 +76,12 @@ def test_schema_version_enters_the_fingerprint(monkeypatch: pytest.MonkeyPatch):
     assert fingerprint(CONFIG, []) != before
 
 
+def test_schema_version_is_higher_for_jobs_with_weight_decay_alone():
+    decayed = replace(CONFIG, optimisation=replace(CONFIG.optimisation, weight_decay=0.1))
+    assert identity.schema_version(CONFIG) == identity.SCHEMA_VERSION
+    assert identity.schema_version(decayed) == identity.SCHEMA_VERSION + 1
+
+
 def test_order_of_settings_and_kind_of_mapping_do_not_matter():
     turned = dict(reversed(list(CONFIG.settings.items())))
     assert fingerprint(replace(CONFIG, settings=MappingProxyType(turned)), []) == fingerprint(CONFIG, [])
