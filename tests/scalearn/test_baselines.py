@@ -1,6 +1,7 @@
 """The baselines against computations of a few lines, and what their jobs leave."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from scalearn.methods.hyperformer import HyperformerBranch
 from scalearn.methods.own_model import build_full
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
 from scalearn.methods.registry import METHODS, get_method
-from scalearn.methods.soup import soup_weights
+from scalearn.methods.soup import SoupBranch, soup_weights
+from scalearn.source_adapters import load_source_adapters
 from scalearn.transfer import load_transfer
 from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
-from tests.scalearn.tiny import CONFIGS, shape, tiny_encoder
+from tests.scalearn.tiny import CONFIGS, add_random_adapter, encoder_of, library_model, save_adapters, shape, tiny_encoder
 
 TWO = ("domains/apple", "domains/coachella")
 INPUTS = {"input_ids": torch.arange(3, 35).view(4, 8), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
@@ -111,6 +113,28 @@ def test_hyperformer_adds_another_output_for_another_task(backbone: str, encoder
 def test_soup_weights_are_the_top_similarities_divided_by_their_sum() -> None:
     assert soup_weights({"a": 0.6, "b": -0.1, "c": 0.2, "d": 0.1}, 2) == pytest.approx({"a": 0.75, "c": 0.25})
     assert soup_weights({"a": 0.5, "b": -0.5}, 5) == {"a": 1.0, "b": 0.0}
+
+
+@pytest.mark.parametrize("own", [0.9, 0.01])
+def test_soup_averages_the_five_most_similar_sources_with_the_target_as_a_candidate_like_the_others(own: float, tmp_path: Path) -> None:
+    model = library_model("bert")
+    similarity = {"apple": own, "two": 0.5, "three": 0.4, "four": 0.3, "five": 0.2, "six": 0.1, "seven": -0.2}
+    for name in similarity:
+        add_random_adapter(model, name)
+    places = save_adapters(model, tmp_path, tuple(similarity))
+    encoder = encoder_of(model)
+    sources = replace(load_source_adapters(encoder, places), similarity=similarity)
+    branch = build_branch(job("adaptersoup", (data(TWO[0]),), "minilm", sources=tuple(similarity)), encoder, sources)
+    chosen = sorted(similarity, key=lambda name: -similarity[name])[:5]
+    assert ("apple" in chosen) == (own > 0.1)
+    total = sum(similarity[name] for name in chosen)
+    assert isinstance(branch, SoupBranch)
+    for site, weights in enumerate(branch.weights()):
+        for tensor, part in ((weights.down_weight, "adapter_down.0.weight"), (weights.up_bias, "adapter_up.bias")):
+            key = f"bert.encoder.layer.{site}.output.adapters.{{}}.{part}"
+            saved = {name: load_file(Path(places[name]) / "adapter.safetensors")[key.format(name)].double() for name in chosen}
+            expected = sum(similarity[name] / total * saved[name] for name in chosen)
+            torch.testing.assert_close(tensor.detach().double(), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["full_ft", "compacter_pp", "ia3"])
