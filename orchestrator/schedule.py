@@ -84,12 +84,13 @@ def run_graph(
         Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
         UserError: Ray cannot be reached, or some job cannot be placed.
     """
-    scratch = store.root / ".tune" / uuid.uuid4().hex[:12]
+    place = f".tune/{uuid.uuid4().hex[:12]}"
+    scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
         with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
             announce(cluster)
-            orders = _Orders(graph, store, settings, scratch / "stop")
+            orders = _Orders(graph, store, settings, stop_file)
             pending = [node for node, state in graph.states.items() if state == "pending"]
             concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
@@ -98,12 +99,14 @@ def run_graph(
             searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, listeners=listeners)
             tuner = _tuner(searcher, scratch, concurrent=concurrent)
             try:
-                _fit(tuner, searcher, scratch / "stop")
+                _fit(tuner, searcher, stop_file)
             finally:
                 if fitting := policy.fitting():
                     remember_fitting(store, fitting)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if not store.is_local:
+            store.storage.remove_tree(stop_file.parent)
 
 
 def _fitted(graph: Graph, store: Store, settings: Settings) -> CostModel:
@@ -223,7 +226,7 @@ class _Orders:
         device = self._settings.runtime.device if "GPU" in shape else "cpu"
         runtime = dataclasses.replace(self._settings.runtime, threads=max(1, int(shape["CPU"])), device=device)
         members = tuple(map(self._member, jobs))
-        return {ORDER: PackOrder(members, str(self._store.root), self._settings.train, runtime, self._stop_file), _RESOURCES: shape}
+        return {ORDER: PackOrder(members, self._store.url, self._settings.train, runtime, self._stop_file), _RESOURCES: shape}
 
     def _member(self, job: Job) -> MemberOrder:
         record = {

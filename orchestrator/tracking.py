@@ -3,6 +3,7 @@
 Whatever could not be shipped, because the server was away or the driver died, is shipped from the store by a later run.
 """
 
+import contextlib
 import os
 import queue
 import shlex
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.graph import Graph, State
-from orchestrator.run_facts import history_points, parameters, result_points, tags
+from orchestrator.report import Report
+from orchestrator.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
 
 if TYPE_CHECKING:
@@ -44,11 +46,19 @@ class Target:
 
     @classmethod
     def of(cls, uri: str | None, experiment: str | None, sweep: str, note: str, store: Store) -> "Target":
-        """Fill in the defaults: `MLFLOW_TRACKING_URI`, else an SQLite file in the store; the sweep's name as experiment."""
+        """Fill in the defaults: `MLFLOW_TRACKING_URI`, else an SQLite file in the store or, where that is no directory, in the working one.
+
+        The default experiment has the sweep's name.
+        """
         # An absolute path: MLflow's own default is relative to whatever directory a process happens to be in.
-        return cls(
-            uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.root / 'mlflow.db'}", experiment or sweep, sweep, note
-        )
+        default = f"sqlite:///{_home(store) / 'mlflow.db'}"
+        return cls(uri or os.environ.get("MLFLOW_TRACKING_URI") or default, experiment or sweep, sweep, note)
+
+    def remark(self, store: Store) -> str | None:
+        """Return what to tell a user whose runs are logged where other hosts do not see them."""
+        if store.is_local or not self.uri.startswith("sqlite:"):
+            return None
+        return f"Runs are logged to {self.uri}, on this machine alone: name a server that every host sees by MLFLOW_TRACKING_URI."
 
     def ui_command(self) -> str | None:
         """Return the command that shows the runs on loopback. None: a server shows them already."""
@@ -76,6 +86,9 @@ class Tracker:
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._open: dict[str, int] = {}
         """Nodes to follow, with the size of the history at the last look."""
+        self.report_problem: str | None = None
+        """Why the report is not there. None: it is, or there is none."""
+        self._report: Report | None = None
         self._ledger = Ledger(store, target)
         self._runs: SweepRuns | None = None
         self._status = "KILLED"
@@ -98,20 +111,26 @@ class Tracker:
         """Begin to ship."""
         self._thread.start()
 
-    def finish(self, status: str, patience: float) -> int:
-        """Ship what is left and stop.
+    def finish(self, status: str, patience: float, report: Report | None = None) -> int:
+        """Ship what is left, and a report that is new, and stop.
 
         Args:
             status: How the sweep's run ends: `FINISHED`, `FAILED` or `KILLED`.
             patience: Longest wait in seconds. A server that does not answer is not waited for.
+            report: The sweep's report. None: there is none.
 
         Returns:
             How many nodes are left for a later run.
         """
         self._status = status
+        self._report = None if report is None or report.mark == self._ledger.report else report
         self._ending.set()
+        if self._report and self._thread.ident is None:
+            self._thread.start()
         if self._thread.is_alive():
             self._thread.join(patience)
+        if self._report:
+            self.report_problem = self.report_problem or self.problem or "no time was left"
         return len(self._open) + self._news.qsize()
 
     def _follow(self) -> None:
@@ -119,6 +138,7 @@ class Tracker:
         while not self._ending.wait(pause):
             pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
         if self._ship_all() and self._runs is not None:
+            self._ship_report(self._runs)
             try:
                 self._runs.close(self._status)
             except Exception as error:
@@ -137,7 +157,8 @@ class Tracker:
             self._lose_connection(error)
             return False
         finally:
-            self._ledger.save()
+            with contextlib.suppress(OSError):  # the store is away: later
+                self._ledger.save()
         self.problem = None
         return True
 
@@ -147,13 +168,38 @@ class Tracker:
         from orchestrator.mlflow_runs import SweepRuns  # seconds, which a run that finds everything done does not spend
 
         target = self.target
-        runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, self._store.root / "mlflow-artifacts")
+        runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, _home(self._store) / "mlflow-artifacts")
         self.run_id = runs.run_id
+        self._ship_manifest(runs)
         return runs
+
+    def _ship_manifest(self, runs: "SweepRuns") -> None:
+        """Attach the manifest. A server that takes no files may still take the jobs' numbers, so its refusal ends nothing."""
+        manifest = self._store.load_json(self._store.manifest_path(self.target.sweep))
+        if manifest is None:
+            return
+        try:
+            runs.log_manifest(manifest)
+        except Exception as error:
+            self.report_problem = _first_line(error)
+
+    def _ship_report(self, runs: "SweepRuns") -> None:
+        report = self._report
+        if report is None:
+            return
+        self._ship_manifest(runs)
+        try:
+            runs.log_report(report.folder, report.description, report.metrics)
+        except Exception as error:
+            self.report_problem = _first_line(error)
+            return
+        self._report = None
+        self._ledger.note_report(report.mark)
+        self._ledger.save()
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None
-        self.problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.problem = _first_line(error)
 
     def _ship(self, node: str, runs: "SweepRuns") -> None:
         """Bring one node's run up to date; a node that has ended is then forgotten."""
@@ -166,25 +212,26 @@ class Tracker:
         size = _size(self._store.directory(node) / HISTORY)
         if ended is None and size == self._open[node]:
             return
+        record = {**record, "stage": self._graph.stage_of(node)}
         run = self._run(node, record, runs)
         if run.state == "failed" and ended is None:
             runs.reopen_job(run)
         if run.state != "succeeded":
             self._ship_history(node, run, runs)
             if ended is not None:
-                state, when = ended
-                self._close(node, run, runs, state, when)
+                self._close(node, run, runs, record, ended)
         self._open[node] = size
         if ended is not None:
             del self._open[node]
-            if ended[0] == "succeeded":
+            if "error" not in ended:
                 self._ledger.add(node, str(record.get("started")))
 
-    def _ended(self, node: str) -> tuple[str, float] | None:
-        for name, state in ((SUCCESS, "succeeded"), (FAILED, "failed")):
+    def _ended(self, node: str) -> dict[str, Any] | None:
+        """Return the marker of a job that has ended; a failed one's has an `error`."""
+        for name in (SUCCESS, FAILED):
             marker = self._store.read_json(node, name)
             if marker is not None:
-                return state, float(marker.get("time") or time.time())
+                return marker if name == SUCCESS else {"error": None, **marker}
         return None
 
     def _run(self, node: str, record: Mapping[str, Any], runs: "SweepRuns") -> "JobRun":
@@ -193,11 +240,12 @@ class Tracker:
         return runs.open_job(
             node,
             str(started),
-            str(self._store.root),
+            self._store.url,
             time=started if isinstance(started, float) else time.time(),
-            name=job.path.partition("/")[2],
+            name=run_name(job),
             tags=tags(job, self._graph.stage_of(node), record),
             parameters=parameters(job),
+            record=record,
         )
 
     def _ship_history(self, node: str, run: "JobRun", runs: "SweepRuns") -> None:
@@ -205,14 +253,12 @@ class Tracker:
         if points:
             runs.log(run, points, points[-1].step)
 
-    def _close(self, node: str, run: "JobRun", runs: "SweepRuns", state: str, when: float) -> None:
-        final = {}
-        if state == "succeeded":
+    def _close(self, node: str, run: "JobRun", runs: "SweepRuns", record: Mapping[str, Any], marker: Mapping[str, Any]) -> None:
+        when, result = float(marker.get("time") or time.time()), None
+        if "error" not in marker:
             result = self._store.read_json(node, RESULT) or {}
             runs.log(run, list(result_points(result, when)), run.step)
-        else:
-            final["error"] = str((self._store.read_json(node, FAILED) or {}).get("error"))
-        runs.close_job(run, state, when, final)
+        runs.close_job(run, node, when, record, result, marker)
 
 
 class Ledger:
@@ -226,6 +272,8 @@ class Ledger:
         content = store.load_json(self._path) or {}
         valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(target.uri)
         self._nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
+        self.report: str | None = content.get("report") if valid else None
+        """Mark of the report that is logged."""
         self._changed = False
 
     def has(self, node: str) -> bool:
@@ -238,10 +286,15 @@ class Ledger:
         self._nodes[node] = started
         self._changed = True
 
+    def note_report(self, mark: str) -> None:
+        """Note a report."""
+        self.report = mark
+        self._changed = True
+
     def save(self) -> None:
         """Write what is new."""
         if self._changed:
-            self._store.write_json(self._path, {**self._key, "nodes": self._nodes})
+            self._store.write_json(self._path, {**self._key, "nodes": self._nodes, "report": self.report})
             self._changed = False
 
 
@@ -254,9 +307,18 @@ def _mlflow_program() -> str:
     return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
 
 
+def _home(store: Store) -> Path:
+    """Return the directory of the default SQLite file: SQLite locks bytes of a file, which an object store has not."""
+    return store.root if store.is_local else Path.cwd()
+
+
 def _is_gone(uri: str) -> bool:
     """Tell whether somebody removed the SQLite file that the ledger speaks of."""
     return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _size(path: Path) -> int:
