@@ -65,7 +65,7 @@ class Progress:
         for stage in sorted(by_stage, key=_rank):
             counts = by_stage[stage]
             remaining[stage] = counts["running"] + counts["pending"]
-            table.add_row(*stage_cells(stage, counts), show_seconds(self._clock.left({stage: remaining[stage]})))
+            table.add_row(stage, *stage_cells(counts), show_seconds(self._clock.left({stage: remaining[stage]})))
         total = f"{show_seconds(self._clock.elapsed())} gone, about {show_seconds(self._clock.left(remaining))} left"
         return Group(table, Text(total, style="dim"))
 
@@ -112,20 +112,19 @@ class Clock:
         return work / self._widest
 
 
-def stage_table(title: str | None = None) -> Table:
-    """Return an empty table with a column per state."""
-    table = Table(title=title, title_justify="left", pad_edge=False)
-    table.add_column("stage")
+def stage_table(title: str | None = None, *more: str) -> Table:
+    """Return an empty table with a column for the stage, those that are named, and one per state."""
+    table = Table("stage", *more, title=title, title_justify="left", pad_edge=False)
     for name in ("done", "running", "waiting", "failed", "blocked", "time left"):
         table.add_column(name, justify="right")
     return table
 
 
-def stage_cells(stage: str, counts: Counter[State]) -> list[str]:
-    """Return a row of that table, but for the time."""
+def stage_cells(counts: Counter[State]) -> list[str]:
+    """Return the states' part of a row of that table."""
     done, failed = counts["succeeded"] + counts["cached"], counts["failed"]
     total = sum(counts.values())
-    return [stage, f"{done}/{total}", str(counts["running"]), str(counts["pending"]), _alarm(failed), _alarm(counts["blocked"])]
+    return [f"{done}/{total}", str(counts["running"]), str(counts["pending"]), _alarm(failed), _alarm(counts["blocked"])]
 
 
 def show_seconds(seconds: float | None) -> str:

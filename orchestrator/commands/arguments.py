@@ -73,6 +73,17 @@ def positive_number(text: str) -> int:
     return number
 
 
+def positive_seconds(text: str) -> float:
+    """Read a duration above 0 and of at most a day."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
 def make_console() -> Console:
     """Return a console that does not break tables which a log or a file has room for: without a terminal rich assumes 80 columns."""
     return Console() if sys.stdout.isatty() else Console(width=160)

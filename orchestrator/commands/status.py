@@ -1,26 +1,87 @@
 """`scalearn status`: how far a sweep is, from any process that can read the store."""
 
 import argparse
+import itertools
 import json
+import time
 from typing import Any
 
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep
-from orchestrator.status import print_status, read_status
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_seconds
+from orchestrator.graph import Graph
+from orchestrator.status import SweepStatus, lines_of, print_status, read_status, show_counts
+from orchestrator.store import Store
+
+_EVERY = 5.0
 
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     parser = add_sweep_command(commands, "status", "show how far a sweep is; from any process that can read the store")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="as JSON; with --watch, one line per look")
+    parser.add_argument(
+        "--watch",
+        type=positive_seconds,
+        nargs="?",
+        const=_EVERY,
+        metavar="SECONDS",
+        help=f"look again every so often (default: {_EVERY:g}), until nothing is left to run and no driver is at work",
+    )
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the status."""
+    """Print the status, once or again and again."""
     sweep, store, graph = open_sweep(arguments)
-    status = read_status(sweep.name, graph, store)
-    if arguments.json:
-        print(json.dumps(status.to_json(), indent=2))
+    console = make_console()
+    if arguments.watch is None:
+        status = read_status(sweep.name, graph, store)
+        if arguments.json:
+            print(json.dumps(status.to_json(), indent=2))
+        else:
+            print_status(status, console)
+    elif console.is_terminal and not arguments.json:
+        _draw(sweep.name, graph, store, arguments.watch, console)
     else:
-        print_status(status, make_console())
+        _write_lines(sweep.name, graph, store, arguments.watch, as_json=arguments.json)
     return 0
+
+
+def _draw(sweep: str, graph: Graph, store: Store, seconds: float, console: Console) -> None:
+    """Redraw the status in place."""
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        for look in itertools.count():
+            if look:
+                time.sleep(seconds)
+            status = read_status(sweep, _anew(graph), store)
+            shown: list[RenderableType] = [*lines_of(status), Text(time.strftime("%H:%M:%S"), style="dim")]
+            live.update(Group(*shown), refresh=True)
+            if _is_over(status):
+                return
+
+
+def _write_lines(sweep: str, graph: Graph, store: Store, seconds: float, *, as_json: bool) -> None:
+    """Write a line per look at which something has changed."""
+    before = ""
+    for look in itertools.count():
+        if look:
+            time.sleep(seconds)
+        status = read_status(sweep, _anew(graph), store)
+        line = json.dumps(status.to_json()) if as_json else show_counts(status)
+        if as_json or line != before:
+            print(line if as_json else f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+        before = line
+        if _is_over(status):
+            return
+
+
+def _anew(graph: Graph) -> Graph:
+    """Return the graph with all jobs pending: reading the status marks them."""
+    return graph.restrict("")
+
+
+def _is_over(status: SweepStatus) -> bool:
+    return not status.running and not any(job.state in ("pending", "running") for job in status.jobs)

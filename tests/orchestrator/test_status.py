@@ -3,15 +3,22 @@
 import io
 import json
 import os
+import socket
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from orchestrator.cli import main
+from orchestrator.commands import status as status_command
 from orchestrator.journal import DRIVERS, EVENTS, Journal, drivers, events, running_nodes
-from orchestrator.status import print_status, read_status
+from orchestrator.status import print_status, read_status, show_counts
 from orchestrator.store import Store
+from orchestrator.sweep import Sweep
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
+from tests.orchestrator.launch import SWEEP
 
 
 @pytest.fixture
@@ -55,7 +62,71 @@ def test_status_of_a_live_driver_shows_running_jobs_with_step_and_score(store):
     assert status.running
     (job,) = [job for job in status.jobs if job.state == "running"]
     assert (job.node, job.step, job.total_steps, job.score) == (node, 10, 40, "validation loss 0.5, accuracy 0.75")
+    assert (job.epoch, job.driver) == (1.0, f"{socket.gethostname()}, process {os.getpid()}")
+    assert f"running  {node}: step 10/40, epoch 1, validation loss 0.5, accuracy 0.75 ({job.driver})" in printed(status)
+    assert show_counts(status) == "toy: 0/7 done, 1 running, 6 waiting, 0 failed, 0 blocked, about ? left"
     assert read_status("toy", two_stages(), store).running is False
+
+
+def printed(status):
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_status(status, console)
+    return console.export_text()
+
+
+def test_status_counts_and_estimates_by_stage_and_method(store):
+    graph = two_stages()
+    behave(store, ("t[23]/", {"error": "no"}))
+    run_jobs(graph, store)
+    for node in [node for node in graph.nodes() if store.state(node) == "failed"]:
+        (store.directory(node) / "FAILED.json").unlink()  # as if they had not been tried
+    driven = two_stages()
+    todo = [node for node in driven.nodes() if not store.complete(node)]
+    for job in driven:
+        driven.mark(job.node, "running" if job.node == todo[0] else "cached" if store.complete(job.node) else "pending")
+    with Journal(store, "toy", driven):
+        status = read_status("toy", two_stages(), store)
+    assert status.groups() == {
+        ("source", "adapter"): {"succeeded": 3},
+        ("transfer", "scalearn"): {"succeeded": 2, "running": 1, "pending": 1},
+    }
+    # A finished job of the double says that it took 0.3 s in all; the running one says that 0.2 s of it are gone.
+    assert status.left("source") == 0.0
+    assert status.left("transfer", "scalearn") == status.left() == pytest.approx(0.4)
+    groups = status.to_json()["groups"]
+    assert groups[1] == {
+        "stage": "transfer",
+        "method": "scalearn",
+        "jobs": {"succeeded": 2, "running": 1, "pending": 1},
+        "seconds_left": groups[1]["seconds_left"],
+    }
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_watch_without_a_terminal_writes_lines_until_the_sweep_is_over(store, tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(SWEEP)
+    graph = Sweep.load("toy.yaml").expand()
+    reader = threading.Thread(target=main, args=[["status", "toy.yaml", "--watch", "0.05", *flags]])
+    with Journal(store, "toy", graph):
+        reader.start()
+        run_jobs(graph, store)
+    reader.join(60)
+    assert not reader.is_alive()
+    lines = capsys.readouterr().out.splitlines()
+    if flags:
+        assert json.loads(lines[-1])["jobs"]["by_state"] == {"succeeded": 10}
+    else:
+        assert lines[-1].endswith("toy: 10/10 done, 0 running, 0 waiting, 0 failed, 0 blocked")
+        assert len(lines) == len(set(lines))
+
+
+def test_watch_on_a_terminal_draws_the_table(store):
+    run_jobs(two_stages(), store)
+    console = Console(force_terminal=True, width=120, file=io.StringIO())
+    status_command._draw("toy", two_stages(), store, 0.05, console)
+    assert "scalearn" in console.file.getvalue()
+    assert "4/4" in console.file.getvalue()
 
 
 def test_status_ignores_a_driver_that_was_killed_long_ago(store):
