@@ -84,7 +84,14 @@ class SourceStack(nn.Module):
         Returns:
             `[..., d]`, without residual.
         """
-        weight, bias = self.fold(omega)
+        if omega.shape[-1] == 1 and omega.requires_grad and bottleneck.dtype == omega.dtype:
+            # One number per source scales its activations as well as its up-projection, and then the gradient of omega needs no
+            # product of its own. Under autocast the casts would cost more than that product.
+            widths = self.up_weight.shape[-1]
+            weight, bias = self.up_weight.flatten(-2), (omega * self.up_bias).sum(dim=-2)
+            bottleneck = bottleneck * omega.repeat_interleave(widths, dim=0).squeeze(-1)
+        else:
+            weight, bias = self.fold(omega)
         return functional.linear(bottleneck.flatten(0, -2), weight, bias).view(*bottleneck.shape[:-1], -1)
 
     def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
