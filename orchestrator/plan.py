@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.graph import Graph, Job
 
 _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
+_SHOWN = 4
+"""Differences that are named; a job that has more is simply another one."""
 _LEGEND = ("similarity", "source", "transfer", "joint", "single")
 
 
@@ -96,7 +98,9 @@ def difference(job: "Job", twins: Iterable[Mapping[str, Any]]) -> str | None:
     """
     found: list[list[str]] = [lines for twin in twins if (lines := list(_differences(job, twin)))]
     nearest = min(found, key=len, default=None)
-    return "; ".join(nearest) if nearest else None
+    if not nearest:
+        return None
+    return "; ".join(nearest[:_SHOWN]) + (f"; and {len(nearest) - _SHOWN} more" if len(nearest) > _SHOWN else "")
 
 
 def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None:
@@ -108,13 +112,22 @@ def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None
         limit: Print at most so many paths.
     """
     console.print(_counts(result))
-    for job in result.jobs:
-        if job.why is not None:
-            console.print(f"changed  {job.path}: {job.why}", soft_wrap=True, highlight=False, markup=False)
+    for why, jobs in _changed(result).items():
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        console.print(f"changed  {jobs[0].path}{more}: {why}", soft_wrap=True, highlight=False, markup=False)
     for job in result.jobs[:limit]:
         console.print(Text(f"{job.state:<8} ", _STYLES.get(job.state, "")) + Text(job.node), soft_wrap=True, highlight=False)
     if len(result.jobs) > limit:
         console.print(f"... and {len(result.jobs) - limit} more; --json lists them all", highlight=False)
+
+
+def _changed(result: PlanResult) -> dict[str, list[PlannedJob]]:
+    """Return the jobs that are not what is stored at their path, by what differs."""
+    changed: dict[str, list[PlannedJob]] = {}
+    for job in result.jobs:
+        if job.why is not None:
+            changed.setdefault(job.why, []).append(job)
+    return changed
 
 
 def _counts(result: PlanResult) -> Table:
@@ -151,13 +164,15 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(wanted.keys() | stored.keys()):
         if not PLACES.isdisjoint({f"JobConfig.{name}", f"ExternalAdapter.{name.rpartition('.')[2]}"}):
             continue
+        if not wanted.get(name) and name not in stored:  # a field that is younger than the stored job, at its default
+            continue
         if wanted.get(name) != stored.get(name):
             yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"
     nodes = twin.get("parents")
     older = nodes if isinstance(nodes, list) else []
-    for index, parent in enumerate(job.parents):
-        if index >= len(older) or older[index] != parent.node:
-            yield f"its parent {parent.node} is new"
+    fresh = [parent.node for index, parent in enumerate(job.parents) if index >= len(older) or older[index] != parent.node]
+    if fresh:
+        yield f"its parent {fresh[0]} is new" if len(fresh) == 1 else f"{len(fresh)} of its parents are new, the first {fresh[0]}"
     version = schema_version(job.config)
     if twin.get("identity", version) != version:
         yield f"identity schema is {version}, stored {twin.get('identity')}"
