@@ -28,7 +28,8 @@ def prepare(graph: Graph, store: Store, forced: Collection[str] = ()) -> list[Se
     Returns:
         What was set aside.
     """
-    verdicts = store.verify_all(graph.nodes())
+    verdicts = store.verify_all(graph.nodes(), thorough=False)
+    store.mend_index(verdicts)
     reasons = {node: "to be trained again (--force)" for node in forced if verdicts[node].state != "absent"}
     reasons |= {node: verdict.reason for node, verdict in verdicts.items() if verdict.state == "corrupt"}
     for node in [node for node, verdict in verdicts.items() if verdict.state == "corrupt"]:

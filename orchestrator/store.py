@@ -32,6 +32,7 @@ from orchestrator.artifact import (
     judge,
     vouched,
 )
+from orchestrator.glance import Ended, Glance, note
 from orchestrator.mirror import Mirror
 from orchestrator.patience import Patience, reason
 from orchestrator.storage import Storage, encode, missing, parse
@@ -136,6 +137,7 @@ class Store:
             self.storage.remove(place / name)
         if self._mirror is None:
             return place
+        self._note(node, None)
         directory = self._mirror.begin(node, place)
         Storage(directory, self.storage.patience).write_json(directory / JOB, merged)
         return directory
@@ -167,6 +169,7 @@ class Store:
             listed = self._mirror.upload(node, place)
         success = {"schema": SCHEMA, "files": listed, "time": time.time()}
         self.write_json(place / SUCCESS, success)
+        self._note(node, "succeeded")
         if self._mirror is None:
             self.storage.remove_tree(place / CHECKPOINT)
             return
@@ -190,6 +193,7 @@ class Store:
         self.write_json(
             place / FAILED, {"schema": SCHEMA, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
         )
+        self._note(node, "failed")
 
     def fetch(self, node: str) -> Path:
         """Return a local directory with a finished node's files.
@@ -217,6 +221,14 @@ class Store:
         """Tell whether a node claims to be done; `verify` checks that claim."""
         return vouched(self.read_json(node, SUCCESS)) is not None
 
+    def glance(self, nodes: Iterable[str]) -> "Store | Glance":
+        """Return what answers quickly how many nodes stand: behind a URL a look at its index, and a directory itself.
+
+        Args:
+            nodes: Those that will be asked about.
+        """
+        return self if self.is_local else Glance(self.storage, nodes)
+
     def verify(self, node: str) -> Verdict:
         """Check a node's files against what was committed, byte by byte."""
         return self._judge(node, self.storage.listing(self.directory(node)), thorough=True)
@@ -239,6 +251,16 @@ class Store:
                 return judge(self.storage, self.directory(node), read.get(node, {}), listings[node], thorough=thorough)
 
             return dict(zip(names, pool.map(check, names), strict=True))
+
+    def mend_index(self, verdicts: Mapping[str, Verdict]) -> None:
+        """Make the hints that `glance` reads agree with what was found: a worker may have died between a marker and its hint."""
+        if self.is_local:
+            return
+        seen = Glance(self.storage, ())
+        for node, verdict in verdicts.items():
+            state: Ended | None = "succeeded" if verdict.state == "complete" else "failed" if verdict.state == "failed" else None
+            if seen.state(node) != (state or "pending"):
+                self._note(node, state)
 
     def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
         """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""
@@ -265,6 +287,7 @@ class Store:
         """
         stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{uuid.uuid4().hex[:6]}"
         place, target = self.directory(node), self.root / SET_ASIDE / node / stamp
+        self._note(node, None)
         names = [name for name in self.storage.listing(place) if name]
         # First the marker: where moving is many small steps, an interruption must leave a node that is not done.
         for name in sorted((name for name in names if not name.startswith(f"{CHECKPOINT}/")), key=lambda name: name != SUCCESS):
@@ -277,6 +300,7 @@ class Store:
     def remove(self, node: str) -> None:
         """Remove a node's files, the marker first: an interruption must leave a node that is not done."""
         place = self.directory(node)
+        self._note(node, None)
         if not (self.is_local and place.is_symlink()):
             self.storage.remove(place / SUCCESS)
         self.storage.remove_tree(place)
@@ -320,6 +344,10 @@ class Store:
     def sidecar(self, sweep: str, name: str) -> Path:
         """Return where the driver keeps a file of its own about a sweep."""
         return self.directory(f"sweeps/{sweep}/{name}")
+
+    def _note(self, node: str, state: Ended | None) -> None:
+        if not self.is_local:
+            note(self.storage, node, state)
 
     def _judge(self, node: str, listing: Listing, *, thorough: bool) -> Verdict:
         read = {name: self.read_json(node, name) for name in (SUCCESS, FAILED) if name in listing}

@@ -29,7 +29,7 @@ def add(commands: "Commands[Any]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     sweep, store, graph = open_sweep(arguments)
-    result = plan(sweep.name, graph, store)
+    result = plan(sweep.name, graph, store.glance(graph.nodes()))
     cost = CostModel(load_profile(arguments.profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
     expected = forecast(graph, result.cached(), cost, arguments.gpus) if arguments.gpus else None
     if arguments.json:

@@ -1,0 +1,101 @@
+"""`python -m tests.orchestrator.object_server [--nodes N]`: an S3-compatible server on loopback that can be cut off and come back.
+
+Prints its port once it answers. SIGUSR1: stop to listen, keep what is stored. SIGUSR2: listen again. `--nodes` fills the bucket `bucket`
+with the objects of so many finished jobs under `runs/`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BUCKET = "bucket"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """A server process."""
+
+    process: "subprocess.Popen[str]"
+    environment: dict[str, str]
+    """What clients need to reach it."""
+
+    def cut_off(self) -> None:
+        """Refuse connections from now on."""
+        self._switch(signal.SIGUSR1, "away")
+
+    def come_back(self) -> None:
+        """Answer again."""
+        self._switch(signal.SIGUSR2, "back")
+
+    def _switch(self, number: int, answer: str) -> None:
+        self.process.send_signal(number)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == answer
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[ObjectServer]:
+    """Run a server while the block runs."""
+    command = [sys.executable, "-m", "tests.orchestrator.object_server", *arguments]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            yield ObjectServer(process, {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nodes", type=int, default=0)
+    os.environ.update(CREDENTIALS)
+    fill(parser.parse_args().nodes)
+    signals = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    application, port, words = DomainDispatcherApplication(create_backend_app), 0, {signal.SIGUSR1: "away", signal.SIGUSR2: "back"}
+    while True:
+        server = make_server("127.0.0.1", port, application, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        print(words[signal.SIGUSR2] if port else server.port, flush=True)
+        port = server.port
+        if signal.sigwait(signals) == signal.SIGTERM:
+            return
+        server.shutdown()
+        server.server_close()
+        print(words[signal.SIGUSR1], flush=True)
+        if signal.sigwait(signals) == signal.SIGTERM:
+            return
+
+
+def fill(nodes: int) -> None:
+    """Make the bucket and the objects, in this process's memory: as many requests would take minutes."""
+    from moto.s3.models import s3_backends
+
+    backend = s3_backends["123456789012"]["aws"]
+    backend.create_bucket(BUCKET, "us-east-1")
+    success = json.dumps({"schema": 1, "files": {"result.json": {"size": 2, "sha256": "0"}}}).encode()
+    for number in range(nodes):
+        node = f"runs/glue/roberta-base/transfer/m{number % 8}/rte/lr6e-03-seed{number}-{number:010x}"
+        backend.put_object(BUCKET, f"{node}/job.json", b"{}")
+        backend.put_object(BUCKET, f"{node}/result.json", b"{}")
+        backend.put_object(BUCKET, f"{node}/SUCCESS.json", success)
+        backend.put_object(BUCKET, f"runs/.index/succeeded/{node.removeprefix('runs/')}", b"")
+
+
+if __name__ == "__main__":
+    main()
