@@ -91,8 +91,8 @@ class RemoteFolder:
 
 
 def _may_hold_nodes(path: str) -> bool:
-    """Whether a folder is a node's, or leads to one: not the driver's own (`sweeps`, and names that begin with a dot)."""
-    return path.split("/")[0] != "sweeps" and not any(part.startswith(".") for part in path.split("/"))
+    """Whether a folder is a node's, or leads to one: not `sweeps` and `reports`, and no name that begins with a dot."""
+    return path.split("/")[0] not in ("sweeps", "reports") and not any(part.startswith(".") for part in path.split("/"))
 
 
 def open_folder(store: str | Path) -> Folder:

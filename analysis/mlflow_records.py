@@ -14,6 +14,8 @@ PART = 4000
 """Characters per tag: every MLflow server takes as many."""
 MANIFEST_ARTIFACT = "manifest.json"
 """Artifact of a sweep's run that holds the sweep's manifest, which names the jobs that have no run yet."""
+UNFINISHED = {RESULT_TAG: "0"}
+"""Tags of a job that ended before and runs again."""
 _PROVENANCE = ("host", "pid", "git_commit")
 
 

@@ -1,42 +1,11 @@
-"""What a tracking server shows of a sweep: descriptions, metrics and links. Pure functions; the caller talks to the server."""
+"""What a tracking server shows of jobs: descriptions and links. Pure functions; the caller talks to the server."""
 
 from typing import Any
 from urllib.parse import quote
 
 from analysis.grid import percent
-from analysis.names import method_title, short_name, task_title
+from analysis.names import method_title, task_title
 from analysis.records import Record
-from analysis.render import to_markdown
-from analysis.results import Results
-from analysis.summary import findings
-from analysis.tables import BenchmarkTable, Row
-
-MOST_CHARACTERS = 4900
-"""Length of a description that every MLflow server keeps."""
-
-
-def sweep_metrics(table: BenchmarkTable) -> dict[str, float]:
-    """Metrics of the sweep's run, as fractions: `average/<method>` and `average_std/<method>` of complete rows, `score/<method>/<task>`."""
-    metrics: dict[str, float] = {}
-    for row in table.rows:
-        name = _metric_name(row)
-        if row.is_complete and row.average is not None:
-            metrics[f"average/{name}"] = row.average
-            if row.average_std is not None:
-                metrics[f"average_std/{name}"] = row.average_std
-        metrics |= {f"score/{name}/{short_name(cell.target)}": mean for cell in row.cells if (mean := cell.mean) is not None}
-    return metrics
-
-
-def sweep_description(results: Results) -> str:
-    """Markdown for the sweep's run: the findings, and the table as far as it fits."""
-    backbones = ", ".join(results.table.backbones)
-    about = f"`{results.sweep.file or results.sweep.name}`, benchmark {results.table.benchmark}, backbone {backbones}"
-    head = f"### Sweep {results.sweep.name}\n\n{about}.\n"
-    text = "\n".join([head, *(f"- {line}" for line in findings(results)), ""])
-    where = "\nTables and plots are among this run's artifacts, under `report`; each job is a child run.\n"
-    table = "\n" + to_markdown(results.main).split("\n\n- ")[0] + "\n"
-    return text + (table if len(text + where + table) <= MOST_CHARACTERS else "") + where
 
 
 def experiment_description(sweep: str) -> str:
@@ -87,9 +56,3 @@ def ui_link(base: str, experiment_id: str, *, filter_: str = "tags.kind = 'job'"
     """
     query = f"searchFilter={quote(filter_)}&orderByKey={quote(order)}&orderByAsc=false"
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
-
-
-def _metric_name(row: Row) -> str:
-    """The method's key, and what tells its variant apart in characters that MLflow allows in a metric's name."""
-    variant = "".join(letter if letter.isalnum() or letter in "_.- " else "_" for letter in row.variant)
-    return f"{row.method} {variant}".strip()

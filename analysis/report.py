@@ -1,32 +1,19 @@
 """One folder that shows a sweep: a page that works from disk, and every table and plot as files."""
 
-import base64
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+import json
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import ResultsError
-from analysis.grid import Grid
 from analysis.load import locate
-from analysis.plots import Plot
-from analysis.records import Record, read_records
-from analysis.render import to_html
-from analysis.results import Results, gather, write_plots, write_tables
-from analysis.selection import Rule
-from analysis.summary import findings, omega_findings
+from analysis.records import read_records
+from analysis.selection import Rule, check_rule
 
-MOST_JOBS = 500
-"""Rows of the page's table of jobs; the file `tables/jobs.csv` has all."""
-WIDE_PLOT = 540
-"""Plots wider than this, in points, get the page's whole width."""
-SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets", "ray", "mlflow", "numpy")
+if TYPE_CHECKING:
+    from analysis.results import Results
+
+PAGE, SUMMARY = "index.html", "summary.json"
 
 
 def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = "validation", against: str | None = None) -> Path:
@@ -40,92 +27,63 @@ def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = 
         against: `paper` to set published scores beside one's own.
 
     Returns:
-        Path of the page, `<to>/index.html`. Beside it lie `tables/` (Markdown, CSV, LaTeX, HTML) and `plots/` (PNG, SVG).
+        Path of the page, `<to>/index.html`. Beside it lie `tables/` (Markdown, CSV, LaTeX, HTML), `plots/` (PNG, SVG) and `summary.json`
+        (the averages as fractions, and the findings in Markdown).
 
     Raises:
         ResultsError: Nothing to report, or the folder cannot be written.
     """
-    page = Path(to) / "index.html"
+    folder, rule = Path(to), check_rule(rule)
     mark = _mark(store, sweep, rule, against)
-    if mark in _head(page):
-        return page
-    _make(Path(to))
-    return write_results(gather(store, sweep, rule=rule, against=against), to, mark)
+    if read_summary(folder).get("mark") == mark and (folder / PAGE).exists():
+        return folder / PAGE
+    _make(folder)
+    # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
+    from analysis.results import gather
+
+    return write_results(gather(store, sweep, rule=rule, against=against), folder, mark)
 
 
-def write_results(results: Results, to: str | Path, mark: str = "") -> Path:
+def write_results(results: "Results", folder: Path, mark: str = "") -> Path:
     """The report of results that were gathered already; as `write_report`. `mark` names what they were made from."""
-    folder = Path(to)
-    light, dark = ({plot.name: plot.render("svg", theme) for plot in results.plots} for theme in ("light", "dark"))
+    from analysis.mlflow_sweep import sweep_description, sweep_metrics
+    from analysis.page import render_page
+    from analysis.results import write_plots, write_tables
+
     _make(folder)
     try:
+        # What is left of an earlier report must not pass for whole while parts of it are replaced.
+        (folder / SUMMARY).unlink(missing_ok=True)
         write_tables(results, folder / "tables")
-        write_plots(results, folder / "plots", light)
-        page = folder / "index.html"
-        # Last, since its mark says that the folder is complete.
-        page.write_text(render_page(results, light, dark, mark), encoding="utf-8")
+        light = write_plots(results, folder / "plots")
+        dark = {plot.name: plot.render("svg", "dark") for plot in results.plots}
+        (folder / PAGE).write_text(render_page(results, light, dark), encoding="utf-8")
+        summary = {"mark": mark, "metrics": sweep_metrics(results.table), "description": sweep_description(results)}
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return page
+    return folder / PAGE
 
 
-def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes], mark: str = "") -> str:
-    """The page, with style, script and pictures (SVGs by the plot's name) inside."""
-    environment = Environment(loader=PackageLoader("analysis", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    jobs = results.tables.get("jobs")
-    side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs"}
-    return environment.get_template("report.html.j2").render(
-        mark=mark,
-        sweep=results.sweep,
-        backbones=", ".join(results.table.backbones),
-        benchmark=results.table.benchmark,
-        states=results.states,
-        total=len(results.records),
-        findings=[_inline(line) for line in findings(results)],
-        omega_findings=[_inline(line) for line in omega_findings(results)],
-        main=Markup(to_html(results.main)),
-        side=side,
-        plots=[_embedded(plot, light[plot.name], dark[plot.name]) for plot in results.plots],
-        failures=[_failure(record) for record in results.failures],
-        blocked=[record for record in results.records if record.state == "blocked"],
-        jobs=Markup(to_html(_first_rows(jobs))) if jobs else "",
-        hidden_jobs=max(0, len(jobs.rows) - MOST_JOBS) if jobs else 0,
-        provenance=provenance(results),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-
-
-def provenance(results: Results) -> list[tuple[str, str]]:
-    """Where the numbers come from: (what, value) pairs; values that jobs do not agree on are all given, with counts."""
-    records = [record for record in results.records if record.provenance or record.result]
-    packages: dict[str, list[Any]] = {name: [] for name in SHOWN_PACKAGES}
-    for record in records:
-        for name in SHOWN_PACKAGES:
-            packages[name].append((record.provenance.get("packages") or {}).get(name))
-    facts = [
-        ("Sweep file", results.sweep.file or ""),
-        ("Overrides", ", ".join(results.sweep.overrides)),
-        ("Created", results.sweep.created or ""),
-        ("Store", results.store),
-        ("Tracking", results.sweep.tracking_uri or ""),
-        ("Commit", _tally(record.provenance.get("git_commit") or record.provenance.get("git") for record in records)),
-        ("Command", _tally(_command(record) for record in records)),
-        ("Machines", _tally(record.provenance.get("host") for record in records)),
-        ("Devices", _tally(record.result.get("device") for record in records)),
-        ("Precision", _tally(record.result.get("precision") for record in records)),
-        ("Backbone", _tally(record.config.get("backbone_origin") for record in records)),
-        ("Data", _tally(entry.get("origin") for record in records for entry in record.config.get("data") or ())),
-        ("Packages", ", ".join(f"{name} {versions}" for name in SHOWN_PACKAGES if (versions := _tally(packages[name])))),
-    ]
-    return [(what, value) for what, value in facts if value]
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str:
     """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
     folder, manifest = locate(store, sweep)
-    digest = hashlib.sha256(repr((str(store), rule, against, manifest)).encode())
+    assert manifest is not None
+    facts = (manifest.yaml, manifest.overrides, manifest.targets, manifest.methods, manifest.tracking_uri)
+    digest = hashlib.sha256(repr((str(store), rule, against, facts)).encode())
     for record in read_records(folder, manifest):
         digest.update(repr((record.node, record.state, record.error, record.started, record.finished)).encode())
+        if record.state == "running":
+            digest.update(folder.read(f"{record.node}/history.jsonl") or b"")
     for module in sorted(Path(__file__).parent.glob("**/*.*")):
         if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
             digest.update(module.read_bytes())
@@ -142,48 +100,3 @@ def _make(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> ResultsError:
     return ResultsError(f"The report cannot be written to {folder} ({error.strerror or error}); name another folder.")
-
-
-def _head(page: Path) -> str:
-    """The first lines of a page that was written before; empty where there is none."""
-    try:
-        with page.open(encoding="utf-8") as file:
-            return file.read(1000)
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _tally(values: Iterable[Any]) -> str:
-    """The one value that all share, or each with its count."""
-    counts = Counter(str(value) for value in values if value not in (None, ""))
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{value} ({number})" for value, number in counts.most_common(8)) + (", ..." if len(counts) > 8 else "")
-
-
-def _command(record: Record) -> str:
-    argv = record.provenance.get("argv") or ()
-    return argv if isinstance(argv, str) else " ".join(map(str, argv))
-
-
-def _failure(record: Record) -> dict[str, Any]:
-    return {"node": record.node, "error": record.error, "attempts": record.attempts, "traceback": f"{record.node}/traceback.txt"}
-
-
-def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
-    """A plot as two data URLs, for a light and a dark page."""
-    urls = {name: "data:image/svg+xml;base64," + base64.b64encode(data).decode() for name, data in (("light", light), ("dark", dark))}
-    width = re.search(rb'<svg[^>]* width="([\d.]+)', light)
-    wide = width is not None and float(width[1]) > WIDE_PLOT
-    return {"name": plot.name, "title": plot.title, "caption": plot.caption, "wide": wide, **urls}
-
-
-def _first_rows(grid: Grid) -> Grid:
-    return Grid("", grid.header, grid.subheader, grid.rows[:MOST_JOBS], grid.footnotes, grid.notes, grid.numeric)
-
-
-def _inline(text: str) -> Markup:
-    """The little Markdown that our own sentences use: bold and code."""
-    safe = str(escape(text))
-    safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
-    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

@@ -129,7 +129,7 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
     return [*paths, folder / "frame.csv"]
 
 
-def write_plots(results: Results, folder: Path, pictures: Mapping[str, bytes] | None = None) -> list[Path]:
-    """Write every plot as PNG and SVG; `pictures` are SVGs by name that were drawn already. Returns the paths."""
+def write_plots(results: Results, folder: Path) -> dict[str, bytes]:
+    """Write every plot as PNG and SVG, in the light theme; returns the SVGs by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [path for plot in results.plots for path in plot.save(folder, (pictures or {}).get(plot.name))]
+    return {plot.name: plot.save(folder) for plot in results.plots}

@@ -1,14 +1,18 @@
 """The runs of one sweep in MLflow: found or created by node, never twice. Imports MLflow, which takes seconds."""
 
 import logging
+import time as clock
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from analysis.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
+from analysis.mlflow_view import experiment_description, run_description
 from orchestrator.run_facts import Point
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -22,6 +26,8 @@ _PAGE = 1000
 
 NODE, KIND, SWEEP, STARTED, STEP, STATE, STORE = "node", "kind", "sweep", "started", "logged_step", "state", "store"
 PARENT_RUN, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+REPORT_ARTIFACT = "report"
+"""Folder among the artifacts of the sweep's run: its page, tables and plots."""
 
 
 @dataclass
@@ -58,12 +64,20 @@ class SweepRuns:
         tags = {KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}
         run = found[0] if found else self._client.create_run(self.experiment_id, tags=tags, run_name=sweep)
         self.run_id: str = run.info.run_id
-        self._client.log_batch(self.run_id, tags=[RunTag(NOTE, tags[NOTE])])
         self._client.update_run(self.run_id, status="RUNNING")
         self.jobs = {run.data.tags[NODE]: _job_run(run) for run in self._job_runs() if NODE in run.data.tags}
 
     def open_job(
-        self, node: str, started: str, store: str, *, time: float, name: str, tags: Mapping[str, str], parameters: Mapping[str, str]
+        self,
+        node: str,
+        started: str,
+        store: str,
+        *,
+        time: float,
+        name: str,
+        tags: Mapping[str, str],
+        parameters: Mapping[str, str],
+        record: Mapping[str, Any],
     ) -> JobRun:
         """Find or create the run of a job.
 
@@ -77,6 +91,7 @@ class SweepRuns:
             name: What the UI calls the run.
             tags: Further tags.
             parameters: Configuration; cannot change later.
+            record: Content of `job.json`.
         """
         job = self.jobs.get(node)
         if job is not None and job.started != started and job.store == store:
@@ -84,7 +99,7 @@ class SweepRuns:
             job = None
         if job is None:
             own = {NODE: node, KIND: "job", SWEEP: self._sweep, STARTED: started, STORE: store, STATE: "opening", PARENT_RUN: self.run_id}
-            every = {key: value[:_MAX_VALUE] for key, value in {**tags, **own}.items()}
+            every = {key: value[:_MAX_VALUE] for key, value in {**_record_tags(node, record), **tags, **own}.items()}
             run = self._client.create_run(self.experiment_id, start_time=int(time * 1000), tags=every, run_name=name)
             job = self.jobs[node] = _job_run(run)
         if job.state == "opening":
@@ -96,7 +111,7 @@ class SweepRuns:
 
     def reopen_job(self, job: JobRun) -> None:
         """Declare a failed job's run running again."""
-        self._set_state(job, "running", {})
+        self._set_state(job, "running", UNFINISHED)
         self._client.update_run(job.run_id, status="RUNNING")
 
     def log(self, job: JobRun, points: Sequence[Point], step: int) -> None:
@@ -107,11 +122,43 @@ class SweepRuns:
         self._client.log_batch(job.run_id, tags=[RunTag(STEP, str(step))])
         job.step = step
 
-    def close_job(self, job: JobRun, state: str, time: float, tags: Mapping[str, str]) -> None:
-        """Declare a job's run `succeeded` or `failed`."""
+    def close_job(
+        self, job: JobRun, node: str, time: float, record: Mapping[str, Any], result: Mapping[str, Any] | None, marker: Mapping[str, Any]
+    ) -> None:
+        """Declare a job's run `succeeded` or `failed`.
+
+        Args:
+            job: Its run.
+            node: The job.
+            time: When it ended, in seconds since 1970.
+            record: Content of `job.json`.
+            result: Content of `result.json`. None: the job failed.
+            marker: Content of `SUCCESS.json` or `FAILED.json`.
+        """
+        state = "failed" if result is None else "succeeded"
+        tags = _record_tags(node, record, ending_tags(result, marker)) | ({"error": str(marker.get("error"))} if result is None else {})
         self._client.set_terminated(job.run_id, "FINISHED" if state == "succeeded" else "FAILED", end_time=int(time * 1000))
         # Last, because it is what says that nothing is left to log.
         self._set_state(job, state, tags)
+
+    def log_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Attach the sweep's manifest, which names the jobs that have no run yet."""
+        self._client.log_dict(self.run_id, dict(manifest), MANIFEST_ARTIFACT)
+
+    def log_report(self, folder: Path, description: str, metrics: Mapping[str, float]) -> None:
+        """Attach a report to the sweep's run.
+
+        Args:
+            folder: Its page, tables and plots.
+            description: Markdown.
+            metrics: Averages and scores.
+        """
+        now = int(clock.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        self._client.log_batch(self.run_id, tags=[RunTag(NOTE, description[:_MAX_VALUE])])
+        for first in range(0, len(values), _METRICS_PER_BATCH):
+            self._client.log_batch(self.run_id, metrics=values[first : first + _METRICS_PER_BATCH])
+        self._client.log_artifacts(self.run_id, str(folder), REPORT_ARTIFACT)
 
     def close(self, status: str) -> None:
         """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`."""
@@ -125,10 +172,13 @@ class SweepRuns:
         found = self._client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
+        note = {NOTE: experiment_description(self._sweep)}
         if found is not None:
+            if not found.tags.get(NOTE):
+                self._client.set_experiment_tag(found.experiment_id, NOTE, note[NOTE])
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name, artifact_location=None if artifacts is None else artifacts.as_uri()))
+            return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=note))
         except MlflowException:
             # Another driver was faster.
             found = self._client.get_experiment_by_name(name)
@@ -144,6 +194,12 @@ class SweepRuns:
             token = page.token
             if not token:
                 return
+
+
+def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str] = UNFINISHED) -> dict[str, str]:
+    """The job's record, from which `analysis` reads it back, and the same in words."""
+    tags = job_tags(record) | dict(ending)
+    return tags | {NOTE: run_description(record_from_tags(node, tags))}
 
 
 def _job_run(run: Run) -> JobRun:

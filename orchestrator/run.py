@@ -17,8 +17,8 @@ from orchestrator.manifest import write_manifest
 from orchestrator.prepare import SetAside, prepare
 from orchestrator.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.progress import Progress
-from orchestrator.report import print_report
-from orchestrator.store import FAILED, TRACEBACK, Store
+from orchestrator.report import Report, print_table, write_run_report
+from orchestrator.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.sweep import Sweep
 from orchestrator.tracking import Target, Tracker
 from scalearn.config import Stage
@@ -43,6 +43,8 @@ class Options:
 
     only: str | None = None
     """Regular expression: run the matching nodes and what they need."""
+    nodes: frozenset[str] | None = None
+    """Run these nodes and what they need, in place of `only`."""
     force: bool = False
     """Train the matching nodes (all, without `only`) again."""
     cpus: int | None = None
@@ -72,21 +74,29 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     """
     full = sweep.expand()
     graph = full if options.only is None else full.restrict(options.only)
+    if options.nodes is not None:
+        graph = full.keep(options.nodes)
     _check_data(sweep, graph)
     store.check_writable()
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
     moved = prepare(graph, store, forced)
     target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     write_manifest(sweep, full, store, target.uri, None)
-    _print_start(sweep, graph, store, moved, console)
+    _print_start(sweep, graph, store, target, moved, console)
+    if remark := target.remark(store):
+        _warn(console, remark)
     tracker = Tracker(target, graph, store)
-    code = _run_pending(sweep, graph, store, options, tracker, console)
-    left = _finish_tracking(tracker, code)
-    write_manifest(sweep, full, store, target.uri, tracker.run_id)
+    code = _run_pending(sweep, graph, store, options, tracker, moved, console)
+    report = None
     if code != INTERRUPTED:
-        print_report(store, sweep.name, console)
+        print_table(store, sweep.name, console)
+        report = write_run_report(store, sweep.name)
+    left = _finish_tracking(tracker, code, report)
+    write_manifest(sweep, full, store, target.uri, tracker.run_id)
     _print_failures(graph, store, console)
-    _print_places(target, store, sweep.name, console)
+    _print_places(target, store, report, console)
+    if tracker.report_problem:
+        _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
         _warn(console, f"{left} jobs are not in MLflow yet ({tracker.problem or 'no time was left'}): the next run logs them.")
     if code == INTERRUPTED:
@@ -102,7 +112,9 @@ def _check_data(sweep: Sweep, graph: Graph) -> None:
         check_present(task, _absolute(sweep.data.root))
 
 
-def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, console: Console) -> int:
+def _run_pending(
+    sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, moved: list[SetAside], console: Console
+) -> int:
     untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
     for node in untracked:
         tracker.add(node)
@@ -115,7 +127,7 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
 
     settings = Settings(
         resources=sweep.resources,
-        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.root / ".cache", allow_pickle=sweep.sources.allow_pickle),
+        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.scratch / CACHE, allow_pickle=sweep.sources.allow_pickle),
         provenance=provenance.capture(sweep.file, sweep.overrides),
         cpus=options.cpus,
         gpus=options.gpus,
@@ -127,12 +139,14 @@ def _run_pending(sweep: Sweep, graph: Graph, store: Store, options: Options, tra
     )
 
     def announce(cluster: "Cluster") -> None:
-        if cluster.dashboard:
-            console.print(f"Ray dashboard: http://{cluster.dashboard}", highlight=False)
+        place = f"http://{cluster.dashboard}" if cluster.dashboard else "off; --dashboard serves it on loopback"
+        console.print(f"Ray dashboard: {place}", highlight=False, soft_wrap=True)
 
     # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
+        for item in moved:
+            journal.note("set_aside", **vars(item))
         try:
             run_graph(graph, store, settings, listeners=[progress.listen, tracker.listen, journal.listen], announce=announce)
         except (Interrupted, KeyboardInterrupt):
@@ -147,18 +161,21 @@ def _cost(sweep: Sweep) -> CostModel:
     return CostModel(load_profile(profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
 
 
-def _finish_tracking(tracker: Tracker, code: int) -> int:
+def _finish_tracking(tracker: Tracker, code: int, report: Report | None) -> int:
     status = {SUCCEEDED: "FINISHED", SOME_FAILED: "FAILED", INTERRUPTED: "KILLED"}[code]
-    return tracker.finish(status, _TRACKING_PATIENCE_INTERRUPTED if code == INTERRUPTED else _TRACKING_PATIENCE)
+    patience = _TRACKING_PATIENCE_INTERRUPTED if code == INTERRUPTED else _TRACKING_PATIENCE
+    return tracker.finish(status, patience, report if report and report.problem is None else None)
 
 
-def _print_start(sweep: Sweep, graph: Graph, store: Store, moved: list[SetAside], console: Console) -> None:
+def _print_start(sweep: Sweep, graph: Graph, store: Store, target: Target, moved: list[SetAside], console: Console) -> None:
     for item in moved:
         _warn(console, f"Set aside {item.node}: {item.reason}. Its files are in {item.place}.")
     counts = graph.counts()
-    text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.root}"
+    text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.url}"
     console.print(text, highlight=False, soft_wrap=True)
-    if _RAY_COPIES in store.root.as_posix():
+    look = f" (to look: {command})" if (command := target.ui_command()) else ""
+    console.print(f"MLflow: {target.uri}{look}", highlight=False, soft_wrap=True, markup=False)
+    if _RAY_COPIES in store.url:
         _warn(console, "This store lies in Ray's copy of the working directory, which Ray removes: name a lasting one with --store.")
 
 
@@ -173,8 +190,13 @@ def _print_failures(graph: Graph, store: Store, console: Console) -> None:
             _warn(console, f"blocked  {node}: its parent {graph.blocked_by(node)} failed")
 
 
-def _print_places(target: Target, store: Store, sweep: str, console: Console) -> None:
-    lines = {"Artifacts": str(store.root), "Report": str(store.root / "reports" / sweep), "MLflow": target.uri}
+def _print_places(target: Target, store: Store, report: Report | None, console: Console) -> None:
+    if report and report.problem:
+        _warn(console, report.problem)
+    lines = {"Artifacts": store.url}
+    if report and report.problem is None:
+        lines["Report"] = str(report.page)
+    lines["MLflow"] = target.uri
     if command := target.ui_command():
         lines["To look"] = command
     for name, value in lines.items():

@@ -102,6 +102,11 @@ def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
     } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
 
 
+def run_name(job: Job) -> str:
+    """Return what a list of runs calls a job: method, task, learning rate and seed; benchmark, backbone and stage are tags."""
+    return "/".join(job.path.split("/")[3:])
+
+
 def parameters(job: Job) -> dict[str, str]:
     """Return a job's configuration with dotted names."""
     return {name: str(value) for name, value in flat(to_plain(job.config), ".")}

@@ -173,29 +173,29 @@ class Tracker:
         self._ship_manifest(runs)
         return runs
 
-    def _ship_manifest(self, runs: "SweepRuns") -> None:
-        """Attach the manifest. A server that takes no files may still take the jobs' numbers, so its refusal ends nothing."""
+    def _ship_manifest(self, runs: "SweepRuns") -> str | None:
+        """Attach the manifest; returns why that failed. A server that takes no files may still take numbers, so this ends nothing."""
         manifest = self._store.load_json(self._store.manifest_path(self.target.sweep))
-        if manifest is None:
-            return
         try:
-            runs.log_manifest(manifest)
+            if manifest is not None:
+                runs.log_manifest(manifest)
         except Exception as error:
-            self.report_problem = _first_line(error)
+            return _first_line(error)
+        return None
 
     def _ship_report(self, runs: "SweepRuns") -> None:
         report = self._report
         if report is None:
             return
-        self._ship_manifest(runs)
+        self.report_problem = self._ship_manifest(runs)
         try:
             runs.log_report(report.folder, report.description, report.metrics)
         except Exception as error:
             self.report_problem = _first_line(error)
-            return
-        self._report = None
-        self._ledger.note_report(report.mark)
-        self._ledger.save()
+        if self.report_problem is None:
+            self._report = None
+            self._ledger.note_report(report.mark)
+            self._ledger.save()
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None

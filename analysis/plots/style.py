@@ -59,18 +59,25 @@ class Plot:
 
     def render(self, kind: str = "svg", theme: str = "light") -> bytes:
         """The picture as PNG or SVG bytes."""
-        stream = io.BytesIO()
-        with mpl.rc_context(cast("Any", THEMES[theme])):
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            self.draw().savefig(stream, format=kind, metadata=metadata)
-        return stream.getvalue()
+        return self._render((kind,), theme)[0]
 
-    def save(self, folder: Path, svg: bytes | None = None) -> list[Path]:
-        """Write `<name>.png` and `<name>.svg`, in the light theme, for print; `svg` saves drawing it again."""
-        png_path, svg_path = folder / f"{self.name}.png", folder / f"{self.name}.svg"
-        png_path.write_bytes(self.render("png"))
-        svg_path.write_bytes(svg or self.render("svg"))
-        return [png_path, svg_path]
+    def save(self, folder: Path) -> bytes:
+        """Write `<name>.png` and `<name>.svg`, in the light theme, for print; returns the SVG."""
+        svg, png = self._render(("svg", "png"), "light")
+        (folder / f"{self.name}.png").write_bytes(png)
+        (folder / f"{self.name}.svg").write_bytes(svg)
+        return svg
+
+    def _render(self, kinds: Sequence[str], theme: str) -> list[bytes]:
+        # One figure for all kinds: to draw it takes as long as to write it.
+        pictures = []
+        with mpl.rc_context(cast("Any", THEMES[theme])):
+            figure = self.draw()
+            for kind in kinds:
+                stream = io.BytesIO()
+                figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+                pictures.append(stream.getvalue())
+        return pictures
 
 
 def ink() -> Any:

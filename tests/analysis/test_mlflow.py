@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 import analysis
 from analysis.files import open_folder
 from analysis.mlflow_records import MANIFEST_ARTIFACT, ending_tags, job_tags
-from analysis.mlflow_view import MOST_CHARACTERS, experiment_description, run_description, sweep_description, sweep_metrics, ui_link
+from analysis.mlflow_sweep import MOST_CHARACTERS, sweep_description, sweep_metrics
+from analysis.mlflow_view import experiment_description, run_description, ui_link
 from analysis.records import read_manifest, read_records
 from analysis.results import gather
 

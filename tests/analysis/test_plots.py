@@ -38,9 +38,10 @@ def test_plots_of_a_complete_sweep_are_png_and_well_formed_svg(complete_store: P
         *("omega_layers_scalearn", "omega_layers_scalearn_uniform"),
     ]
     for plot in found[:5]:
-        png, svg = plot.save(tmp_path)
-        assert png.read_bytes().startswith(b"\x89PNG")
-        assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+        svg = plot.save(tmp_path)
+        assert (tmp_path / f"{plot.name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{plot.name}.svg").read_bytes() == svg
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
         assert plot.caption
 
 

@@ -125,5 +125,5 @@ def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
     assert "lr1e-03" not in stopped
     assert all(result["epochs"] in (3, 9) for result in stopped.values())
     assert all(result["epochs"] == 10 for path, result in results.items() if "scalearn/" not in path)
-    table = (store.root / "reports" / "rates" / "benchmark.md").read_text()
+    table = (store.root / "reports" / "rates" / "tables" / "benchmark.md").read_text()
     assert f"{len(stopped)} jobs, of all learning rates, ended early" in table

@@ -1,76 +1,19 @@
 """Whole runs on a real local Ray with two CPUs, real processes and a real SQLite store; only training is a double that sleeps."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
-from orchestrator.graph import Graph
-from orchestrator.journal import events
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
+from tests.orchestrator.launching import Launch
 
 BAD = "scalearn_uniform/apple/"
-
-
-class Launch:
-    """A working directory with a sweep, and `scalearn run` on it as a process of its own."""
-
-    def __init__(self, directory: Path, repository: Path, sweep: str = SWEEP) -> None:
-        self.file = directory / "toy.yaml"
-        self.file.write_text(sweep)
-        self.store = Store(directory / "runs")
-        self.repository = repository
-
-    def start(self, *flags: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), str(self.store.root), *flags]
-        return subprocess.Popen(
-            command, cwd=self.repository, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def run(self, *flags: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*flags, **environment)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def graph(self) -> Graph:
-        return Sweep.load(self.file).expand()
-
-    def node(self, part: str) -> str:
-        (found,) = [node for node in self.graph().nodes() if part in node]
-        return found
-
-    def attempts(self) -> dict[str, int]:
-        records = {node: self.store.read_json(node, "job.json") for node in self.graph().nodes()}
-        return {node: record["attempts"] for node, record in records.items() if record}
-
-    def log(self, node: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.store.directory(node) / "run.log").read_text().splitlines()]
-
-    def moments(self, state: str) -> dict[str, float]:
-        """Time of the first such change of each node's state."""
-        found: dict[str, float] = {}
-        for event in events(self.store.sidecar("toy", "events.jsonl")):
-            if event.get("state") == state:
-                found.setdefault(event["node"], event["time"])
-        return found
-
-    def tracked(self) -> dict[str, str]:
-        """Status of the run of every node; fails when a node has two."""
-        client = MlflowClient(f"sqlite:///{self.store.root / 'mlflow.db'}")
-        runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id], "tags.kind = 'job'", max_results=1000)
-        statuses = {run.data.tags["node"]: run.info.status for run in runs}
-        assert len(statuses) == len(runs)
-        return statuses
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +77,10 @@ def test_run_writes_manifest_runs_and_report(troubled):
     assert manifest["run_id"]
     bad = launch.node(BAD)
     assert launch.tracked() == {node: "FAILED" if node == bad else "FINISHED" for node in graph.nodes()}
-    assert {path.name for path in (launch.store.root / "reports" / "toy").iterdir()} >= {"benchmark.csv", "benchmark.md"}
+    report = launch.store.root / "reports" / "toy"
+    assert {path.name for path in (report / "tables").iterdir()} >= {"benchmark.csv", "benchmark.md", "jobs.md"}
+    assert "1 failed" in (report / "index.html").read_text().replace("</b>", "")
+    assert f"Report:     {report / 'index.html'}" in done.stdout
     assert f"--backend-store-uri sqlite:///{launch.store.root}/mlflow.db --host 127.0.0.1" in done.stdout
     assert list((launch.store.root / ".tune").iterdir()) == []
 
