@@ -158,6 +158,7 @@ def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMem
 def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
+    runtime = replace(runtime, should_stop=lambda: _asked_to_stop(order))
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
@@ -174,6 +175,14 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> di
             else:
                 logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
     return dict(zip(pack, outcomes, strict=True))
+
+
+def _asked_to_stop(order: PackOrder) -> bool:
+    """Tell whether the driver wants jobs to checkpoint and leave. Training does not wait for a store that is away."""
+    try:
+        return Store(order.store, Patience(0.0)).storage.exists(order.stop_file)
+    except StoreUnavailable:
+        return False
 
 
 def _leave_word(order: PackOrder, error: StoreUnavailable) -> None:

@@ -88,7 +88,8 @@ class Encoder(nn.Module):
         return model
 
     def release(self) -> None:
-        """Drops every reference to the jobs of the last pass."""
+        """Drops every reference to the jobs of the last pass, and is as it was loaded, however the pass ended."""
+        self.eval()
         self.pack.clear()
         self.streams.blocks = ()
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +29,17 @@ class JudgedJob(Job, Protocol):
         """Switches the job's modules."""
 
 
+ROWS_PER_PASS = 64
+
+
 def evaluate_runs(
-    encoder: Encoder, runs: Sequence[JudgedJob], split: str, accelerator: Accelerator, pad_token_id: int, rows_per_pass: int = 64
+    encoder: Encoder,
+    runs: Sequence[JudgedJob],
+    split: str,
+    accelerator: Accelerator,
+    pad_token_id: int,
+    rows_per_pass: int = ROWS_PER_PASS,
+    before_pass: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Scores]]:
     """Evaluates several jobs on the split of that name of each of their tasks.
 
@@ -43,6 +52,7 @@ def evaluate_runs(
         accelerator: Gives the precision.
         pad_token_id: Of the tokenizer.
         rows_per_pass: Rows of one job in one pass.
+        before_pass: Called before every pass; may raise, which leaves the jobs as they were.
 
     Returns:
         Per job: task to metric to value, `loss` included. A task with a logit that is not finite has a loss of NaN and nothing else.
@@ -54,6 +64,7 @@ def evaluate_runs(
         run.train_mode(False)
     with torch.inference_mode(), accelerator.autocast():
         for turn in range(max((len(chunks) for chunks in work.values()), default=0)):
+            before_pass()
             present = [(run, *work[id(run)][turn]) for run in runs if turn < len(work[id(run)])]
             batches = [collate_rows(run, task, split, rows, pad_token_id) for run, task, rows in present]
             logits = packed_logits(encoder, batches, pad_token_id)

@@ -43,6 +43,8 @@ class Progress:
     best_epoch: int = 0
     best_step: int = 0
     since_best: int = 0
+    judged_step: int = 0
+    """Step of the last evaluation: one that was interrupted is made up for when the job continues."""
     loss_sum: float = 0.0
     """Training loss summed since the last evaluation."""
     loss_steps: int = 0
@@ -54,6 +56,8 @@ class Progress:
     """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
     evaluate_seconds: float = 0.0
     micro_batches: int = 1
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """State of the gradient scaler as of the last checkpoint; empty but in fp16."""
     best_validation: dict[str, Any] = field(default_factory=dict)
     """Scores of the best evaluation, by task."""
 
@@ -61,12 +65,28 @@ class Progress:
 class JobRun:
     """State of one job while its pack trains."""
 
-    def __init__(self, member: PackMember, encoder: Encoder, tasks: Sequence[TokenisedTask], sources: SourceAdapters | None) -> None:
-        """Builds the job's modules from its seed, then continues from its checkpoint if it left one."""
+    def __init__(
+        self,
+        member: PackMember,
+        encoder: Encoder,
+        tasks: Sequence[TokenisedTask],
+        sources: SourceAdapters | None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Builds the job's modules from its seed, then continues from its checkpoint if it left one.
+
+        Args:
+            member: The job.
+            encoder: The shared backbone.
+            tasks: The job's data.
+            sources: Its source adapters. None: a method without.
+            scaler: The pack's gradient scaler in fp16, whose state is kept in the job's checkpoints. None: another precision.
+        """
         self.member = member
         self.config = member.config
         self.tasks = tasks
         self.sources = sources
+        self.scaler = scaler
         self.branch: Branch = build_branch(self.config, encoder, sources)
         self.heads = _build_heads(encoder, tasks, self.config)
         self.device = encoder.device
@@ -165,6 +185,11 @@ class JobRun:
         at_interval = self.progress.position == 0 if every is None else self.progress.step % every == 0
         return at_interval or self.progress.finished
 
+    @property
+    def awaits_evaluation(self) -> bool:
+        """Whether an evaluation is due that has not been made."""
+        return self.due_for_evaluation and self.progress.judged_step < self.progress.step
+
     def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
         """Keeps the parameters if these validation scores are the best yet, and decides whether to stop.
 
@@ -178,6 +203,7 @@ class JobRun:
         else:
             score = sum(values[primary[task]] for task, values in scores.items()) / len(scores)
         progress.evaluations += 1
+        progress.judged_step = progress.step
         if score > progress.best_score or not self.best:
             progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
             progress.best_epoch = math.ceil(progress.step / self.steps_per_epoch)
@@ -202,6 +228,7 @@ class JobRun:
         tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
         tensors.update(flatten_optimizer(self.optimizer))
         tensors["random"] = self.generator.get_state()
+        self.progress.scaler = self.scaler.state_dict() if self.scaler is not None else {}
         save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress))
         self.last_checkpoint = time.monotonic()
         self._checkpoint_cost = self.last_checkpoint - started
@@ -228,7 +255,10 @@ class JobRun:
         }
         restore_optimizer(self.optimizer, saved.tensors)
         self.generator.set_state(saved.tensors["random"])
-        self.progress = Progress(**saved.state)
+        # Before evaluations could be interrupted, no checkpoint was written between a step and the evaluation after it.
+        self.progress = Progress(**{"judged_step": saved.state["step"], **saved.state})
+        if self.scaler is not None and self.progress.scaler:
+            self.scaler.load_state_dict(self.progress.scaler)
 
     def _parameter_groups(self) -> list[ParameterGroup]:
         optimisation = self.config.optimisation

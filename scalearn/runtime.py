@@ -41,10 +41,12 @@ class Runtime:
     """Recompute the backbone's activations in the backward pass instead of keeping them."""
     allow_pickle: bool = False
     """Whether source adapters with pickled weights are accepted."""
+    should_stop: Callable[[], bool] | None = None
+    """Asked a few times a second between passes; when it says so, all jobs write a checkpoint and `Stop` is raised. None: never."""
 
 
 class Stop(Exception):
-    """Raised by the report callback to make training write checkpoints and leave."""
+    """Training wrote checkpoints and left, as `Runtime.should_stop` asked for; the report callback may raise it to the same end."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from scalearn.data import TokenisedTask, tokenised
 from scalearn.device import open_accelerator, precision_name
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
-from scalearn.evaluation import evaluate_runs, primary_metrics
+from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
 from scalearn.job_run import JobRun
 from scalearn.methods.registry import get_method
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
@@ -27,6 +27,7 @@ from scalearn.results import append_history, cut_history, history_record, write_
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 from scalearn.similarity import measure, read_similarity
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.stop_signal import StopSignal
 
 __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
@@ -49,13 +50,13 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
     Args:
         pack: The jobs.
         runtime: Where and how they run.
-        report: Called after every evaluation; may raise `Stop`, upon which all jobs write a checkpoint.
+        report: Called after every evaluation; may raise `Stop`, as `runtime.should_stop` does: all jobs then write a checkpoint.
 
     Returns:
         How each job ended, in the order of the pack.
 
     Raises:
-        Stop: The report callback asked to stop.
+        Stop: The report callback or `runtime.should_stop` asked to stop.
         UserError: The backbone cannot be loaded, or the jobs of the pack do not belong together.
     """
     if runtime.threads is not None:
@@ -67,7 +68,12 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
             outcomes[id(group[0])] = _run_other(group[0], runtime, report)
         elif group:
             outcomes |= _train_together(group, runtime, report)
-    return [outcomes[id(member)] for member in pack]
+    ended = [outcomes[id(member)] for member in pack]
+    for outcome in ended:
+        # Not before: if the pack is stopped or killed, the checkpoint of a job that ended early says that it need not be trained again.
+        if outcome.error is None:
+            remove_checkpoint(outcome.member.directory)
+    return ended
 
 
 def _shares_backbone(config: JobConfig) -> bool:
@@ -103,6 +109,8 @@ class _PackTrainer:
             raise UserError("The jobs of a pack differ in backbone or precision: pack only jobs that share both.")
         self.pack_size = len(pack)
         self.runtime, self.report = runtime, report
+        self.stop = StopSignal(runtime.should_stop)
+        self.evaluation_rows = ROWS_PER_PASS
         self.outcomes: dict[int, Outcome] = {}
         started = time.monotonic()
         self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
@@ -135,26 +143,30 @@ class _PackTrainer:
             sources = stacked[places]
             if "similarity" in member.parents:
                 sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
-        run = JobRun(member, self.encoder, tasks, sources)
+        run = JobRun(member, self.encoder, tasks, sources, self.accelerator.scaler)
         cut_history(member.directory, run.progress.step)
         return run
 
     def train(self) -> None:
         try:
-            for run in [run for run in self.active if run.progress.finished]:
-                self._finish(run)
+            self._settle()
             while self.active:
+                self.stop.check()
                 self._step()
-                due = [run for run in self.active if run.due_for_evaluation]
-                if due:
-                    self._evaluate(due)
-                for run in [run for run in self.active if run.progress.finished]:
-                    self._finish(run)
-                self._checkpoint_stale()
+                self._settle()
         except Stop:
             for run in self.active:
                 run.checkpoint()
             raise
+
+    def _settle(self) -> None:
+        """Evaluates the jobs that are due, ends those that are finished, and writes the checkpoints that are due."""
+        due = [run for run in self.active if run.awaits_evaluation]
+        if due:
+            self._evaluate(due)
+        for run in [run for run in self.active if run.progress.finished]:
+            self._finish(run)
+        self._checkpoint_stale()
 
     def _step(self) -> None:
         """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
@@ -165,21 +177,25 @@ class _PackTrainer:
             try:
                 step_losses = self._accumulate(batches)
                 break
-            except torch.OutOfMemoryError:
-                if self.micro_batches >= max(batch.weight for batch in batches):
-                    raise
-                self.micro_batches *= 2
-                logger.warning("Out of memory: the batch is now computed in %d parts.", self.micro_batches)
+            except (torch.OutOfMemoryError, Stop) as interruption:
                 for run, state in zip(self.active, states, strict=True):
                     run.generator.set_state(state)
                     run.optimizer.zero_grad(set_to_none=True)
-                if self.encoder.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                if isinstance(interruption, Stop) or self.micro_batches >= max(batch.weight for batch in batches):
+                    raise
+                self.micro_batches *= 2
+                logger.warning("Out of memory: the batch is now computed in %d parts.", self.micro_batches)
+            self._free_memory()
         self._update(step_losses)
         seconds = time.monotonic() - started
         for run in self.active:
             run.progress.train_seconds += seconds / len(self.active)
             run.progress.micro_batches = self.micro_batches
+
+    def _free_memory(self) -> None:
+        """Gives back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
+        if self.encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _next_batches(self) -> list[JobBatch]:
         if not self.encoder.training:
@@ -199,7 +215,9 @@ class _PackTrainer:
     def _accumulate(self, batches: Sequence[JobBatch]) -> dict[int, float]:
         """Computes all gradients; returns each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
-        for parts in split_for_memory(batches, self.micro_batches):
+        for number, parts in enumerate(split_for_memory(batches, self.micro_batches)):
+            if number:
+                self.stop.check()
             members = [batch for batch, _ in parts]
             with self.accelerator.autocast():
                 values = losses(members, packed_logits(self.encoder, members, self.pad_token_id))
@@ -243,7 +261,7 @@ class _PackTrainer:
 
     def _evaluate(self, due: Sequence[JobRun]) -> None:
         started = time.monotonic()
-        scores = evaluate_runs(self.encoder, due, "validation", self.accelerator, self.pad_token_id)
+        scores = self._scores(due, "validation")
         seconds = time.monotonic() - started
         records: list[tuple[JobRun, dict[str, Any]]] = []
         for run, validation in zip(due, scores, strict=True):
@@ -263,6 +281,20 @@ class _PackTrainer:
             if self.report(run.member, record) and not run.progress.finished:
                 run.progress.finished, run.progress.stopped_by = True, "asha"
 
+    def _scores(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
+        """Evaluates jobs on a split; memory that runs out halves the passes and starts the evaluation again."""
+        while True:
+            try:
+                return evaluate_runs(
+                    self.encoder, runs, split, self.accelerator, self.pad_token_id, self.evaluation_rows, before_pass=self.stop.check
+                )
+            except torch.OutOfMemoryError:
+                if self.evaluation_rows == 1:
+                    raise
+                self.evaluation_rows //= 2
+                logger.warning("Out of memory: jobs are now evaluated on %d rows at a time.", self.evaluation_rows)
+            self._free_memory()
+
     def _finish(self, run: JobRun) -> None:
         """Judges the best parameters on the test split and writes the results."""
         run.checkpoint_after()
@@ -270,7 +302,7 @@ class _PackTrainer:
         started = time.monotonic()
         scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
         for split in dict.fromkeys(name for task in run.tasks for name in task.splits if name not in ("train", "validation")):
-            (judged,) = evaluate_runs(self.encoder, [run], split, self.accelerator, self.pad_token_id)
+            (judged,) = self._scores([run], split)
             if not all(_is_finite(values["loss"]) for values in judged.values()):
                 self._fail(run, f"The loss on {split} is not finite after step {run.progress.best_step}: lower the learning rate.")
                 return
@@ -279,7 +311,6 @@ class _PackTrainer:
         run.progress.evaluate_seconds += time.monotonic() - started
         write_artifact(run, self.encoder)
         write_result(run, scores, primary_metrics(run), self._circumstances())
-        remove_checkpoint(run.member.directory)
         self._leave(run, Outcome(run.member))
 
     def _circumstances(self) -> dict[str, Any]:
@@ -290,6 +321,7 @@ class _PackTrainer:
             "device": name,
             "threads": torch.get_num_threads(),
             "pack_size": self.pack_size,
+            "evaluation_rows": self.evaluation_rows,
             "load_seconds": self.load_seconds,
         }
 

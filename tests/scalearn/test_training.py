@@ -1,26 +1,23 @@
 """The training loop over packs: interruption, failure, early stopping and lack of memory leave every other job as it would be alone."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from scalearn import training
 from scalearn.checkpoint import load_checkpoint
-from scalearn.config import JobConfig
 from scalearn.errors import UserError
-from scalearn.runtime import Outcome, PackMember, Runtime, Stop
+from scalearn.runtime import PackMember, Runtime, Stop
 from scalearn.training import train
+from tests.scalearn.packs import SOURCES, TARGET, config_of, difference, history, result, stop_at, train_pack, weights
 from tests.scalearn.small import data, job, run, save_backbone
 
-SOURCES = ("apple", "coachella")
-TARGET = (data("domains/apple"),)
 METHODS = ("adapter", "scalearn", "adapterfusion")
 
 
@@ -35,54 +32,6 @@ def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[
     for name in SOURCES:
         assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
     return {name: root / name for name in SOURCES}
-
-
-def config_of(method: str, backbone: str, seed: int = 0, **optimisation: Any) -> JobConfig:
-    """Two epochs of three steps, evaluated every two, so that a stop falls into an epoch."""
-    sources = () if method == "adapter" else SOURCES
-    values = {"epochs": 2, "evaluate_every": 2, "learning_rate": 5e-3, "patience": None, **optimisation}
-    return job(method, TARGET, backbone, seed=seed, sources=sources, **values)
-
-
-def train_pack(
-    configs: Sequence[JobConfig], root: Path, parents: Mapping[str, Path], report: Any = lambda *_: None, **runtime: Any
-) -> list[Outcome]:
-    members = []
-    for index, config in enumerate(configs):
-        directory = root / str(index)
-        directory.mkdir(parents=True, exist_ok=True)
-        members.append(PackMember(config, directory, parents if config.sources else {}))
-    return train(members, Runtime(device="cpu", **runtime), report)
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    files = sorted(path for path in directory.rglob("*.safetensors") if "checkpoint" not in path.parts)
-    assert files
-    return {f"{path.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
-
-
-def result(directory: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return loaded
-
-
-def history(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
-
-
-def difference(left: Path, right: Path) -> float:
-    """Largest difference between the weights that two jobs left."""
-    ours, theirs = weights(left), weights(right)
-    assert set(ours) == set(theirs)
-    return max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.items())
-
-
-def stop_at(step: int) -> Callable[[PackMember, Mapping[str, Any]], None]:
-    def report(member: PackMember, record: Mapping[str, Any]) -> None:
-        if record["step"] >= step:
-            raise Stop
-
-    return report
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])
@@ -281,9 +230,8 @@ def test_omega_takes_no_weight_decay_unless_asked(backbone: str, parents: Mappin
         (tmp_path / "job").mkdir(exist_ok=True)
         trainer = training._PackTrainer([PackMember(config, tmp_path / "job", parents)], Runtime(device="cpu"), lambda *_: None)
         (one,) = trainer.active
-        omega = one.branch.learned()["omega"]
-        decays = {any(each is omega for each in group["params"]): group["weight_decay"] for group in one.optimizer.param_groups}
-        return {"omega": decays[True], "head": decays[False]}
+        decays = {id(parameter): group["weight_decay"] for group in one.optimizer.param_groups for parameter in group["params"]}
+        return {"omega": decays[id(one.branch.learned()["omega"])], "head": decays[id(one.heads[0].out.weight)]}
 
     assert groups({}) == {"omega": 0.0, "head": 0.1}
     assert groups({"omega_weight_decay": 0.3}) == {"omega": 0.3, "head": 0.1}
