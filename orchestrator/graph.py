@@ -6,7 +6,7 @@ An edge is the value itself: a job holds its parents, so a cycle cannot be writt
 import re
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
@@ -292,3 +292,7 @@ class Graph:
             example = f"; a node looks like {next(iter(self._jobs))}" if self._jobs else ""
             raise UserError(f"--only '{pattern}' matches none of the {len(self)} jobs{example}.")
         return Graph(kept, feeding=self._feeding)
+
+    def keep(self, nodes: Collection[str]) -> "Graph":
+        """Return the graph of some nodes and of what they need; all are pending."""
+        return Graph([job for node, job in self._jobs.items() if node in nodes], feeding=self._feeding)

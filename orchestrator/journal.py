@@ -29,6 +29,7 @@ _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 """How often a driver looks whether it is asked to stop."""
 _STALE_SECONDS = 30.0
+_FORGOTTEN_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Journal:
         self.note("begin", driver=self.name, host=self._host, pid=os.getpid(), counts=self._graph.counts())
         with contextlib.suppress(OSError, StoreUnavailable):
             self._give_sign()
+            self._forget_the_dead()
         self._thread.start()
         return self
 
@@ -129,6 +131,15 @@ class Journal:
     def _give_sign(self) -> None:
         running = [node for node, state in dict(self._graph.states).items() if state == "running"]
         self._storage.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
+
+    def _forget_the_dead(self) -> None:
+        """Remove the signs of drivers that were killed long ago."""
+        folder = self._sign.parent
+        for name in self._storage.names(folder):
+            sign = self._storage.read_json(folder / name) or {}
+            written = sign.get("time")
+            if isinstance(written, int | float) and time.time() - written > _FORGOTTEN_SECONDS:
+                self._storage.remove(folder / name)
 
     def _beat(self) -> None:
         beaten = time.monotonic()

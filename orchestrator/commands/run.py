@@ -12,14 +12,19 @@ def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     parser = add_sweep_command(commands, "run", "run a sweep, or resume, extend or repair it; then print its table")
     parser.add_argument("--force", action="store_true", help="train again what --only matches (all, without it), done or not")
+    add_local_options(parser)
+    parser.set_defaults(command=run)
+
+
+def add_local_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a local Ray may be given."""
     parser.add_argument("--cpus", type=whole_number, metavar="N", help="CPUs of a local Ray (default: all that this process may use)")
     parser.add_argument("--gpus", type=whole_number, metavar="N", help="GPUs of a local Ray (default: all that Ray finds)")
     parser.add_argument("--dashboard", action="store_true", help="serve Ray's dashboard on loopback during a local run")
-    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a sweep; returns its exit code."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
-    options = Options(arguments.only, arguments.force, arguments.cpus, arguments.gpus, arguments.dashboard)
+    options = Options(only=arguments.only, force=arguments.force, cpus=arguments.cpus, gpus=arguments.gpus, dashboard=arguments.dashboard)
     return run_sweep(sweep, open_store(sweep, arguments), options, make_console())

@@ -1,0 +1,59 @@
+"""`scalearn cancel`: ask the drivers of a sweep, on whichever host, to stop as a signal would."""
+
+import argparse
+import time
+from typing import Any
+
+from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
+from orchestrator.journal import Driver, ask_to_stop, drivers
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+
+STOPPED, STILL_RUNNING = 0, 1
+_LOOK_SECONDS = 0.5
+
+
+def add(commands: "Commands[Any]") -> None:
+    """Add the subcommand to a parser."""
+    parser = add_sweep_command(commands, "cancel", "stop a running sweep, from any process that can write to the store", only=False)
+    parser.add_argument(
+        "--wait", type=positive_seconds, default=120.0, metavar="SECONDS", help="how long to wait until it has stopped (default: 120)"
+    )
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask every driver of a sweep to stop, and wait for it; returns 1 where one was still at work at the end."""
+    sweep = Sweep.load(arguments.sweep, arguments.set)
+    store = open_store(sweep, arguments)
+    asked = {driver.name: driver for driver in drivers(store, sweep.name)}
+    if not asked:
+        print(f"No driver is at work on sweep {sweep.name} in {store.url}.")
+        return STOPPED
+    for driver in asked.values():
+        ask_to_stop(store, sweep.name, driver)
+        print(f"Asked {_show(driver)} to stop; it runs {len(driver.running)} jobs.", flush=True)
+    left = _wait(store, sweep.name, asked, arguments.wait)
+    for name, driver in asked.items():
+        if name not in left:
+            print(f"{_show(driver)[:1].upper()}{_show(driver)[1:]} has stopped.")
+    for driver in left.values():
+        print(f"After {arguments.wait:g} s {_show(driver)} is still at work: it stops once it can, or end the process there.")
+    if not left:
+        print("`scalearn run` goes on from the last checkpoints.")
+    return STILL_RUNNING if left else STOPPED
+
+
+def _wait(store: Store, sweep: str, asked: dict[str, Driver], seconds: float) -> dict[str, Driver]:
+    """Wait until the drivers are gone; returns those that are not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        there = {driver.name for driver in drivers(store, sweep)}
+        left = {name: driver for name, driver in asked.items() if name in there}
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(_LOOK_SECONDS)
+
+
+def _show(driver: Driver) -> str:
+    return f"the driver on {driver.host}, process {driver.pid},"

@@ -1,0 +1,19 @@
+"""`python -m tests.orchestrator.command ...`: `scalearn ...` with the double in place of training, on two CPUs."""
+
+import functools
+import sys
+
+from orchestrator import cli
+from orchestrator.commands import retry, run
+from orchestrator.run import Options
+from tests.orchestrator.doubles import TRAIN
+
+
+def _options(**given: object) -> Options:
+    return Options(**{**given, "cpus": given.get("cpus") or 2}, train=TRAIN)
+
+
+run.Options = retry.Options = functools.partial(_options)
+
+if __name__ == "__main__":
+    sys.exit(cli.main())
