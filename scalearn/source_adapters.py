@@ -104,14 +104,14 @@ def save_adapter(
         for module, weights in zip(modules, adapters, strict=True):
             for own, given in zip(_tensors(bottleneck_weights(module)), _tensors(weights), strict=True):
                 own.data.copy_(given)
-        if head is not None:
-            add_library_head(model, name, head, label_names)
         try:
+            if head is not None:
+                add_library_head(model, name, head, label_names)
             directory.mkdir(parents=True, exist_ok=True)
             for safe in (True, False) if pickle_too else (True,):
                 model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=safe)
         finally:
-            if head is not None:
+            if head is not None and name in model.heads:
                 model.delete_head(name)
 
 

@@ -89,11 +89,14 @@ def _run_other(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
 
 def _train_together(group: Sequence[PackMember], runtime: Runtime, report: Report) -> dict[int, Outcome]:
     """How each job of a pack ended, by the identity of its member."""
-    trainer = _PackTrainer(group, runtime, report)
-    try:
-        trainer.train()
-    finally:
-        trainer.encoder.release()
+    with torch.random.fork_rng(devices=[]):
+        # Jobs draw from streams of their own. What does not, such as the dropout of fused attention, at least starts alike in each process.
+        torch.manual_seed(group[0].config.seed)
+        trainer = _PackTrainer(group, runtime, report)
+        try:
+            trainer.train()
+        finally:
+            trainer.encoder.release()
     return trainer.outcomes
 
 
