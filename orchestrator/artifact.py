@@ -25,6 +25,9 @@ UNCOMMITTED = frozenset({SUCCESS, FAILED, TRACEBACK})
 NODE_JSON_LIMIT = 4 * 1024**2
 """Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
 
+Outcome = Literal["succeeded", "failed", "pending"]
+"""How a node stands by its marker files alone."""
+
 Listing = Mapping[str, Mapping[str, Any]]
 """A directory's files by relative name, with what the storage says about each."""
 

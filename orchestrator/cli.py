@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import cancel, export, logs, params, plan, profile, retry, run, status
+from orchestrator.commands import cancel, export, logs, params, plan, profile, retry, run, status, verify
 from scalearn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 
-_COMMANDS = (run, plan, status, logs, retry, cancel, export, params, profile)
+_COMMANDS = (run, plan, status, logs, retry, cancel, verify, export, params, profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from orchestrator.artifact import JOB, NODE_JSON_LIMIT
+from orchestrator.artifact import JOB, NODE_JSON_LIMIT, Outcome
 from orchestrator.storage import Storage, parse
 
 INDEX = ".index"
@@ -34,8 +34,8 @@ class Glance:
         self._records: dict[str, dict[str, dict[str, Any] | None]] = {}
         self._by_path: dict[str, list[str]] | None = None
 
-    def state(self, node: str) -> str:
-        """Return `succeeded`, `failed` or `pending`."""
+    def state(self, node: str) -> Outcome:
+        """Return how a node stands."""
         return self._states.get(node, "pending")
 
     def complete(self, node: str) -> bool:

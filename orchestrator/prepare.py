@@ -32,11 +32,12 @@ def prepare(graph: Graph, store: Store, forced: Collection[str] = ()) -> list[Se
     store.mend_index(verdicts)
     reasons = {node: "to be trained again (--force)" for node in forced if verdicts[node].state != "absent"}
     reasons |= {node: verdict.reason for node, verdict in verdicts.items() if verdict.state == "corrupt"}
-    for node in [node for node, verdict in verdicts.items() if verdict.state == "corrupt"]:
-        for below in graph.below(node):
-            # A finished job keeps what it learned when its parent was whole; one under way may have read the broken files.
-            if verdicts[below].state == "unfinished":
-                reasons.setdefault(below, f"begun on {node}, which is corrupt")
+    for node, verdict in verdicts.items():
+        # A finished job keeps what it learned when its parents were whole; one under way may have read broken files.
+        if verdict.state in ("unfinished", "failed"):
+            broken = next((parent for parent in graph.parents(node) if verdicts[parent].state != "complete"), None)
+            if broken is not None:
+                reasons.setdefault(node, f"begun on {broken}, which is {'corrupt' if verdicts[broken].state == 'corrupt' else 'gone'}")
     moved = [SetAside(node, reason, str(store.set_aside(node, reason))) for node, reason in reasons.items()]
     for node, verdict in verdicts.items():
         if verdict.state == "complete" and node not in reasons:

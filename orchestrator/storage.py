@@ -329,7 +329,7 @@ def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except FileNotFoundError:
                 continue
             kind = "link" if stat.S_ISLNK(facts.st_mode) else "file" if stat.S_ISREG(facts.st_mode) else "other"
-            yield os.path.relpath(place, base).replace(os.sep, "/"), {"type": kind, "size": facts.st_size}
+            yield os.path.relpath(place, base).replace(os.sep, "/"), {"type": kind, "size": facts.st_size, "mtime": facts.st_mtime}
 
 
 def missing(path: Path, why: str) -> FileNotFoundError:

@@ -10,10 +10,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.artifact import (
     CHECKPOINT,
@@ -27,6 +27,7 @@ from orchestrator.artifact import (
     TRACEBACK,
     UNCOMMITTED,
     Listing,
+    Outcome,
     Verdict,
     belongs,
     judge,
@@ -58,8 +59,6 @@ CACHE, SET_ASIDE = ".cache", ".set_aside"
 
 _HASH_THREADS = 8
 _PROBE_BYTES = 1 << 16
-
-Outcome = Literal["succeeded", "failed", "pending"]
 
 
 class Store:
@@ -212,10 +211,8 @@ class Store:
     def states(self, nodes: Iterable[str]) -> dict[str, Outcome]:
         """Return the states of many nodes as `state` does; behind a URL by few requests."""
         names = list(nodes)
-        if self.is_local:
-            return {node: self.state(node) for node in names}
-        read = self._read_markers(self.listings(names))
-        return {node: _outcome(read.get(node, {})) for node in names}
+        seen = self.glance(names)
+        return {node: seen.state(node) for node in names}
 
     def complete(self, node: str) -> bool:
         """Tell whether a node claims to be done; `verify` checks that claim."""
@@ -367,12 +364,6 @@ class Store:
         return found
 
 
-def _outcome(markers: Mapping[str, Mapping[str, Any] | None]) -> Outcome:
-    if vouched(markers.get(SUCCESS)) is not None:
-        return "succeeded"
-    return "failed" if markers.get(FAILED) else "pending"
-
-
 def _split(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
     """Return which node a file belongs to, and its name there."""
     end = path.find("/")
@@ -381,18 +372,3 @@ def _split(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
             return path[:end], path[end + 1 :]
         end = path.find("/", end + 1)
     return None, ""
-
-
-def walk_nodes(names: Iterable[str]) -> Iterator[str]:
-    """Iterate over the directories of some files, by relative name, that are nodes: they hold `job.json` or a marker."""
-    seen = set()
-    for name in names:
-        directory, _, file = name.rpartition("/")
-        if (
-            file in (JOB, SUCCESS, FAILED)
-            and directory
-            and directory not in seen
-            and not directory.startswith((".", "sweeps/", "reports/"))
-        ):
-            seen.add(directory)
-            yield directory
