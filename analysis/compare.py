@@ -1,9 +1,10 @@
 """Two sweeps side by side: what differs in their configuration, and what that did to the scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import unified_diff
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -60,6 +61,20 @@ class Comparison:
         if self.yaml_diff:
             parts += ["## Sweep files", f"```diff\n{self.yaml_diff}```"]
         return "\n\n".join(parts) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values; scores as fractions, null for what is missing."""
+        scores = self.scores.astype(object).where(self.scores.notna(), None)
+        return {
+            "first": self.first,
+            "second": self.second,
+            "configuration": [asdict(entry) for entry in self.configuration],
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+            "shared_jobs": self.shared_nodes,
+            "scores": scores.to_dict("records"),
+            "yaml_diff": self.yaml_diff,
+        }
 
     def sentences(self) -> list[str]:
         """What one would say about it."""

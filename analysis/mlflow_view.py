@@ -1,11 +1,20 @@
 """What a tracking server shows of jobs: descriptions and links. Pure functions; the caller talks to the server."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from analysis.grid import percent
 from analysis.names import method_title, task_title
 from analysis.records import Record
+
+VIEW_TAG = "mlflow.sharedViewState."
+"""Tags of an experiment in which MLflow's own pages keep the views that one saves and shares."""
+VIEWS = {"jobs": "jobs, best first", "methods": "by method"}
+"""Saved views of a sweep's experiment: key and what it shows."""
+JOBS, SCORE = "tags.kind = 'job'", "metrics.`test_score`"
+_COLUMNS = ("tags.`method`", "tags.`target`", "tags.`stage`", "tags.`seed`", "tags.`learning_rate`", "tags.`state`", SCORE)
 
 
 def experiment_description(sweep: str) -> str:
@@ -43,7 +52,27 @@ def run_description(record: Record) -> str:
     return "\n\n".join([*lines, f"Artifact: `{record.node}`"])
 
 
-def ui_link(base: str, experiment_id: str, *, filter_: str = "tags.kind = 'job'", order: str = "metrics.`test_score`") -> str:
+def saved_views() -> dict[str, str]:
+    """Tags for the experiment that hold its saved views: jobs with the columns that tell them apart, and the same grouped by method."""
+    view: dict[str, Any] = {"searchFilter": JOBS, "orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
+    groups = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]}
+    return {f"{VIEW_TAG}jobs": json.dumps(view), f"{VIEW_TAG}methods": json.dumps({**view, "groupBy": groups})}
+
+
+def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """What each saved view shows -> its address; a plain filter where the experiment has no such views.
+
+    Args:
+        base: Where the UI answers, `http://127.0.0.1:5000`.
+        experiment_id: MLflow's id of the experiment.
+        tags: The experiment's tags.
+    """
+    place = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    saved = {what: f"{place}?viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
+
+
+def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS, order: str = SCORE) -> str:
     """Address of an experiment's page in the MLflow UI with a filter and an order set.
 
     Ordered by anything but time, the page lists child runs flat; by time it hides them under the sweep's run.

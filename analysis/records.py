@@ -99,8 +99,18 @@ def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
         created=raw.get("created"),
         tracking_uri=raw.get("tracking_uri"),
         run_id=raw.get("run_id"),
-        nodes=tuple(raw.get("nodes") or ()),
+        nodes=tuple(_with_config(entry, raw.get("config_values") or {}) for entry in raw.get("nodes") or ()),
     )
+
+
+def _with_config(entry: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> Mapping[str, Any]:
+    """A node's line with its configuration in full; the manifest keeps each field's values once and their numbers in the lines."""
+    numbers = entry.get("config")
+    if not isinstance(numbers, list):
+        return entry
+    # Fields that only later jobs have are missing from the earlier lines.
+    config = {name: known[number] for (name, known), number in zip(values.items(), numbers, strict=False) if number >= 0}
+    return {**entry, "config": config}
 
 
 def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = None, benchmark: str | None = None) -> Record:

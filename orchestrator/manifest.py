@@ -1,9 +1,11 @@
 """A sweep's manifest: what `analysis` and other processes read to know which nodes a sweep has, and in which order."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.graph import Graph, Job
+from orchestrator.identity import to_plain
 from orchestrator.names import TaskNames
 from orchestrator.store import SCHEMA, Store
 from orchestrator.sweep import Sweep
@@ -35,11 +37,28 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
             "targets": list(TaskNames.of(sweep.benchmark, sweep.tasks).keys(sweep.targets)),
             "methods": list(sweep.methods),
             "tracking_uri": tracking_uri,
+            "experiment": sweep.tracking.experiment or sweep.name,
             "run_id": run_id,
             "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
-            "nodes": [_entry(graph, job) for job in graph],
+            **_nodes(graph),
         },
     )
+
+
+def _nodes(graph: Graph) -> dict[str, Any]:
+    """The nodes, each with its configuration as numbers: field by field, which of the field's values it has, -1 for none.
+
+    A benchmark's jobs differ in few fields, and a manifest of 100,000 of them has to stay small.
+    """
+    values: dict[str, dict[str, int]] = {}
+    nodes = []
+    for job in graph:
+        texts = {name: json.dumps(value) for name, value in to_plain(job.config).items()}
+        for name in texts:
+            values.setdefault(name, {})
+        numbers = [known.setdefault(texts[name], len(known)) if name in texts else -1 for name, known in values.items()]
+        nodes.append(_entry(graph, job) | {"config": numbers})
+    return {"config_values": {name: [json.loads(text) for text in known] for name, known in values.items()}, "nodes": nodes}
 
 
 def _entry(graph: Graph, job: Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from analysis.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
-from analysis.mlflow_view import experiment_description, run_description
+from analysis.mlflow_view import experiment_description, run_description, saved_views
 from orchestrator.run_facts import Point
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -172,13 +172,13 @@ class SweepRuns:
         found = self._client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
-        note = {NOTE: experiment_description(self._sweep)}
+        tags = {NOTE: experiment_description(self._sweep), **saved_views()}
         if found is not None:
-            if not found.tags.get(NOTE):
-                self._client.set_experiment_tag(found.experiment_id, NOTE, note[NOTE])
+            for key in tags.keys() - found.tags.keys():
+                self._client.set_experiment_tag(found.experiment_id, key, tags[key])
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=note))
+            return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=tags))
         except MlflowException:
             # Another driver was faster.
             found = self._client.get_experiment_by_name(name)
