@@ -113,6 +113,18 @@ class Policy:
         for node in pack:
             self._ends -= self._running.pop(node, 0.0)
 
+    def kept(self, pack: Sequence[str], kept: Sequence[str], now: float = 0.0) -> None:
+        """Learn that only a part of a pack that was taken starts.
+
+        Args:
+            pack: What was taken.
+            kept: What starts.
+            now: As for `take`.
+        """
+        self.ended(pack)
+        if kept:
+            self._start([self._entry(node) for node in kept], now)
+
     def did_not_fit(self, pack: Sequence[str], passes: int) -> None:
         """Learn that a pack had to be computed in several passes for want of memory: later ones are smaller.
 
@@ -191,7 +203,7 @@ class Policy:
         heappush(self._paths_running, (-(now + self._path_of(pack)), first))
 
     def _add(self, node: str) -> None:
-        entry = (-self._path[node], self._place[node], node)
+        entry = self._entry(node)
         self._waiting.add(node)
         if node not in self._left:  # it may be back from another state
             self._left[node] = self._shares[node]
@@ -199,6 +211,9 @@ class Policy:
         heappush(self._ready, entry)
         if self._estimates[node].largest_pack > 1 and node not in self._alone:
             heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
+
+    def _entry(self, node: str) -> Entry:
+        return -self._path[node], self._place[node], node
 
     def _device_kind(self, node: str) -> Hashable:
         config = self._graph.job(node).config

@@ -24,6 +24,7 @@ from orchestrator.devices import probe, probe_job, recall, recall_fitting, remem
 from orchestrator.early import rivals
 from orchestrator.graph import Graph, Job
 from orchestrator.identity import schema_version, to_plain
+from orchestrator.leases import LEASE_SECONDS, Leases
 from orchestrator.packing import Policy
 from orchestrator.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.resources import shape_of
@@ -54,6 +55,8 @@ class Settings:
     """How often a job whose worker dies is started again."""
     first_pause: float = FIRST_PAUSE
     """Seconds before the first such start; later ones take longer."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long another driver may be silent before its jobs are taken over."""
     cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
     """Expected durations, by which jobs are ordered and packed."""
     train: str = "scalearn.training:train"
@@ -88,7 +91,10 @@ def run_graph(
     scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
-        with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
+        with (
+            Leases(store, settings.lease_seconds) as leases,  # given up last, when no worker is left
+            connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
+        ):
             announce(cluster)
             orders = _Orders(graph, store, settings, stop_file)
             pending = [node for node, state in graph.states.items() if state == "pending"]
@@ -96,7 +102,7 @@ def run_graph(
             policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
             policy.expect(recall_fitting(store))
             retries = Retries(settings.max_failures, settings.first_pause)
-            searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, listeners=listeners)
+            searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, leases=leases, listeners=listeners)
             tuner = _tuner(searcher, scratch, concurrent=concurrent)
             try:
                 _fit(tuner, searcher, stop_file)

@@ -1,4 +1,7 @@
-"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done, and again when its worker died."""
+"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done, and again when its worker died.
+
+A job that another driver has claimed is waited for: its artifact is as good as one's own.
+"""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,12 +13,16 @@ from ray.tune.search import Searcher
 
 from orchestrator.cluster import died_with_its_node
 from orchestrator.graph import Graph, State
+from orchestrator.leases import Leases
 from orchestrator.packing import Policy
 from orchestrator.retries import Retries
-from orchestrator.store import Store
+from orchestrator.store import FAILED, Store
 from orchestrator.trial import describe
 
 Listener = Callable[[str, State], None]
+
+LOOK_SECONDS = 1.0
+"""How often to look after the jobs of other drivers."""
 
 
 class GraphSearcher(Searcher):
@@ -32,6 +39,7 @@ class GraphSearcher(Searcher):
         *,
         policy: Policy,
         retries: Retries,
+        leases: Leases,
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
@@ -43,7 +51,8 @@ class GraphSearcher(Searcher):
             make_config: Returns the trial configuration of a pack.
             policy: Decides what runs next, and what together.
             retries: Decides what starts again after its worker died.
-            clock: Seconds, for both.
+            leases: Keeps two drivers from training the same job.
+            clock: Seconds, for all of them.
             listeners: Called with every change of a job's state.
         """
         super().__init__()
@@ -53,10 +62,13 @@ class GraphSearcher(Searcher):
         self._listeners = tuple(listeners)
         self._policy = policy
         self._clock = clock
-        self._retries = retries
+        self._retries, self._leases = retries, leases
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
         """Jobs whose worker died to the time at which they may start again."""
+        self._elsewhere: dict[str, dict[str, Any] | None] = {}
+        """Jobs of other drivers to how they had failed before, if they had."""
+        self._looked = -LOOK_SECONDS
         self._stopping = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
@@ -82,13 +94,16 @@ class GraphSearcher(Searcher):
             return str(Searcher.FINISHED)
         now = self._clock()
         self._end_pauses(now)
+        self._look_elsewhere(now)
         idle = max(1, self._policy.slots - len(self._packs))
-        pack = self._policy.take(idle, now)
-        if pack:
-            self._packs[trial_id] = pack
-            for node in pack:
-                self._mark(node, "running")
-            return self._make_config(pack)
+        while taken := self._policy.take(idle, now):
+            pack = self._claim(taken)
+            self._policy.kept(taken, pack, now)
+            if pack:
+                self._packs[trial_id] = pack
+                for node in pack:
+                    self._mark(node, "running")
+                return self._make_config(pack)
         # There is no way back from FINISHED, and a running job may yet lose its worker.
         return str(Searcher.FINISHED) if self._graph.is_finished() else None
 
@@ -106,6 +121,7 @@ class GraphSearcher(Searcher):
                 self._succeed(node)
             elif stopped:
                 self._mark(node, "pending")
+                self._policy.again(node)  # and if nobody asked to stop, another driver has taken it over
             else:
                 self._fail(node)
 
@@ -131,16 +147,53 @@ class GraphSearcher(Searcher):
                 self._mark(node, "pending")
                 self._pausing[node] = self._clock() + pause
 
+    def _claim(self, pack: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the jobs of a pack that are this driver's to train."""
+        mine = []
+        for node in pack:
+            if not self._leases.claim(node):
+                self._elsewhere[node] = self._store.read_json(node, FAILED)
+            elif self._store.complete(node):  # another driver was here since this one looked
+                self._find_done(node)
+            else:
+                mine.append(node)
+        return tuple(mine)
+
+    def _look_elsewhere(self, now: float) -> None:
+        """See what became of the jobs of other drivers; those that nobody works at any more are this one's again."""
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for node, before in list(self._elsewhere.items()):
+            if self._store.complete(node):
+                self._find_done(node)
+            elif self._leases.is_free(node):
+                failure = self._store.read_json(node, FAILED)
+                if failure is None or failure == before:
+                    self._policy.again(node, alone=self._retries.is_suspect(node))
+                else:
+                    self._fail(node)
+            else:
+                continue
+            del self._elsewhere[node]
+
+    def _find_done(self, node: str) -> None:
+        self._leases.release(node, done=True)
+        self._mark(node, "cached")
+        self._policy.succeeded(node)
+
     def _end_pauses(self, now: float) -> None:
         for node in [node for node, end in self._pausing.items() if end <= now]:
             del self._pausing[node]
             self._policy.again(node, alone=self._retries.is_suspect(node))
 
     def _succeed(self, node: str) -> None:
+        self._leases.release(node, done=True)
         self._mark(node, "succeeded")
         self._policy.succeeded(node)
 
     def _fail(self, node: str) -> None:
+        self._leases.release(node, done=False)
         self._mark(node, "failed")
         self._policy.failed(node)
 

@@ -18,7 +18,7 @@ from orchestrator.early import must_stop
 from orchestrator.job_log import about, logged
 from orchestrator.patience import Patience, StoreUnavailable, is_disk_trouble, is_full
 from orchestrator.run_facts import summary
-from orchestrator.store import CACHE, HISTORY, Store
+from orchestrator.store import CACHE, HISTORY, JOB, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
@@ -57,6 +57,10 @@ class PackOrder:
     runtime: Runtime
     stop_file: Path
     """When this file exists, jobs checkpoint and leave."""
+
+
+class TakenOver(Exception):
+    """A job of the pack was begun anew elsewhere while this worker had it: its driver or its machine had been taken for dead."""
 
 
 class PackTrainable(tune.Trainable):
@@ -105,12 +109,15 @@ def _run(order: PackOrder, store: Store) -> bool:
     waiting = [member for member in order.members if not store.complete(member.node)]
     pack = _open_all(waiting, store)
     settled: set[str] = set()
+    attempts = {node: _attempts(node, store) for node in pack}
 
     def attempt() -> None:
         """Train what is not settled yet; a job that a full disk has ended goes on from its checkpoint at the next attempt."""
         left = {node: member for node, member in pack.items() if node not in settled}
         full = None
-        for node, outcome in _train(order, store, left).items():
+        for node, outcome in _train(order, store, left, attempts).items():
+            if attempts[node] != _attempts(node, store):
+                raise TakenOver
             if outcome.error is None:
                 store.commit(node)
             elif is_full(outcome.error):
@@ -131,6 +138,8 @@ def _run(order: PackOrder, store: Store) -> bool:
     except Stop:
         for node in pack.keys() - settled:
             store.publish(node, force=True)
+        return True
+    except TakenOver:
         return True
     except StoreUnavailable:
         raise
@@ -155,14 +164,17 @@ def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMem
     return pack
 
 
-def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
+def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
     runtime = replace(runtime, should_stop=lambda: _asked_to_stop(order))
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
-            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack))
+            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack, attempts))
+        except TakenOver:
+            logger.info("Left: another worker has begun this job anew.")
+            raise
         except Stop:
             logger.info("Stopped; the next run goes on from the last checkpoint.")
             raise
@@ -217,12 +229,19 @@ def _open(member: MemberOrder, store: Store) -> PackMember:
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 
-def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> Report:
+def _attempts(node: str, store: Store) -> object:
+    """Return how often a job was begun: who began it last is who trains it."""
+    return (store.read_json(node, JOB) or {}).get("attempts")
+
+
+def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> Report:
     nodes = {member.directory: node for node, member in pack.items()}
     rivals = {member.node: [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
 
     def report(member: PackMember, record: Mapping[str, Any]) -> bool:
         node = nodes[member.directory]
+        if attempts[node] != _attempts(node, store):
+            raise TakenOver
         logger.info(summary(record), extra=about(node))
         store.publish(node)
         if store.storage.exists(order.stop_file):

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import pytest
 
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import Launch
+from tests.orchestrator.launching import Finished, Launch
 
 BAD = "scalearn_uniform/apple/"
 
 
 @pytest.fixture(scope="module")
-def troubled(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Launch, "subprocess.CompletedProcess[str]"]:
+def troubled(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Launch, Finished]:
     """A run in which one source is slow, one job fails, and one worker is killed; the tests below look at what it left."""
     launch = Launch(tmp_path_factory.mktemp("troubled"), repository)
     behave(
@@ -86,7 +85,7 @@ def test_run_writes_manifest_runs_and_report(troubled):
 
 
 @pytest.fixture(scope="module")
-def mended(troubled: tuple[Launch, Any]) -> tuple[Launch, dict[str, int], "subprocess.CompletedProcess[str]"]:
+def mended(troubled: tuple[Launch, Any]) -> tuple[Launch, dict[str, int], Finished]:
     """The same sweep again, with the failure's cause gone and one artifact damaged in the meantime."""
     launch, _ = troubled
     before = launch.attempts()

@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.cost import CostModel
 from orchestrator.graph import Graph
+from orchestrator.leases import Leases
 from orchestrator.packing import Policy
 from orchestrator.profile import load_profile
 from orchestrator.retries import Retries
@@ -34,7 +35,8 @@ class Clock:
 def searcher_of(graph, store, pack_size=1, max_failures=3, **options):
     policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=pack_size))
     retries = Retries(max_failures, first_pause=1.0)
-    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, retries=retries, **options)
+    leases = options.pop("leases", None) or Leases(store)
+    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, retries=retries, leases=leases, **options)
 
 
 def die(searcher, trial_id, cause=None):
@@ -216,3 +218,64 @@ def test_copies_for_snapshots_hold_nothing_and_deep_copies_are_the_same_object(s
     searcher = searcher_of(Graph([source("s0")]), store)
     assert copy.deepcopy(searcher) is searcher
     assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
+
+
+def test_job_of_another_driver_is_waited_for_and_counts_as_done_when_that_driver_is(store):
+    top, below = chain()
+    graph, clock = Graph([below]), Clock()
+    searcher = searcher_of(graph, store, clock=clock)
+    with Leases(store) as other:
+        assert other.claim(top.node)
+        assert searcher.suggest("one") is None
+        finish(store, top.node)
+        other.release(top.node, done=True)
+        clock.now += 1
+        assert searcher.suggest("two") == {"pack": (below.node,)}
+    assert graph.states[top.node] == "cached"
+
+
+def test_job_that_failed_with_another_driver_has_failed(store):
+    graph, clock = Graph([source("s0")]), Clock()
+    (node,) = graph.nodes()
+    searcher = searcher_of(graph, store, clock=clock)
+    store.fail(node, "long ago", "...")
+    with Leases(store) as other:
+        other.claim(node)
+        assert searcher.suggest("one") is None
+        store.begin(node, {})
+        store.fail(node, "just now", "...")
+        clock.now += 1
+        assert searcher.suggest("two") is None  # it may be tried again there
+        other.release(node, done=False)
+        clock.now += 1
+        assert searcher.suggest("three") == Searcher.FINISHED
+    assert graph.states[node] == "failed"
+
+
+def test_job_that_another_driver_left_unfinished_is_handed_out_although_it_had_failed_once(store):
+    graph, clock = Graph([source("s0")]), Clock()
+    (node,) = graph.nodes()
+    searcher = searcher_of(graph, store, clock=clock)
+    store.fail(node, "long ago", "...")
+    with Leases(store) as other:
+        other.claim(node)
+        assert searcher.suggest("one") is None
+    clock.now += 1
+    assert searcher.suggest("two") == {"pack": (node,)}
+
+
+def test_job_that_was_done_elsewhere_before_it_is_handed_out_is_not_trained_again(store):
+    top, below = chain()
+    graph = Graph([below])
+    searcher = searcher_of(graph, store)
+    finish(store, top.node)
+    assert searcher.suggest("one") == {"pack": (below.node,)}
+    assert graph.states[top.node] == "cached"
+
+
+def test_pack_starts_without_the_members_that_another_driver_has(store):
+    _, nodes, searcher = packed(store)
+    with Leases(store) as other:
+        other.claim(nodes[0])
+        assert searcher.suggest("one") == {"pack": tuple(nodes[1:])}
+        assert searcher.suggest("two") is None

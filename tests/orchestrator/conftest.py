@@ -1,0 +1,17 @@
+"""A Ray that tests share: starting one takes seconds, and many of them do not ask for one of their own."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[str]:
+    """Address, for `RAY_ADDRESS`, of a node with four CPUs in name. Tests that break more than workers and drivers start their own."""
+    from ray.cluster_utils import Cluster  # seconds, which most tests do not spend
+
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0"})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "object_store_memory": 150_000_000})
+    yield cluster.address
+    cluster.shutdown()

@@ -1,0 +1,88 @@
+"""A sweep in a directory of its own, and `scalearn run` on it as a process, with the double in place of training."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mlflow import MlflowClient
+
+from orchestrator.graph import Graph
+from orchestrator.journal import events
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
+from tests.orchestrator.launch import SWEEP
+
+Finished: TypeAlias = "subprocess.CompletedProcess[str]"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
+    """Look again and again; fails when the condition stays false."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class Launch:
+    """A working directory with a sweep, and `scalearn run` on it as a process of its own."""
+
+    def __init__(self, directory: Path, repository: Path, sweep: str = SWEEP, name: str = "toy") -> None:
+        self.name = name
+        self.file = directory / f"{name}.yaml"
+        self.file.write_text(sweep)
+        self.store = Store(directory / "runs")
+        self.repository = repository
+
+    def start(self, *flags: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), str(self.store.root), *flags]
+        return subprocess.Popen(
+            command, cwd=self.repository, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *flags: str, **environment: str) -> Finished:
+        process = self.start(*flags, **environment)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def graph(self) -> Graph:
+        return Sweep.load(self.file).expand()
+
+    def node(self, part: str) -> str:
+        (found,) = [node for node in self.graph().nodes() if part in node]
+        return found
+
+    def states(self) -> dict[str, str]:
+        return {node: self.store.state(node) for node in self.graph().nodes()}
+
+    def epoch(self, node: str) -> int:
+        """The last epoch of a node that has a checkpoint; 0 while there is none."""
+        marker = self.store.directory(node) / "checkpoint" / "epoch"
+        return int(marker.read_text() or 0) if marker.exists() else 0
+
+    def attempts(self) -> dict[str, int]:
+        records = {node: self.store.read_json(node, "job.json") for node in self.graph().nodes()}
+        return {node: record["attempts"] for node, record in records.items() if record}
+
+    def log(self, node: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.store.directory(node) / "run.log").read_text().splitlines()]
+
+    def moments(self, state: str) -> dict[str, float]:
+        """Time of the first such change of each node's state."""
+        found: dict[str, float] = {}
+        for event in events(self.store.sidecar(self.name, "events.jsonl")):
+            if event.get("state") == state:
+                found.setdefault(event["node"], event["time"])
+        return found
+
+    def tracked(self) -> dict[str, str]:
+        """Status of the run of every node; fails when a node has two."""
+        client = MlflowClient(f"sqlite:///{self.store.root / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name(self.name).experiment_id], "tags.kind = 'job'", max_results=1000)
+        statuses = {run.data.tags["node"]: run.info.status for run in runs}
+        assert len(statuses) == len(runs)
+        return statuses
