@@ -26,12 +26,13 @@ class Sweep(SweepSchema):
     _overrides: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
-    def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> "Sweep":
+    def load(cls, source: str | Path, overrides: Sequence[str] = (), *, elsewhere: bool = False) -> "Sweep":
         """Return the sweep of a file, or of a name that the package ships.
 
         Args:
             source: A path, or the name of a shipped sweep: a word without directory and suffix, e.g. `quickstart`.
             overrides: `dotted.key=value` each, the value in YAML; applied in order and checked like the file.
+            elsewhere: Whether another machine will run it: the names and places that the file holds are then checked there alone.
 
         Raises:
             UserError: The file or an override is wrong; one sentence with file, line, and what is allowed.
@@ -43,7 +44,7 @@ class Sweep(SweepSchema):
         else:
             file = str(path)
             text, document = read_file(path)
-        return cls._checked(document, file, text, overrides)
+        return cls._checked(document, file, text, overrides, elsewhere=elsewhere)
 
     @classmethod
     def from_text(cls, text: str, file: str = "sweep.yaml", overrides: Sequence[str] = ()) -> "Sweep":
@@ -60,14 +61,15 @@ class Sweep(SweepSchema):
         return cls._checked(parse_mapping(text, file), file, text, overrides)
 
     @classmethod
-    def _checked(cls, document: Document, file: str, text: str, overrides: Sequence[str]) -> "Sweep":
+    def _checked(cls, document: Document, file: str, text: str, overrides: Sequence[str], *, elsewhere: bool = False) -> "Sweep":
         document = _overridden(document, overrides)
         try:
             sweep = cls.model_validate(document.data)
         except ValidationError as error:
             raise UserError(explain(error, document, SweepSchema)) from None
         try:
-            check(sweep)
+            if not elsewhere:
+                check(sweep)
         except Misfit as misfit:
             place, name = locate(document, misfit.key)
             raise UserError(f"{place}: {str(misfit).replace('{key}', repr(name))}") from None

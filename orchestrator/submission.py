@@ -1,0 +1,142 @@
+"""A job of Ray's job server, followed from wherever one sits: over broken connections, to its own exit code."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+
+from scalearn.errors import UserError
+
+STOPPED, NO_CODE = 130, 1
+"""Exit codes of a job that was stopped, and of one that failed before its command could leave one."""
+
+_QUIET_SECONDS = 60.0
+"""A connection that is silent for so long may be dead without a sign: the next look makes a new one."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_PATIENCE_SECONDS = 3600.0
+
+_LOST = (OSError, RuntimeError, aiohttp.ClientError)
+"""What Ray's client raises when a server does not answer, answers with an error of its own, or drops the connection."""
+
+
+class Client(Protocol):
+    """What following needs of Ray's `JobSubmissionClient`."""
+
+    def get_job_info(self, job_id: str) -> Any:
+        """Return status, message and driver's exit code."""
+
+    def get_job_logs(self, job_id: str) -> str:
+        """Return the whole log."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """Iterate over the log from its beginning, as it grows."""
+
+
+def follow(
+    client: Client,
+    job: str,
+    log: "Log",
+    notice: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Show a job's log until it ends. A lost connection is made anew, and the log goes on where it was.
+
+    Args:
+        client: A connection to the job server.
+        job: The job's submission id.
+        log: Takes the log, and knows what it has shown.
+        notice: Takes a sentence about the connection.
+        sleep: Passes the time between two attempts.
+        clock: Seconds.
+
+    Returns:
+        The exit code of the job's command; 130 where the job was stopped.
+
+    Raises:
+        UserError: The server knows no such job, refuses us, or stayed away for an hour.
+    """
+    pause, since = _FIRST_PAUSE, clock()
+    while True:
+        seen = log.seen
+        try:
+            info = client.get_job_info(job)
+            if info.status.is_terminal():
+                log.show(client.get_job_logs(job))
+                return exit_code(info, notice)
+            asyncio.run(_tail(client, job, log))
+            pause, since = _FIRST_PAUSE, clock()
+            if log.seen == seen:
+                sleep(pause)
+        except AuthenticationError as error:
+            raise refused(error) from None
+        except _LOST as error:
+            if "status code 404" in str(error):
+                raise UserError(f"The cluster knows no job {job}: it may have been started anew since.") from None
+            if log.seen > seen:
+                pause, since = _FIRST_PAUSE, clock()
+            if clock() - since > _PATIENCE_SECONDS:
+                raise UserError(f"The cluster has not answered for an hour ({_reason(error)}): follow {job} again once it does.") from None
+            notice(f"The connection is lost ({_reason(error)}); the job goes on. Trying again in {pause:g} s.")
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def exit_code(info: Any, notice: Callable[[str], None] = lambda _: None) -> int:
+    """Return the exit code of a job that has ended: its command's own where that left one."""
+    status, code = str(info.status), info.driver_exit_code
+    if status == "STOPPED":
+        return STOPPED
+    if status == "SUCCEEDED":
+        return 0
+    if code is None:
+        notice(f"The job failed before its command ended: {info.message}")
+        return NO_CODE
+    return int(code) if code >= 0 else 128 - int(code)  # a signal, as shells tell it
+
+
+def refused(error: Exception) -> UserError:
+    """Return the sentence for a cluster that does not accept our token, or wants one."""
+    return UserError(
+        f"The cluster refuses us ({_reason(error)}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token."
+    )
+
+
+class Log:
+    """What of a log has been shown. Ray's server tells it from the beginning on every connection."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        """Begin with nothing shown.
+
+        Args:
+            write: Takes the log, piece by piece, each piece once.
+        """
+        self._write = write
+        self.seen = 0
+
+    def show(self, text: str, start: int = 0) -> None:
+        """Show what is new of a piece that begins at some character of the log."""
+        new = text[max(0, self.seen - start) :]
+        if new:
+            self._write(new)
+            self.seen += len(new)
+
+
+async def _tail(client: Client, job: str, log: Log) -> None:
+    """Show a log as it grows, until the server ends the connection or says nothing for a while."""
+    stream, position = aiter(client.tail_job_logs(job)), 0
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(stream), _QUIET_SECONDS)
+        except (StopAsyncIteration, TimeoutError):
+            return
+        log.show(piece, position)
+        position += len(piece)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
