@@ -5,12 +5,28 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands import cancel, compare, export, logs, params, plan, profile, report, retry, run, status, submit, ui, verify
+from orchestrator.commands import (
+    cancel,
+    compare,
+    export,
+    logs,
+    params,
+    plan,
+    profile,
+    prune,
+    report,
+    retry,
+    run,
+    status,
+    submit,
+    ui,
+    verify,
+)
 from scalearn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 
-_COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, report, compare, ui, export, params, profile)
+_COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,10 @@ JSON_LIMIT = 64 * 1024**2
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 """What file systems without hard links answer."""
 
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    # Its own patience for a server that is away is half a minute per request, beneath ours.
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}},
+}
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
 _CHUNK = 512
@@ -303,7 +307,7 @@ def _remote(url: str) -> Path:
 
     try:
         # What another process wrote must be seen at once.
-        path = UPath(url.rstrip("/"), use_listings_cache=False)
+        path = UPath(url.rstrip("/"), **_OPTIONS.get(url.partition("://")[0], {}), use_listings_cache=False)
         assert path.fs is not None
         return cast("Path", path)
     except ImportError as error:

@@ -209,7 +209,9 @@ def _leave_word(order: PackOrder, error: StoreUnavailable) -> None:
 def parts(order: PackOrder) -> int:
     """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted, or nobody knows."""
     store = Store(order.store, Patience(0.0))
-    found = [(store.result(member.node) or {}).get("micro_batches") for member in order.members]
+    found: list[object] = []
+    with contextlib.suppress(OSError):
+        found = [(store.result(member.node) or {}).get("micro_batches") for member in order.members]
     return max((number for number in found if isinstance(number, int)), default=1)
 
 

@@ -1,0 +1,20 @@
+"""`python -m tests.orchestrator.one_pack STORE TASK...`: what a worker does with a pack of the double's jobs, in a process without Ray."""
+
+import logging
+import sys
+
+from orchestrator.graph import Graph
+from orchestrator.store import Store
+from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from scalearn.runtime import Runtime
+from tests.orchestrator.doubles import TRAIN, source
+
+
+def main(store: str, *tasks: str) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    members = tuple(MemberOrder(job.node, job.config, {"node": job.node}, {}) for job in Graph([source(task) for task in tasks]))
+    run_pack(PackOrder(members, store, TRAIN, Runtime(), Store(store).root / ".tune" / "stop"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
