@@ -156,6 +156,17 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     return {**SEQ_BN, **config}
 
 
+def library_kind(directory: Path) -> str | None:
+    """Return which of the library's own methods an adapter is of, where it is one of those that only the library runs. None: another."""
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["config"]
+        if config.get("phm_layer"):
+            return "a Compacter++"
+        return "an (IA)³" if config.get("architecture") == "lora" and config.get("composition_mode") == "scale" else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse sources that compute differently.
 

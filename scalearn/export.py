@@ -15,6 +15,7 @@ from adapters.configuration import BnConfig
 
 from scalearn.errors import UserError
 from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.library_head import save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.counts import bottleneck_width
 from scalearn.methods.scaling import ScalingBranch
@@ -101,6 +102,7 @@ def export_adapter(
     name = _library_name(name or head.name or "target")
     try:
         save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
+        save_head_inputs(place, head.task, head.max_length)
         card = model_card(model.spec, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes)
         (place / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:

@@ -103,6 +103,7 @@ def fit(
     directory: str | Path,
     *,
     sources: Mapping[str, str | Path] | None = None,
+    similarity: str | Path | None = None,
     backbone: LoadedBackbone | None = None,
     runtime: Runtime | None = None,
 ) -> TransferModel:
@@ -112,6 +113,7 @@ def fit(
         config: As `job` makes it.
         directory: Created; receives history, checkpoints, result and weights.
         sources: Every source's directory: in AdapterHub layout, or that of the job that trained it.
+        similarity: For AdapterSoup: what a sweep's similarity job left, or a directory with a `similarity.json` like it.
         backbone: To load the result onto. Default: loaded anew.
         runtime: Device, data root and the like.
 
@@ -123,6 +125,13 @@ def fit(
         raise UserError(
             f"The job's sources are {', '.join(config.sources) or 'none'}, but directories of {', '.join(parents) or 'none'} were given."
         )
+    if get_method(config.method).needs_similarity:
+        if similarity is None:
+            raise UserError(
+                f"Method '{config.method}' weighs sources by how similar their tasks are: give similarity, the directory of a sweep's "
+                "similarity job, or train it by a sweep file."
+            )
+        parents["similarity"] = Path(similarity)
     place.mkdir(parents=True, exist_ok=True)
     (outcome,) = train([PackMember(config, place, parents)], runtime or Runtime(), lambda member, record: None)
     if outcome.error is not None:

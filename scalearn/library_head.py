@@ -11,6 +11,8 @@ from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig, HeadKind
 
 _PARTS = ("weight", "bias")
+_INPUTS = "inputs.json"
+"""Our own file beside the library's: what the library does not keep."""
 
 
 def read_library_head(directory: Path, hidden: int) -> tuple[Head, tuple[str, ...] | None]:
@@ -41,6 +43,27 @@ def read_library_head(directory: Path, hidden: int) -> tuple[Head, tuple[str, ..
         raise UserError(f"The prediction head in {directory} cannot be read ({reason}): save the adapter again, with its head.") from error
     named = numbers and any(label != f"LABEL_{number}" for number, label in numbers.items())
     return head.eval(), tuple(numbers[number] for number in sorted(numbers)) if named else None
+
+
+def save_head_inputs(directory: Path, task: str, max_length: int) -> None:
+    """Writes beside an adapter what its head reads: the task's key, and tokens per input."""
+    (directory / _INPUTS).write_text(json.dumps({"task": task, "max_length": max_length}) + "\n", encoding="utf-8")
+
+
+def read_head_inputs(directory: Path) -> tuple[str, int] | None:
+    """Reads the task's key and the tokens per input; None where the adapter came from elsewhere.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = directory / _INPUTS
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return str(saved["task"]), int(saved["max_length"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it to read inputs of up to 128 tokens.") from error
 
 
 def _kind(config: dict[str, Any]) -> HeadKind:

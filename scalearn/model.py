@@ -9,6 +9,7 @@ from adapters.configuration import BnConfig
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from scalearn.adapter_files import library_kind
 from scalearn.backbones import Backbone, get_backbone
 from scalearn.config import DataConfig
 from scalearn.data import TokenisedTask, tokenised
@@ -19,7 +20,7 @@ from scalearn.evaluation import evaluate_runs
 from scalearn.heads import Head
 from scalearn.layers.random_streams import RowBlock
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
-from scalearn.library_head import read_library_head
+from scalearn.library_head import read_head_inputs, read_library_head
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.branch import Branch
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
@@ -231,13 +232,19 @@ def _load_transfer(folder: Path, backbone: LoadedBackbone, sources: SourceAdapte
 def _load_adapter(folder: Path, backbone: LoadedBackbone) -> TransferModel:
     encoder = backbone.encoder
     name = folder.parent.name if folder.name == "adapter" else folder.name
+    if kind := library_kind(folder):
+        raise UserError(
+            f"{folder} holds {kind} of the adapters library, which this package does not load: use load_adapter of that library."
+        )
     adapter = load_source_adapters(encoder, {name: folder})
     branch = BottleneckBranch(BnConfig.from_dict(dict(adapter.config)), encoder.sites, encoder.hidden_size)
     fill_bottleneck(branch, [BottleneckWeights(s.down_weight, s.down_bias, s.up_weight.flatten(1), s.up_bias[0]) for s in adapter.stacks])
     head, label_names = read_library_head(folder, encoder.hidden_size)
     config = head.config
-    heads = (HeadSpec(name, config.kind, config.labels, label_names, layers=config.layers),)
-    spec = TransferSpec("adapter", {}, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)
+    task, max_length = read_head_inputs(folder) or (name, HeadSpec.max_length)
+    heads = (HeadSpec(task, config.kind, config.labels, label_names, max_length, config.layers),)
+    settings = {"reduction_factor": adapter.config["reduction_factor"]}
+    spec = TransferSpec("adapter", settings, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)
     return TransferModel(backbone, spec, branch.to(encoder.device), head.to(encoder.device)).eval()
 
 

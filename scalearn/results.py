@@ -10,6 +10,7 @@ from typing import Any
 from scalearn.checkpoint import CHECKPOINT
 from scalearn.encoder import Encoder
 from scalearn.job_run import JobRun
+from scalearn.library_head import save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.own_model import LibraryBranch
 from scalearn.source_adapters import save_adapter
@@ -85,9 +86,11 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
     if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
         name = run.config.task.partition("/")[2]
         save_adapter(encoder, directory / "adapter", name, run.branch.weights(), run.branch.config, run.heads[0], run.tasks[0].label_names)
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
         return
     if isinstance(run.branch, LibraryBranch):
         run.branch.save(directory / "adapter", run.heads[0])
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
         return
     config = run.config
     heads = tuple(

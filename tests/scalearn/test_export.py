@@ -182,6 +182,7 @@ def test_export_writes_an_adapter_that_computes_what_the_job_does(
     sources = {parent.source_name: finished / "runs" / parent.node for parent in graph.job(node).parents}
     trained = scalearn.load_model(finished / "runs" / node, backbone, sources)
     exported = scalearn.load_model(tmp_path / "out", backbone)
+    assert exported.spec.heads[0].max_length == trained.spec.heads[0].max_length == 24
     with torch.inference_mode():
         inputs = trained.tokenise(TEXTS)
         assert float((trained(inputs) - exported(inputs)).abs().max()) < 1e-5

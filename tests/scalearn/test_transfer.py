@@ -190,6 +190,40 @@ def test_fit_on_pickled_sources_returns_its_model_where_they_are_allowed(place: 
     assert model.spec.sources == SOURCES
 
 
+def test_fit_trains_a_soup_where_it_is_told_how_similar_the_tasks_are(
+    place: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path
+) -> None:
+    options = {"train_rows": 8, "evaluation_rows": 8, "max_length": 24, "epochs": 1, "precision": "fp32"}
+    config = scalearn.job("domains/apple", "adaptersoup", backbone=place, sources=SOURCES, **options)
+    sources = {name: trained / name for name in SOURCES}
+    with pytest.raises(UserError, match="give similarity, the directory of a sweep's similarity job"):
+        scalearn.fit(config, tmp_path / "job", sources=sources)
+    table = {"similarity": {"domains/apple": {"domains/apple": 0.6, "domains/coachella": 0.2}}}
+    (tmp_path / "similarity.json").write_text(json.dumps(table))
+    model = scalearn.fit(config, tmp_path / "job", sources=sources, similarity=tmp_path, backbone=backbone)
+    assert json.loads((tmp_path / "job/result.json").read_text())["soup"] == pytest.approx({"apple": 0.75, "coachella": 0.25})
+    assert len(model.predict(TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("compacter_pp", "Compacter"), ("ia3", "(IA)³")])
+def test_library_method_is_refused_with_what_loads_it(method: str, kind: str, place: str, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    assert run(job(method, (data("domains/apple"),), place), tmp_path).error is None
+    sentence = refusal(tmp_path, backbone, None)
+    assert kind in sentence
+    assert "use load_adapter of that library" in sentence
+
+
+def test_adapter_reads_as_many_tokens_as_in_training(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    model = load_model(trained / "adapter", backbone)
+    (head,) = model.spec.heads
+    assert (head.task, head.max_length) == ("domains/apple", 24)
+    assert model.tokenise(["a" * 100])["input_ids"].shape == (1, 24)
+    model.save(tmp_path)
+    again = load_model(tmp_path, backbone)
+    assert again.predict(TEXTS) == model.predict(TEXTS)
+    assert again.spec.heads[0].max_length == 24
+
+
 def test_fit_that_fails_says_why(place: str, tmp_path: Path) -> None:
     options = {"train_rows": 24, "max_length": 24, "batch_size": 8, "learning_rate": 1e30, "max_gradient_norm": None}
     config = scalearn.job("domains/apple", "adapter", backbone=place, **options)
