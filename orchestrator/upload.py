@@ -80,8 +80,8 @@ def _too_large(directory: Path, sizes: dict[Path, int], total: int) -> str:
     for path, size in sizes.items():
         largest[path.relative_to(directory).parts[0]] += size
     named = ", ".join(f"{name} ({_megabytes(size)})" for name, size in largest.most_common(3))
-    size = f"{_megabytes(total)} to upload, more than {_megabytes(MAX_BYTES)}"
-    return f"The working directory {directory} has {size}: name {named} in .gitignore, or choose --working-dir."
+    excess = f"{_megabytes(total)} to upload, more than {_megabytes(MAX_BYTES)}"
+    return f"The working directory {directory} has {excess}: name {named} in .gitignore, or choose --working-dir."
 
 
 def _megabytes(size: int) -> str:
