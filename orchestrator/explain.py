@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.yaml_source import Document, Key, describe
-from scalearn.names import unknown
+from scalearn.unknown_name import unknown
 
 _TYPES = {
     "int_type": "a whole number",

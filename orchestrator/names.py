@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from orchestrator.identity import safe_segment
 from orchestrator.schema import DEFAULT
 from scalearn.errors import UserError
-from scalearn.names import unknown
 from scalearn.tasks import Task, benchmark_names, benchmark_tasks, get_task, own_task
+from scalearn.unknown_name import unknown
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scalearn.backbones import Shape, get_backbone
 from scalearn.errors import UserError
-from scalearn.names import unknown
+from scalearn.unknown_name import unknown
 
 SCHEMA = 1
 DEFAULT_PROFILE, DEFAULT_CPU_PROFILE = "h100_estimate", "epyc_2_cores"

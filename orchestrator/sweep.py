@@ -15,7 +15,7 @@ from orchestrator.graph import Graph
 from orchestrator.schema import SweepSchema
 from orchestrator.yaml_source import Document, Key, describe, parse_mapping, parse_value, read_file
 from scalearn.errors import UserError
-from scalearn.names import unknown
+from scalearn.unknown_name import unknown
 
 
 class Sweep(SweepSchema):

@@ -8,17 +8,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scalearn.api import attach, fit, job, task_data
     from scalearn.export import export_adapter, fold
     from scalearn.heads import HeadConfig
-    from scalearn.library import attach, fit, job, task_data
     from scalearn.model import LoadedBackbone, Prediction, TransferModel, load_backbone, load_model
     from scalearn.runtime import Runtime
     from scalearn.source_adapters import SourceAdapters, load_source_adapters
 
 _PLACES = {
+    "api": ("attach", "fit", "job", "task_data"),
     "export": ("export_adapter", "fold"),
     "heads": ("HeadConfig",),
-    "library": ("attach", "fit", "job", "task_data"),
     "model": ("LoadedBackbone", "Prediction", "TransferModel", "load_backbone", "load_model"),
     "runtime": ("Runtime",),
     "source_adapters": ("SourceAdapters", "load_source_adapters"),

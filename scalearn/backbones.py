@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalearn.errors import UserError
-from scalearn.names import unknown
 from scalearn.places import content_origin, hub_id, local_directory
+from scalearn.unknown_name import unknown
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")

@@ -15,10 +15,10 @@ from scalearn.config import JobConfig
 from scalearn.data import TokenisedTask
 from scalearn.encoder import Encoder
 from scalearn.heads import Head, HeadConfig
+from scalearn.learning_rate import learning_rate_factor, total_steps
 from scalearn.methods.branch import Branch, ParameterGroup
 from scalearn.methods.build import build_branch
 from scalearn.runtime import PackMember
-from scalearn.schedule import learning_rate_factor, total_steps
 from scalearn.source_adapters import SourceAdapters
 from scalearn.weight_decay import never_decayed, split_by_decay
 

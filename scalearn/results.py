@@ -13,8 +13,8 @@ from scalearn.job_run import JobRun
 from scalearn.library_head import save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.own_model import LibraryBranch
+from scalearn.saved_job import HeadSpec, TransferSpec, save_transfer
 from scalearn.source_adapters import save_adapter
-from scalearn.transfer import HeadSpec, TransferSpec, save_transfer
 
 HISTORY = "history.jsonl"
 RESULT = "result.json"

@@ -13,7 +13,7 @@ from scalearn.config import Setting, Stage
 from scalearn.errors import UserError
 from scalearn.methods import counts
 from scalearn.methods.counts import Count
-from scalearn.names import unknown
+from scalearn.unknown_name import unknown
 
 Family = Literal["single", "joint", "two_stage"]
 

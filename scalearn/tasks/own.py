@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from scalearn.errors import UserError
-from scalearn.names import unknown
 from scalearn.tasks.task import FileSource, Kind, Metric, SplitRule, Task, Template
+from scalearn.unknown_name import unknown
 
 KEYS = ("columns", "label", "kind", "metric", "labels", "choices", "splits", "max_length")
 METRICS: dict[Kind, tuple[Metric, ...]] = {

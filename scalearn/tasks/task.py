@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalearn.errors import UserError
-from scalearn.names import unknown
+from scalearn.unknown_name import unknown
 
 Kind = Literal["classification", "regression", "multiple_choice", "multi_label", "per_candidate", "grouped_answers"]
 Head = Literal["classification", "regression", "multiple_choice", "multi_label"]

@@ -10,8 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from scalearn.batches import BatchPlan, epoch_batches
+from scalearn.learning_rate import learning_rate_factor
 from scalearn.runtime import Stop
-from scalearn.schedule import learning_rate_factor
 from tests.scalearn.small import data, job, run, save_backbone
 
 TASKS = ("domains/apple", "domains/coachella", "domains/bbc")
