@@ -224,9 +224,9 @@ def _scores(record: Record, task: str | None) -> Iterator[tuple[str, str, float,
 
 
 def _scalar(value: Any) -> Any:
-    """Nested values (a setting may be a list) as compact text, so that they can be compared and grouped."""
+    """Nested values (a setting may be a list) as compact text, so that they can be compared and grouped; empty ones as none."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or None
     if isinstance(value, Mapping):
-        return ",".join(f"{key}={item}" for key, item in sorted(value.items()))
+        return ",".join(f"{key}={item}" for key, item in sorted(value.items())) or None
     return value

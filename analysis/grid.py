@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.names import FAMILY_TITLES, short_name
+from analysis.names import FAMILY_TITLES, metric_title, short_name
 from analysis.published import Published
 from analysis.tables import BenchmarkTable, Cell, Row
 
@@ -100,7 +100,7 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
     return Grid(
         title=table.title,
         header=("Method", *table.target_titles, "Average", *(("Parameters", "Parameters") if parameters else ())),
-        subheader=("", *table.metrics, "", *(("per target", "in total") if parameters else ())),
+        subheader=("", *map(metric_title, table.metrics), "", *(("per target", "in total") if parameters else ())),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries.items()),
         notes=tuple(notes),

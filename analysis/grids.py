@@ -116,19 +116,20 @@ def job_grid(frame: pd.DataFrame) -> Grid:
     for job in nodes.to_dict("records"):
         score = scores.get(job["node"])
         cells = (
-            GridCell(str(job["node"])),
-            GridCell(str(job["state"])),
-            GridCell(str(job["stage"])),
             GridCell(str(job["method"])),
             GridCell(short_name(str(job["task"]))),
+            GridCell(str(job["stage"])),
             _number(job["seed"], 0),
             GridCell("–" if pd.isna(job["learning_rate"]) else f"{job['learning_rate']:g}", sort=_sort(job["learning_rate"])),
+            GridCell(str(job["state"])),
             GridCell(percent(None if score is None else float(score)), sort=_sort(score)),
             _number(job["train_seconds"], 1),
+            GridCell(str(job["node"])),
         )
         rows.append(GridRow("", cells))
-    header = ("Job", "State", "Stage", "Method", "Task", "Seed", "Learning rate", "Test score", "Seconds")
-    return Grid(f"{count(len(rows))} jobs", header, ("",) * 9, tuple(rows), (), (), (*[False] * 5, *[True] * 4))
+    header = ("Method", "Task", "Stage", "Seed", "Learning rate", "State", "Test score", "Seconds", "Job")
+    numeric = (*[False] * 3, True, True, False, True, True, False)
+    return Grid(f"{count(len(rows))} jobs", header, ("",) * 9, tuple(rows), (), (), numeric)
 
 
 def signed(fraction: float) -> str:

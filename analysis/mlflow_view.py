@@ -53,10 +53,17 @@ def run_description(record: Record) -> str:
 
 
 def saved_views() -> dict[str, str]:
-    """Tags for the experiment that hold its saved views: jobs with the columns that tell them apart, and the same grouped by method."""
+    """Tags for the experiment: what kind it is, and its saved views.
+
+    One view has the jobs with the columns that tell them apart, the other groups them by method.
+    """
     view: dict[str, Any] = {"searchFilter": JOBS, "orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
     groups = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]}
-    return {f"{VIEW_TAG}jobs": json.dumps(view), f"{VIEW_TAG}methods": json.dumps({**view, "groupBy": groups})}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        f"{VIEW_TAG}jobs": json.dumps(view),
+        f"{VIEW_TAG}methods": json.dumps({**view, "groupBy": groups}),
+    }
 
 
 def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:

@@ -91,6 +91,11 @@ def task_title(task: str, among: Sequence[str] = ()) -> str:
     return f"{title} ({task.split('/')[0]})" if len(twins) > 1 else title
 
 
+def metric_title(metric: str) -> str:
+    """`macro_f1` -> `macro F1`."""
+    return metric.replace("_", " ").replace("f1", "F1")
+
+
 def order_methods(methods: Iterable[str], stages: dict[str, str] | None = None) -> list[str]:
     """Single task, then joint, then two-stage; within a group as in the paper, unknown keys last by name."""
     known = list(METHODS)

@@ -26,6 +26,8 @@ from analysis.tables import BenchmarkTable
 Nodes = Sequence[str] | Mapping[str, str] | None
 GIVEN = ("scalearn_fixed",)
 """Methods whose coefficients are given and not learned."""
+HARDLY_MOVED = 0.1
+"""A source whose mean coefficient is within this share of its start says little about transfer."""
 NEAR_ZERO = 0.1
 """A coefficient counts as zero below this share of its mean initial size, 2 / T unless the job sets it."""
 
@@ -198,15 +200,20 @@ def describe(summary: OmegaSummary) -> str:
     text += f"the largest mean coefficients are those of {', '.join(parts)}; {place}. "
     text += f"The {len(summary.sources)} coefficients sum to {summary.total:.2f} ({summary.start:g} at the start), as if spread over "
     text += f"{summary.effective_sources:.1f} equal sources; {summary.negative:.0%} are negative and {summary.near_zero:.0%} near zero. "
+    even = summary.start / len(summary.sources)
+    if max(abs(mean - even) for mean in summary.means) < HARDLY_MOVED * abs(even):
+        text += f"No source's mean is further than {HARDLY_MOVED:.0%} from its start of {even:.2f}: their order says little yet. "
     if own in summary.sources:
-        if len(summary.other_share) > 1:
-            most, least = int(np.argmax(summary.other_share)), int(np.argmin(summary.other_share))
-            text += f"Other tasks' sources hold {fmean(summary.other_share):.0%} of the weight, most in layer {most + 1} "
-            text += f"({summary.other_share[most]:.0%}) and least in layer {least + 1} ({summary.other_share[least]:.0%}). "
-        else:
-            text += f"Other tasks' sources hold {summary.other_share[0]:.0%} of the weight. "
+        text += f"Other tasks' sources hold {fmean(summary.other_share):.0%} of the weight"
+        most, least = int(np.argmax(summary.other_share)), int(np.argmin(summary.other_share))
+        shares = [f"{summary.other_share[layer]:.0%}" for layer in (most, least)]
+        if shares[0] != shares[1]:
+            text += f", most in layer {most + 1} ({shares[0]}) and least in layer {least + 1} ({shares[1]})"
+        elif len(summary.other_share) > 1:
+            text += ", in every layer alike"
+        text += ". "
     if summary.stability is not None:
-        text += f"Seeds agree on the order of the sources with a mean rank correlation of {summary.stability:.2f}."
+        text += f"Seeds agree on the order of the sources with a mean rank correlation of {summary.stability:.2f}.".replace("-", "−")
     return text.rstrip()
 
 

@@ -44,13 +44,14 @@ def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) ->
     grid, console = as_grid(table), console or Console()
     for part, columns in enumerate(_parts(grid, console.width)):
         title = grid.title if part == 0 else None
+        room = [max(len(row.cells[column].spread) for row in grid.rows) if grid.rows else 0 for column in range(len(grid.header))]
         printed = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
         for column in columns:
             below = f"\n[dim]{grid.subheader[column]}[/dim]" if any(grid.subheader) else ""
             printed.add_column(grid.header[column] + below, justify="right" if grid.numeric[column] else "left")
         for index, row in enumerate(grid.rows):
             last = index + 1 == len(grid.rows) or grid.rows[index + 1].group != row.group
-            printed.add_row(*(_rich_cell(row.cells[column]) for column in columns), end_section=last)
+            printed.add_row(*(_rich_cell(row.cells[column], room[column]) for column in columns), end_section=last)
         console.print(printed)
     for line in _lines(grid):
         console.print(Text(line, style="dim"))
@@ -123,6 +124,7 @@ def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> s
 def to_html(table: BenchmarkTable | Grid) -> str:
     """A `<figure>` with the table; cells carry `data-sort`, so a script can sort them, and no style of their own."""
     grid = as_grid(table)
+    spreads = [any(row.cells[column].spread for row in grid.rows) for column in range(len(grid.header))]
     head = "".join(
         f'<th scope="col"{" class=number" if numeric else ""}>{escape(name)}{f"<small>{escape(below)}</small>" if below else ""}</th>'
         for name, below, numeric in zip(grid.header, grid.subheader, grid.numeric, strict=True)
@@ -134,7 +136,7 @@ def to_html(table: BenchmarkTable | Grid) -> str:
         if row.group != previous and len(groups) > 1 and row.group:
             body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(grid.header)}">{escape(row.group)}</th></tr>')
         previous = row.group
-        body.append("<tr>" + "".join(_html_cell(cell, numeric) for cell, numeric in zip(row.cells, grid.numeric, strict=True)) + "</tr>")
+        body.append("<tr>" + "".join(map(_html_cell, row.cells, grid.numeric, spreads)) + "</tr>")
     notes = "".join(f"<li>{escape(line)}</li>" for line in _lines(grid))
     caption = f"<figcaption>{escape(grid.title)}</figcaption>" if grid.title else ""
     scroll = f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
@@ -175,11 +177,12 @@ def _plain(cell: GridCell) -> str:
     return cell.text + (f" ± {cell.spread}" if cell.spread else "")
 
 
-def _rich_cell(cell: GridCell) -> Text:
+def _rich_cell(cell: GridCell, room: int = 0) -> Text:
+    """One cell, its spread in `room` characters so that the numbers of a column stand in line."""
     style = {1: "bold", 2: "underline"}.get(cell.rank or 0, "")
     text = Text(cell.text, style=style)
     if cell.spread:
-        text.append(f" ±{cell.spread}", style="not bold not underline dim")
+        text.append(f" ±{cell.spread:>{room}}", style="not bold not underline dim")
     if cell.marks:
         text.append(f" {cell.marks}", style="not bold not underline yellow")
     if cell.extra:
@@ -214,12 +217,15 @@ def _latex_cell(cell: GridCell) -> str:
     return text + spread + marks + (rf" {{\scriptsize ({_latex(cell.extra)})}}" if cell.extra else "")
 
 
-def _html_cell(cell: GridCell, numeric: bool) -> str:
+def _html_cell(cell: GridCell, numeric: bool, room: bool) -> str:
+    """One cell; `room` keeps a place for the spread where others of its column have one, so that the numbers stand in line."""
     tag = {1: "strong", 2: "u"}.get(cell.rank or 0)
     text = escape(cell.text)
     text = f"<{tag}>{text}</{tag}>" if tag else text
-    spread = f" <small>±&nbsp;{escape(cell.spread)}</small>" if cell.spread else ""
+    spread = f" <small class=spread>{f'±&nbsp;{escape(cell.spread)}' if cell.spread else ''}</small>" if room else ""
     marks = f"<sup>{escape(cell.marks)}</sup>" if cell.marks else ""
     extra = f"<br><small>{escape(cell.extra)}</small>" if cell.extra else ""
     sort = "" if cell.sort is None else f' data-sort="{cell.sort!r}"'
+    if not numeric:
+        text = text.replace("/", "/<wbr>")
     return f"<td{' class=number' if numeric else ''}{sort}>{text}{spread}{marks}{extra}</td>"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import ResultsError
 from analysis.load import locate
-from analysis.records import read_records
+from analysis.published import published_scores
+from analysis.records import SweepInfo, read_records
 from analysis.selection import Rule, check_rule
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = 
     mark = _mark(store, sweep, rule, against)
     if read_summary(folder).get("mark") == mark and (folder / PAGE).exists():
         return folder / PAGE
+    if against == "paper" and (benchmark := _manifest(store, sweep).benchmark) is not None:
+        published_scores(benchmark)
     _make(folder)
     # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
     from analysis.results import gather
@@ -76,8 +79,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str:
     """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
-    folder, manifest = locate(store, sweep)
-    assert manifest is not None
+    folder, manifest = locate(store, sweep)[0], _manifest(store, sweep)
     facts = (manifest.yaml, manifest.overrides, manifest.targets, manifest.methods, manifest.tracking_uri)
     digest = hashlib.sha256(repr((str(store), rule, against, facts)).encode())
     for record in read_records(folder, manifest):
@@ -88,6 +90,12 @@ def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str
         if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
             digest.update(module.read_bytes())
     return digest.hexdigest()
+
+
+def _manifest(store: str | Path, sweep: str) -> SweepInfo:
+    manifest = locate(store, sweep)[1]
+    assert manifest is not None
+    return manifest
 
 
 def _make(folder: Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.history import Span, utilisation
-from analysis.names import method_title, order_methods, order_tasks, task_title
+from analysis.names import method_title, metric_title, order_methods, order_tasks, task_title
 from analysis.plots.style import Plot, legend, panels, styles
 
 _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9"}
@@ -43,12 +43,12 @@ def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "
             panel.set_title(task_title(task, tasks))
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-            panel.set_ylabel(f"validation {metric}" if metric != "train_loss" else "training loss")
+            panel.set_ylabel(f"validation {metric_title(metric)}" if metric != "train_loss" else "training loss")
         legend(figure, axes)
         return figure
 
     caption = "Mean over seeds after each epoch, at the learning rates behind the table; bands: one standard deviation over seeds."
-    return Plot(f"curves_{metric}", f"Learning curves: {metric.replace('_', ' ')}", caption, draw)
+    return Plot(f"curves_{metric}", f"Learning curves: {metric_title(metric)}", caption, draw)
 
 
 def gantt(spans: Sequence[Span]) -> Plot | None:

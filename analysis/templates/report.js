@@ -43,5 +43,14 @@
     });
   }
 
+  function hint(box) {
+    box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  }
+
   document.querySelectorAll("table.sortable").forEach(enable);
+  document.querySelectorAll(".scroll").forEach(function (box) {
+    box.addEventListener("scroll", function () { hint(box); }, { passive: true });
+    // Also when a closed part of the page opens.
+    new ResizeObserver(function () { hint(box); }).observe(box);
+  });
 })();

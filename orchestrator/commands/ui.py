@@ -19,7 +19,7 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until interrupted; where the runs are on a server already, print the links and leave.
+    """Serve until interrupted, which is how one ends it; where the runs are on a server already, print the links and leave.
 
     Raises:
         UserError: The sweep was not logged, or the port is taken.
@@ -29,7 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     if is_server(tracking.uri):
         _show(tracking.uri, tracking.experiment, arguments)
         return 0
-    with Server(tracking.uri, arguments.port) as server:
+    server = Server(tracking.uri, arguments.port)
+    print(f"Starting MLflow on {server.address}", flush=True)
+    with server:
         _show(server.address, tracking.experiment, arguments)
         print("Ctrl-C ends it.", flush=True)
         server.wait()
