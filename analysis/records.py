@@ -10,6 +10,8 @@ from typing import Any, Literal
 from analysis.errors import ResultsError
 from analysis.files import Folder
 
+_RECORD_FILES = ("job.json", "SUCCESS.json", "result.json", "FAILED.json", "history.jsonl")
+
 State = Literal["succeeded", "failed", "blocked", "running", "pending"]
 
 
@@ -65,12 +67,16 @@ def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
     if raw is None:
         return None
     try:
-        value = json.loads(raw)
-    except ValueError as error:
+        value = json.loads(raw, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{folder.name}/{path} is not valid JSON ({error}); it may be half written: run the sweep again.") from error
     if not isinstance(value, dict):
         raise ResultsError(f"{folder.name}/{path} holds {type(value).__name__} where an object belongs; run the sweep again.")
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
@@ -145,8 +151,10 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
 
 def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
+    nodes = list(folder.nodes()) if manifest is None else [str(entry["node"]) for entry in manifest.nodes]
+    folder.prefetch(f"{node}/{name}" for node in nodes for name in _RECORD_FILES)
     if manifest is None:
-        records = [read_record(folder, node) for node in folder.nodes()]
+        records = [read_record(folder, node) for node in nodes]
     else:
         records = [read_record(folder, str(entry["node"]), entry, manifest.benchmark) for entry in manifest.nodes]
     return mark_blocked(records)
