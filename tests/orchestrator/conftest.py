@@ -1,9 +1,11 @@
-"""A Ray that tests share: starting one takes seconds, and many of them do not ask for one of their own."""
+"""Servers that tests share: starting one takes seconds, and many of them do not ask for one of their own."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+
+from tests.orchestrator.object_server import ObjectServer, serving
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +17,10 @@ def shared_ray() -> Iterator[str]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "object_store_memory": 150_000_000})
     yield cluster.address
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """An S3-compatible server on loopback: one for all tests, since fsspec remembers the address that it first saw."""
+    with serving("--nodes", "10000") as server:
+        yield server

@@ -1,22 +1,24 @@
 """`python -m tests.orchestrator.object_server [--nodes N]`: an S3-compatible server on loopback that can be cut off and come back.
 
-Prints its port once it answers. SIGUSR1: stop to listen, keep what is stored. SIGUSR2: listen again. `--nodes` fills the bucket `bucket`
-with the objects of so many finished jobs under `runs/`.
+Prints its port once it answers. SIGUSR1: stop to listen, keep what is stored. SIGUSR2: listen again. `--nodes` fills the bucket `many`
+with the objects of so many finished jobs under `runs/`; the bucket `bucket` is empty.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-BUCKET = "bucket"
+BUCKET, MANY = "bucket", "many"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -27,6 +29,11 @@ class ObjectServer:
     process: "subprocess.Popen[str]"
     environment: dict[str, str]
     """What clients need to reach it."""
+
+    def requests(self) -> int:
+        """How many requests it has answered."""
+        with urllib.request.urlopen(f"{self.environment['AWS_ENDPOINT_URL']}/_requests") as answer:
+            return int(answer.read())
 
     def cut_off(self) -> None:
         """Refuse connections from now on."""
@@ -66,7 +73,11 @@ def main() -> None:
     fill(parser.parse_args().nodes)
     signals = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    application, port, words = DomainDispatcherApplication(create_backend_app), 0, {signal.SIGUSR1: "away", signal.SIGUSR2: "back"}
+    application, port, words = (
+        _counting(DomainDispatcherApplication(create_backend_app)),
+        0,
+        {signal.SIGUSR1: "away", signal.SIGUSR2: "back"},
+    )
     while True:
         server = make_server("127.0.0.1", port, application, threaded=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -82,19 +93,38 @@ def main() -> None:
             return
 
 
+def _counting(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Count requests, and tell their number at a path of its own."""
+    answered = itertools.count()
+
+    def answer(environ: dict[str, object], start_response: Callable[..., object]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/_requests":
+            start_response("200 OK", [])
+            return [str(next(answered)).encode()]
+        next(answered)
+        return application(environ, start_response)
+
+    return answer
+
+
 def fill(nodes: int) -> None:
     """Make the bucket and the objects, in this process's memory: as many requests would take minutes."""
     from moto.s3.models import s3_backends
 
     backend = s3_backends["123456789012"]["aws"]
-    backend.create_bucket(BUCKET, "us-east-1")
+    for bucket in (BUCKET, MANY):
+        backend.create_bucket(bucket, "us-east-1")
     success = json.dumps({"schema": 1, "files": {"result.json": {"size": 2, "sha256": "0"}}}).encode()
     for number in range(nodes):
-        node = f"runs/glue/roberta-base/transfer/m{number % 8}/rte/lr6e-03-seed{number}-{number:010x}"
-        backend.put_object(BUCKET, f"{node}/job.json", b"{}")
-        backend.put_object(BUCKET, f"{node}/result.json", b"{}")
-        backend.put_object(BUCKET, f"{node}/SUCCESS.json", success)
-        backend.put_object(BUCKET, f"runs/.index/succeeded/{node.removeprefix('runs/')}", b"")
+        node = many(number)
+        for name, content in (("job.json", b"{}"), ("result.json", b"{}"), ("SUCCESS.json", success)):
+            backend.put_object(MANY, f"runs/{node}/{name}", content)
+        backend.put_object(MANY, f"runs/.index/succeeded/{node}", b"")
+
+
+def many(number: int) -> str:
+    """The node of one of the many finished jobs."""
+    return f"glue/roberta-base/transfer/m{number % 8}/rte/lr6e-03-seed{number}-{number:010x}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,18 @@ from orchestrator.trial import MemberOrder, PackOrder, run_pack
 from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, source
 
+SMALL_SWEEP = """
+name: toy
+benchmark: domains
+backbone: minilm
+data: {train_rows: 60, evaluation_rows: 20, max_length: 16}
+sources: {tasks: [airlines, apple]}
+targets: [bbc]
+methods:
+  scalearn_uniform: {}
+"""
+"""Two sources, and a job that waits for both: for runs whose number of jobs does not matter."""
+
 
 def main(store: str, *tasks: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)

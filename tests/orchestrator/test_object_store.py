@@ -1,13 +1,21 @@
 """Stores behind URLs keep the promises of a directory without renames: on a real S3 server, and in memory where that will do."""
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
+import analysis
+from orchestrator.cli import main
 from orchestrator.store import Store, Verdict
+from orchestrator.sweep import Sweep
 from scalearn.errors import UserError
+from tests.orchestrator.object_server import BUCKET, MANY, many
+from tests.orchestrator.one_pack import SMALL_SWEEP
 
 NODE = "toy/minilm/source/adapter/s0/lr6e-03-seed0-0123456789"
 
@@ -183,3 +191,84 @@ def test_glance_tells_states_and_twins_and_is_mended_where_a_worker_died_before_
     assert store.glance([NODE]).state(NODE) == "succeeded"
     store.set_aside(NODE, "no longer wanted")
     assert store.glance([NODE]).state(NODE) == "pending"
+
+
+def test_an_url_of_s3_claims_reads_and_lists_as_others_do(object_server, monkeypatch):
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store = committed(Store(f"s3://{BUCKET}/{uuid.uuid4().hex}"))
+    assert store.create(store.root / "x.json", {"mine": 1}) is True
+    assert store.create(store.root / "x.json", {"yours": 1}) is False
+    assert store.verify_all([NODE], thorough=False) == {NODE: Verdict("complete")}
+    # Other bytes of the same length: the object's tag is another one.
+    store.storage.write(store.directory(NODE) / "adapter" / "weights.safetensors", b"\x02" * 4096)
+    verdict = Verdict("corrupt", "adapter/weights.safetensors does not match its sha256")
+    assert store.verify_all([NODE], thorough=False) == {NODE: verdict}
+
+
+@pytest.mark.slow
+def test_ten_thousand_jobs_are_told_by_few_requests(object_server, monkeypatch):
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store, nodes = Store(f"s3://{MANY}/runs"), [many(number) for number in range(10_000)]
+    before = object_server.requests()
+    assert set(store.states(nodes).values()) == {"succeeded"}
+    assert object_server.requests() - before <= 15
+
+
+@pytest.fixture(scope="module")
+def swept(object_server, tmp_path_factory, repository):
+    """A sweep run through Ray into S3; then an object damaged, and run again on another host."""
+    place = tmp_path_factory.mktemp("swept")
+    (place / "toy.yaml").write_text(SMALL_SWEEP)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(place / "toy.yaml"), "--store", url]
+    environment = {**os.environ, **object_server.environment, "PYTHONPATH": str(repository)}
+
+    def run(host: str) -> "subprocess.CompletedProcess[str]":
+        scratch = {"SCALEARN_SCRATCH": str(place / host)}
+        return subprocess.run(command, cwd=place, env=environment | scratch, capture_output=True, text=True, timeout=500)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**object_server.environment, "SCALEARN_SCRATCH": str(place / "here")}.items():
+            patch.setenv(name, value)
+        first = run("one")
+        store, graph = Store(url), Sweep.load(place / "toy.yaml").expand()
+        damaged = graph.nodes()[0]
+        if first.returncode == 0:
+            store.storage.write(store.directory(damaged) / "adapter" / "weights.safetensors", b"\x02" * 4096)
+        code = main(["verify", str(place / "toy.yaml"), "--store", url])
+        yield place, store, graph, first, code, run("two")
+
+
+@pytest.mark.slow
+def test_sweep_into_s3_ends_with_its_table_and_keeps_nothing_but_artifacts_there(swept):
+    place, store, graph, first, _, _ = swept
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "ScaLearnUniform" in first.stdout
+    assert f"Runs are logged to sqlite:///{place / 'mlflow.db'}, on this machine alone" in first.stdout
+    kept = {name.split("/")[0] for name in store.storage.listing(store.root)}
+    assert kept <= {".index", ".leases", ".set_aside", ".cache", "domains", "sweeps"}
+    assert not [name for name in store.storage.listing(store.root) if "/checkpoint/" in name or name.endswith("/stop")]
+    assert len(graph) == 3
+
+
+@pytest.mark.slow
+def test_damaged_object_is_found_by_verify_and_trained_again_alone_by_the_next_run(swept):
+    _, store, graph, _, code, second = swept
+    damaged, *others = graph.nodes()
+    assert code == 1
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert f"Set aside {damaged}: adapter/weights.safetensors does not match its sha256." in second.stdout
+    assert "2 done before, 1 to run" in second.stdout
+    assert {node: store.verify(node).state for node in graph.nodes()} == dict.fromkeys(graph.nodes(), "complete")
+    assert {store.read_json(node, "job.json")["attempts"] for node in others} == {1}
+
+
+@pytest.mark.slow
+def test_analysis_loads_a_sweep_from_s3(swept):
+    _, store, graph, _, _, _ = swept
+    frame = analysis.load(store.url, sweep="toy")
+    assert set(frame["node"]) == set(graph.nodes())
+    assert set(frame["state"]) == {"succeeded"}
+    assert set(analysis.load(store.url)["node"]) == set(graph.nodes())

@@ -14,8 +14,10 @@ import pytest
 
 from orchestrator.patience import Patience, StoreUnavailable
 from orchestrator.store import Store, Verdict
+from orchestrator.sweep import Sweep
 from tests.orchestrator.doubles import behave, source
-from tests.orchestrator.object_server import BUCKET, ObjectServer, serving
+from tests.orchestrator.object_server import BUCKET, ObjectServer
+from tests.orchestrator.one_pack import SMALL_SWEEP
 
 pytestmark = pytest.mark.fault
 
@@ -67,10 +69,10 @@ def worker(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """A file system of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     yield place
@@ -123,16 +125,10 @@ def test_disk_that_stays_full_fails_the_job_in_one_sentence_and_leaves_nothing_h
     assert store.verify(NODE) == Verdict("complete"), again.said
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectServer]:
-    with serving() as running:
-        yield running
-
-
 @pytest.fixture
-def s3(server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def s3(object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store on the server; the double reads how to behave from the worker's own scratch."""
-    for name, value in {**server.environment, "SCALEARN_SCRATCH": str(tmp_path / "scratch")}.items():
+    for name, value in {**object_server.environment, "SCALEARN_SCRATCH": str(tmp_path / "scratch")}.items():
         monkeypatch.setenv(name, value)
     return Store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
 
@@ -144,15 +140,15 @@ def slow(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_store_that_is_away_for_a_while_keeps_the_job_waiting(s3, server, worker):
+def test_store_that_is_away_for_a_while_keeps_the_job_waiting(s3, object_server, worker):
     slow(s3)
     begun = worker(s3.url, SCALEARN_STORE_PATIENCE="300")
     begun.until(lambda: s3.storage.exists(s3.directory(NODE) / "checkpoint" / "latest.json"))
-    server.cut_off()
+    object_server.cut_off()
     try:
         begun.until(begun.waits)
     finally:
-        server.come_back()
+        object_server.come_back()
     assert not s3.complete(NODE)
     begun.until(begun.ends)
     assert s3.verify(NODE) == Verdict("complete"), begun.said
@@ -160,15 +156,15 @@ def test_store_that_is_away_for_a_while_keeps_the_job_waiting(s3, server, worker
 
 
 @pytest.mark.slow
-def test_store_that_stays_away_ends_the_worker_and_the_next_one_resumes(s3, server, worker):
+def test_store_that_stays_away_ends_the_worker_and_the_next_one_resumes(s3, object_server, worker):
     slow(s3)
     begun = worker(s3.url, SCALEARN_STORE_PATIENCE="0.5")
     begun.until(lambda: s3.storage.exists(s3.directory(NODE) / "checkpoint" / "latest.json"))
-    server.cut_off()
+    object_server.cut_off()
     try:
         begun.until(begun.ends)
     finally:
-        server.come_back()
+        object_server.come_back()
     assert begun.process.returncode == 0, begun.said
     assert s3.verify(NODE).state == "unfinished"
     again = worker(s3.url)
@@ -176,6 +172,38 @@ def test_store_that_stays_away_ends_the_worker_and_the_next_one_resumes(s3, serv
     assert s3.verify(NODE) == Verdict("complete"), again.said
     starts = [json.loads(line)["from"] for line in (s3.fetch(NODE) / "run.log").read_text().splitlines()]
     assert starts[-1] > 0
+
+
+@pytest.mark.slow
+def test_driver_on_a_disk_that_stays_full_ends_with_one_sentence_and_goes_on_once_there_is_space(small_disk, tmp_path, repository):
+    (tmp_path / "toy.yaml").write_text(SMALL_SWEEP)
+    store = Store(small_disk / "runs", Patience(0.0))
+    behave(store, (".", {"epochs": 3, "seconds": 0.5}))
+    command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(tmp_path / "toy.yaml"), "--store", store.url]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+
+    def start(**more: str) -> "subprocess.Popen[str]":
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, env={**environment, **more}, **pipes)
+
+    with start(SCALEARN_STORE_PATIENCE="2") as process:
+        deadline = time.monotonic() + 240
+        while not list(store.root.glob("**/checkpoint/epoch")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ballast = fill(small_disk)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 2, out + err
+    assert f"scalearn: The store {store.url} could not be written to for " in err
+    assert "Traceback" not in out + err
+    nodes = Sweep.load(tmp_path / "toy.yaml").expand().nodes()
+    assert {store.verify(node).state for node in nodes} <= {"absent", "unfinished"}
+    ballast.unlink()
+    with start() as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert {store.verify(node).state for node in nodes} == {"complete"}
 
 
 def test_patience_grows_its_pauses_and_ends_with_a_sentence():
