@@ -86,7 +86,7 @@ CONFIG_COLUMNS = (
 """Columns that describe what was run, apart from stage, method, task, seed and learning rate."""
 
 _RENAMED = {"origin": "data_origin"}
-_NOT_COPIED = {"data", "optimisation", "settings", "sources"}
+_NOT_COPIED = {"data", "optimisation", "settings", "sources", "external"}
 
 
 def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) -> pd.DataFrame:
@@ -168,6 +168,8 @@ def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {_RENAMED.get(key, key): _scalar(value) for key, value in config.items() if key not in _NOT_COPIED}
     columns |= {key: _scalar(value) for key, value in (config.get("optimisation") or {}).items()}
     columns |= {f"setting_{key}": _scalar(value) for key, value in (config.get("settings") or {}).items()}
+    if external := config.get("external"):  # by what identifies the adapters: where they lie may change within a sweep
+        columns["external"] = " ".join(f"{adapter['name']}={adapter['origin']}" for adapter in external)
     columns |= {
         "node": record.node,
         "state": record.state,

@@ -324,7 +324,7 @@ class _PackTrainer:
             "device": name,
             "threads": torch.get_num_threads(),
             "pack_size": self.pack_size,
-            "evaluation_rows": self.evaluation_rows,
+            "evaluation_pass_rows": self.evaluation_rows,
             "load_seconds": self.load_seconds,
         }
 

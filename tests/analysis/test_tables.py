@@ -8,7 +8,9 @@ from build_store import StoreSpec, build_store, default_score
 from rich.console import Console
 
 import analysis
+from analysis.frame import build_frame
 from analysis.grid import layout
+from analysis.records import Record
 from analysis.render import to_csv, to_html, to_latex, to_markdown, to_terminal
 from analysis.tables import BenchmarkTable, Row
 
@@ -193,6 +195,17 @@ def test_table_variant_is_named_by_what_tells_it_apart_and_not_by_what_follows(t
         frames.append(analysis.load(tmp_path / str(rows), "demo"))
     table = analysis.benchmark_table(pd.concat(frames), methods=["scalearn"], targets=["domains/apple"])
     assert [row.variant for row in table.rows] == ["few_shot=4", "few_shot=16", "few_shot=none"]
+
+
+def test_frame_identifies_adapters_from_elsewhere_by_content_wherever_they_lie() -> None:
+    def record(place: str) -> Record:
+        external = [{"name": "mnli", "origin": "files:sha256-00ff", "place": place}]
+        config = {"method": "scalearn", "data": [{"task": "glue/rte"}], "sources": ["rte", "mnli"], "external": external}
+        return Record(f"node of {place}", "succeeded", config=config)
+
+    frame = build_frame([record("/here/mnli"), record("/there/mnli")])
+    assert frame["external"].tolist() == ["mnli=files:sha256-00ff"] * 2
+    assert frame["sources"].tolist() == ["rte,mnli"] * 2
 
 
 def test_table_field_younger_than_some_records_does_not_split_a_method(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from adapters.configuration import SeqBnConfig
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from scalearn import source_adapters
 from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
 from scalearn.config import JobConfig
 from scalearn.runtime import Outcome, PackMember, Runtime
@@ -100,6 +101,22 @@ def test_adapter_of_another_size_fails_its_job_alone_by_name(backbone: str, plac
     failed, well = train(members, Runtime(device="cpu"), lambda *_: None)
     assert "'other' has hidden size 48, but the backbone has 32" in str(failed.error)
     assert well.error is None
+
+
+def test_hub_id_is_downloaded_at_its_revision(
+    backbone: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(repository: str, *, revision: str, **_: object) -> str:
+        asked.append((repository, revision))
+        return str(places["other"])
+
+    monkeypatch.setattr(source_adapters, "snapshot_download", snapshot_download)
+    plain = job("scalearn", TARGET, backbone, sources=("other",))
+    config = replace(plain, external=(external_adapter("other", "owner/adapter@v2"),))
+    assert train_job(config, tmp_path / "job", {"other": Path(config.external[0].place)}).error is None
+    assert asked == [("owner/adapter", "v2")]
 
 
 def test_defaults_are_those_of_the_library() -> None:

@@ -162,7 +162,7 @@ def test_memory_that_runs_out_in_an_evaluation_halves_its_passes_and_the_result_
     assert [size for size in sizes if size > 5] == [12, 12, 12, 8]  # of 64, 32, 16 and 8 rows; remembered then
     for index in (0, 1):
         whole, parts = result(tmp_path / f"whole/{index}"), result(tmp_path / f"parts/{index}")
-        assert (whole["evaluation_rows"], parts["evaluation_rows"]) == (64, 4)
+        assert (whole["evaluation_pass_rows"], parts["evaluation_pass_rows"]) == (64, 4)
         assert parts["micro_batches"] == 1
         assert difference(tmp_path / f"whole/{index}", tmp_path / f"parts/{index}") == 0.0
         for split in ("validation", "test"):
