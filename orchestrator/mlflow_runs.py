@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from analysis.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
 from analysis.mlflow_view import experiment_description, run_description, saved_views
 from orchestrator.run_facts import Point
+from orchestrator.tracking_file import create_tracking_file
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -57,15 +58,16 @@ class SweepRuns:
             note: Markdown that describes the sweep.
             artifacts: Where an SQLite store keeps artifacts; a server has its own place.
         """
+        create_tracking_file(uri)
         self._client = MlflowClient(uri)
         self._sweep = sweep
         self.experiment_id = self._experiment(experiment, None if uri.startswith(("http://", "https://")) else artifacts)
-        found = self._client.search_runs([self.experiment_id], f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{sweep}'", max_results=1)
+        found = self._sweep_runs()
         tags = {KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}
         run = found[0] if found else self._client.create_run(self.experiment_id, tags=tags, run_name=sweep)
         self.run_id: str = run.info.run_id
         self._client.update_run(self.run_id, status="RUNNING")
-        self.jobs = {run.data.tags[NODE]: _job_run(run) for run in self._job_runs() if NODE in run.data.tags}
+        self.jobs = self._join_twins()
 
     def open_job(
         self,
@@ -161,8 +163,36 @@ class SweepRuns:
         self._client.log_artifacts(self.run_id, str(folder), REPORT_ARTIFACT)
 
     def close(self, status: str) -> None:
-        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`."""
+        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`, and remove runs that a late answer of the server left beside ours."""
+        self._join_twins()
+        for twin in self._sweep_runs():
+            if twin.info.run_id != self.run_id and not self._client.search_runs(
+                [self.experiment_id], f"tags.`{PARENT_RUN}` = '{twin.info.run_id}'", max_results=1
+            ):
+                self._client.delete_run(twin.info.run_id)
         self._client.set_terminated(self.run_id, status)
+
+    def _sweep_runs(self) -> list[Run]:
+        """Return the sweep's runs, the oldest first: all but that one are twins."""
+        query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
+        return list(self._client.search_runs([self.experiment_id], query, order_by=["attributes.start_time ASC"]))
+
+    def _join_twins(self) -> dict[str, JobRun]:
+        """Return the run of every job by its node, and delete the twins of one.
+
+        A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may two
+        drivers that share a job. Of such runs the one that got furthest stays.
+        """
+        found: dict[str, JobRun] = {}
+        for run in self._job_runs():
+            if (node := run.data.tags.get(NODE)) is None:
+                continue
+            job, other = _job_run(run), found.get(node)
+            if other is not None and (other.started, other.store) == (job.started, job.store):
+                job, twin = sorted((job, other), key=lambda one: (one.state == "succeeded", one.step, one.run_id), reverse=True)
+                self._client.delete_run(twin.run_id)
+            found[node] = job
+        return found
 
     def _set_state(self, job: JobRun, state: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(job.run_id, tags=[RunTag(key, value[:_MAX_VALUE]) for key, value in {**tags, STATE: state}.items()])

@@ -28,10 +28,12 @@ _INTERVAL = 2.0
 _LONGEST_PAUSE = 60.0
 _LEDGER = "tracked.json"
 _MLFLOW_SETTINGS = {
-    # MLflow's own patience is minutes per call; ours is to try again later.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It would print two lines into the table of the run for every job.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
