@@ -147,7 +147,7 @@ def p_text(p: float | None) -> str:
 
 def _number(value: Any, digits: int) -> GridCell:
     missing = value is None or pd.isna(value)
-    return GridCell("–" if missing else f"{float(value):.{digits}f}", sort=None if missing else float(value))
+    return GridCell("–" if missing else f"{float(value):.{digits}f}".replace("-", "−"), sort=None if missing else float(value))
 
 
 def _sort(value: Any) -> float | None:

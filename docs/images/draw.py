@@ -25,8 +25,8 @@ def draw_table(store: str) -> None:
     console.save_svg(str(HERE / "quickstart-table.svg"), title="make quickstart")
 
 
-def draw_page(address: str) -> None:
-    """A page of the MLflow UI, once its script has drawn it."""
+def draw_page(address: str, name: str, size: str) -> None:
+    """A page in a window of a size, once its script has drawn it."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
             "chromium",
@@ -37,11 +37,12 @@ def draw_page(address: str) -> None:
             "--no-first-run",
             "--disable-background-networking",
         ]
-        command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--window-size=1400,900"]
-        command += ["--virtual-time-budget=30000", f"--screenshot={HERE / 'quickstart-mlflow.png'}", address]
+        command += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        command += [f"--window-size={size}", "--virtual-time-budget=30000", f"--screenshot={HERE / name}", address]
         subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
     draw_table(sys.argv[1])
-    draw_page(sys.argv[2])
+    draw_page((Path(sys.argv[1]).absolute() / "reports" / "quickstart" / "index.html").as_uri(), "quickstart-report.png", "1280,1640")
+    draw_page(sys.argv[2], "quickstart-mlflow.png", "1400,900")
