@@ -53,7 +53,7 @@ def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any
         stage=entry.get("stage") or (job or {}).get("stage"),
         error=(ending or {}).get("error"),
         attempts=(ending or {}).get("attempts") or (job or {}).get("attempts"),
-        config=(job or {}).get("config") or {},
+        config=(job or {}).get("config") or entry.get("config") or {},
         parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
         result=result or {},
         provenance=(job or {}).get("provenance") or {},

@@ -6,13 +6,18 @@ import socket
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+import analysis
 from orchestrator.graph import Graph
+from orchestrator.report import Report, write_run_report
 from orchestrator.store import Store
+from orchestrator.sweep import Sweep
 from orchestrator.tracking import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
+from tests.orchestrator.small_sweep import small_store
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +35,16 @@ def store(tmp_path: Path, empty_database: Path) -> Store:
     return Store(tmp_path / "runs")
 
 
-def track(graph: Graph, store: Store, uri: str | None = None) -> tuple[Tracker, int]:
-    target = Target.of(uri, None, "toy", "a *toy*", store)
+def track(graph: Graph, store: Store, uri: str | None = None, report: Report | None = None, sweep: str = "toy") -> tuple[Tracker, int]:
+    """Log what is not logged, as a run does."""
+    target = Target.of(uri, None, sweep, "a *toy*", store)
     tracker = Tracker(target, graph, store)
-    for node in tracker.untracked(graph.nodes()):
+    untracked = tracker.untracked(graph.nodes())
+    for node in untracked:
         tracker.add(node)
-    tracker.start()
-    return tracker, tracker.finish("FINISHED", patience=60)
+    if untracked:
+        tracker.start()
+    return tracker, tracker.finish("FINISHED", patience=300, report=report)
 
 
 def runs_of(store: Store) -> dict[str, object]:
@@ -166,3 +174,59 @@ def test_half_a_line_of_history_waits_for_its_other_half(store):
         file.write(json.dumps({"step": 30, "time": 1.0})[:-5])
     track(graph, store)
     assert [step for step, _ in history(store, runs_of(store)[node], "train_loss")] == [10, 20]
+
+
+def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_new(tmp_path, empty_database):
+    file, store, graph = small_store(tmp_path / "small")
+    shutil.copy(empty_database, store.root / "mlflow.db")
+    behave(store, ("lr6e-03-seed1", {"error": "The loss became nan."}))
+    run_jobs(graph, store)
+    report = write_run_report(store, "small")
+    assert report.problem is None
+    tracker, left = track(graph, store, report=report, sweep="small")
+    assert (left, tracker.report_problem) == (0, None)
+    uri = f"sqlite:///{store.root / 'mlflow.db'}"
+    frame = analysis.load(store.root, "small")
+    pd.testing.assert_frame_equal(analysis.load(uri, "small"), frame)
+    assert set(frame["state"]) == {"succeeded", "failed"}
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small")
+    assert {"mlflow.note.content", "mlflow.sharedViewState.jobs", "mlflow.sharedViewState.methods"} <= experiment.tags.keys()
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"manifest.json", "report"}
+    files = {file.path for folder in ("report", "report/tables") for file in client.list_artifacts(run.info.run_id, folder)}
+    assert {"report/index.html", "report/plots", "report/tables/benchmark.tex"} <= files
+    assert run.data.metrics["average/scalearn omega_dropout_0.3"] == pytest.approx(0.74)
+    assert "### Sweep small" in run.data.tags["mlflow.note.content"]
+    failed, _ = client.search_runs([experiment.experiment_id], "tags.state = 'failed'")
+    assert "Failed: The loss became nan." in failed.data.tags["mlflow.note.content"]
+    assert failed.info.run_name == "scalearn/apple/" + failed.data.tags["path"].rpartition("/")[2]
+
+    behave(store)
+    mended = Sweep.load(file).expand()
+    run_jobs(mended, store)
+    newer = write_run_report(store, "small")
+    track(mended, store, report=newer, sweep="small")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    assert "All 6 jobs succeeded" in run.data.tags["mlflow.note.content"]
+    assert "average_std/scalearn omega_dropout_0.3" in run.data.metrics
+    idle, left = track(mended, store, report=newer, sweep="small")
+    assert (idle.run_id, left, idle.report_problem) == (None, 0, None)
+
+
+def test_report_that_an_absent_server_misses_is_told_and_logged_by_the_next_run(store, tmp_path, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    track(graph, store)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("<p>")
+    report = Report(tmp_path / "report", "mark", "*words*", {"average/scalearn": 0.5})
+    away, left = track(graph, store, f"http://127.0.0.1:{port}", report)
+    assert left == len(graph)
+    assert str(port) in away.report_problem
+    tracker, left = track(graph, store, report=report)
+    assert (left, tracker.report_problem) == (0, None)
+    assert runs_of(store)["toy"].data.metrics == {"average/scalearn": 0.5}
