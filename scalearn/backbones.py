@@ -50,6 +50,11 @@ class Backbone:
         return str(self.directory) if self.directory is not None else self.origin.removeprefix("hub:").rpartition("@")[0]
 
     @property
+    def reference(self) -> str:
+        """Name that `get_backbone` understands in every working directory: of a directory of one's own, its absolute path."""
+        return str(self.directory) if self.origin.startswith("files:") else self.name
+
+    @property
     def revision(self) -> str | None:
         """Revision on the hub for `from_pretrained`. None for a directory."""
         return self.origin.rpartition("@")[2] if self.directory is None else None

@@ -1,5 +1,6 @@
 """From a sweep file to jobs: which jobs there are, with which values, and who feeds whom."""
 
+import json
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -166,3 +167,17 @@ def test_file_is_read_by_path_and_shipped_sweep_by_name(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert Sweep.load("mine.yaml").name == "test"
     assert Sweep.load("quickstart").name == "quickstart"
+
+
+def test_relative_backbone_directory_is_found_from_the_workers_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 99, "max_position_embeddings": 128}
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text(json.dumps({"model_type": "bert", **fields}))
+    (tmp_path / "tiny/model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    small = ("backbone=./tiny", "sources.tasks=[cola]", "targets=[cola]", "data.max_length=64")
+    graph = expand("{adaptersoup: {settings: {sentence_encoder: ./tiny}}}", *small)
+    assert {job.config.backbone for job in graph} == {str(tmp_path / "tiny")}
+    assert (
+        graph.nodes()[:2] == expand("{adaptersoup: {settings: {sentence_encoder: tiny}}}", *small, f"backbone={tmp_path}/tiny").nodes()[:2]
+    )
