@@ -1,11 +1,11 @@
 import json
-import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import analysis
 from analysis.files import open_folder
 from analysis.mlflow_records import MANIFEST_ARTIFACT, ending_tags, job_tags
 from analysis.mlflow_sweep import MOST_CHARACTERS, sweep_description, sweep_metrics
-from analysis.mlflow_view import experiment_description, run_description, ui_link
+from analysis.mlflow_view import experiment_description, run_description, saved_views, ui_link
 from analysis.records import read_manifest, read_records
 from analysis.results import gather
 
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from conftest import Browser
 
 
-def log(store: Path, uri: str, artifacts: Path) -> tuple[MlflowClient, str]:
+def log(store: Path, uri: str, artifacts: Path, name: str = "demo") -> tuple[MlflowClient, str]:
     """Log a sweep as the orchestrator does: a run for the sweep, and one for each job that has begun."""
     client = MlflowClient(uri)
-    experiment = client.create_experiment("demo", artifact_location=None if uri.startswith("http") else artifacts.as_uri())
+    experiment = client.create_experiment(
+        name, artifact_location=None if uri.startswith("http") else artifacts.as_uri(), tags=saved_views()
+    )
     parent = client.create_run(experiment, tags={"kind": "sweep", "sweep": "demo"}, run_name="demo").info.run_id
     client.log_artifact(parent, str(store / "sweeps" / "demo.json"))
     client.log_dict(parent, json.loads((store / "sweeps" / "demo.json").read_text()), MANIFEST_ARTIFACT)
     for path in sorted(store.glob("**/job.json")):
         job = json.loads(path.read_text())
-        tags = {"kind": "job", "node": job["node"], "method": job["config"]["method"], "mlflow.parentRunId": parent} | job_tags(job)
+        tags = {"kind": "job", "node": job["node"], "method": job["config"]["method"], "stage": job["stage"], "mlflow.parentRunId": parent}
+        tags |= job_tags(job)
         for name in ("SUCCESS.json", "FAILED.json"):
             if (path.parent / name).exists():
                 result = path.parent / "result.json"
@@ -113,43 +116,76 @@ def test_descriptions_say_what_is_what_and_fit_the_server(broken_store: Path) ->
     assert "Built on the source adapters airlines, apple, coachella." in done
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What `scalearn ui` serves."""
+
+    store: Path
+    address: str
+    links: dict[str, str]
+    process: "subprocess.Popen[str]"
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real tracking server on loopback."""
+def shown(tmp_path: Path) -> Iterator[Shown]:
+    """`scalearn ui` on a sweep with a failed job, logged to an SQLite file."""
+    states = {"scalearn_pp/apple/lr6e-03-seed1": "failed"}
+    store = tmp_path / "store"
+    spec = StoreSpec(methods={"adapter": (3e-4,), "scalearn": (6e-3,), "scalearn_pp": (6e-3,)}, states=states)
+    manifest = build_store(store, spec)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tracking_uri": uri, "experiment": "demo"}))
+    log(store, uri, tmp_path / "artifacts")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")]
-    with (tmp_path / "server.log").open("w") as output:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT, env=os.environ, start_new_session=True)
-    base = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "orchestrator.cli", "ui", str(manifest), "--port", str(port), "--no-browser"]
+    with (tmp_path / "errors.log").open("w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        links = {}
+        for line in process.stdout:
+            what, _, link = line.strip().partition(": ")
+            if link:
+                links[what] = link
+            if "Ctrl-C" in line:
+                break
+        assert links, (tmp_path / "errors.log").read_text()
+        yield Shown(store, f"http://127.0.0.1:{port}", links, process)
+    finally:
+        process.terminate()  # and not kill: it has a server to end
+        process.communicate(timeout=60)
+
+
+def run_names(browser: "Browser", ready: str) -> list[str]:
+    """Names of the runs that MLflow's page lists, once it shows a text."""
     for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{base}/health", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            time.sleep(0.5)
-    yield base
-    os.killpg(process.pid, 15)
-    process.wait(30)
+        text = str(browser.run("return document.body.innerText"))
+        if ready in text and "domains/minilm/" in text:
+            return [line for line in text.splitlines() if line.startswith("domains/minilm/")]
+        time.sleep(0.5)
+    raise AssertionError(text)
 
 
 @pytest.mark.slow
-def test_server_gives_the_same_frame_and_its_page_opens_with_the_filter(server: str, tmp_path: Path, browser: "Browser") -> None:
-    states = {"scalearn_pp/apple/lr6e-03-seed1": "failed"}
-    build_store(tmp_path / "store", StoreSpec(methods={"adapter": (3e-4,), "scalearn": (6e-3,), "scalearn_pp": (6e-3,)}, states=states))
-    _, experiment = log(tmp_path / "store", server, tmp_path)
-    pd.testing.assert_frame_equal(analysis.load(server, "demo"), analysis.load(tmp_path / "store", "demo"))
-    browser.open(ui_link(server, experiment, filter_="tags.kind = 'job' and tags.method = 'scalearn'"), width=1600)
-    names: list[str] = []
-    for _ in range(60):
-        text = str(browser.run("return document.body.innerText"))
-        names = [line for line in text.splitlines() if line.startswith("domains/minilm/")]
-        if names:
-            break
-        time.sleep(0.5)
-    browser.picture(tmp_path / "page.png")
-    assert len(names) == 4
-    assert all("/scalearn/" in name for name in names)
+def test_ui_serves_the_sweep_shows_its_views_and_ends_with_ctrl_c(shown: Shown, browser: "Browser", tmp_path: Path) -> None:
+    frame = analysis.load(shown.store, "demo")
+    pd.testing.assert_frame_equal(analysis.load(shown.address, "demo"), frame)
+    _, experiment = log(shown.store, shown.address, tmp_path, "through the server")
+    browser.open(shown.links["by method"], width=1600)
+    grouped = run_names(browser, "Group: scalearn_pp")
+    assert len(grouped) == frame["node"].nunique()
+    assert "Group by: method" in str(browser.run("return document.body.innerText"))
+    browser.open(shown.links["jobs, best first"], width=1600)
+    assert len(run_names(browser, "test_score")) > 4
+    browser.open("about:blank")
+    browser.open(ui_link(shown.address, experiment, filter_="tags.kind = 'job' and tags.method = 'scalearn'"), width=1600)
+    filtered = run_names(browser, "4 matching runs")
+    assert len(filtered) == 4
+    assert all("/scalearn/" in name for name in filtered)
+    browser.open("about:blank")
+    shown.process.send_signal(signal.SIGINT)
+    assert shown.process.wait(60) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(shown.address.rpartition(":")[2]))) != 0

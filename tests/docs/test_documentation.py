@@ -33,7 +33,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "python -m pip install torch==2.13.0"): "the Makefile has run these lines before any test can start",
-    ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/orchestrator/test_ui.py does it",
+    ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/analysis/test_mlflow.py does it",
     ("README.md", "make test"): "it is what runs this test",
     ("CONTRIBUTING.md", "make test"): "it is what runs this test",
     ("README.md", "scalearn run sweeps/glue_smoke.yaml --set data.root=/data/benchmarks"): "names a directory of the reader's",
