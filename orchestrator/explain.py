@@ -55,7 +55,13 @@ def locate(document: Document, path: Sequence[str | int]) -> tuple[str, str]:
 
 def dotted(key: Key) -> str:
     """Return a key as people write it: `methods.scalearn.learning_rate[1]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in key).removeprefix(".")
+
+
+def _shown(key: str) -> str:
+    """Return a key without what a terminal would obey, such as an override of the direction of text, and cut where it is very long."""
+    text = key if len(key) <= 100 else key[:97] + "..."
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _sentence(detail: ErrorDetails, document: Document, model: type[BaseModel]) -> str:
