@@ -13,14 +13,28 @@ from adapters.configuration import SeqBnConfig
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from orchestrator.cli import main
+from orchestrator.store import Store
+from orchestrator.sweep import Sweep
 from scalearn import source_adapters
 from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
 from scalearn.config import JobConfig
+from scalearn.model import load_backbone, load_model
 from scalearn.runtime import Outcome, PackMember, Runtime
 from scalearn.training import train
 from tests.scalearn.small import data, job, run, save_backbone
 
 TARGET = (data("domains/apple"),)
+SWEEP = """\
+name: toy
+benchmark: domains
+backbone: {backbone}
+targets: [apple]
+data: {{train_rows: 24, evaluation_rows: 12, max_length: 24}}
+sources: {{tasks: [apple], adapters: {{other: ./downloaded}}, settings: {{reduction_factor: 4}}}}
+methods: {{scalearn: {{}}}}
+training: {{epochs: 1, batch_size: 8}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +131,28 @@ def test_hub_id_is_downloaded_at_its_revision(
     config = replace(plain, external=(external_adapter("other", "owner/adapter@v2"),))
     assert train_job(config, tmp_path / "job", {"other": Path(config.external[0].place)}).error is None
     assert asked == [("owner/adapter", "v2")]
+
+
+def test_sweep_with_an_adapter_from_elsewhere_trains_and_exports(
+    backbone: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.trial import MemberOrder, PackOrder, run_pack  # Ray, which the other tests of this module do without
+
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(SWEEP.format(backbone=backbone))
+    store = Store(tmp_path / "runs")
+    for each in Sweep.load("toy.yaml").expand():
+        parents = {parent.source_name: parent.node for parent in each.parents}
+        order = MemberOrder(each.node, each.config, {"node": each.node}, parents)
+        run_pack(PackOrder((order,), str(store.root), "scalearn.training:train", Runtime(device="cpu"), tmp_path / "stop"))
+        assert store.complete(each.node)
+    assert each.config.sources == ("apple", "other")
+    assert main(["export", "toy.yaml", "--node", each.node, "--to", "exported"]) == 0
+    loaded = load_backbone(backbone)
+    found = {"apple": store.directory(parents["apple"]), "other": places["other"]}
+    whole, exported = load_model(store.directory(each.node), loaded, found), load_model("exported", loaded)
+    inputs = whole.tokenise(["one text", "another one"])
+    torch.testing.assert_close(whole(inputs), exported(inputs), atol=1e-5, rtol=0)
 
 
 def test_defaults_are_those_of_the_library() -> None:
