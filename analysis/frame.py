@@ -15,7 +15,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "state": ("str", "succeeded, failed, blocked (an ancestor failed), running (begun, not finished), pending."),
     "error": ("str", "First line of the error of a failed node; which parent failed, for a blocked one."),
     "attempts": ("Int64", "How often the node was tried, where the store says."),
-    "stage": ("str", "source, transfer, joint or single; an adapter that feeds a transfer job of the sweep is a source."),
+    "stage": (
+        "str",
+        "source, transfer, joint, single, or similarity (AdapterSoup's); an adapter that feeds a transfer job of the sweep is a source.",
+    ),
     "benchmark": ("str", "glue, super_glue, humset, gsg, domains, ..."),
     "method": ("str", "Key of the method: a row of the benchmark table."),
     "task": ("str", "Key of the task that the score is of: `glue/rte`. A joint node has rows for each of its tasks."),

@@ -112,15 +112,17 @@ def job_grid(frame: pd.DataFrame) -> Grid:
     nodes = frame.drop_duplicates("node")
     primary = frame[frame["primary"].fillna(False).astype(bool) & (frame["split"] == "test")]
     scores = primary.groupby("node")["value"].mean()
+    tasks = frame.groupby("node")["task"].nunique()
     rows = []
     for job in nodes.to_dict("records"):
         score = scores.get(job["node"])
+        trains = job["stage"] != "similarity" and not pd.isna(job["learning_rate"])
         cells = (
             GridCell(str(job["method"])),
-            GridCell(short_name(str(job["task"]))),
+            GridCell(short_name(str(job["task"])) if tasks[job["node"]] < 2 else f"{tasks[job['node']]} tasks"),
             GridCell(str(job["stage"])),
             _number(job["seed"], 0),
-            GridCell("–" if pd.isna(job["learning_rate"]) else f"{job['learning_rate']:g}", sort=_sort(job["learning_rate"])),
+            GridCell(f"{job['learning_rate']:g}" if trains else "–", sort=_sort(job["learning_rate"]) if trains else None),
             GridCell(str(job["state"])),
             GridCell(percent(None if score is None else float(score)), sort=_sort(score)),
             _number(job["train_seconds"], 1),

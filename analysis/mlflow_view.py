@@ -23,7 +23,7 @@ def experiment_description(sweep: str) -> str:
         f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, "
         "of kind `job`.\n\n"
         "| tag | meaning |\n| :--- | :--- |\n"
-        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training |\n"
+        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training, `similarity` of tasks |\n"
         "| `method` | row of the benchmark table |\n"
         "| `target` | task that the job serves |\n"
         "| `seed`, `learning_rate` | what else tells jobs apart |\n"
@@ -38,6 +38,8 @@ def run_description(record: Record) -> str:
     config: dict[str, Any] = dict(record.config)
     tasks = [str(entry.get("task")) for entry in config.get("data") or ()]
     rate = (config.get("optimisation") or {}).get("learning_rate")
+    if record.stage == "similarity":
+        return f"**Similarity of the texts of {', '.join(task_title(task, tasks) for task in tasks)}**\n\nArtifact: `{record.node}`"
     what = {"source": "Source adapter", "transfer": "Transfer layer", "joint": "Joint model"}.get(record.stage or "", "Model")
     title = f"**{what}: {method_title(str(config.get('method')))} on {', '.join(task_title(task, tasks) for task in tasks)}**"
     lines = [f"{title}, backbone {config.get('backbone')}, learning rate {rate:g}, seed {config.get('seed')}." if rate else f"{title}."]

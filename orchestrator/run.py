@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -20,7 +21,7 @@ from orchestrator.progress import Progress
 from orchestrator.report import Report, print_table, write_run_report
 from orchestrator.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.sweep import Sweep
-from orchestrator.tracking import Target, Tracker
+from orchestrator.tracking import Target, Tracker, program
 from scalearn.config import Stage
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
@@ -94,7 +95,7 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     left = _finish_tracking(tracker, code, report)
     write_manifest(sweep, full, store, target.uri, tracker.run_id)
     _print_failures(graph, store, console)
-    _print_places(target, store, report, console)
+    _print_places(target, store, sweep.name, report, console)
     if tracker.report_problem:
         _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
@@ -190,15 +191,16 @@ def _print_failures(graph: Graph, store: Store, console: Console) -> None:
             _warn(console, f"blocked  {node}: its parent {graph.blocked_by(node)} failed")
 
 
-def _print_places(target: Target, store: Store, report: Report | None, console: Console) -> None:
+def _print_places(target: Target, store: Store, sweep: str, report: Report | None, console: Console) -> None:
     if report and report.problem:
         _warn(console, report.problem)
     lines = {"Artifacts": store.url}
     if report and report.problem is None:
         lines["Report"] = str(report.page)
     lines["MLflow"] = target.uri
-    if command := target.ui_command():
-        lines["To look"] = command
+    manifest = store.manifest_path(sweep)
+    here = store.is_local and manifest.is_relative_to(Path.cwd())
+    lines["To look"] = shlex.join([program("scalearn"), "ui", str(manifest.relative_to(Path.cwd()) if here else manifest)])
     for name, value in lines.items():
         console.print(f"{name + ':':<11} {value}", highlight=False, soft_wrap=True, markup=False)
 

@@ -66,7 +66,7 @@ class Target:
         """Return the command that shows the runs on loopback. None: a server shows them already."""
         if self.uri.startswith(("http://", "https://")):
             return None
-        return shlex.join([_mlflow_program(), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
+        return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
 
 
 class Tracker:
@@ -300,13 +300,13 @@ class Ledger:
             self._changed = False
 
 
-def _mlflow_program() -> str:
-    """Return how to call this environment's `mlflow`, activated or not."""
-    program = Path(sys.executable).with_name("mlflow")
-    found = shutil.which("mlflow")
-    if not program.exists() or (found and Path(found).samefile(program)):
-        return "mlflow"
-    return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+def program(name: str) -> str:
+    """Return how to call a program of this environment, activated or not."""
+    here = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not here.exists() or (found and Path(found).samefile(here)):
+        return name
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 def _home(store: Store) -> Path:

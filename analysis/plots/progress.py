@@ -12,7 +12,7 @@ from analysis.history import Span, utilisation
 from analysis.names import method_title, metric_title, order_methods, order_tasks, task_title
 from analysis.plots.style import Plot, legend, panels, styles
 
-_STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9"}
+_STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9", "similarity": "#CC79A7"}
 
 
 def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "loss", targets: Sequence[str] = ()) -> Plot | None:
