@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.errors import ResultsError
 from analysis.files import Folder, open_folder
 from analysis.frame import build_frame
-from analysis.records import SweepInfo, read_manifest, read_records
+from analysis.records import Record, SweepInfo, config_from, read_manifest, read_records
 
 TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
 
@@ -38,7 +38,21 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
         records, name = read_records(folder, manifest), folder.name
     if not records:
         raise ResultsError(f"{name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
-    return build_frame(records, manifest)
+    try:
+        return build_frame(records, manifest)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        # Some job's files hold values of a wrong type. It counts as a failure of that job, and hides no other.
+        return build_frame([_sound(record) for record in records], manifest)
+
+
+def _sound(record: Record) -> Record:
+    """The record, or a failed one in its place where no frame can be made of it."""
+    try:
+        build_frame([record])
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        error = f"{record.node} holds values of a wrong type; run the sweep again."
+        return Record(record.node, "failed", stage=record.stage, error=error, config=config_from({}, record.node, None))
+    return record
 
 
 def is_tracking_uri(place: str | Path) -> bool:

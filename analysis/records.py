@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from analysis import shapes
 from analysis.errors import ResultsError
 from analysis.files import Folder
 
@@ -109,13 +110,18 @@ def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
     )
 
 
-def _with_config(entry: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> Mapping[str, Any]:
+def _with_config(entry: Any, values: Any) -> Any:
     """A node's line with its configuration in full; the manifest keeps each field's values once and their numbers in the lines."""
-    numbers = entry.get("config")
-    if not isinstance(numbers, list):
+    numbers = entry.get("config") if isinstance(entry, Mapping) else None
+    if not isinstance(numbers, list) or not isinstance(values, Mapping):
         return entry
     # Fields that only later jobs have are missing from the earlier lines.
-    config = {name: known[number] for (name, known), number in zip(values.items(), numbers, strict=False) if number >= 0}
+    chosen = zip(values.items(), numbers, strict=False)
+    config = {
+        name: known[number]
+        for (name, known), number in chosen
+        if isinstance(known, list) and isinstance(number, int) and 0 <= number < len(known)
+    }
     return {**entry, "config": config}
 
 
@@ -128,9 +134,12 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         failure = None if success else read_json(folder, f"{node}/FAILED.json")
         if success and result is None:
             raise ResultsError(f"{node}/result.json is missing though the node counts as done.")
+        for name, value, form in (("job.json", job, shapes.JOB), ("result.json", result, shapes.RESULT)):
+            if not shapes.has_form(value, form):
+                raise ResultsError(f"{node}/{name} has not the form that jobs write; run the sweep again.")
     except ResultsError as error:
         # Damage in one node must not hide the others: it counts as a failure of that node.
-        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=_config_from(entry, node, benchmark))
+        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config_from(entry, node, benchmark))
     begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
     state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
     ending = success or failure or {}
@@ -139,8 +148,8 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         state,
         stage=entry.get("stage") or (job or {}).get("stage"),
         error=str(failure.get("error")) if failure else None,
-        attempts=(failure or {}).get("attempts") or (job or {}).get("attempts"),
-        config=(job or {}).get("config") or entry.get("config") or _config_from(entry, node, benchmark),
+        attempts=_count((failure or {}).get("attempts")) or _count((job or {}).get("attempts")),
+        config=(job or {}).get("config") or entry.get("config") or config_from(entry, node, benchmark),
         parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
         result=result or {},
         provenance=(job or {}).get("provenance") or {},
@@ -151,7 +160,7 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
 
 def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
-    nodes = list(folder.nodes()) if manifest is None else [str(entry["node"]) for entry in manifest.nodes]
+    nodes = list(folder.nodes()) if manifest is None else [_node_of(entry, manifest) for entry in manifest.nodes]
     folder.prefetch(f"{node}/{name}" for node in nodes for name in _RECORD_FILES)
     if manifest is None:
         records = [read_record(folder, node) for node in nodes]
@@ -160,9 +169,27 @@ def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     return mark_blocked(records)
 
 
+def _node_of(entry: Any, manifest: SweepInfo) -> str:
+    """The node that a manifest's line names.
+
+    Raises:
+        ResultsError: It names none, or a place outside the store.
+    """
+    node = entry.get("node") if isinstance(entry, Mapping) else None
+    if (
+        not isinstance(node, str)
+        or not node
+        or ".." in node.split("/")
+        or node.startswith("/")
+        or not shapes.has_form(entry, shapes.MANIFEST_LINE)
+    ):
+        raise ResultsError(f"The manifest sweeps/{manifest.name}.json names {node!r}, which is no job of this store: run the sweep again.")
+    return node
+
+
 def pending_record(node: str, entry: Mapping[str, Any], benchmark: str | None) -> Record:
     """A node of which nothing is known but its line in the sweep's manifest."""
-    config = entry.get("config") or _config_from(entry, node, benchmark)
+    config = entry.get("config") or config_from(entry, node, benchmark)
     return Record(node, "pending", stage=entry.get("stage"), config=config, parents=tuple(entry.get("parents") or ()))
 
 
@@ -190,7 +217,7 @@ def mark_blocked(records: Sequence[Record]) -> list[Record]:
     return marked
 
 
-def _config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
+def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
     """The little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
     parts = PurePosixPath(node).parts
     # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
@@ -210,6 +237,11 @@ def _config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> 
     if entry.get("learning_rate") is not None:
         config["optimisation"] = {"learning_rate": entry["learning_rate"]}
     return config
+
+
+def _count(value: Any) -> int | None:
+    """A small whole number; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
 def _seconds(time: Any) -> float | None:

@@ -22,9 +22,6 @@ CHECKPOINT = "checkpoint"
 UNCOMMITTED = frozenset({SUCCESS, FAILED, TRACEBACK})
 """Files that tell how a node ended, and are no part of what it made."""
 
-NODE_JSON_LIMIT = 4 * 1024**2
-"""Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
-
 Outcome = Literal["succeeded", "failed", "pending"]
 """How a node stands by its marker files alone."""
 

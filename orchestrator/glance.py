@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from orchestrator.artifact import JOB, NODE_JSON_LIMIT, Outcome
-from orchestrator.storage import Storage, parse
+from orchestrator.artifact import JOB, Outcome
+from orchestrator.storage import NODE_JSON_LIMIT, Storage, parse
 
 INDEX = ".index"
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from orchestrator.artifact import CHECKPOINT, JOB, NODE_JSON_LIMIT, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, vouched
-from orchestrator.storage import Storage, digest, encode, parse
+from orchestrator.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, vouched
+from orchestrator.storage import NODE_JSON_LIMIT, Storage, digest, encode, parse
 from scalearn.errors import UserError
 
 VARIABLE = "SCALEARN_SCRATCH"

@@ -187,8 +187,8 @@ def _job_status(graph: Graph, store: Store, node: str, record: dict[str, Any], r
     elif state == "blocked":
         extra = {"error": f"its parent {graph.blocked_by(node)} failed"}
     elif state == "succeeded":
-        timing = record.get("timing") or {}
-        extra = {"seconds": sum(value for value in timing.values() if isinstance(value, int | float))}
+        timing = record.get("timing")
+        extra = {"seconds": sum(value for value in timing.values() if isinstance(value, int | float)) if isinstance(timing, dict) else None}
     elif state == "running":
         newest: dict[str, Any] = next(reversed(list(history_records(store.directory(node) / HISTORY))), {})
         extra = {"score": scores(newest), "driver": running[node]}

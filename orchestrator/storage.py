@@ -18,8 +18,11 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from orchestrator.patience import Patience, reason
+from orchestrator.patience import Patience, is_trouble, reason
 from scalearn.errors import UserError
+
+NODE_JSON_LIMIT = 4 * 1024**2
+"""Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
 
 JSON_LIMIT = 64 * 1024**2
 """Bytes of the largest JSON file that is read; a manifest of 100,000 jobs has half of it. A stranger's may be larger than memory."""
@@ -31,6 +34,9 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # Its own patience for a server that is away is half a minute per request, beneath ours.
     "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}},
 }
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+"""What a path answers that names no file."""
+
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
 _CHUNK = 512
@@ -88,26 +94,32 @@ class Storage:
             raise ValueError(f"{path} has more than {limit} bytes")
         return data
 
-    def read_many(self, paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
-        """Iterate over those of some files that exist, with their bytes; behind a URL many are fetched at a time."""
+    def read_many(self, paths: Iterable[Path], limit: int = NODE_JSON_LIMIT) -> Iterator[tuple[Path, bytes]]:
+        """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""
         if self.is_local:
             for path in paths:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    yield path, self.read(path)
+                try:
+                    yield path, self.read(path, limit)
+                except ValueError:
+                    continue
+                except OSError as error:
+                    if not _names_no_file(error):
+                        raise
             return
         wanted = {self.key(path): path for path in paths}
         keys = list(wanted)
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            found = self.patience.persist(lambda chunk=chunk: self._cat(chunk), self.url)  # type: ignore[misc]
-            yield from ((wanted[key], data) for key, data in found.items())
+            found = self.patience.persist(lambda chunk=chunk: self._heads(chunk, limit), self.url)  # type: ignore[misc]
+            yield from ((wanted[key], data) for key, data in found.items() if len(data) <= limit)
 
-    def _cat(self, keys: list[str]) -> dict[str, bytes]:
-        found = self._files.cat(keys, on_error="return")
+    def _heads(self, keys: list[str], limit: int) -> dict[str, bytes]:
+        """Return the first bytes of those of some objects that exist, one more than the limit."""
+        found = dict(zip(keys, self._files.cat_ranges(keys, 0, limit + 1, on_error="return"), strict=True))
         for value in found.values():
-            if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
+            if isinstance(value, Exception) and not isinstance(value, FileNotFoundError) and is_trouble(value):
                 raise value
-        return {key: value for key, value in found.items() if isinstance(value, bytes)}
+        return {key: bytes(value) for key, value in found.items() if not isinstance(value, Exception)}
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file; readers see it whole or not at all."""
@@ -169,8 +181,12 @@ class Storage:
         """Read a JSON object. None: absent, half-written, too large, too deep, or no object of finite numbers."""
         try:
             return parse(self.read(path, limit))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        except ValueError:
             return None
+        except OSError as error:
+            if _names_no_file(error):
+                return None
+            raise
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a JSON file."""
@@ -289,6 +305,11 @@ def digest(file: BinaryIO) -> dict[str, Any]:
         sha256.update(block)
         size += len(block)
     return {"size": size, "sha256": sha256.hexdigest()}
+
+
+def _names_no_file(error: OSError) -> bool:
+    # Object stores raise FileNotFoundError without a number.
+    return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
 
 
 def _refuse(constant: str) -> None:

@@ -20,7 +20,6 @@ from orchestrator.artifact import (
     FAILED,
     HISTORY,
     JOB,
-    NODE_JSON_LIMIT,
     RESULT,
     SCHEMA,
     SUCCESS,
@@ -36,7 +35,7 @@ from orchestrator.artifact import (
 from orchestrator.glance import Ended, Glance, note
 from orchestrator.mirror import Mirror
 from orchestrator.patience import Patience, reason
-from orchestrator.storage import Storage, encode, missing, parse
+from orchestrator.storage import NODE_JSON_LIMIT, Storage, encode, missing, parse
 from scalearn.errors import UserError
 
 __all__ = [

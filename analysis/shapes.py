@@ -1,0 +1,49 @@
+"""The form of the JSON files that jobs write, as far as the analysis relies on it: what has another form was not written by a job."""
+
+from typing import Any
+
+Number = (int, float)
+
+JOB = {
+    "stage": str,
+    "config": {
+        "benchmark": str,
+        "stage": str,
+        "method": str,
+        "data": [{"task": str}],
+        "sources": [str],
+        "optimisation": {},
+        "settings": {},
+        "external": [{"name": str, "origin": str}],
+    },
+    "parents": [str],
+    "provenance": {"packages": {}},
+}
+RESULT = {
+    "scores": {"*": {"*": {"*": Number}}},
+    "primary_metric": {"*": str},
+    "parameters": {"*": Number},
+    "timing": {"*": Number},
+    "rows": {"*": {"*": int}},
+    "warnings": [str],
+}
+MANIFEST_LINE = {**dict.fromkeys(("node", "stage", "method", "task"), str), "parents": [str]}
+
+
+def has_form(value: Any, form: Any) -> bool:
+    """Whether a JSON value has a form. What is null or absent fits; keys that the form does not name may hold anything.
+
+    Args:
+        value: The value.
+        form: A type or several, a list of one form for every element, or a mapping of keys to forms, in which `*` stands for every key.
+    """
+    if value is None:
+        return True
+    if isinstance(form, list):
+        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return False
+        named = dict.fromkeys(value, form["*"]) if "*" in form else form
+        return all(has_form(value.get(key), inner) for key, inner in named.items())
+    return isinstance(value, form) and not isinstance(value, bool)
