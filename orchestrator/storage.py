@@ -30,7 +30,7 @@ JSON_LIMIT = 64 * 1024**2
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 """What file systems without hard links answer."""
 
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+_OPTIONS: dict[str, Mapping[str, Any]] = {
     # Its own patience for a server that is away is half a minute per request, beneath ours.
     "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}},
 }

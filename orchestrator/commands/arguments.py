@@ -41,7 +41,9 @@ def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
 
 def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:
     """Return the store that `--store` names, or else the sweep file."""
-    return Store(arguments.store or sweep.store)
+    store = Store(arguments.store or sweep.store)
+    store.check_reachable()
+    return store
 
 
 def find_job(graph: Graph, name: str) -> Job:

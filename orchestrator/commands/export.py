@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = _job(graph, arguments.node)
     for node in (*graph.parents(job.node), job.node):
         if not store.complete(node):
-            raise UserError(f"{node} is not done in {store.root}: run the sweep first.")
+            raise UserError(f"{node} is not done in {store.url}: run the sweep first.")
     root = Path(sweep.data.root) if sweep.data.root is not None else None
     print(_export(job, store, root, arguments.to, arguments.prune, allow_pickle=sweep.sources.allow_pickle))
     return 0
@@ -61,10 +61,10 @@ def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | 
     from scalearn.model import load_backbone, load_model
 
     backbone = load_backbone(job.config.backbone)
-    found = dict(zip(job.parent_names, (store.directory(parent.node) for parent in job.parents), strict=True))
+    found = dict(zip(job.parent_names, (store.fetch(parent.node) for parent in job.parents), strict=True))
     found |= {adapter.name: Path(adapter.place) for adapter in job.config.external}
     sources = {name: found[name] for name in job.config.sources}
-    model = load_model(store.directory(job.node), backbone, sources or None, allow_pickle=allow_pickle)
+    model = load_model(store.fetch(job.node), backbone, sources or None, allow_pickle=allow_pickle)
     folded = fold(model, prune=prune)
     scores = (store.result(job.node) or {}).get("scores", {}).get(job.config.task, {})
     notes, told = (

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: A sweep or manifest cannot be read: what it names would be lost.
     """
     store = Store(arguments.store)
+    store.check_reachable()
     leases = Leases(store)
     found = unnamed(store, _named(store, arguments.sweeps, arguments.set), leases.is_free, fresh_seconds=60.0 * arguments.minutes)
     going = [item for item in found if item.kept_because is None]

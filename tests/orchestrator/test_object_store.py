@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import analysis
+from orchestrator import storage
 from orchestrator.cli import main
 from orchestrator.store import Store, Verdict
 from orchestrator.sweep import Sweep
@@ -204,6 +205,16 @@ def test_an_url_of_s3_claims_reads_and_lists_as_others_do(object_server, monkeyp
     store.storage.write(store.directory(NODE) / "adapter" / "weights.safetensors", b"\x02" * 4096)
     verdict = Verdict("corrupt", "adapter/weights.safetensors does not match its sha256")
     assert store.verify_all([NODE], thorough=False) == {NODE: verdict}
+
+
+@pytest.mark.parametrize("command", [["plan"], ["status"], ["verify"], ["run"]])
+def test_command_on_a_store_that_is_away_says_so_at_once(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "toy.yaml").write_text(SMALL_SWEEP)
+    # By its name in the URL and not in the environment: fsspec remembers the address that it first saw.
+    monkeypatch.setitem(storage._OPTIONS, "s3", {**storage._OPTIONS["s3"], "endpoint_url": "http://127.0.0.1:1", "key": "x", "secret": "x"})
+    assert main([*command, str(tmp_path / "toy.yaml"), "--store", f"s3://{BUCKET}/away"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"scalearn: The store s3://{BUCKET}/away could not be reached (Could not connect to the endpoint URL")
 
 
 @pytest.mark.slow
