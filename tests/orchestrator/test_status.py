@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orchestrator.cli import main
 from orchestrator.commands import status as status_command
-from orchestrator.journal import DRIVERS, EVENTS, Journal, drivers, events, running_nodes
+from orchestrator.journal import DRIVERS, EVENTS, Journal, all_events, drivers, events, running_nodes
 from orchestrator.status import print_status, read_status, show_counts
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
@@ -184,3 +184,28 @@ def test_journal_writes_later_what_the_store_refused(store, monkeypatch):
         log.rmdir()
         log.with_suffix(".away").rename(log)
     assert [event["event"] for event in events(store.sidecar("toy", EVENTS))] == ["begin", "state", "end"]
+
+
+def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(SWEEP)
+    where = ["toy.yaml", "--store", f"memory://{tmp_path.name}/runs"]
+    store, graph = Store(where[-1]), Sweep.load("toy.yaml").expand()
+    node, asked = graph.nodes()[0], threading.Event()
+    with Journal(store, "toy", graph, on_cancel=lambda: not asked.set()) as journal:
+        graph.mark(node, "running")
+        directory = store.begin(node, {"node": node})
+        record = {"step": 10, "total_steps": 40, "time": 1.0, "seconds": 5.0, "epoch": 1.0, "validation": {"accuracy": 0.75}}
+        (directory / "history.jsonl").write_text(json.dumps(record) + "\n")
+        (directory / "log.txt").write_text("step 10\n")
+        store.publish(node)
+        journal._give_sign()
+        (job,) = [job for job in read_status("toy", Sweep.load("toy.yaml").expand(), store).jobs if job.state == "running"]
+        assert (job.node, job.step, job.score) == (node, 10, "validation accuracy 0.75")
+        assert main(["logs", where[0], node, *where[1:]]) == 0
+        assert capsys.readouterr().out == "step 10\n"
+        assert main(["cancel", *where, "--wait", "0.1"]) == 1
+        assert asked.wait(60)
+    assert [event["event"] for event in all_events(store, "toy")] == ["begin", "cancel", "end"]
+    assert drivers(store, "toy") == []
