@@ -113,12 +113,10 @@ def died_with_its_node(error: BaseException) -> bool:
     """Tell whether Ray explains a worker's death by the loss of its machine, or cannot reach it any more: not the job's doing."""
     if isinstance(error, NodeDiedError | ActorUnavailableError):
         return True
-    if not isinstance(error, RayActorError):
-        return False
+    if isinstance(error, RayActorError) and error.preempted:
+        return True
     named = _NODE_ID.search(str(error))
-    if named is None:
-        return error.preempted
-    return any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
+    return named is not None and any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
 
 
 def slots(cluster: Cluster, shapes: Mapping[str, Shape]) -> int:

@@ -186,7 +186,10 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, stop_file: Path) -> None:
 
 
 class _Signals:
-    """SIGINT and SIGTERM, noted while the block runs. Enter it after `ray.init`, which installs handlers of its own."""
+    """SIGINT and SIGTERM, noted while the block runs; after the first, a second one ends the process at once, to its very end.
+
+    Enter it after `ray.init`, which installs handlers of its own.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -198,8 +201,9 @@ class _Signals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self.received is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -3,12 +3,14 @@
 A job that another driver has claimed is waited for: its artifact is as good as one's own.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from ray import tune
-from ray.exceptions import RayActorError
+from ray import cloudpickle, tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.cluster import died_with_its_node
@@ -221,11 +223,20 @@ class Deaths(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass it on."""
-        self._searcher.on_trial_death(trial.trial_id, trial.get_pickled_error())
+        self._searcher.on_trial_death(trial.trial_id, _cause(trial))
+
+
+def _cause(trial: Any) -> BaseException | None:
+    """Return what Tune was told, from the trial's local directory: its own getters look into storage, where that comes later."""
+    with contextlib.suppress(FileNotFoundError, TypeError):
+        return cast("BaseException", cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))
+    with contextlib.suppress(FileNotFoundError, TypeError):  # only two classes of errors are kept as objects
+        return RayError(Path(trial.error_file).read_text().partition("\n")[2].strip())
+    return None
 
 
 def _last_words(cause: BaseException | None) -> str:
     """Return why a job is given up, in one line."""
     known = getattr(cause, "cause", None) or cause  # what was raised in a worker comes wrapped
-    what = "failed" if cause is not None and not isinstance(cause, RayActorError) else "died"
+    what = "failed" if isinstance(cause, RayTaskError) else "died"
     return f"The worker {what} and so did those that took over: {describe(known) if known else 'no cause is known'}"

@@ -100,7 +100,9 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         with (member.directory / "history.jsonl").open("a") as history:
             history.write(json.dumps(record) + "\n")
         marker.parent.mkdir(exist_ok=True)
-        marker.write_text(str(epoch))
+        beside = marker.with_suffix(".writing")
+        beside.write_text(str(epoch))
+        beside.replace(marker)  # a kill at this moment must not leave half of it
         die = behaviour.get("die")
         if die and epoch >= die["epoch"] and attempt <= die["times"]:
             os.kill(os.getpid(), signal.SIGKILL)

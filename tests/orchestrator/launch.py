@@ -32,8 +32,10 @@ def main() -> int:
     parser.add_argument("--only")
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--max-failures", type=int, default=3)
     arguments = parser.parse_args()
-    options = Options(only=arguments.only, force=arguments.force, cpus=arguments.cpus, first_pause=0.1, train=TRAIN)
+    given = {name: getattr(arguments, name) for name in ("only", "force", "cpus", "max_failures")}
+    options = Options(**given, first_pause=0.1, train=TRAIN)
     return run_sweep(Sweep.load(arguments.sweep), Store(arguments.store), options, Console(width=200))
 
 

@@ -1,5 +1,6 @@
 """A sweep in a directory of its own, and `scalearn run` on it as a process, with the double in place of training."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,6 +27,38 @@ def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def table_of(output: str) -> list[str]:
+    """The lines of the table that a run printed."""
+    lines = [line for line in output.splitlines() if line[:1] in "┏┃┡│├└"]
+    assert lines, output
+    return lines
+
+
+def family(pid: int) -> dict[int, str]:
+    """A process and all that descend from it, by number, with the time at which each started."""
+    parents, started = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)], started[int(entry.name)] = int(fields[1]), fields[19]
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {member: started[member] for member in found if member in started}
+
+
+def survivors(members: dict[int, str]) -> dict[int, str]:
+    """Those processes of a family that still run, with their command lines."""
+    left = {}
+    for pid, started in members.items():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if fields[19] == started and fields[0] not in "ZX":
+                left[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return left
 
 
 class Launch:
@@ -69,7 +102,15 @@ class Launch:
         return {node: record["attempts"] for node, record in records.items() if record}
 
     def log(self, node: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.store.directory(node) / "run.log").read_text().splitlines()]
+        """What each start of a node left: the process and the epoch from which it went on."""
+        return self._lines(node, "run.log")
+
+    def history(self, node: str) -> list[dict[str, Any]]:
+        return self._lines(node, "history.jsonl")
+
+    def _lines(self, node: str, name: str) -> list[dict[str, Any]]:
+        file = self.store.directory(node) / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def moments(self, state: str) -> dict[str, float]:
         """Time of the first such change of each node's state."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import Finished, Launch
+from tests.orchestrator.launching import Finished, Launch, table_of
 
 BAD = "scalearn_uniform/apple/"
 
@@ -113,12 +113,6 @@ def test_rerun_of_a_finished_sweep_trains_nothing_starts_no_ray_and_prints_the_s
     assert done.returncode == 0, done.stdout + done.stderr
     assert launch.attempts() == before
     assert table_of(done.stdout) == table_of(earlier.stdout)
-
-
-def table_of(output: str) -> list[str]:
-    lines = [line for line in output.splitlines() if line[:1] in "┏┃┡│├└"]
-    assert lines
-    return lines
 
 
 @pytest.mark.slow

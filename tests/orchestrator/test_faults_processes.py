@@ -1,0 +1,169 @@
+"""Workers and drivers that are killed in the middle of a sweep of 30 jobs, at moments drawn with a seed."""
+
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.doubles import behave
+from tests.orchestrator.launching import Launch, family, survivors, table_of, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
+
+SWEEP = """
+name: toy
+benchmark: domains
+backbone: minilm
+data: {train_rows: 60, evaluation_rows: 20, max_length: 16}
+sources: {tasks: [airlines, self_driving, apple, bbc]}
+targets: [apple, bbc]
+packing: {size: 1}
+methods:
+  scalearn: {seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}
+  scalearn_uniform: {seeds: [0, 1, 2]}
+"""
+JOBS, KILLS, EPOCHS = 30, 20, 8
+PACE = {"seconds": 0.15, "epochs": EPOCHS}
+
+
+def start_over(launch: Launch) -> None:
+    behave(launch.store, (".", PACE))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, repository: Path, shared_ray: str) -> list[str]:
+    """The table of a run in which nothing happens."""
+    launch = Launch(tmp_path_factory.mktemp("undisturbed"), repository, SWEEP)
+    behave(launch.store, (".", {**PACE, "seconds": 0.0}))
+    done = launch.run(RAY_ADDRESS=shared_ray)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return table_of(done.stdout)
+
+
+def check_that_nothing_was_lost_or_doubled(launch: Launch, table: list[str], undisturbed: list[str]) -> None:
+    assert len(launch.graph()) == JOBS
+    assert set(launch.states().values()) == {"succeeded"}
+    assert table == undisturbed
+    assert launch.tracked() == dict.fromkeys(launch.graph().nodes(), "FINISHED")  # which also fails where a node has two runs
+    (file,) = (launch.store.root / "reports").rglob("benchmark.csv")
+    rows = file.read_text().splitlines()
+    assert len(set(rows)) == len(rows)
+    for node, attempts in launch.attempts().items():
+        entries = launch.log(node)
+        assert len(entries) == attempts
+        done = launch.store.read_json(node, "SUCCESS.json")["time"]
+        assert all(entry["time"] < done for entry in entries), f"{node} ran again after it was done"
+        history = launch.history(node)
+        for entry in entries:
+            before = [record["epoch"] for record in history if record["time"] < entry["time"]]
+            assert entry["from"] >= max(before, default=0) - 1, f"{node} repeated more than one interval"
+
+
+class Killer:
+    """Kills whichever worker trains a given job, some time after the job has reached a given epoch."""
+
+    def __init__(self, launch: Launch, seed: int) -> None:
+        draw = random.Random(seed)
+        victims = draw.sample([node for node in launch.graph().nodes() for _ in range(2)], KILLS)
+        self.plan = [(node, epoch, draw.uniform(0.0, PACE["seconds"])) for node in victims for epoch in [draw.randint(1, 5)]]
+        self.killed: Counter[str] = Counter()
+        self._launch = launch
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        open_kills = sorted(self.plan, key=lambda kill: kill[1])
+        while open_kills and not self._ending.wait(0.02):
+            for kill in open_kills:
+                node, epoch, delay = kill
+                if self._launch.epoch(node) >= epoch:
+                    time.sleep(delay)
+                    if self._kill(node):
+                        open_kills.remove(kill)
+                        break
+
+    def _kill(self, node: str) -> bool:
+        entries = self._launch.log(node)
+        if len(entries) != self.killed[node] + 1 or self._launch.store.complete(node):
+            return False  # the last one's successor has not begun yet
+        subprocess.run(["kill", "-KILL", str(entries[-1]["pid"])], check=False)
+        self.killed[node] += 1
+        return True
+
+
+def test_twenty_workers_killed_at_random_cost_no_job_more_than_one_interval(tmp_path, repository, shared_ray, undisturbed):
+    launch = Launch(tmp_path, repository, SWEEP)
+    start_over(launch)
+    with Killer(launch, seed=20) as killer:
+        done = launch.run(RAY_ADDRESS=shared_ray)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert killer.killed.total() == KILLS
+    check_that_nothing_was_lost_or_doubled(launch, table_of(done.stdout), undisturbed)
+    # A worker may have been killed in the moment in which it had just ended its job.
+    assert KILLS - 3 <= sum(launch.attempts().values()) - JOBS <= KILLS
+
+
+@pytest.fixture
+def started() -> Iterator[list["subprocess.Popen[str]"]]:
+    """Drivers that a test leaves running are killed at its end."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_driver_killed_at_five_moments_and_run_again_ends_with_the_same_table(tmp_path, repository, shared_ray, undisturbed, started):
+    launch = Launch(tmp_path, repository, SWEEP)
+    start_over(launch)
+    nodes = launch.graph().nodes()
+    finished: dict[str, int] = {}
+    for moment in (0, 5, 10, 15, 20):
+        environment = {} if moment == 20 else {"RAY_ADDRESS": shared_ray}  # the last one has a Ray of its own
+        driver = launch.start(**environment)
+        started.append(driver)
+        wait_until(lambda moment=moment: list(launch.states().values()).count("succeeded") >= moment)
+        wait_until(lambda: any(0 < launch.epoch(node) < EPOCHS - 2 for node in nodes))
+        members = family(driver.pid)
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        finished |= {node: launch.attempts()[node] for node, state in launch.states().items() if state == "succeeded"}
+        wait_until(lambda members=members: not survivors(members))
+    assert len(members) > 5  # a driver with a Ray of its own: its processes have ended, too
+    done = launch.run(RAY_ADDRESS=shared_ray)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_that_nothing_was_lost_or_doubled(launch, table_of(done.stdout), undisturbed)
+    assert {node: launch.attempts()[node] for node in finished} == finished
+    assert sum(launch.log(node)[-1]["from"] > 0 for node in nodes) >= 5  # jobs that went on where a killed driver had left them
+
+
+def test_second_interrupt_leaves_at_once_and_takes_its_ray_along(tmp_path, repository, started):
+    launch = Launch(tmp_path, repository)
+    behave(launch.store, (".", {"seconds": 3600}))
+    driver = launch.start("--only", "source/adapter/bbc")
+    started.append(driver)
+    node = launch.node("source/adapter/bbc")
+    wait_until(lambda: (launch.store.directory(node) / "run.log").exists())
+    members = family(driver.pid)
+    driver.send_signal(signal.SIGINT)
+    wait_until(lambda: list(launch.store.root.glob(".tune/*/stop")) or driver.poll() is not None)
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out + err
+    assert "Traceback" not in err
+    assert launch.states()[node] == "pending"
+    wait_until(lambda: not survivors(members))
