@@ -31,7 +31,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["run", "toy.yaml", "--only", "no such node"], "matches none of the 10 jobs"),
         (["run", "toy.yaml", "--only", "("], "not a regular expression"),
         (["run", "toy.yaml", "--store", "toy.yaml/runs"], "cannot be written to"),
-        (["plan", "toy.yaml", "--store", "s3://bucket"], "s3://bucket"),
+        (["plan", "toy.yaml", "--store", "nosuch://bucket"], "The store nosuch://bucket is of no kind that is known"),
     ],
 )
 def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, arguments, sentence):

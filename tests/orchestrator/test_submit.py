@@ -219,3 +219,39 @@ def test_submit_passes_the_run_on_and_an_interruption_leaves_the_sweep_alone(pro
     job = client.submitted["submission_id"]
     out = capsys.readouterr().out
     assert f"To follow it: scalearn submit toy.yaml --follow {job}\nTo stop it:   ray job stop {job}" in out
+
+
+class Interrupted(Recorder):
+    """A client whose user presses Ctrl-C while the job runs; the job then ends as it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interruptions, self.stopped = 2, []
+
+    def stop_job(self, job_id: str) -> bool:
+        self.stopped.append(job_id)
+        return True
+
+    def get_job_info(self, job_id: str) -> Any:
+        if self.interruptions:
+            self.interruptions -= 1
+            raise KeyboardInterrupt
+        status = JobStatus.STOPPED if self.stopped else JobStatus.SUCCEEDED
+        return SimpleNamespace(status=status, driver_exit_code=None, message="")
+
+    def get_job_logs(self, job_id: str) -> str:
+        return "the log\n"
+
+
+@pytest.mark.parametrize(("answers", "code", "stopped"), [(["c", "s"], 130, 1), (["c", "c"], 0, 0), (["c", ""], 130, 0), (["d"], 130, 0)])
+def test_interruption_on_a_terminal_asks_whether_to_detach_stop_or_continue(project, capsys, monkeypatch, answers, code, stopped):
+    client, given = Interrupted(), iter(answers)
+    monkeypatch.setattr(submit, "_client", lambda address: client)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(given))
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    assert main(["submit", "toy.yaml", "--store", "/s"]) == code
+    assert len(client.stopped) == stopped
+    out = capsys.readouterr().out
+    assert ("To follow it: scalearn submit" in out) == (answers[-1] in ("", "d"))
+    assert out.count("the log") == (0 if answers[-1] in ("", "d") else 1)
