@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator import cluster as cluster_module
 from orchestrator.cluster import LOOKAHEAD, Cluster, slots
 from orchestrator.cost import CostModel
 from orchestrator.graph import Graph
@@ -83,6 +85,20 @@ def test_job_that_no_node_can_hold_is_refused_with_what_is_missing(nodes, shape,
     with pytest.raises(UserError) as caught:
         slots(cluster(*nodes), {"glue/fits": {"CPU": 0.5} if nodes else shape, "glue/x": shape})
     assert sentence in str(caught.value)
+
+
+def test_nodes_that_an_autoscaler_may_start_count_and_dead_ones_do_not(monkeypatch):
+    alive = {"Alive": True, "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
+    monkeypatch.setattr(cluster_module.ray, "nodes", lambda: [alive, {"Alive": False, "Resources": {"CPU": 64.0}}])
+    groups = [SimpleNamespace(resources={"CPU": 8, "GPU": 2}, max_count=2), SimpleNamespace(resources={"CPU": 96}, max_count=0)]
+    config = SimpleNamespace(node_group_configs=groups)
+    monkeypatch.setattr(cluster_module.global_state, "get_cluster_config", lambda: config)
+    found = Cluster(cluster_module._nodes(), None, is_local=False)
+    assert slots(found, {"a": {"CPU": 1, "GPU": 1}}) == 4 + LOOKAHEAD
+    with pytest.raises(UserError, match="b needs 16 CPU on one node and the largest has 8"):
+        slots(found, {"b": {"CPU": 16}})
+    groups[1].max_count = -1  # no limit
+    assert slots(found.__class__(cluster_module._nodes(), None, is_local=False), {"b": {"CPU": 16}}) >= 1000
 
 
 def test_methods_resources_win_over_the_stages_and_never_enter_the_identity():
