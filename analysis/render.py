@@ -222,7 +222,7 @@ def _html_cell(cell: GridCell, numeric: bool, room: bool) -> str:
     tag = {1: "strong", 2: "u"}.get(cell.rank or 0)
     text = escape(cell.text)
     text = f"<{tag}>{text}</{tag}>" if tag else text
-    spread = f" <small class=spread>{f'±&nbsp;{escape(cell.spread)}' if cell.spread else ''}</small>" if room else ""
+    spread = f"<small class=spread>{f'&nbsp;±&nbsp;{escape(cell.spread)}' if cell.spread else ''}</small>" if room else ""
     marks = f"<sup>{escape(cell.marks)}</sup>" if cell.marks else ""
     extra = f"<br><small>{escape(cell.extra)}</small>" if cell.extra else ""
     sort = "" if cell.sort is None else f' data-sort="{cell.sort!r}"'

@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
         return self.driver.execute_script(script, *arguments)
+
+    def wait(self, script: str) -> None:
+        """Wait until a script returns true."""
+        deadline = time.monotonic() + 60
+        while not self.run(script):
+            assert time.monotonic() < deadline, f"still false: {script}"
+            time.sleep(0.05)
 
     def errors(self) -> list[str]:
         """Console messages since the page was opened, debug ones left out."""

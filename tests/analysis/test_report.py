@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 from build_store import YAML, StoreSpec, build_store
 
@@ -87,10 +88,8 @@ def test_report_escapes_what_jobs_wrote(tmp_path: Path) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_report_page_in_a_browser_has_no_errors_and_loads_every_picture(report: Path, browser: "Browser", width: int, scheme: str) -> None:
-    browser.open(report.as_uri(), width=width, scheme=scheme)
+def check_page(browser: "Browser", page: Path, width: int, scheme: str) -> None:
+    browser.open(page.as_uri(), width=width, scheme=scheme)
     # Pictures are data URLs; the browser may still be decoding them.
     sizes = browser.run("return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
     assert len(sizes) >= 10
@@ -100,6 +99,50 @@ def test_report_page_in_a_browser_has_no_errors_and_loads_every_picture(report: 
     assert set(chosen) == {scheme == "light"}
     # Wide tables and pictures scroll in their own boxes, never the page.
     assert browser.run("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_page_in_a_browser_has_no_errors_and_loads_every_picture(report: Path, browser: "Browser", width: int, scheme: str) -> None:
+    check_page(browser, report, width, scheme)
+
+
+def test_report_boxes_fade_where_more_lies_to_the_right_and_numbers_stand_in_line(report: Path, browser: "Browser") -> None:
+    browser.open(report.as_uri(), width=400)
+    box = "document.querySelector('#table .scroll')"
+    faded = f"return {box}.classList.contains('more')"
+    browser.wait(faded)
+    browser.run(f"{box}.scrollLeft = 10000")
+    browser.wait(f"return !{box}.classList.contains('more')")
+    browser.open(report.as_uri(), width=1280)
+    ends = browser.run(
+        """const range = document.createRange();
+        return [...document.querySelectorAll('#table tbody tr:not(.group)')].map(row => {
+          const score = row.cells[1].firstChild;
+          range.selectNodeContents(score);
+          return Math.round(range.getBoundingClientRect().right);
+        });"""
+    )
+    # Scores with and without a deviation or a footnote end at the same place.
+    assert len(set(ends)) == 1
+
+
+@pytest.mark.slow
+def test_report_and_tracking_of_the_quickstart_show_its_real_results(quickstart: Path, browser: "Browser") -> None:
+    runs = quickstart / "runs"
+    page = runs / "reports" / "quickstart" / "index.html"
+    for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
+        check_page(browser, page, width, scheme)
+    browser.open(page.as_uri())
+    averages = "return [...document.querySelectorAll('#table tbody tr:not(.group)')].map(r => Number(r.cells[4].dataset.sort))"
+    browser.run("document.querySelectorAll('#table thead button')[4].click()")
+    shown = browser.run(averages)
+    assert len(shown) == 6
+    assert shown == sorted(shown, reverse=True)
+    # No table of this sweep is wider than the page.
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.run("return [...document.querySelectorAll('table')].every(t => t.scrollWidth <= t.parentElement.clientWidth + 1)")
+    pd.testing.assert_frame_equal(analysis.load(f"sqlite:///{runs / 'mlflow.db'}", "quickstart"), analysis.load(runs, "quickstart"))
 
 
 def test_report_tables_sort_by_column_and_go_back(report: Path, browser: "Browser") -> None:
