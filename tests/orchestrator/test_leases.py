@@ -2,6 +2,7 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from orchestrator.leases import LEASES, Leases
 from orchestrator.patience import StoreUnavailable
 from orchestrator.storage import Storage
 from orchestrator.store import Store
-from tests.orchestrator.doubles import behave, source
+from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from scalearn.runtime import Runtime
+from tests.orchestrator.doubles import TRAIN, behave, source
 from tests.orchestrator.launching import Launch, wait_until
 
 NODE = source("s0").node
@@ -127,6 +130,18 @@ def test_store_that_does_not_answer_grants_nothing_and_breaks_nothing(store, mon
         monkeypatch.setattr(Storage, "names", refuse)
         assert not leases.claim(NODE)
         assert not leases.is_free(NODE)
+
+
+def test_worker_whose_job_was_begun_anew_leaves_without_commit_or_failure(store):
+    job = source("s0")
+    behave(store, (".", {"seconds": 0.02, "epochs": 10_000}))
+    order = PackOrder((MemberOrder(job.node, job.config, {"node": job.node}, {}),), store.url, TRAIN, Runtime(), store.root / "stop")
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(run_pack, order)  # its driver is taken for dead
+        wait_until((store.directory(job.node) / "checkpoint" / "epoch").exists)
+        store.begin(job.node, {"node": job.node})
+        assert slow.result(60) is True
+    assert store.state(job.node) == "pending"
 
 
 SECOND = """
