@@ -113,9 +113,10 @@ class Patience:
                 now = self.clock()
                 if began is None or progress() != reached:
                     began, reached, pause = now, progress(), _FIRST_PAUSE
+                    if self.seconds:
+                        logger.warning("The store %s: %s. Trying again for up to %g s.", place, reason(error), self.seconds)
                 if now - began >= self.seconds:
                     raise StoreUnavailable(unavailable(place, error, now - began)) from error
-                logger.warning("The store %s: %s. Trying again.", place, reason(error))
                 self.sleep(min(pause, self.seconds - (now - began)))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -90,6 +90,7 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     code = _run_pending(sweep, graph, store, options, tracker, moved, console)
     report = None
     if code != INTERRUPTED:
+        store.check_reachable(patient=True)  # or everything that follows would wait for it anew
         print_table(store, sweep.name, console)
         report = write_run_report(store, sweep.name)
     left = _finish_tracking(tracker, code, report)

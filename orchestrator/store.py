@@ -111,14 +111,17 @@ class Store:
             cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
             raise UserError(f"The store {self.url} cannot be written to: {reason(cause)}. Name another with --store.") from None
 
-    def check_reachable(self) -> None:
-        """Ask a store behind a URL for anything at all, without patience: who calls a command is there to hear of it.
+    def check_reachable(self, *, patient: bool = False) -> None:
+        """Ask a store behind a URL for anything at all.
+
+        Args:
+            patient: Wait for it as usual. Otherwise not at all: who has just called a command is there to hear of it.
 
         Raises:
             UserError: It does not answer; the sentence says why.
         """
         if not self.is_local:
-            Storage(self.url, Patience(0.0)).names(self.root / "sweeps")
+            (self.storage if patient else Storage(self.url, Patience(0.0))).names(self.root / "sweeps")
 
     def begin(self, node: str, record: Mapping[str, Any]) -> Path:
         """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays, and comes to this host.
