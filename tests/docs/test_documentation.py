@@ -52,6 +52,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/cluster.md",
         "scalearn run sweeps/quickstart.yaml --store s3://bucket/runs",
     ): "tests/orchestrator/test_object_store.py does it with a small sweep",
+    (
+        "docs/cluster.md",
+        "ray job submit --working-dir . -- scalearn run sweeps/quickstart.yaml --store /shared/runs",
+    ): "test_cluster.py does it with a small sweep",
     ("docs/cluster.md", "export RAY_ADDRESS=http://127.0.0.1:8265"): "test_cluster.py does it with a small sweep",
 }
 

@@ -299,6 +299,27 @@ class Submission:
         return self.process.wait(400)
 
 
+def driver_exit_code(head: Head, job: str) -> int:
+    program = f"from ray.job_submission import JobSubmissionClient as C; print(C().get_job_info({job!r}).driver_exit_code)"
+    return int(head.call(sys.executable, "-c", program).stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_ray_job_submit_trains_on_the_cluster_and_the_sweeps_exit_code_is_the_jobs(head, project, tmp_path):
+    store = tmp_path / "runs"
+    submit = ("ray", "job", "submit", "--working-dir", ".", "--submission-id")
+    done = head.call(*submit, "good", "--", "scalearn", "run", "small.yaml", "--store", str(store), directory=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Sweep submitted: 3 jobs, 0 done before, 3 to run." in done.stdout
+    assert "ScaLearnUniform++" in done.stdout
+    assert driver_exit_code(head, "good") == 0
+    assert len(list(store.glob("domains/**/SUCCESS.json"))) == 3
+
+    done = head.call(*submit, "wrong", "--", "scalearn", "run", "small.yaml", "--set", "benchmrk=glue", directory=project)
+    assert done.returncode == 1  # the command line of `ray job` knows no other failure
+    assert driver_exit_code(head, "wrong") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.fault
 def test_submit_survives_a_broken_connection_and_leaves_with_the_sweeps_exit_code(head, project, proxy, tmp_path):
