@@ -30,7 +30,7 @@ from orchestrator.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.resources import shape_of
 from orchestrator.retries import FIRST_PAUSE, Retries
 from orchestrator.schema import StageResources
-from orchestrator.search import Deaths, GraphSearcher, Listener
+from orchestrator.search import GraphSearcher, Listener, TrialNews
 from orchestrator.store import Store
 from orchestrator.trial import ORDER, MemberOrder, PackOrder, PackTrainable
 from scalearn.runtime import Runtime
@@ -151,7 +151,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.T
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[Deaths(searcher)],
+            callbacks=[TrialNews(searcher)],
             verbose=0,
             log_to_file=False,
         ),

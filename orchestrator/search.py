@@ -20,6 +20,7 @@ from orchestrator.packing import Policy
 from orchestrator.retries import Retries
 from orchestrator.store import FAILED, Store
 from orchestrator.trial import describe
+from orchestrator.turns import Turns
 
 Listener = Callable[[str, State], None]
 
@@ -65,6 +66,7 @@ class GraphSearcher(Searcher):
         self._policy = policy
         self._clock = clock
         self._retries, self._leases = retries, leases
+        self._turns = Turns(policy.slots)
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
         """Jobs whose worker died to the time at which they may start again."""
@@ -97,20 +99,28 @@ class GraphSearcher(Searcher):
         now = self._clock()
         self._end_pauses(now)
         self._look_elsewhere(now)
+        if self._turns.must_wait(now):
+            return None
         idle = max(1, self._policy.slots - len(self._packs))
         while taken := self._policy.take(idle, now):
             pack = self._claim(taken)
             self._policy.kept(taken, pack, now)
             if pack:
                 self._packs[trial_id] = pack
+                self._turns.handed_out(trial_id)
                 for node in pack:
                     self._mark(node, "running")
                 return self._make_config(pack)
         # There is no way back from FINISHED, and a running job may yet lose its worker.
         return str(Searcher.FINISHED) if self._graph.is_finished() else None
 
+    def on_trial_start(self, trial_id: str) -> None:
+        """Learn that a pack has found room."""
+        self._turns.started(trial_id)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `Deaths`."""
+        """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `TrialNews`."""
+        self._turns.ended(trial_id)
         if error:
             return
         stopped = bool(result and result.get("stopped"))
@@ -214,12 +224,16 @@ class GraphSearcher(Searcher):
             listener(node, state)
 
 
-class Deaths(tune.Callback):
-    """Tells the searcher what a worker died of: Tune itself tells searchers only that there was an error."""
+class TrialNews(tune.Callback):
+    """Tells the searcher what Tune does not tell searchers: that a trial has found room, and what a worker died of."""
 
     def __init__(self, searcher: GraphSearcher) -> None:
         """Name the searcher."""
         self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass it on."""
+        self._searcher.on_trial_start(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass it on."""
