@@ -14,6 +14,7 @@ from orchestrator import provenance
 from orchestrator.cost import CostModel
 from orchestrator.graph import DONE, Graph
 from orchestrator.journal import Journal
+from orchestrator.leases import Leases
 from orchestrator.manifest import write_manifest
 from orchestrator.prepare import SetAside, prepare
 from orchestrator.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
@@ -23,6 +24,7 @@ from orchestrator.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.sweep import Sweep
 from orchestrator.tracking import Target, Tracker, program
 from scalearn.config import Stage
+from scalearn.errors import UserError
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
@@ -79,7 +81,7 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
         graph = full.keep(options.nodes)
     _check_data(sweep, graph)
     store.check_writable()
-    forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
+    forced = _forced(graph, store, options)
     moved = prepare(graph, store, forced)
     target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     write_manifest(sweep, full, store, target.uri, None)
@@ -104,6 +106,22 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     if code == INTERRUPTED:
         _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
     return code
+
+
+def _forced(graph: Graph, store: Store, options: Options) -> list[str]:
+    """Return the nodes to train again.
+
+    Raises:
+        UserError: Another driver trains one of them: its files must not be moved from under it.
+    """
+    if not options.force:
+        return []
+    forced = [node for node in graph.nodes() if re.search(options.only or "", node)]
+    leases = Leases(store)
+    for node in forced:
+        if not leases.is_free(node):
+            raise UserError(f"{node} is being trained by another run: wait for its end, or stop it with `scalearn cancel`, before --force.")
+    return forced
 
 
 def _check_data(sweep: Sweep, graph: Graph) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.leases import LEASES, Leases
 from orchestrator.patience import StoreUnavailable
 from orchestrator.storage import Storage
@@ -198,3 +199,13 @@ def test_jobs_of_a_killed_driver_are_taken_over_by_one_that_waits_for_them(tmp_p
     assert begun[0] == 0
     assert begun[1] >= reached
     assert len(begun) == 2
+
+
+def test_force_leaves_a_job_alone_that_another_driver_trains(tmp_path, repository, capsys):
+    launch = Launch(tmp_path, repository)
+    node = launch.node("source/adapter/bbc")
+    command = ["run", str(launch.file), "--store", str(launch.store.root), "--force", "--only", "source/adapter/bbc"]
+    with Leases(launch.store) as other:
+        assert other.claim(node)
+        assert main(command) == 2
+    assert capsys.readouterr().err.startswith(f"scalearn: {node} is being trained by another run: wait for its end")
