@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -30,6 +31,7 @@ class Progress:
         self._clock = Clock()
         self._total = sum(state not in DONE for state in graph.states.values())
         self._ended = 0
+        self._told: tuple[float, str] | None = None
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
         self._draws = console.is_terminal
 
@@ -53,8 +55,15 @@ class Progress:
         if not self._draws or state == "failed":
             style = "red" if state == "failed" else ""
             line = Text(f"{time.strftime('%H:%M:%S')} {self._ended:>{len(str(self._total))}}/{self._total} ")
-            line += Text(state, style) + Text(f" {node} in {show_seconds(seconds)}")
+            line += Text(state, style) + Text(f" {node} in {show_seconds(seconds)}, {self._left()}")
             self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _left(self) -> str:
+        """Return the time that is left, for one line; counted once a second at most, since a sweep may have very many jobs."""
+        if self._told is None or time.monotonic() - self._told[0] > 1.0:
+            remaining = Counter(self._stages[node] for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
+            self._told = time.monotonic(), f"about {show_seconds(self._clock.left(remaining))} left"
+        return self._told[1]
 
     def _render(self) -> RenderableType:
         by_stage: dict[str, Counter[State]] = defaultdict(Counter)
@@ -98,7 +107,7 @@ class Clock:
         """Return seconds since the start."""
         return time.monotonic() - self._begin
 
-    def left(self, remaining: dict[str, int]) -> float | None:
+    def left(self, remaining: Mapping[str, int]) -> float | None:
         """Return seconds until so many jobs per stage are done, if they take as long as the others did. None: nobody can know yet."""
         known = [value for values in self._seconds.values() for value in values]
         if not any(remaining.values()):
