@@ -2,7 +2,7 @@
 
     python docs/images/draw.py STORE MLFLOW_PAGE
 
-STORE is the sweep's store; MLFLOW_PAGE the address of its experiment in a running MLflow UI. Needs Chromium.
+STORE is the sweep's store; MLFLOW_PAGE the first link that `scalearn ui` prints. Needs Chromium.
 """
 
 import io
@@ -45,4 +45,4 @@ def draw_page(address: str, name: str, size: str) -> None:
 if __name__ == "__main__":
     draw_table(sys.argv[1])
     draw_page((Path(sys.argv[1]).absolute() / "reports" / "quickstart" / "index.html").as_uri(), "quickstart-report.png", "1280,1640")
-    draw_page(sys.argv[2], "quickstart-mlflow.png", "1400,900")
+    draw_page(sys.argv[2], "quickstart-mlflow.png", "1700,900")
