@@ -197,7 +197,8 @@ class Tracker:
         if self.report_problem is None:
             self._report = None
             self._ledger.note_report(report.mark)
-            self._ledger.save()
+            with contextlib.suppress(OSError):  # the next run then logs it once more
+                self._ledger.save()
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None

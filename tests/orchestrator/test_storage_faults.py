@@ -69,10 +69,10 @@ def worker(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """A file system of 24 MiB: room for a sweep's report, and soon full."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     yield place
@@ -84,7 +84,7 @@ def fill(disk: Path) -> Path:
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
-            file.write(bytes(4096))
+            file.write(bytes(4096))  # a block at a time, so that the last one is taken too
     return ballast
 
 
