@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from orchestrator.patience import Patience, StoreUnavailable
+from orchestrator.patience import Patience, StoreUnavailable, unavailable
 from orchestrator.storage import Storage, encode
 from orchestrator.store import Store
 
@@ -49,6 +49,7 @@ class Leases:
         self._seen: dict[str, tuple[object, float]] = {}
         """Other drivers to the count of their last sign, and since when it has been that."""
         self._beats = 0
+        self._unanswered_since: float | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
 
@@ -70,6 +71,9 @@ class Leases:
 
         Returns:
             Whether it is. False: another driver has it, or the store does not answer.
+
+        Raises:
+            StoreUnavailable: The store has taken no claim for as long as one waits for stores.
         """
         try:
             number, holder = self._latest(node)
@@ -79,8 +83,10 @@ class Leases:
                 return False
             if not self._storage.create(self._folder(node) / f"{number + 1}.json", encode({"driver": self.driver})):
                 return False
-        except (OSError, StoreUnavailable):
+        except OSError as error:
+            self._wait_for_the_store(error)
             return False
+        self._unanswered_since = None
         self._numbers[node] = number + 1
         return True
 
@@ -107,6 +113,13 @@ class Leases:
                 self._storage.remove_tree(self._folder(node))
             else:
                 self._storage.write_json(self._folder(node) / f"{number}.json", {"driver": None})
+
+    def _wait_for_the_store(self, error: OSError) -> None:
+        now = self._clock()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        elif now - self._unanswered_since > self._patient.patience.seconds:
+            raise StoreUnavailable(unavailable(self._storage.url, error, now - self._unanswered_since)) from error
 
     def _latest(self, node: str) -> tuple[int, str | None]:
         """Return the number and the driver of the claim that counts; 0 where there is none."""

@@ -1,5 +1,6 @@
 """Who trains a job when several drivers could: claims by hand, and whole drivers that share a store."""
 
+import errno
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.leases import LEASES, Leases
-from orchestrator.patience import StoreUnavailable
+from orchestrator.patience import Patience, StoreUnavailable
 from orchestrator.storage import Storage
 from orchestrator.store import Store
 from orchestrator.trial import MemberOrder, PackOrder, run_pack
@@ -209,3 +210,18 @@ def test_force_leaves_a_job_alone_that_another_driver_trains(tmp_path, repositor
         assert other.claim(node)
         assert main(command) == 2
     assert capsys.readouterr().err.startswith(f"scalearn: {node} is being trained by another run: wait for its end")
+
+
+def test_store_that_takes_no_claim_for_longer_than_one_waits_ends_the_sweep(tmp_path, monkeypatch):
+    store, clock = Store(tmp_path / "runs", Patience(120.0)), Clock()
+    with Leases(store, clock=clock) as leases:
+
+        def refuse(*arguments):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr(Storage, "create", refuse)
+        for clock.now in (0.0, 60.0, 120.0):
+            assert not leases.claim(NODE)
+        clock.now = 121.0
+        with pytest.raises(StoreUnavailable, match="could not be written to for 121 seconds"):
+            leases.claim(NODE)
