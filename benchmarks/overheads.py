@@ -1,6 +1,6 @@
 """What orchestration adds to training: seconds around jobs that do nothing, against plain Ray Tune; cached sweeps; memory of the driver.
 
-    python benchmarks/overheads.py [--jobs 1000] [--cached 1000] [--large 10000] [--cpus 2]
+    python benchmarks/overheads.py [--jobs 1000] [--large 10000] [--cpus 2]
 
 Goals: at most 0.3 s per job around training with warm workers, a fully cached sweep of 1,000 jobs from command to table in at most 5 s.
 """
