@@ -63,7 +63,7 @@ class Leases:
         """Give up all claims."""
         self._ending.set()
         self._thread.join()
-        with contextlib.suppress(OSError, StoreUnavailable):  # others then wait until the sign is old
+        with contextlib.suppress(OSError):  # others then wait until the sign is old
             self._storage.remove(self._sign_of(self.driver))
 
     def claim(self, node: str) -> bool:
@@ -95,7 +95,7 @@ class Leases:
         try:
             _, holder = self._latest(node)
             return holder is None or self._is_dead(holder)
-        except (OSError, StoreUnavailable):
+        except OSError:
             return False
 
     def release(self, node: str, *, done: bool) -> None:
@@ -108,7 +108,7 @@ class Leases:
         number = self._numbers.pop(node, None)
         if number is None:
             return
-        with contextlib.suppress(OSError, StoreUnavailable):  # the claim then ends with this driver
+        with contextlib.suppress(OSError):  # the claim then ends with this driver
             if done:
                 self._storage.remove_tree(self._folder(node))
             else:
@@ -155,7 +155,7 @@ class Leases:
 
     def _beat(self) -> None:
         while not self._ending.wait(self._lease_seconds / _BEATS_PER_LEASE):
-            with contextlib.suppress(OSError, StoreUnavailable):  # the next one may arrive
+            with contextlib.suppress(OSError):  # the next one may arrive
                 self._sign(self._storage)
 
     def _folder(self, node: str) -> Path:

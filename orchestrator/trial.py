@@ -18,6 +18,7 @@ from orchestrator.early import must_stop
 from orchestrator.job_log import about, logged
 from orchestrator.patience import Patience, StoreUnavailable, is_disk_trouble, is_full
 from orchestrator.run_facts import summary
+from orchestrator.storage import Storage
 from orchestrator.store import CACHE, HISTORY, JOB, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
@@ -167,7 +168,8 @@ def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMem
 def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
-    runtime = replace(runtime, should_stop=lambda: _asked_to_stop(order))
+    impatient = Store(order.store, Patience(0.0)).storage
+    runtime = replace(runtime, should_stop=lambda: _asked_to_stop(impatient, order.stop_file))
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
@@ -189,10 +191,10 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attem
     return dict(zip(pack, outcomes, strict=True))
 
 
-def _asked_to_stop(order: PackOrder) -> bool:
+def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
     """Tell whether the driver wants jobs to checkpoint and leave. Training does not wait for a store that is away."""
     try:
-        return Store(order.store, Patience(0.0)).storage.exists(order.stop_file)
+        return impatient.exists(stop_file)
     except StoreUnavailable:
         return False
 

@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from orchestrator.commands.arguments import open_store
 from orchestrator.graph import Graph, Job
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prune is not None and not 0 <= arguments.prune < float("inf"):
         raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
     sweep = Sweep.load(arguments.sweep, arguments.set)
-    store, graph = Store(arguments.store or sweep.store), sweep.expand()
+    store, graph = open_store(sweep, arguments), sweep.expand()
     job = _job(graph, arguments.node)
     for node in (*graph.parents(job.node), job.node):
         if not store.complete(node):

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from tests.scalearn.packs import SOURCES
+from tests.scalearn.small import data, job, run, save_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,6 +37,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A tiny encoder, saved."""
+    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Directories of source adapters that were trained on it."""
+    root = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
+    return {name: root / name for name in SOURCES}
 
 
 @pytest.fixture(scope="session")

@@ -8,28 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from scalearn import evaluation, job_run, stop_signal, training
 from scalearn.checkpoint import load_checkpoint
 from scalearn.job_run import JobRun
 from scalearn.runtime import PackMember, Runtime, Stop
 from scalearn.stop_signal import StopSignal
-from tests.scalearn.packs import SOURCES, config_of, difference, history, result, stop_at, train_pack
-from tests.scalearn.small import data, job, run, save_backbone
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
-    return {name: root / name for name in SOURCES}
+from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack
 
 
 def patched_passes(monkeypatch: pytest.MonkeyPatch, module: Any, before: Callable[[list[int]], None]) -> None:

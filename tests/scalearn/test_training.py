@@ -21,19 +21,6 @@ from tests.scalearn.small import data, job, run, save_backbone
 METHODS = ("adapter", "scalearn", "adapterfusion")
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
-    return {name: root / name for name in SOURCES}
-
-
 @pytest.mark.parametrize("step", [2, 4, 6])
 @pytest.mark.parametrize("method", METHODS)
 def test_job_stopped_in_the_middle_ends_with_the_same_bits(

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from scalearn import source_adapters, training
 from scalearn.config import JobConfig
 from scalearn.encoder import SLOT
 from scalearn.runtime import PackMember, Runtime, Stop
 from scalearn.training import train
-from tests.scalearn.packs import SOURCES, config_of, difference, result
-from tests.scalearn.small import data, job, run, save_backbone
+from tests.scalearn.packs import config_of, difference, result
+from tests.scalearn.small import data, job, run
 
 USUAL = Runtime(device="cpu", threads=1)
 TWO = (data("domains/apple"), data("domains/coachella"))
@@ -43,19 +42,6 @@ class Pack:
     report: Callable[..., None] = lambda *_: None
     ends: tuple[type[Exception], ...] = ()
     """How it ends, if not well."""
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
-    return {name: root / name for name in SOURCES}
 
 
 def packs_of(backbone: str) -> dict[str, Pack]:
