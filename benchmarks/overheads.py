@@ -22,9 +22,9 @@ os.environ["PYTHONPATH"] = f"{ROOT / 'benchmarks'}:{ROOT}"
 
 from rich.console import Console  # noqa: E402
 
-from orchestrator.run import Options, run_sweep  # noqa: E402
-from orchestrator.store import Store  # noqa: E402
-from orchestrator.sweep import Sweep  # noqa: E402
+from orchestrator.definition.sweep import Sweep  # noqa: E402
+from orchestrator.execution.run import Options, run_sweep  # noqa: E402
+from orchestrator.storage.store import Store  # noqa: E402
 from scalearn.runtime import Outcome, PackMember, Report, Runtime  # noqa: E402
 
 
@@ -125,10 +125,10 @@ def driver_memory(jobs: int) -> float:
 import resource, sys
 sys.path.insert(0, {str(ROOT / "benchmarks")!r})
 from overheads import sweep_text
-from orchestrator.cost import CostModel
-from orchestrator.profile import load_profile
-from orchestrator.schedule import Policy
-from orchestrator.sweep import Sweep
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.profile import load_profile
+from orchestrator.execution.schedule import Policy
+from orchestrator.definition.sweep import Sweep
 graph = Sweep.from_text(sweep_text({jobs})).expand()
 policy = Policy(graph, CostModel(load_profile("h100_estimate")), 8)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

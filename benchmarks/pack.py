@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from orchestrator.measure import BATCH, Bench, device_name
+from orchestrator.planning.measure import BATCH, Bench, device_name
 from scalearn.backbones import get_backbone
 
 SHAPES = {"minilm": (384, 6, 12), "roberta-base": (768, 12, 12)}

@@ -9,11 +9,11 @@ import argparse
 import resource
 import time
 
-from orchestrator.cost import CostModel
-from orchestrator.plan import plan
-from orchestrator.profile import DEFAULT_PROFILE, load_profile
-from orchestrator.simulate import simulate
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.plan import plan
+from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.planning.simulate import simulate
 
 
 def text(jobs: int) -> str:

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator.graph import Graph
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
 from scalearn.runtime import PackMember, Runtime
 
 

@@ -9,13 +9,13 @@ that others use meanwhile only the second one says something.
 import argparse
 from dataclasses import replace
 
-from orchestrator.cost import CostModel, Estimate
-from orchestrator.graph import Graph, Job
-from orchestrator.journal import EVENTS, events
-from orchestrator.profile import DEFAULT_CPU_PROFILE, load_profile
-from orchestrator.simulate import simulate
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel, Estimate
+from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, load_profile
+from orchestrator.planning.simulate import simulate
+from orchestrator.storage.journal import EVENTS, events
+from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 

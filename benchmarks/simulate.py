@@ -8,12 +8,12 @@ Goals: makespan over the larger of critical path and work per device at most 1.0
 import argparse
 import time
 
-from orchestrator.cost import CostModel
-from orchestrator.graph import Graph, Job
-from orchestrator.packing import FirstCome, Policy
-from orchestrator.profile import DEFAULT_PROFILE, load_profile
-from orchestrator.simulate import Barrier, simulate
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import FirstCome, Policy
+from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.planning.simulate import Barrier, simulate
 
 SWEEPS = ("glue", "super_glue", "humset", "gsg", "few_shot", "few_shot:super_glue", "probing", "probing_pairs")
 GOALS = {8: 1.05, 64: 1.10, 512: 1.25}

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.graph import Graph, Job
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep, shipped_sweeps
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep, shipped_sweeps
+from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns

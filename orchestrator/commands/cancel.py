@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
-from orchestrator.journal import Driver, ask_to_stop, drivers
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.journal import Driver, ask_to_stop, drivers
+from orchestrator.storage.store import Store
 
 STOPPED, STILL_RUNNING = 0, 1
 _LOOK_SECONDS = 0.5

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.commands.arguments import open_store
-from orchestrator.graph import Graph, Job
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 SPLIT = "validation"

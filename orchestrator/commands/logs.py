@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
-from orchestrator.job_log import LOG, follow
-from orchestrator.journal import running_nodes
-from orchestrator.store import FAILED, TRACEBACK, Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.job_log import LOG, follow
+from orchestrator.storage.journal import running_nodes
+from orchestrator.storage.store import FAILED, TRACEBACK, Store
 from scalearn.errors import UserError
 
 _LOOK_SECONDS = 0.5

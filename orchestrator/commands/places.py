@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, open_store
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 _NAMED = "a sweep file, the name of a shipped sweep, a manifest STORE/sweeps/NAME.json, or with --store the name of a sweep in it"

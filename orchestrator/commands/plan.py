@@ -5,10 +5,10 @@ import json
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
-from orchestrator.cost import CostModel
-from orchestrator.forecast import forecast, print_forecast
-from orchestrator.plan import plan, print_plan
-from orchestrator.profile import DEFAULT_PROFILE, load_profile, profile_names
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.forecast import forecast, print_forecast
+from orchestrator.planning.plan import plan, print_plan
+from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile, profile_names
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.profile import PRECISIONS, Profile, to_json
+from orchestrator.planning.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.threads is not None and arguments.threads < 1:
         raise UserError(f"--threads is {arguments.threads}: give a whole number above 0.")
-    from orchestrator.measure import measure_profile  # torch: seconds that other commands do not spend
+    from orchestrator.planning.measure import measure_profile  # torch: seconds that other commands do not spend
 
     began = time.monotonic()
     profile = measure_profile(

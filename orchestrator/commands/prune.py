@@ -9,10 +9,10 @@ from typing import Any
 from rich.filesize import decimal
 
 from orchestrator.commands.arguments import Commands, make_console, whole_number
-from orchestrator.leases import Leases
-from orchestrator.prune import Unnamed, named_in_manifests, remove, unnamed
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.prune import Unnamed, named_in_manifests, remove, unnamed
+from orchestrator.storage.store import Store
 
 _SHOWN = 60
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, make_console
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
-from orchestrator.report import report_folder
+from orchestrator.watching.report import report_folder
 
 
 def add(commands: "Commands[Any]") -> None:

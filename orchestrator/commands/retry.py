@@ -6,9 +6,9 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_store
 from orchestrator.commands.run import add_local_options
-from orchestrator.retry import failed_part
-from orchestrator.run import Options, run_sweep
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.retry import failed_part
+from orchestrator.execution.run import Options, run_sweep
 
 
 def add(commands: "Commands[Any]") -> None:

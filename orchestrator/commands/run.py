@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_store, whole_number
-from orchestrator.run import Options, run_sweep
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.run import Options, run_sweep
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_seconds
-from orchestrator.graph import Graph
-from orchestrator.status import SweepStatus, lines_of, print_status, read_status, show_counts
-from orchestrator.store import Store
+from orchestrator.definition.graph import Graph
+from orchestrator.storage.store import Store
+from orchestrator.watching.status import SweepStatus, lines_of, print_status, read_status, show_counts
 
 _EVERY = 5.0
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from orchestrator.commands.arguments import Commands, add_sweep_command
-from orchestrator.identity import safe_segment
-from orchestrator.sweep import Sweep
-from orchestrator.upload import pack_directory
+from orchestrator.definition.identity import safe_segment
+from orchestrator.definition.sweep import Sweep
+from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _client(address: str | None) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError  # Ray: seconds that a wrong file or option need not cost
     from ray.job_submission import JobSubmissionClient
 
-    from orchestrator.submission import refused
+    from orchestrator.remote.submission import refused
 
     try:
         return JobSubmissionClient(chosen)
@@ -149,7 +149,7 @@ def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, 
 
 def _follow(client: "JobSubmissionClient", job: str, arguments: argparse.Namespace) -> int:
     """Follow a job to its end, or to where the user leaves it."""
-    from orchestrator.submission import Log, follow
+    from orchestrator.remote.submission import Log, follow
 
     log = Log(_write)
     while True:

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, positive_number
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
-from orchestrator.mlflow_server import Server, find_experiment, is_server, tracking_of
+from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracking_of
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -154,7 +154,7 @@ def test_documentation_block_executed_succeeds(block: Block, workspace: Path, re
 def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
-    from orchestrator.sweep import Sweep
+    from orchestrator.definition.sweep import Sweep
 
     document = yaml.safe_load(block.body)
     assert isinstance(document, dict), f"{block.page}:{block.line} is not a mapping"

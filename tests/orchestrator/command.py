@@ -5,7 +5,7 @@ import sys
 
 from orchestrator import cli
 from orchestrator.commands import retry, run
-from orchestrator.run import Options
+from orchestrator.execution.run import Options
 from tests.orchestrator.doubles import TRAIN
 
 

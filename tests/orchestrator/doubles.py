@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.graph import Graph, Job
-from orchestrator.store import Store
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.storage.store import Store
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.runtime import Outcome, PackMember, Report, Runtime
 
@@ -63,7 +63,7 @@ def two_stages(sources: int = 3, targets: int = 4) -> Graph:
 
 def run_jobs(graph: Graph, store: Store) -> None:
     """Train what can be trained, in order and without Ray's processes, and mark the graph accordingly."""
-    from orchestrator.trial import MemberOrder, PackOrder, run_pack  # Ray, which the workers' side of this module does not need
+    from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack  # Ray, which the workers' side of this module does not need
 
     for job in graph:
         if all(graph.states[parent.node] == "succeeded" for parent in job.parents):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.run import Options, run_sweep
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.run import Options, run_sweep
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import TRAIN
 
 SWEEP = """

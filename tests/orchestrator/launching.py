@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 from mlflow import MlflowClient
 
-from orchestrator.graph import Graph
-from orchestrator.journal import events
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.journal import events
+from orchestrator.storage.store import Store
 from tests.orchestrator.launch import SWEEP
 
 Finished: TypeAlias = "subprocess.CompletedProcess[str]"

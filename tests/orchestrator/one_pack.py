@@ -3,9 +3,9 @@
 import logging
 import sys
 
-from orchestrator.graph import Graph
-from orchestrator.store import Store
-from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.definition.graph import Graph
+from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.storage.store import Store
 from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, source
 

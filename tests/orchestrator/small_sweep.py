@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from orchestrator.graph import Graph
-from orchestrator.manifest import write_manifest
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.manifest import write_manifest
+from orchestrator.storage.store import Store
 
 SWEEP = """
 name: small

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.sweep import Sweep, shipped_sweeps
-from orchestrator.yaml_source import MAX_BYTES, parse_mapping
+from orchestrator.definition.sweep import Sweep, shipped_sweeps
+from orchestrator.definition.yaml_source import MAX_BYTES, parse_mapping
 from scalearn.errors import UserError
 
 CORPUS = Path(__file__).parents[1] / "bad_inputs" / "sweeps"

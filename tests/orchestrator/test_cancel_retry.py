@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.graph import Graph
-from orchestrator.journal import Journal, all_events, drivers
-from orchestrator.retry import failed_part
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.retry import failed_part
+from orchestrator.storage.journal import Journal, all_events, drivers
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import behave, run_jobs, source, transfer
 from tests.orchestrator.launch import SWEEP
 

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import cluster as cluster_module
-from orchestrator.cluster import LOOKAHEAD, Cluster, slots
-from orchestrator.cost import CostModel
-from orchestrator.graph import Graph
-from orchestrator.packing import Policy
-from orchestrator.profile import load_profile
-from orchestrator.resources import shape_of
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.resources import shape_of
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.cluster import LOOKAHEAD, Cluster, slots
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import Policy
+from orchestrator.planning.profile import load_profile
 from scalearn.errors import UserError
 from tests.orchestrator.doubles import source, transfer
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from orchestrator.cost import CostModel
-from orchestrator.profile import from_json, load_profile, profile_names, to_json
-from orchestrator.sizes import SIZES, size_of
-from orchestrator.sweep import Sweep, shipped_sweeps
+from orchestrator.definition.sweep import Sweep, shipped_sweeps
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.profile import from_json, load_profile, profile_names, to_json
+from orchestrator.planning.sizes import SIZES, size_of
 from scalearn.config import DataConfig, OptimisationConfig
 from scalearn.errors import UserError
 from scalearn.tasks import benchmark_names, benchmark_tasks

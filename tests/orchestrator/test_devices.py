@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from orchestrator.cost import CostModel
-from orchestrator.devices import Memory, probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
-from orchestrator.graph import Graph
-from orchestrator.packing import Policy
-from orchestrator.profile import load_profile
-from orchestrator.store import Store
+from orchestrator.definition.graph import Graph
+from orchestrator.execution.devices import Memory, probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import Policy
+from orchestrator.planning.profile import load_profile
+from orchestrator.storage.store import Store
 from scalearn.methods.registry import get_method
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 

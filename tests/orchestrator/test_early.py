@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator.early import best_score, goes_on, is_rung, must_stop, read_history, rivals
-from orchestrator.graph import Graph
-from orchestrator.run import Options, run_sweep
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.early import best_score, goes_on, is_rung, must_stop, read_history, rivals
+from orchestrator.execution.run import Options, run_sweep
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import TRAIN, behave, source, transfer
 
 SWEEP = """

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.graph import Graph, Job
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from scalearn.adapter_files import SEQ_BN
 from scalearn.errors import UserError
 from scalearn.runtime import Runtime
@@ -120,7 +120,7 @@ KNOWN = "glue/roberta-base/transfer/scalearn/rte/lr6e-03-seed0-f1420cf616"
 
 
 def test_worker_is_given_the_directories_of_jobs_and_of_external_adapters(place: Path):
-    from orchestrator.trial import MemberOrder, PackOrder, run_pack  # Ray, which the other tests of this module do without
+    from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack  # Ray, which the other tests of this module do without
 
     store, jobs = Store(place / "runs"), graph()
     for job in jobs:

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from orchestrator.explain import _model_in
-from orchestrator.graph import Graph
-from orchestrator.schema import SweepSchema
-from orchestrator.sweep import Sweep
+from orchestrator.definition.explain import _model_in
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.schema import SweepSchema
+from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
 from scalearn.methods.registry import METHODS
 

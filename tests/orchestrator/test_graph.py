@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.graph import DONE, Graph, Job
+from orchestrator.definition.graph import DONE, Graph, Job
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
 

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from orchestrator import identity
-from orchestrator.graph import Job
-from orchestrator.identity import canonical_json, fingerprint, node_path, safe_segment, to_plain
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Job
+from orchestrator.definition.identity import canonical_json, fingerprint, node_path, safe_segment, to_plain
+from orchestrator.definition.sweep import Sweep
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.graph import Graph
-from orchestrator.job_log import LOG
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
-from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.storage.job_log import LOG
+from orchestrator.storage.store import Store
 from scalearn.runtime import Outcome, PackMember, Report, Runtime
 from tests.orchestrator.doubles import behave, run_jobs, source, train
 from tests.orchestrator.launch import SWEEP
@@ -55,7 +55,7 @@ def test_pack_gives_each_member_its_own_lines_and_all_of_them_the_common_ones(st
         assert text.count("step 10, epoch 1: train_loss 1, validation loss 1, accuracy 0.5") == 1
     assert "Succeeded." in ours
     assert "nan" not in ours
-    assert "ERROR   orchestrator.trial: Failed: The loss became nan." in theirs
+    assert "ERROR   orchestrator.execution.trial: Failed: The loss became nan." in theirs
     assert "Succeeded." not in theirs
     assert store.verify(first).state == "complete"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.leases import LEASES, Leases
-from orchestrator.patience import Patience, StoreUnavailable
-from orchestrator.storage import Storage
-from orchestrator.store import Store
-from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.storage.files import Storage
+from orchestrator.storage.leases import LEASES, Leases
+from orchestrator.storage.patience import Patience, StoreUnavailable
+from orchestrator.storage.store import Store
 from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, behave, source
 from tests.orchestrator.launching import Launch, wait_until

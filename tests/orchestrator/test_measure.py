@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator.commands.profile import print_profile
-from orchestrator.cost import CostModel
-from orchestrator.measure import Point, fit_pace, measure_profile
-from orchestrator.profile import from_json, to_json
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.measure import Point, fit_pace, measure_profile
+from orchestrator.planning.profile import from_json, to_json
 from tests.orchestrator.doubles import source, transfer
 
 

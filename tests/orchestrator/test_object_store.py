@@ -12,8 +12,8 @@ import pytest
 import analysis
 from orchestrator import storage
 from orchestrator.cli import main
-from orchestrator.store import Store, Verdict
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store, Verdict
 from scalearn.errors import UserError
 from tests.orchestrator.object_server import BUCKET, MANY, many
 from tests.orchestrator.one_pack import SMALL_SWEEP

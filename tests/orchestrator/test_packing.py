@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cost import CostModel
-from orchestrator.graph import Graph
-from orchestrator.packing import FirstCome, Policy, kind, length_class, remaining_paths
-from orchestrator.profile import load_profile
+from orchestrator.definition.graph import Graph
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import FirstCome, Policy, kind, length_class, remaining_paths
+from orchestrator.planning.profile import load_profile
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 
 PROFILE = load_profile("h100_estimate")

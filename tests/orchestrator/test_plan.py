@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.graph import Graph, Job
-from orchestrator.identity import to_plain
-from orchestrator.plan import PlanResult, plan, print_plan
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.identity import to_plain
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.plan import PlanResult, plan, print_plan
 
 SWEEP = """\
 name: small

@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchestrator.graph import Graph
-from orchestrator.prepare import prepare
-from orchestrator.store import Store
+from orchestrator.definition.graph import Graph
+from orchestrator.storage.prepare import prepare
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import run_jobs, source, transfer, two_stages
 
 

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from orchestrator.graph import Graph
-from orchestrator.progress import Progress, show_seconds
+from orchestrator.definition.graph import Graph
+from orchestrator.watching.progress import Progress, show_seconds
 from tests.orchestrator.doubles import source, transfer
 
 

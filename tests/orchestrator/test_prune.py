@@ -7,11 +7,11 @@ import time
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.graph import Graph
-from orchestrator.leases import Leases
-from orchestrator.manifest import write_manifest
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.manifest import write_manifest
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import run_jobs
 from tests.orchestrator.launch import SWEEP
 

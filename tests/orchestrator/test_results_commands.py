@@ -9,8 +9,8 @@ from rich.console import Console
 import analysis
 import analysis.results
 from orchestrator.cli import main
-from orchestrator.report import print_table, write_run_report
-from orchestrator.store import Store
+from orchestrator.storage.store import Store
+from orchestrator.watching.report import print_table, write_run_report
 from tests.orchestrator.doubles import behave, run_jobs
 from tests.orchestrator.small_sweep import small_store
 
@@ -88,7 +88,7 @@ def test_rows_of_a_sweep_that_has_not_begun_are_named_by_their_settings(tmp_path
 
 def test_picture_that_cannot_be_drawn_costs_one_line_and_no_table(done, monkeypatch, tmp_path):
     store = Store(done.parent / "runs")
-    monkeypatch.setattr("orchestrator.report.report_folder", lambda *_: tmp_path / "report")
+    monkeypatch.setattr("orchestrator.watching.report.report_folder", lambda *_: tmp_path / "report")
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no font\nof that name")
@@ -98,7 +98,7 @@ def test_picture_that_cannot_be_drawn_costs_one_line_and_no_table(done, monkeypa
     assert "could not be drawn (RuntimeError: no font)" in found.problem
     assert "| ScaLearn" in (tmp_path / "report" / "tables" / "benchmark.md").read_text()
     monkeypatch.undo()
-    monkeypatch.setattr("orchestrator.report.report_folder", lambda *_: tmp_path / "report")
+    monkeypatch.setattr("orchestrator.watching.report.report_folder", lambda *_: tmp_path / "report")
     mended = write_run_report(store, "small")
     assert mended.problem is None
     assert mended.page.exists()

@@ -7,14 +7,14 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 from ray.tune.search import Searcher
 
-from orchestrator.cost import CostModel
-from orchestrator.graph import Graph
-from orchestrator.leases import Leases
-from orchestrator.packing import Policy
-from orchestrator.profile import load_profile
-from orchestrator.retries import Retries
-from orchestrator.search import GraphSearcher
-from orchestrator.store import Store
+from orchestrator.definition.graph import Graph
+from orchestrator.execution.retries import Retries
+from orchestrator.execution.search import GraphSearcher
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import Policy
+from orchestrator.planning.profile import load_profile
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import source, transfer
 
 

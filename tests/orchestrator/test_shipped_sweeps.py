@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import plan
-from orchestrator.sweep import Sweep, shipped_sweeps
+from orchestrator.definition.sweep import Sweep, shipped_sweeps
+from orchestrator.planning.plan import plan
 from scalearn.methods.registry import METHODS
 from scalearn.tasks import benchmark_tasks
 
@@ -162,8 +162,8 @@ def test_planning_imports_nothing_heavy_and_touches_no_network():
 import socket, sys
 def refuse(*args, **kwargs): raise AssertionError("planning opened a socket")
 socket.socket.connect = refuse
-from orchestrator.sweep import Sweep
-from orchestrator.plan import plan
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.plan import plan
 print(len(plan("glue", Sweep.load("glue").expand()).jobs))
 heavy = {"torch", "ray", "transformers", "datasets", "mlflow", "adapters", "accelerate", "pandas", "pyarrow", "numpy"}
 assert not heavy & set(sys.modules), sorted(heavy & set(sys.modules))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cost import CostModel
-from orchestrator.graph import Graph
-from orchestrator.packing import FirstCome, Policy
-from orchestrator.profile import load_profile
-from orchestrator.simulate import Barrier, lower_bounds, simulate, slices
+from orchestrator.definition.graph import Graph
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import FirstCome, Policy
+from orchestrator.planning.profile import load_profile
+from orchestrator.planning.simulate import Barrier, lower_bounds, simulate, slices
 from tests.orchestrator.doubles import source, transfer, two_stages
 from tests.orchestrator.test_packing import with_epochs
 

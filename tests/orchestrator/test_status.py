@@ -13,10 +13,10 @@ from rich.console import Console
 
 from orchestrator.cli import main
 from orchestrator.commands import status as status_command
-from orchestrator.journal import DRIVERS, EVENTS, Journal, all_events, drivers, events, running_nodes
-from orchestrator.status import print_status, read_status, show_counts
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.journal import DRIVERS, EVENTS, Journal, all_events, drivers, events, running_nodes
+from orchestrator.storage.store import Store
+from orchestrator.watching.status import print_status, read_status, show_counts
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.launch import SWEEP
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.store import Store
-from orchestrator.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.storage.store import Store
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 from tests.orchestrator.doubles import source
 

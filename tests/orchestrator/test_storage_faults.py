@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.patience import Patience, StoreUnavailable
-from orchestrator.store import Store, Verdict
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.patience import Patience, StoreUnavailable
+from orchestrator.storage.store import Store, Verdict
 from tests.orchestrator.doubles import behave, source
 from tests.orchestrator.object_server import BUCKET, ObjectServer
 from tests.orchestrator.one_pack import SMALL_SWEEP

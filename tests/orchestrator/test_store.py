@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store, Verdict
+from orchestrator.storage.store import Store, Verdict
 from scalearn.errors import UserError
 
 NODE = "toy/minilm/source/adapter/s0/lr6e-03-seed0-0123456789"

@@ -16,8 +16,8 @@ from ray.job_submission import JobStatus
 from orchestrator import submission, upload
 from orchestrator.cli import main
 from orchestrator.commands import submit
-from orchestrator.submission import Log, exit_code, follow
-from orchestrator.upload import pack_directory
+from orchestrator.remote.submission import Log, exit_code, follow
+from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
 from tests.orchestrator.launch import SWEEP
 

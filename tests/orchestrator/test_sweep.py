@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.graph import Graph, Job
-from orchestrator.schema import Optimisation
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.schema import Optimisation
+from orchestrator.definition.sweep import Sweep
 from scalearn.config import OptimisationConfig
 
 BASE = """\

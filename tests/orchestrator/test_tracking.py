@@ -11,11 +11,11 @@ import pytest
 from mlflow import MlflowClient
 
 import analysis
-from orchestrator.graph import Graph
-from orchestrator.report import Report, write_run_report
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
-from orchestrator.tracking import Target, Tracker
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
+from orchestrator.tracking.writer import Target, Tracker
+from orchestrator.watching.report import Report, write_run_report
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.small_sweep import small_store
 

@@ -22,10 +22,10 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator import tracking
-from orchestrator.graph import Graph
-from orchestrator.mlflow_runs import SweepRuns
-from orchestrator.store import Store
-from orchestrator.tracking import Target, Tracker
+from orchestrator.definition.graph import Graph
+from orchestrator.storage.store import Store
+from orchestrator.tracking.mlflow_runs import SweepRuns
+from orchestrator.tracking.writer import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]

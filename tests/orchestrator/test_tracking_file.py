@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from tests.orchestrator.launching import wait_until
 
-CREATE = "import sys; from orchestrator.tracking_file import create_tracking_file; create_tracking_file(sys.argv[1])"
+CREATE = "import sys; from orchestrator.tracking.tracking_file import create_tracking_file; create_tracking_file(sys.argv[1])"
 
 
 @pytest.mark.slow

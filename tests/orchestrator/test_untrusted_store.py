@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import analysis
 from orchestrator.cli import main
-from orchestrator.graph import Graph
-from orchestrator.plan import plan
-from orchestrator.prepare import prepare
-from orchestrator.status import read_status
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.plan import plan
+from orchestrator.storage.prepare import prepare
+from orchestrator.storage.store import Store
+from orchestrator.watching.status import read_status
 from tests.orchestrator.doubles import run_jobs, source
 from tests.orchestrator.one_pack import SMALL_SWEEP
 

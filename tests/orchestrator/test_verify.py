@@ -5,9 +5,9 @@ import json
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.graph import Graph
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import run_jobs
 from tests.orchestrator.launch import SWEEP
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from orchestrator.graph import Graph
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
 from scalearn.runtime import PackMember, Runtime
 from scalearn.tasks import benchmark_tasks, get_task
 from scalearn.training import train

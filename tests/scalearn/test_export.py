@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 import scalearn
 from orchestrator.cli import main
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 from scalearn.export import exact_reduction, export_adapter, fold
 from scalearn.heads import Head, HeadConfig

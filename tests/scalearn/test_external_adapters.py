@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from orchestrator.cli import main
-from orchestrator.store import Store
-from orchestrator.sweep import Sweep
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.store import Store
 from scalearn import source_adapters
 from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
 from scalearn.config import JobConfig
@@ -136,7 +136,7 @@ def test_hub_id_is_downloaded_at_its_revision(
 def test_sweep_with_an_adapter_from_elsewhere_trains_and_exports(
     backbone: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.trial import MemberOrder, PackOrder, run_pack  # Ray, which the other tests of this module do without
+    from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack  # Ray, which the other tests of this module do without
 
     monkeypatch.chdir(tmp_path)
     Path("toy.yaml").write_text(SWEEP.format(backbone=backbone))

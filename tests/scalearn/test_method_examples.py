@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from orchestrator.graph import Job
-from orchestrator.sweep import Sweep
+from orchestrator.definition.graph import Job
+from orchestrator.definition.sweep import Sweep
 from scalearn.methods.registry import METHODS
 from scalearn.runtime import PackMember, Runtime
 from scalearn.training import train

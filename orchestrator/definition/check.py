@@ -1,0 +1,252 @@
+"""What the schema cannot see: names that must exist, lists without repeats, and values that must fit each other."""
+
+import importlib.metadata
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, get_args
+
+from orchestrator.definition.identity import printable, safe_segment
+from orchestrator.definition.names import TaskNames, defined_task, short
+from orchestrator.definition.resources import RESERVED
+from orchestrator.definition.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
+from orchestrator.definition.settings import setting_points
+from orchestrator.definition.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
+from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement
+from scalearn.backbones import Backbone, get_backbone
+from scalearn.config import Stage
+from scalearn.errors import UserError
+from scalearn.methods.registry import Method, get_method
+from scalearn.tasks import PackageSource
+
+if TYPE_CHECKING:
+    from orchestrator.definition.yaml_source import Key
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Misfit(Exception):
+    """Something wrong at a key of the document; the caller knows the key's line and full name."""
+
+    def __init__(self, key: "Key", problem: str) -> None:
+        """Keep the key beside the problem.
+
+        Args:
+            key: Where.
+            problem: A sentence; `{key}` in it stands for the key's full name.
+        """
+        super().__init__(problem)
+        self.key = key
+
+
+def check(sweep: SweepSchema) -> None:
+    """Refuse a sweep whose names do not exist or whose values do not fit each other.
+
+    Raises:
+        Misfit: The first such key, with one sentence.
+    """
+    _at(("name",), safe_segment, sweep.name, "sweep name")
+    for name, definition in sweep.tasks.items():
+        _at(("tasks", name), defined_task, sweep.benchmark, name, definition)
+    names = _at(("benchmark",), TaskNames.of, sweep.benchmark, sweep.tasks)
+    backbone = _at(("backbone",), get_backbone, sweep.backbone)
+    targets = _tasks(("targets",), sweep.targets, names)
+    sources = _tasks(("sources", "tasks"), sweep.sources.tasks, names)
+    _stackable(("sources", "tasks"), sources)
+    _per_task(sweep, names)
+    _seeds(("seeds",), sweep.seeds, names)
+    _points(sweep)
+    _resources(sweep)
+    _root(sweep.data.root)
+    _packages(dict.fromkeys((*targets, *sources)), names)
+    longest = backbone.shape.positions if backbone.shape else None
+    for name, length in sweep.data.max_length.items():
+        if longest is not None and length > longest:
+            raise Misfit(("data", "max_length", name), f"{{key}} is {length}, but {sweep.backbone} reads at most {longest} tokens.")
+    (trained,) = _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
+    adapters = _Adapters(sweep.sources, _external(sweep.sources, backbone), {**SEQ_BN, **trained})
+    for key, rows in sweep.methods.items():
+        method = _at(("methods", key), get_method, key)
+        for index, row in enumerate(rows):
+            _row(("methods", key, index), method, row, names, targets, adapters)
+
+
+class _Adapters(NamedTuple):
+    """What is known of the adapters that transfer jobs may stack."""
+
+    block: Sources
+    external: Mapping[str, Mapping[str, Any] | None]
+    """Configuration of every adapter that lies somewhere, by name. None: only the hub knows it."""
+    trained: Mapping[str, Any]
+    """Configuration of those that the sweep trains."""
+
+
+def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, Any] | None]:
+    """Return the configurations of the adapters that a sweep names by their place, each of which must fit the backbone."""
+    configs: dict[str, Mapping[str, Any] | None] = {}
+    hidden = backbone.shape.hidden_size if backbone.shape else None
+    for name, place in sources.adapters.items():
+        key: Key = ("sources", "adapters", name)
+        adapter = _at(key, named_adapter, name, place, sources.allow_pickle)
+        local = adapter.origin.startswith("files:")
+        configs[name] = _at(key, read_adapter_config, name, Path(adapter.place), hidden) if local else None
+    return configs
+
+
+def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: _Adapters) -> None:
+    if row.learning_rate is not None:
+        _unique((*place, "learning_rate"), row.learning_rate)
+    if row.seeds is not None:
+        _seeds((*place, "seeds"), row.seeds, names)
+    if row.sources is not None:
+        if not method.needs_sources:
+            raise Misfit((*place, "sources"), f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
+        _tasks((*place, "sources"), [name for name in row.sources if name != TARGET and name not in adapters.external], names)
+        _unique((*place, "sources"), row.sources)
+    count = 0
+    for target in targets if method.needs_sources else ():
+        chosen = stacked(adapters.block, row.sources, target, names)
+        count = len(chosen)
+        _fitting((*place, "sources"), chosen, adapters)
+        if method.needs_similarity:
+            _at((*place, "sources"), tasks_of, chosen, adapters.external, names)
+    points = _at((*place, "settings"), setting_points, method, row.settings, count)
+    for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
+        _at((*place, "settings", "sentence_encoder"), get_backbone, encoder)
+
+
+def _per_task(sweep: SweepSchema, names: TaskNames) -> None:
+    """Check the mappings from tasks to values."""
+    data = sweep.data
+    for field in ("train_rows", "evaluation_rows", "max_length", "template"):
+        _task_keys(("data", field), getattr(data, field), names)
+    _task_keys(("training", "tasks"), sweep.training.tasks, names, default=False)
+    for name, template in data.template.items():
+        tasks = names.tasks if name == DEFAULT else (names.key(name),)
+        for task in tasks:
+            _at(("data", "template", name), names.task(task).template, template)
+
+
+def _points(sweep: SweepSchema) -> None:
+    """Check the parts of the data that a sweep may list."""
+    data = sweep.data
+    if data.few_shot is not None and data.train_share is not None:
+        raise Misfit(("data", "train_share"), "{key} and 'data.few_shot' exclude each other: keep one.")
+    if data.few_shot is not None:
+        _unique(("data", "few_shot"), data.few_shot)
+    if data.train_share is not None:
+        _unique(("data", "train_share"), data.train_share)
+        for index, share in enumerate(data.train_share):
+            if abs(share * 20 - round(share * 20)) > 1e-9:
+                raise Misfit(("data", "train_share", index), f"{{key}} must be a multiple of 0.05, not {share:g}.")
+
+
+def _resources(sweep: SweepSchema) -> None:
+    """Check what Ray would refuse or take for something else."""
+    blocks: dict[Key, Resources] = {("resources", stage): sweep.resources.of(stage) for stage in get_args(Stage)}
+    for key, block in sweep.resources.methods.items():
+        _at(("resources", "methods", key), get_method, key)
+        blocks["resources", "methods", key] = block
+    for place, block in blocks.items():
+        if block.gpu > 1 and block.gpu != int(block.gpu):
+            raise Misfit((*place, "gpu"), f"{{key}} must be a fraction of one GPU or a whole number of them, not {block.gpu:g}.")
+        for name in block.custom:
+            if name in RESERVED or ":" in name:
+                raise Misfit((*place, "custom", name), "{key} is a name that Ray keeps for itself: a custom resource needs another.")
+
+
+def _root(root: str | None) -> None:
+    """Refuse a data root that is no directory, whatever else stands there."""
+    try:
+        present = root is None or Path(root).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that no file system takes, a home of nobody
+        present = False
+    if root is not None and not present:
+        raise Misfit(
+            ("data", "root"), f"{{key}} is {printable(root)}, which is no directory: it must hold <benchmark>/<task>/<split>.parquet."
+        )
+
+
+def _packages(tasks: Iterable[str], names: TaskNames) -> None:
+    """Refuse tasks whose rows come in a package that is not installed: every job would fail for it."""
+    for task in tasks:
+        source = names.task(task).source
+        if isinstance(source, PackageSource):
+            try:
+                installed = importlib.metadata.version(source.package)
+            except importlib.metadata.PackageNotFoundError:
+                installed = "none"
+            if installed != source.version:
+                pinned = f"{source.package}=={source.version}"
+                problem = f"Task {task} needs the package {pinned} ({installed} is installed): run pip install --no-deps {pinned}"
+                raise Misfit(("benchmark",), problem)
+
+
+def _seeds(place: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:
+    _task_keys(place, seeds, names)
+    for name, values in seeds.items():
+        _unique((*place, name), values)
+
+
+def _tasks(place: "Key", given: Sequence[str] | None, names: TaskNames) -> tuple[str, ...]:
+    """Return the full keys of a list of tasks, none of them twice."""
+    if given is None:
+        return names.tasks
+    keys = tuple(_at((*place, index), names.key, name) for index, name in enumerate(given))
+    _unique(place, keys)
+    return keys
+
+
+def _task_keys(place: "Key", mapping: Iterable[str], names: TaskNames, *, default: bool = True) -> None:
+    given = [name for name in mapping if not (default and name == DEFAULT)]
+    keys = [_at((*place, name), names.key, name) for name in given]
+    _unique(place, keys)
+
+
+def _fitting(place: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
+    """Refuse sources that cannot be stacked on each other, as far as their files tell."""
+    if not chosen:
+        raise Misfit(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
+    _stackable(place, chosen)
+    configs = {name: adapters.external.get(name, adapters.trained) for name in chosen}
+    known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
+    if known:
+        _at(("sources", "adapters"), require_agreement, known)
+
+
+def _stackable(place: "Key", sources: Sequence[str]) -> None:
+    """Refuse two sources of one short name: adapters are stacked and saved under it."""
+    clash = next(_repeated(map(short, sources)), None)
+    if clash is not None:
+        both = " and ".join(task for task in sources if short(task) == clash)
+        raise Misfit(place, f"Two sources are named '{clash}' ({both}): stack each name once.")
+
+
+def _unique(place: "Key", values: Iterable[Hashable]) -> None:
+    repeated = next(_repeated(values), None)
+    if repeated is not None:
+        raise Misfit(place, f"{{key}} holds {repeated} twice: keep it once.")
+
+
+def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            yield value
+        seen.add(value)
+
+
+def _single(settings: dict[str, Any]) -> dict[str, Any]:
+    listed = next((name for name, value in settings.items() if isinstance(value, list)), None)
+    if listed is not None:
+        problem = f"Setting '{listed}' of the source adapters must be one value: every target stacks the same ones."
+        raise Misfit(("sources", "settings", listed), problem)
+    return settings
+
+
+def _at(key: "Key", call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a check and say at which key it failed."""
+    try:
+        return call(*args, **kwargs)
+    except UserError as error:
+        raise Misfit(key, str(error)) from None

@@ -1,0 +1,207 @@
+"""From a sweep to the graph of its jobs: protocol defaults, then the file's values, then one job per combination."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.names import TaskNames, per_task
+from orchestrator.definition.settings import setting_points
+from orchestrator.definition.stacking import external_adapters, source_names, stacked, tasks_of
+from scalearn.backbones import get_backbone
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.methods.registry import Method, get_method
+from scalearn.tasks import Task, definition_of
+from scalearn.tasks.origin import data_origin
+
+if TYPE_CHECKING:
+    from orchestrator.definition.schema import Data, MethodRow, SweepSchema
+
+FEW_SHOT: Mapping[str, Any] = MappingProxyType({"epochs": 1000, "max_steps": 1000, "patience": 20, "selection": "metric"})
+"""Optimisation of few-shot jobs (PROTOCOL, Data): steps bound them; an epoch may be a single step, so epochs must not."""
+
+DEFAULT_SEEDS = (0,)
+
+
+SENTENCE_LENGTHS = {"minilm": 256}
+"""Tokens that a sentence encoder was published to read."""
+SENTENCE_LENGTH = 384
+"""That of all-mpnet-base-v2, and of others that are not named."""
+
+
+class Point(NamedTuple):
+    """How much of the target's training data a job sees."""
+
+    few_shot: int | None = None
+    train_share: float | None = None
+
+
+WHOLE = Point()
+
+
+def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = data_origin) -> Graph:
+    """Return the graph of a sweep's jobs: source adapters first, then every method's jobs in the order of the file.
+
+    Args:
+        sweep: A checked sweep.
+        origin: Returns the identity of a task's rows, given the data root.
+
+    Raises:
+        UserError: The data of a task is missing.
+    """
+    return Graph(_Expansion(sweep, origin).jobs())
+
+
+class _Expansion:
+    """One expansion; keeps what many jobs share, so that 100,000 jobs stay small."""
+
+    def __init__(self, sweep: "SweepSchema", origin: Callable[[Task, Path | None], str]) -> None:
+        self.sweep = sweep
+        self.origin = origin
+        self.names = TaskNames.of(sweep.benchmark, sweep.tasks)
+        self.targets = self.names.keys(sweep.targets)
+        self.backbone = get_backbone(sweep.backbone)
+        self.points = _points(sweep.data)
+        self.external = external_adapters(sweep.sources)
+        self.training = {self.names.key(name): block for name, block in sweep.training.tasks.items()}
+        self._sources: dict[tuple[str, Point], Job] = {}
+        self._optimisations: dict[OptimisationConfig, OptimisationConfig] = {}
+        self._datasets: dict[tuple[str, Point], DataConfig] = {}
+        self._origins: dict[str, str] = {}
+
+    def jobs(self) -> Iterator[Job]:
+        for key, rows in self.sweep.methods.items():
+            method = get_method(key)
+            for row in rows:
+                yield from self._row(method, row)
+
+    def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
+        groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
+        given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
+        for tasks, point in product(groups, self.points):
+            chosen = stacked(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ()
+            trained = [self._source(task, point if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
+            rates = row.learning_rate or (None,)
+            compared = len(rates) > 1 and method.stage != "joint"
+            optimisations = [self._optimisation(method, tasks, point, row.given(), rate, compared=compared) for rate in rates]
+            for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
+                others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+                for seed in self._seeds(row, tasks):
+                    yield self._job(method, tasks, point, optimisation, settings, seed, chosen, (*trained, *others))
+
+    def _job(
+        self,
+        method: Method,
+        tasks: tuple[str, ...],
+        point: Point,
+        optimisation: OptimisationConfig,
+        settings: Mapping[str, Setting],
+        seed: int,
+        chosen: tuple[str, ...] = (),
+        parents: tuple[Job, ...] = (),
+    ) -> Job:
+        # What a job on one task alone learns does not depend on the benchmark that the sweep is about, so sweeps share it.
+        benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
+        config = JobConfig(
+            benchmark=benchmark,
+            stage=method.stage,
+            method=method.key,
+            data=tuple(self._data(task, point) for task in tasks),
+            backbone=self.backbone.reference,
+            backbone_origin=self.backbone.origin,
+            optimisation=optimisation,
+            seed=seed,
+            sources=source_names(chosen),
+            settings=settings,
+            external=tuple(self.external[name] for name in chosen if name in self.external),
+        )
+        return Job(config, parents)
+
+    def _source(self, task: str, point: Point) -> Job:
+        """Return the adapter that transfer jobs stack for a task."""
+        key = (task, point)
+        if key not in self._sources:
+            adapter = get_method("adapter")
+            (settings,) = setting_points(adapter, self.sweep.sources.settings, 0)
+            optimisation = self._optimisation(adapter, (task,), point, {}, None)
+            self._sources[key] = self._job(adapter, (task,), point, optimisation, settings, self.sweep.sources.seed)
+        return self._sources[key]
+
+    def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
+        """Return the job that measures how similar all tasks are on their full training data: one for all targets and seeds."""
+        encoder = get_backbone(str(settings["sentence_encoder"]))
+        wanted = {*tasks_of(chosen, self.external, self.names), *self.targets}
+        tasks = (*(task for task in self.names.tasks if task in wanted), *sorted(wanted.difference(self.names.tasks)))
+        length = SENTENCE_LENGTHS.get(encoder.name, SENTENCE_LENGTH)
+        length = min(length, encoder.shape.positions) if encoder.shape else length
+        config = JobConfig(
+            benchmark=self.sweep.benchmark,
+            stage="similarity",
+            method="sentence_similarity",
+            data=tuple(replace(self._data(task, WHOLE), evaluation_rows=None, max_length=length) for task in tasks),
+            backbone=encoder.reference,
+            backbone_origin=encoder.origin,
+            optimisation=OptimisationConfig(learning_rate=0.0, epochs=1),
+            seed=0,
+            settings={"rows": settings["sentence_rows"]},
+        )
+        return Job(config)
+
+    def _optimisation(
+        self, method: Method, tasks: tuple[str, ...], point: Point, row: Mapping[str, Any], rate: float | None, *, compared: bool = False
+    ) -> OptimisationConfig:
+        """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins.
+
+        Only jobs that are `compared` with those of other learning rates are subject to early stopping.
+        """
+        training = self.sweep.training
+        values = {**method.optimisation, **(FEW_SHOT if point.few_shot is not None else {}), **training.of(method.stage)}
+        if len(tasks) == 1 and tasks[0] in self.training:
+            values |= self.training[tasks[0]].of(method.stage)
+        values |= row
+        if rate is not None:
+            values["learning_rate"] = rate
+        if not compared:
+            values.pop("early_stopping", None)
+        made = OptimisationConfig(**values)
+        return self._optimisations.setdefault(made, made)
+
+    def _data(self, task: str, point: Point) -> DataConfig:
+        key = (task, point)
+        if key not in self._datasets:
+            data = self.sweep.data
+            template = per_task(data.template, task, "default")
+            self._datasets[key] = DataConfig(
+                task=task,
+                origin=self._origin(task),
+                train_rows=per_task(data.train_rows, task, None),
+                evaluation_rows=per_task(data.evaluation_rows, task, None),
+                train_share=point.train_share,
+                few_shot=point.few_shot,
+                template=template,
+                max_length=per_task(data.max_length, task, self.names.task(task).max_length),
+                own=definition_of(self.names.task(task)),
+            )
+        return self._datasets[key]
+
+    def _origin(self, task: str) -> str:
+        if task not in self._origins:
+            root = self.sweep.data.root
+            self._origins[task] = self.origin(self.names.task(task), Path(root) if root is not None else None)
+        return self._origins[task]
+
+    def _seeds(self, row: "MethodRow", tasks: tuple[str, ...]) -> tuple[int, ...]:
+        seeds = row.seeds if row.seeds is not None else self.sweep.seeds
+        return per_task(seeds, tasks[0], DEFAULT_SEEDS) if len(tasks) == 1 else seeds.get("default", DEFAULT_SEEDS)
+
+
+def _points(data: "Data") -> tuple[Point, ...]:
+    """Return the sizes of the target's training data that a sweep runs over."""
+    if data.few_shot is not None:
+        return tuple(Point(few_shot=count) for count in data.few_shot)
+    if data.train_share is not None:
+        return tuple(Point(train_share=round(share * 20) / 20) for share in data.train_share)
+    return (WHOLE,)

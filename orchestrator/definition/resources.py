@@ -1,0 +1,73 @@
+"""What a trial needs and what nodes hold, by Ray's names: whether a job can be placed at all, and how many at a time. Pure Python."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from orchestrator.definition.schema import Resources
+from scalearn.errors import UserError
+
+Shape = Mapping[str, float]
+"""Amount by Ray's name: `CPU`, `GPU`, `memory` in bytes, a custom resource, `accelerator_type:A100`."""
+
+RESERVED = ("CPU", "GPU", "memory", "object_store_memory", "bundle", "node")
+"""Names that Ray keeps for itself: a custom resource must have another."""
+_ACCELERATOR = "accelerator_type:"
+_TRACE = 0.001
+"""What Ray itself asks of a node's accelerator type: the type is a condition, not something that is used up."""
+
+
+def shape_of(resources: Resources) -> dict[str, float]:
+    """Return what Ray sets aside for one trial."""
+    shape = {"CPU": resources.cpu, "GPU": resources.gpu, "memory": float(resources.memory or 0), **resources.custom}
+    if resources.accelerator_type is not None:
+        shape[f"{_ACCELERATOR}{resources.accelerator_type}"] = _TRACE
+    return {name: amount for name, amount in shape.items() if amount > 0}
+
+
+def count_fitting(nodes: Iterable[Shape], shape: Shape) -> int:
+    """Return how many trials of a shape the nodes hold at a time; a trial lies on one node."""
+    return sum(_fits(node, shape) for node in nodes)
+
+
+def check_placeable(nodes: Sequence[Shape], shape: Shape, job: str) -> None:
+    """Refuse a job that no node can hold: it would wait for ever.
+
+    Args:
+        nodes: What every node of the cluster has in total.
+        shape: What the job needs.
+        job: What the sentence calls it.
+
+    Raises:
+        UserError: No node can hold it; the sentence says what is missing.
+    """
+    if any(_fits(node, shape) for node in nodes):
+        return
+    raise UserError(f"{job} {_lack(nodes, shape)}: lower `resources` in the sweep file, or use a larger cluster.")
+
+
+def _fits(node: Shape, shape: Shape) -> int:
+    return min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in shape.items())
+
+
+def _lack(nodes: Sequence[Shape], shape: Shape) -> str:
+    for name, amount in shape.items():
+        total = sum(node.get(name, 0.0) for node in nodes)
+        largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if name.startswith(_ACCELERATOR) and not total:
+            there = sorted({key.removeprefix(_ACCELERATOR) for node in nodes for key in node if key.startswith(_ACCELERATOR)})
+            return f"needs an accelerator of type {name.removeprefix(_ACCELERATOR)} and the cluster has {', '.join(there) or 'none'}"
+        if total < amount:
+            return f"needs {_show(name, amount)} and the cluster has {_show_amount(name, total)}"
+        if largest < amount:
+            return f"needs {_show(name, amount)} on one node and the largest has {_show_amount(name, largest)}"
+    return f"needs {' and '.join(_show(name, amount) for name, amount in shape.items())} on one node, and no node has them together"
+
+
+def _show(name: str, amount: float) -> str:
+    if name.startswith(_ACCELERATOR):
+        return f"an accelerator of type {name.removeprefix(_ACCELERATOR)}"
+    return f"{_show_amount(name, amount)} {'of ' if name == 'memory' else ''}{name}"
+
+
+def _show_amount(name: str, amount: float) -> str:
+    return f"{amount / 2**30:.3g} GiB" if name == "memory" else f"{amount:g}"

@@ -1,0 +1,239 @@
+"""What a sweep file may say: one pydantic model per block, with the range of every value.
+
+Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which knows the registries.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+
+from scalearn.config import Precision, Selection, Stage
+
+DEFAULT = "default"
+"""Key of a per-task mapping that stands for every task that is not named."""
+
+
+def _as_mapping(value: Any) -> Any:
+    """Read `2000` as `{default: 2000}`, so that one value for all tasks and one per task are the same type."""
+    return value if isinstance(value, dict) else {DEFAULT: value}
+
+
+def _as_tuple(value: Any) -> Any:
+    """Read one value as a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_block(value: Any) -> Any:
+    """Read a key without a value (`adapter:`) as an empty block."""
+    return {} if value is None else value
+
+
+def _as_rows(value: Any) -> Any:
+    """Read one block as a list of one: a method may have several rows, with different sources or settings."""
+    rows = tuple(value) if isinstance(value, list) else (value,)
+    return tuple(_as_block(row) for row in rows)
+
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Rate = Annotated[float, Field(gt=0, lt=10)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Length = Annotated[int, Field(ge=8, le=8192)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+SeedsPerTask = Annotated[dict[Name, Seeds], BeforeValidator(_as_mapping)]
+
+
+class Block(BaseModel):
+    """A mapping in which every key is known and every value has exactly its type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Optimisation(Block):
+    """Values that override the method's published ones; what is not given is not touched (`scalearn.config.OptimisationConfig`)."""
+
+    learning_rate: Rate | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 30
+    max_steps: Count | None = None
+    evaluate_every: Count | None = None
+    patience: Count | None = 5
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    selection: Selection = "loss"
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    group_by_length: bool = False
+    early_stopping: Literal["asha"] | None = None
+    """Whether the worse learning rates of a method end early. None: the paper's protocol, which knows only patience."""
+    precision: Precision = "auto"
+
+    def given(self) -> dict[str, Any]:
+        """Return only what the file states, by name of the optimisation field. A null learning rate states nothing."""
+        stated = {name: getattr(self, name) for name in Optimisation.model_fields if name in self.model_fields_set}
+        return {name: value for name, value in stated.items() if (name, value) != ("learning_rate", None)}
+
+
+OptimisationBlock = Annotated[Optimisation, BeforeValidator(_as_block)]
+
+
+class StageTraining(Optimisation):
+    """Optimisation for every job, and for the jobs of one stage."""
+
+    source: OptimisationBlock = Optimisation()
+    transfer: OptimisationBlock = Optimisation()
+    joint: OptimisationBlock = Optimisation()
+    single: OptimisationBlock = Optimisation()
+
+    def of(self, stage: Stage) -> dict[str, Any]:
+        """Return what is stated for a stage; the stage's own block wins."""
+        block: Optimisation = getattr(self, stage)
+        return {**self.given(), **block.given()}
+
+
+class Training(StageTraining):
+    """The `training` block."""
+
+    tasks: Annotated[dict[Name, Annotated[StageTraining, BeforeValidator(_as_block)]], BeforeValidator(_as_block)] = {}
+    """Optimisation for the jobs of one task, by short name or full key."""
+
+
+class Data(Block):
+    """The `data` block: which rows jobs read."""
+
+    root: Name | None = None
+    """Directory with `<benchmark>/<task>/<split>.parquet`, relative to the working directory. None: the hub, or the task's package."""
+    train_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
+    evaluation_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
+    max_length: Annotated[dict[Name, Length], BeforeValidator(_as_mapping)] = {}
+    """Tokens. Not given: each task's own."""
+    template: Annotated[dict[Name, Name], BeforeValidator(_as_mapping)] = {}
+    train_share: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
+    """Shares of the target's training rows, one sweep point each; other tasks keep all of theirs."""
+    few_shot: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
+    """Numbers of the target's training rows, one sweep point each; other tasks keep all of theirs."""
+
+
+class Sources(Block):
+    """The `sources` block: the adapters that every transfer job stacks."""
+
+    tasks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] | None = None
+    """Tasks in the order in which their adapters are stacked; empty where `adapters` are enough. None: all of the benchmark."""
+    adapters: Annotated[dict[Name, Name], BeforeValidator(_as_block)] = {}
+    """Adapters that lie somewhere already, by the name under which they are stacked: a directory, or a hub id `owner/adapter[@revision]`.
+    One that bears the name of a task stands in the place of that task's own; the others come after the tasks."""
+    allow_pickle: bool = False
+    """Whether adapters with pickled weights are accepted. Never part of a job's identity."""
+    seed: Seed = 0
+    """Seed of every source adapter, whatever the transfer job's (the published scripts do so)."""
+    settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
+    """Settings of the method `adapter`."""
+
+
+class MethodRow(Optimisation):
+    """One row of the table: a method with what differs from its published settings."""
+
+    learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None  # type: ignore[assignment]
+    """One or several; the best on validation is reported."""
+    seeds: SeedsPerTask | None = None
+    """None: the sweep's."""
+    sources: Names | None = None
+    """Tasks and names of `sources.adapters` that are stacked; `target` stands for the target's own. None: the sweep's."""
+    settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
+    """The method's own settings; a list gives one job per value."""
+
+
+class Resources(Block):
+    """What Ray sets aside for one trial. Never part of a job's identity."""
+
+    cpu: Annotated[float, Field(gt=0, le=4096)] = 1.0
+    """Also the number of threads of the process, rounded down to at least 1."""
+    gpu: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """A fraction of one, or a whole number."""
+    memory: Annotated[ByteSize, Field(ge=1, le=2**60)] | None = None
+    """Bytes, or text such as `8 GiB`. None: Ray counts no memory for the job."""
+    custom: Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e9)]], BeforeValidator(_as_block)] = {}
+    """Resources that the cluster's own start gave names to."""
+    accelerator_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Ray's name of the accelerator that the node must have, e.g. `A100`."""
+
+
+ResourcesBlock = Annotated[Resources, BeforeValidator(_as_block)]
+
+
+class StageResources(Block):
+    """The `resources` block."""
+
+    source: ResourcesBlock = Resources()
+    transfer: ResourcesBlock = Resources()
+    joint: ResourcesBlock = Resources()
+    single: ResourcesBlock = Resources()
+    similarity: ResourcesBlock = Resources()
+    methods: Annotated[dict[Name, ResourcesBlock], BeforeValidator(_as_block)] = {}
+    """By key of the method registry: what differs from the stage's block."""
+
+    def of(self, stage: Stage, method: str | None = None) -> Resources:
+        """Return what a trial of a stage needs, or of one method in that stage; what the method's block states wins."""
+        resources: Resources = getattr(self, stage)
+        own = self.methods.get(method) if method is not None else None
+        return resources if own is None else resources.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+class Packing(Block):
+    """The `packing` block: how many jobs train together in one process. Never part of a job's identity."""
+
+    size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """The most jobs of a pack. `auto`: as many as fit the device's memory and were measured to pay."""
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that a pack may fill."""
+
+    profile: Name | None = None
+    """A device's speed, as for `plan --profile`. None: a shipped one of the same kind of device, CPU or GPU."""
+
+    @property
+    def limit(self) -> int | None:
+        """The most jobs of a pack. None: what is measured decides."""
+        return None if self.size == "auto" else self.size
+
+
+class Tracking(Block):
+    """The `tracking` block: where runs are logged. Never part of a job's identity."""
+
+    experiment: Name | None = None
+    """MLflow experiment. None: the sweep's name."""
+    uri: Name | None = None
+    """None: `MLFLOW_TRACKING_URI`, or an SQLite file in the store."""
+
+
+class SweepSchema(Block):
+    """The whole file."""
+
+    name: Name
+    benchmark: Name
+    backbone: Name
+    """A registered name, a hub id, or a local directory (`scalearn.backbones`)."""
+    description: Annotated[str, Field(max_length=2000)] = ""
+    store: Name = "runs"
+    """Where artifacts go: a path relative to the working directory, or an fsspec URL."""
+    tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
+    """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.own` describes a definition)."""
+    data: Annotated[Data, BeforeValidator(_as_block)] = Data()
+    sources: Annotated[Sources, BeforeValidator(_as_block)] = Sources()
+    targets: Names | None = None
+    """Tasks in the order of the table's columns. None: all of the benchmark."""
+    seeds: SeedsPerTask = {DEFAULT: (0,)}
+    methods: Annotated[
+        dict[Name, Annotated[tuple[MethodRow, ...], BeforeValidator(_as_rows), Field(min_length=1)]],
+        Field(min_length=1),
+    ]
+    """Rows of the table in their order, by key of the method registry."""
+    training: Annotated[Training, BeforeValidator(_as_block)] = Training()
+    resources: Annotated[StageResources, BeforeValidator(_as_block)] = StageResources()
+    packing: Annotated[Packing, BeforeValidator(_as_block)] = Packing()
+    tracking: Annotated[Tracking, BeforeValidator(_as_block)] = Tracking()

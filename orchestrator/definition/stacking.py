@@ -1,0 +1,77 @@
+"""Which adapters a transfer job stacks: those of tasks, which source jobs train, and those that lie somewhere already."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.identity import safe_segment
+from orchestrator.definition.names import TaskNames, short
+from scalearn.adapter_files import external_adapter
+from scalearn.config import ExternalAdapter
+from scalearn.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.definition.schema import Sources
+
+TARGET = "target"
+"""Stands for the target's own source adapter in a method's `sources`."""
+
+_OTHER_PARENTS = ("similarity",)
+"""Names under which a job finds parents that are no sources."""
+
+
+def external_adapters(sources: "Sources") -> dict[str, ExternalAdapter]:
+    """Return the adapters that a sweep names by their place, by the name under which they are stacked.
+
+    Raises:
+        UserError: A place holds no adapter, or one with pickled weights that the sweep does not allow.
+    """
+    return {name: named_adapter(name, place, sources.allow_pickle) for name, place in sources.adapters.items()}
+
+
+def named_adapter(name: str, place: str, allow_pickle: bool) -> ExternalAdapter:
+    """Return one such adapter.
+
+    Raises:
+        UserError: As `external_adapters`, or the name stands for something else.
+    """
+    if name in (TARGET, *_OTHER_PARENTS):
+        raise UserError(f"The name '{name}' stands for something else: give the adapter another one.")
+    return external_adapter(safe_segment(name, "adapter name"), place, allow_pickle=allow_pickle)
+
+
+def stacked(sources: "Sources", own: Sequence[str] | None, target: str, names: TaskNames) -> tuple[str, ...]:
+    """Return what a job stacks, in order: full key of a task whose adapter is trained, or name of an adapter that lies somewhere.
+
+    An adapter that bears the short name of a task stands in the place of that task's own.
+
+    Args:
+        sources: The sweep's.
+        own: The method's own list. None: the sweep's tasks, then its other adapters.
+        target: Full key of the job's task.
+        names: Of tasks.
+
+    Raises:
+        UserError: An unknown name.
+    """
+    given = sources.adapters
+    if own is not None:
+        chosen = [target if name == TARGET else name if name in given else names.key(name) for name in own]
+    else:
+        tasks = names.keys(sources.tasks)
+        taken = {short(task) for task in tasks}
+        chosen = [*tasks, *(name for name in given if name not in taken)]
+    return tuple(short(name) if short(name) in given else name for name in chosen)
+
+
+def source_names(chosen: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which `stacked` sources are stacked."""
+    return tuple(map(short, chosen))
+
+
+def tasks_of(chosen: Sequence[str], external: Mapping[str, object], names: TaskNames) -> tuple[str, ...]:
+    """Return the full keys of the tasks that `stacked` sources belong to.
+
+    Raises:
+        UserError: An external adapter bears the name of no task.
+    """
+    return tuple(names.key(name) if name in external else name for name in chosen)

@@ -1,0 +1,1 @@
+"""A sweep on Ray Tune, from its first pack to its table."""

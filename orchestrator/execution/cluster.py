@@ -1,0 +1,135 @@
+"""Starting a local Ray, or connecting to the cluster that RAY_ADDRESS names, and what it can hold."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private.state import state as global_state  # an autoscaler's limits have no public name
+from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
+
+from orchestrator.definition.resources import Shape, check_placeable, count_fitting
+from scalearn.errors import UserError
+
+_OBJECT_STORE_BYTES = 200 * 1024**2
+"""Orders and outcomes are small, and artifacts travel through the store."""
+
+_MOST_OF_A_KIND = 1000
+"""Nodes of one kind that are counted on where the autoscaler knows no limit (it says so by a negative number)."""
+
+_NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
+"""In what Ray says of an actor that died with its node; the error itself has no field for it."""
+
+LOOKAHEAD = 1
+"""Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that is up."""
+
+    nodes: tuple[Mapping[str, float], ...]
+    """What each node has in total, by Ray's names (`CPU`, `GPU`, ...); those included that an autoscaler may add."""
+    dashboard: str | None
+    """Address of Ray's dashboard, where it runs."""
+    is_local: bool
+    """Whether this process started it."""
+
+
+@contextlib.contextmanager
+def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) -> Iterator[Cluster]:
+    """Hold a connection to Ray.
+
+    Token authentication stays as Ray has it: on for a local Ray, and as the cluster's settings say elsewhere.
+
+    Args:
+        cpus: CPUs of a local Ray. None: those that this process may use.
+        gpus: GPUs of a local Ray. None: those that Ray finds.
+        dashboard: Whether a local Ray serves its dashboard, on loopback; it costs seconds.
+
+    Raises:
+        UserError: No Ray at RAY_ADDRESS, or it refuses us.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        context = _connect(address)
+    else:
+        context = ray.init(
+            "local",  # not whichever cluster was last started on this machine
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
+            num_gpus=gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    try:
+        yield Cluster(_nodes(), context.dashboard_url or None, is_local=not address)
+    finally:
+        ray.shutdown()
+
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    # Our own records replace Tune's CSV, JSON and TensorBoard files.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Milliseconds until Ray calls a silent worker unavailable; within them it mostly learns whether its whole node died.
+    "RAY_timeout_ms_task_wait_for_death_info": "60000",
+    # Nothing restores from Tune's own snapshots.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def _connect(address: str) -> Any:
+    try:
+        return ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
+
+
+def _nodes() -> tuple[Mapping[str, float], ...]:
+    """Return the resources of the nodes that are up, and of those that the cluster's autoscaler says it may start."""
+    alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    config = global_state.get_cluster_config()
+    added = []
+    for group in config.node_group_configs if config else ():
+        most = _MOST_OF_A_KIND if group.max_count < 0 else min(group.max_count, _MOST_OF_A_KIND)
+        added += [dict(group.resources)] * most
+    return (*alive, *added)
+
+
+def died_with_its_node(error: BaseException) -> bool:
+    """Tell whether Ray explains a worker's death by the loss of its machine, or cannot reach it any more: not the job's doing."""
+    if isinstance(error, NodeDiedError | ActorUnavailableError):
+        return True
+    if isinstance(error, RayActorError) and error.preempted:
+        return True
+    named = _NODE_ID.search(str(error))
+    return named is not None and any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
+
+
+def slots(cluster: Cluster, shapes: Mapping[str, Shape]) -> int:
+    """Return how many packs to hand out at a time.
+
+    Args:
+        cluster: Where they run.
+        shapes: The resources of one trial, by job.
+
+    Raises:
+        UserError: No node can hold a job; it would wait for ever.
+    """
+    kinds = {tuple(sorted(shape.items())): job for job, shape in shapes.items()}
+    for shape, job in kinds.items():
+        check_placeable(cluster.nodes, dict(shape), job)
+    return max(count_fitting(cluster.nodes, dict(shape)) for shape in kinds) + LOOKAHEAD

@@ -1,0 +1,237 @@
+"""A sweep from its file to its table. Running it again resumes, extends or repairs it; what is done is never trained twice."""
+
+import logging
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator import provenance
+from orchestrator.definition.graph import DONE, Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
+from orchestrator.storage.journal import Journal
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.manifest import write_manifest
+from orchestrator.storage.prepare import SetAside, prepare
+from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
+from orchestrator.tracking.writer import Target, Tracker, program
+from orchestrator.watching.progress import Progress
+from orchestrator.watching.report import Report, print_table, write_run_report
+from scalearn.config import Stage
+from scalearn.errors import UserError
+from scalearn.runtime import Runtime
+from scalearn.tasks import task_of
+
+if TYPE_CHECKING:
+    from orchestrator.execution.cluster import Cluster
+
+SUCCEEDED, SOME_FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes; 2 is wrong input."""
+
+_RAY_COPIES = "/runtime_resources/working_dir_files/"
+"""Where Ray unpacks what `ray job submit --working-dir` uploads."""
+_TRACKING_PATIENCE = 600.0
+_TRACKING_PATIENCE_INTERRUPTED = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a launch may choose beyond the sweep file; none of it changes a result."""
+
+    only: str | None = None
+    """Regular expression: run the matching nodes and what they need."""
+    nodes: frozenset[str] | None = None
+    """Run these nodes and what they need, in place of `only`."""
+    force: bool = False
+    """Train the matching nodes (all, without `only`) again."""
+    cpus: int | None = None
+    gpus: int | None = None
+    dashboard: bool = False
+    max_failures: int = 3
+    first_pause: float = 1.0
+    """Seconds before a job whose worker died starts again for the first time; later it takes longer."""
+    train: str = "scalearn.training:train"
+    """The training function that workers import, as `module:function`."""
+
+
+def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) -> int:
+    """Run a sweep and print its table.
+
+    Args:
+        sweep: What to run.
+        store: Where artifacts are and go.
+        options: How.
+        console: Where to print.
+
+    Returns:
+        The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 130 when interrupted.
+
+    Raises:
+        UserError: Wrong input, local data without rows, a store that cannot be written to, a cluster that cannot be reached.
+    """
+    full = sweep.expand()
+    graph = full if options.only is None else full.restrict(options.only)
+    if options.nodes is not None:
+        graph = full.keep(options.nodes)
+    _check_data(sweep, graph)
+    store.check_writable()
+    forced = _forced(graph, store, options)
+    moved = prepare(graph, store, forced)
+    target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
+    write_manifest(sweep, full, store, target.uri, None)
+    _print_start(sweep, graph, store, target, moved, console)
+    if remark := target.remark(store):
+        _warn(console, remark)
+    tracker = Tracker(target, graph, store)
+    code = _run_pending(sweep, graph, store, options, tracker, moved, console)
+    report = None
+    if code != INTERRUPTED:
+        store.check_reachable(patient=True)  # or everything that follows would wait for it anew
+        print_table(store, sweep.name, console)
+        report = write_run_report(store, sweep.name)
+    left = _finish_tracking(tracker, code, report)
+    write_manifest(sweep, full, store, target.uri, tracker.run_id)
+    _print_failures(graph, store, console)
+    _print_places(target, store, sweep.name, report, console)
+    if tracker.report_problem:
+        _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
+    if left:
+        _warn(console, f"{left} jobs are not in MLflow yet ({tracker.problem or 'no time was left'}): the next run logs them.")
+    if code == INTERRUPTED:
+        _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
+    return code
+
+
+def _forced(graph: Graph, store: Store, options: Options) -> list[str]:
+    """Return the nodes to train again.
+
+    Raises:
+        UserError: Another driver trains one of them: its files must not be moved from under it.
+    """
+    if not options.force:
+        return []
+    forced = [node for node in graph.nodes() if re.search(options.only or "", node)]
+    leases = Leases(store)
+    for node in forced:
+        if not leases.is_free(node):
+            raise UserError(f"{node} is being trained by another run: wait for its end, or stop it with `scalearn cancel`, before --force.")
+    return forced
+
+
+def _check_data(sweep: Sweep, graph: Graph) -> None:
+    """Refuse empty and broken local files before anything is written: every job that reads them would fail."""
+    from scalearn.tasks.present import check_present  # pyarrow, which planning does without
+
+    for task in {data.task: task_of(data) for job in graph for data in job.config.data}.values():
+        check_present(task, _absolute(sweep.data.root))
+
+
+def _run_pending(
+    sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, moved: list[SetAside], console: Console
+) -> int:
+    untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
+    for node in untracked:
+        tracker.add(node)
+    pending = graph.counts()["pending"]
+    if untracked or pending:
+        tracker.start()
+    if not pending:
+        return SUCCEEDED
+    from orchestrator.execution.schedule import Interrupted, Settings, run_graph  # Ray: seconds that a finished sweep does not spend
+
+    settings = Settings(
+        resources=sweep.resources,
+        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.scratch / CACHE, allow_pickle=sweep.sources.allow_pickle),
+        provenance=provenance.capture(sweep.file, sweep.overrides),
+        cpus=options.cpus,
+        gpus=options.gpus,
+        dashboard=options.dashboard,
+        max_failures=options.max_failures,
+        first_pause=options.first_pause,
+        train=options.train,
+        cost=_cost(sweep),
+    )
+
+    def announce(cluster: "Cluster") -> None:
+        place = f"http://{cluster.dashboard}" if cluster.dashboard else "off; --dashboard serves it on loopback"
+        console.print(f"Ray dashboard: {place}", highlight=False, soft_wrap=True)
+
+    # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
+        for item in moved:
+            journal.note("set_aside", **vars(item))
+        try:
+            run_graph(graph, store, settings, listeners=[progress.listen, tracker.listen, journal.listen], announce=announce)
+        except (Interrupted, KeyboardInterrupt):
+            return INTERRUPTED
+    return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
+
+
+def _cost(sweep: Sweep) -> CostModel:
+    """Return what orders and packs the jobs."""
+    on_gpus = any(sweep.resources.of(stage, method).gpu for stage in get_args(Stage) for method in (None, *sweep.methods))
+    profile = sweep.packing.profile or (DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
+    return CostModel(load_profile(profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
+
+
+def _finish_tracking(tracker: Tracker, code: int, report: Report | None) -> int:
+    status = {SUCCEEDED: "FINISHED", SOME_FAILED: "FAILED", INTERRUPTED: "KILLED"}[code]
+    patience = _TRACKING_PATIENCE_INTERRUPTED if code == INTERRUPTED else _TRACKING_PATIENCE
+    return tracker.finish(status, patience, report if report and report.problem is None else None)
+
+
+def _print_start(sweep: Sweep, graph: Graph, store: Store, target: Target, moved: list[SetAside], console: Console) -> None:
+    for item in moved:
+        _warn(console, f"Set aside {item.node}: {item.reason}. Its files are in {item.place}.")
+    counts = graph.counts()
+    text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.url}"
+    console.print(text, highlight=False, soft_wrap=True)
+    look = f" (to look: {command})" if (command := target.ui_command()) else ""
+    console.print(f"MLflow: {target.uri}{look}", highlight=False, soft_wrap=True, markup=False)
+    if _RAY_COPIES in store.url:
+        _warn(console, "This store lies in Ray's copy of the working directory, which Ray removes: name a lasting one with --store.")
+
+
+def _print_failures(graph: Graph, store: Store, console: Console) -> None:
+    """Name every job that failed and every one that waits for it, with the first line of the error and the file with the rest."""
+    for node, state in graph.states.items():
+        if state == "failed":
+            record = store.read_json(node, FAILED) or {}
+            _warn(console, f"failed   {node}: {record.get('error', 'no cause is known')} ({store.directory(node) / TRACEBACK})")
+    for node, state in graph.states.items():
+        if state == "blocked":
+            _warn(console, f"blocked  {node}: its parent {graph.blocked_by(node)} failed")
+
+
+def _print_places(target: Target, store: Store, sweep: str, report: Report | None, console: Console) -> None:
+    if report and report.problem:
+        _warn(console, report.problem)
+    lines = {"Artifacts": store.url}
+    if report and report.problem is None:
+        lines["Report"] = str(report.page)
+    lines["MLflow"] = target.uri
+    manifest = store.manifest_path(sweep)
+    here = store.is_local and manifest.is_relative_to(Path.cwd())
+    lines["To look"] = shlex.join([program("scalearn"), "ui", str(manifest.relative_to(Path.cwd()) if here else manifest)])
+    for name, value in lines.items():
+        console.print(f"{name + ':':<11} {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _warn(console: Console, line: str) -> None:
+    console.print(Text(line, style="yellow"), soft_wrap=True, highlight=False)
+
+
+def _note(sweep: Sweep) -> str:
+    description = f"{sweep.description}\n\n" if sweep.description else ""
+    return f"{description}```yaml\n{sweep.text}\n```"
+
+
+def _absolute(root: str | None) -> Path | None:
+    return None if root is None else Path(root).expanduser().absolute()

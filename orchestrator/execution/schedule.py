@@ -1,0 +1,253 @@
+"""One sweep on Ray Tune, from the first pack to the last, or to an interruption."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.identity import schema_version, to_plain
+from orchestrator.definition.resources import shape_of
+from orchestrator.definition.schema import StageResources
+from orchestrator.execution.cluster import LOOKAHEAD, Cluster, connected, slots
+from orchestrator.execution.devices import probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
+from orchestrator.execution.early import rivals
+from orchestrator.execution.retries import FIRST_PAUSE, Retries
+from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
+from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import Policy
+from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.storage.leases import LEASE_SECONDS, Leases
+from orchestrator.storage.store import Store
+from scalearn.runtime import Runtime
+
+GRACE_SECONDS = 2.0
+"""How long running jobs get to checkpoint after a signal. `ray job stop` kills after 3 seconds."""
+
+_RESOURCES = "resources"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep's jobs run; nothing of it enters a job's identity."""
+
+    resources: StageResources
+    runtime: Runtime
+    provenance: Mapping[str, Any]
+    cpus: int | None = None
+    gpus: int | None = None
+    dashboard: bool = False
+    max_failures: int = 3
+    """How often a job whose worker dies is started again."""
+    first_pause: float = FIRST_PAUSE
+    """Seconds before the first such start; later ones take longer."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long another driver may be silent before its jobs are taken over."""
+    cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
+    """Expected durations, by which jobs are ordered and packed."""
+    train: str = "scalearn.training:train"
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the signal's number is the argument."""
+
+
+def run_graph(
+    graph: Graph,
+    store: Store,
+    settings: Settings,
+    *,
+    listeners: Iterable[Listener] = (),
+    announce: Callable[[Cluster], None] = lambda _: None,
+) -> None:
+    """Run every pending job of a graph; the graph's states tell how each ended.
+
+    Args:
+        graph: The jobs, those that are done marked so.
+        store: Where artifacts go.
+        settings: How to run.
+        listeners: Called with every change of a job's state.
+        announce: Called once Ray is up.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
+        UserError: Ray cannot be reached, or some job cannot be placed.
+    """
+    place = f".tune/{uuid.uuid4().hex[:12]}"
+    scratch, stop_file = store.scratch / place, store.root / place / "stop"
+    scratch.mkdir(parents=True)
+    try:
+        with (
+            Leases(store, settings.lease_seconds) as leases,  # given up last, when no worker is left
+            connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
+        ):
+            announce(cluster)
+            orders = _Orders(graph, store, settings, stop_file)
+            pending = [node for node, state in graph.states.items() if state == "pending"]
+            concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
+            policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
+            policy.expect(recall_fitting(store))
+            retries = Retries(settings.max_failures, settings.first_pause)
+            searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, leases=leases, listeners=listeners)
+            tuner = _tuner(searcher, scratch, concurrent=concurrent)
+            try:
+                _fit(tuner, searcher, stop_file)
+            finally:
+                if fitting := policy.fitting():
+                    remember_fitting(store, fitting)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not store.is_local:
+            store.storage.remove_tree(stop_file.parent)
+
+
+def _fitted(graph: Graph, store: Store, settings: Settings) -> CostModel:
+    """Return the cost model of the devices at hand: on GPUs a dry step says how much memory a row takes."""
+    share = settings.resources.of("source").gpu
+    chosen = probe_job(graph)
+    if not share or not settings.cost.measures_packs or chosen is None:
+        return settings.cost
+    config, length = chosen
+    memory = recall(store, config)
+    if memory is None:
+        share = min(1.0, share)
+        memory = ray.get(ray.remote(num_cpus=1, num_gpus=share)(probe).remote(config, length, "cuda"))
+        remember(store, config, memory)
+    return with_memory(settings.cost, memory, min(1.0, share))
+
+
+def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.Tuner:
+    names = count()
+
+    def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([config[_RESOURCES]])
+
+    return tune.Tuner(
+        tune.with_resources(PackTrainable, place),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,  # until the searcher says that it has finished: a pack whose worker died is handed out anew
+            # A Searcher without it gets one pending trial at a time.
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config[ORDER].members[0].node.replace("/", ":")),
+            trial_dirname_creator=lambda trial: f"pack{next(names)}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[TrialNews(searcher)],
+            verbose=0,
+            log_to_file=False,
+        ),
+    )
+
+
+def _fit(tuner: tune.Tuner, searcher: GraphSearcher, stop_file: Path) -> None:
+    """Run Tune in a thread of its own, so that signals find the main thread idle and a second one can leave at once."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="tune", daemon=True)
+    with _Signals() as signals:
+        thread.start()
+        while thread.is_alive() and signals.received is None:
+            thread.join(0.2)
+        if signals.received is not None:
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+            searcher.stop()
+            stop_file.touch()
+            deadline = time.monotonic() + GRACE_SECONDS
+            while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.1)
+            raise Interrupted(signals.received)
+    if failure:
+        raise failure[0]
+
+
+class _Signals:
+    """SIGINT and SIGTERM, noted while the block runs; after the first, a second one ends the process at once, to its very end.
+
+    Enter it after `ray.init`, which installs handlers of its own.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.received is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(130)
+        self.received = number
+
+
+class _Orders:
+    """Turns nodes into what workers need."""
+
+    def __init__(self, graph: Graph, store: Store, settings: Settings, stop_file: Path) -> None:
+        self._graph = graph
+        self._store = store
+        self._settings = settings
+        self._stop_file = stop_file
+        self._rivals = rivals(graph)
+
+    def shape(self, job: Job) -> dict[str, float]:
+        """Return the resources of one trial, by Ray's names."""
+        return shape_of(self._settings.resources.of(job.config.stage, job.config.method))
+
+    def placement(self, job: Job) -> Hashable:
+        """Return what jobs of one pack must share, since one pack is placed once."""
+        return tuple(sorted(self.shape(job).items()))
+
+    def config(self, pack: tuple[str, ...]) -> dict[str, Any]:
+        """Return the trial configuration of a pack."""
+        jobs = [self._graph.job(node) for node in pack]
+        shape = self.shape(jobs[0])
+        device = self._settings.runtime.device if "GPU" in shape else "cpu"
+        runtime = dataclasses.replace(self._settings.runtime, threads=max(1, int(shape["CPU"])), device=device)
+        members = tuple(map(self._member, jobs))
+        return {ORDER: PackOrder(members, self._store.url, self._settings.train, runtime, self._stop_file), _RESOURCES: shape}
+
+    def _member(self, job: Job) -> MemberOrder:
+        record = {
+            "node": job.node,
+            "path": job.path,
+            "fingerprint": job.fingerprint,
+            "identity": schema_version(job.config),
+            "stage": self._graph.stage_of(job.node),
+            "config": to_plain(job.config),
+            "parents": [parent.node for parent in job.parents],
+            "provenance": dict(self._settings.provenance),
+        }
+        parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))
+        return MemberOrder(job.node, job.config, record, parents, self._rivals.get(job.node, ()))

@@ -1,0 +1,256 @@
+"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done, and again when its worker died.
+
+A job that another driver has claimed is waited for: its artifact is as good as one's own.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from ray import cloudpickle, tune
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.search import Searcher
+
+from orchestrator.definition.graph import Graph, State
+from orchestrator.execution.cluster import died_with_its_node
+from orchestrator.execution.retries import Retries
+from orchestrator.execution.trial import describe
+from orchestrator.execution.turns import Turns
+from orchestrator.planning.packing import Policy
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.store import FAILED, Store
+
+Listener = Callable[[str, State], None]
+
+LOOK_SECONDS = 1.0
+"""How often to look after the jobs of other drivers."""
+
+
+class GraphSearcher(Searcher):
+    """An adapter between Tune, which asks for trials, and the graph, which knows what may start.
+
+    The store decides how a job ended, not the trial: a member of a pack may fail alone, and a worker may die after its last commit.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        make_config: Callable[[tuple[str, ...]], dict[str, Any]],
+        *,
+        policy: Policy,
+        retries: Retries,
+        leases: Leases,
+        clock: Callable[[], float] = time.monotonic,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        """Queue what is ready.
+
+        Args:
+            graph: The jobs; what is cached is marked so.
+            store: Where their artifacts appear.
+            make_config: Returns the trial configuration of a pack.
+            policy: Decides what runs next, and what together.
+            retries: Decides what starts again after its worker died.
+            leases: Keeps two drivers from training the same job.
+            clock: Seconds, for all of them.
+            listeners: Called with every change of a job's state.
+        """
+        super().__init__()
+        self._graph = graph
+        self._store = store
+        self._make_config = make_config
+        self._listeners = tuple(listeners)
+        self._policy = policy
+        self._clock = clock
+        self._retries, self._leases = retries, leases
+        self._turns = Turns(policy.slots)
+        self._packs: dict[str, tuple[str, ...]] = {}
+        self._pausing: dict[str, float] = {}
+        """Jobs whose worker died to the time at which they may start again."""
+        self._elsewhere: dict[str, dict[str, Any] | None] = {}
+        """Jobs of other drivers to how they had failed before, if they had."""
+        self._looked = -LOOK_SECONDS
+        self._stopping = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
+        """Stay one object: a copy would not hear what becomes of the jobs."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Be nothing in Tune's snapshots, from which nobody restores."""
+        return {}
+
+    @property
+    def handed_out(self) -> int:
+        """How many packs are with Tune, running or about to."""
+        return len(self._packs)
+
+    def stop(self) -> None:
+        """Hand out no more."""
+        self._stopping = True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
+        """Return the next pack's configuration; None while every job that is left waits; FINISHED when none will come."""
+        if self._stopping:
+            return str(Searcher.FINISHED)
+        now = self._clock()
+        self._end_pauses(now)
+        self._look_elsewhere(now)
+        if self._turns.must_wait(now):
+            return None
+        idle = max(1, self._policy.slots - len(self._packs))
+        while taken := self._policy.take(idle, now):
+            pack = self._claim(taken)
+            self._policy.kept(taken, pack, now)
+            if pack:
+                self._packs[trial_id] = pack
+                self._turns.handed_out(trial_id)
+                for node in pack:
+                    self._mark(node, "running")
+                return self._make_config(pack)
+        # There is no way back from FINISHED, and a running job may yet lose its worker.
+        return str(Searcher.FINISHED) if self._graph.is_finished() else None
+
+    def on_trial_start(self, trial_id: str) -> None:
+        """Learn that a pack has found room."""
+        self._turns.started(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `TrialNews`."""
+        self._turns.ended(trial_id)
+        if error:
+            return
+        stopped = bool(result and result.get("stopped"))
+        pack = self._packs.pop(trial_id, ())
+        self._policy.ended(pack)
+        if pack and result and result.get("parts", 1) > 1:
+            self._policy.did_not_fit(pack, result["parts"])
+        for node in pack:
+            if self._store.complete(node):
+                self._succeed(node)
+            elif stopped:
+                self._mark(node, "pending")
+                self._policy.again(node)  # and if nobody asked to stop, another driver has taken it over
+            else:
+                self._fail(node)
+
+    def on_trial_death(self, trial_id: str, cause: BaseException | None) -> None:
+        """Take back the unfinished jobs of a pack whose worker died; those that died too often fail.
+
+        Args:
+            trial_id: The trial.
+            cause: What Ray says about it. None: nothing.
+        """
+        pack = self._packs.pop(trial_id, ())
+        self._policy.ended(pack)
+        with_node = cause is not None and died_with_its_node(cause)
+        for node in pack:
+            if self._store.complete(node):
+                self._succeed(node)
+                continue
+            pause = self._retries.died(node, alone=len(pack) == 1, with_node=with_node)
+            if pause is None:
+                self._store.fail(node, _last_words(cause), str(cause or "no cause is known"))
+                self._fail(node)
+            else:
+                self._mark(node, "pending")
+                self._pausing[node] = self._clock() + pause
+
+    def _claim(self, pack: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the jobs of a pack that are this driver's to train."""
+        mine = []
+        for node in pack:
+            if not self._leases.claim(node):
+                self._elsewhere[node] = self._store.read_json(node, FAILED)
+            elif self._store.complete(node):  # another driver was here since this one looked
+                self._find_done(node)
+            else:
+                mine.append(node)
+        return tuple(mine)
+
+    def _look_elsewhere(self, now: float) -> None:
+        """See what became of the jobs of other drivers; those that nobody works at any more are this one's again."""
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for node, before in list(self._elsewhere.items()):
+            if self._store.complete(node):
+                self._find_done(node)
+            elif self._leases.is_free(node):
+                failure = self._store.read_json(node, FAILED)
+                if failure is None or failure == before:
+                    self._policy.again(node, alone=self._retries.is_suspect(node))
+                else:
+                    self._fail(node)
+            else:
+                continue
+            del self._elsewhere[node]
+
+    def _find_done(self, node: str) -> None:
+        self._leases.release(node, done=True)
+        self._mark(node, "cached")
+        self._policy.succeeded(node)
+
+    def _end_pauses(self, now: float) -> None:
+        for node in [node for node, end in self._pausing.items() if end <= now]:
+            del self._pausing[node]
+            self._policy.again(node, alone=self._retries.is_suspect(node))
+
+    def _succeed(self, node: str) -> None:
+        self._leases.release(node, done=True)
+        self._mark(node, "succeeded")
+        self._policy.succeeded(node)
+
+    def _fail(self, node: str) -> None:
+        self._leases.release(node, done=False)
+        self._mark(node, "failed")
+        self._policy.failed(node)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the store is the only truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing."""
+
+    def _mark(self, node: str, state: State) -> None:
+        self._graph.mark(node, state)
+        for listener in self._listeners:
+            listener(node, state)
+
+
+class TrialNews(tune.Callback):
+    """Tells the searcher what Tune does not tell searchers: that a trial has found room, and what a worker died of."""
+
+    def __init__(self, searcher: GraphSearcher) -> None:
+        """Name the searcher."""
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass it on."""
+        self._searcher.on_trial_start(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass it on."""
+        self._searcher.on_trial_death(trial.trial_id, _cause(trial))
+
+
+def _cause(trial: Any) -> BaseException | None:
+    """Return what Tune was told, from the trial's local directory: its own getters look into storage, where that comes later."""
+    with contextlib.suppress(FileNotFoundError, TypeError):
+        return cast("BaseException", cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))
+    with contextlib.suppress(FileNotFoundError, TypeError):  # only two classes of errors are kept as objects
+        return RayError(Path(trial.error_file).read_text().partition("\n")[2].strip())
+    return None
+
+
+def _last_words(cause: BaseException | None) -> str:
+    """Return why a job is given up, in one line."""
+    known = getattr(cause, "cause", None) or cause  # what was raised in a worker comes wrapped
+    what = "failed" if isinstance(cause, RayTaskError) else "died"
+    return f"The worker {what} and so did those that took over: {describe(known) if known else 'no cause is known'}"

@@ -1,0 +1,271 @@
+"""What a worker does: train one pack, and commit or mark down each of its jobs. A warm worker runs pack after pack."""
+
+import contextlib
+import errno
+import importlib
+import logging
+import os
+import socket
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ray import tune
+
+from orchestrator.execution.early import must_stop
+from orchestrator.storage.files import Storage
+from orchestrator.storage.history import summary
+from orchestrator.storage.job_log import about, logged
+from orchestrator.storage.patience import Patience, StoreUnavailable, is_disk_trouble, is_full
+from orchestrator.storage.store import CACHE, HISTORY, JOB, Store
+from scalearn.config import JobConfig
+from scalearn.errors import UserError
+from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.tasks import task_of
+
+logger = logging.getLogger(__name__)
+
+ORDER = "order"
+"""Key of a trial's configuration under which its `PackOrder` lies."""
+
+Train = Callable[[Sequence[PackMember], Runtime, Report], list[Outcome]]
+
+
+@dataclass(frozen=True)
+class MemberOrder:
+    """One job of a pack, as the driver hands it out."""
+
+    node: str
+    config: JobConfig
+    record: Mapping[str, Any]
+    """What `job.json` is to say."""
+    parents: Mapping[str, str]
+    """Node of every parent, by the name under which training reads it."""
+    rivals: tuple[str, ...] = ()
+    """Nodes that the job is compared with for early stopping."""
+
+
+@dataclass(frozen=True)
+class PackOrder:
+    """All that a worker needs to know."""
+
+    members: tuple[MemberOrder, ...]
+    store: str
+    train: str
+    """The training function, as `module:function`."""
+    runtime: Runtime
+    stop_file: Path
+    """When this file exists, jobs checkpoint and leave."""
+
+
+class TakenOver(Exception):
+    """A job of the pack was begun anew elsewhere while this worker had it: its driver or its machine had been taken for dead."""
+
+
+class PackTrainable(tune.Trainable):
+    """A trial: one step, which is one pack.
+
+    `setup` and `reset_config` only remember the order. Ray may call them in two processes for one trial, so they must not touch the store.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Remember the first order."""
+        self._order: PackOrder = config[ORDER]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next order in the same process, with torch and the backbone still loaded."""
+        self._order = new_config[ORDER]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train the pack to its end."""
+        stopped = run_pack(self._order)
+        return {"stopped": stopped, "parts": 1 if stopped else parts(self._order), tune.result.DONE: True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save nothing: jobs keep their checkpoints in the store."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Load nothing."""
+
+
+def run_pack(order: PackOrder) -> bool:
+    """Train the jobs of an order that are not done yet; commit those that succeed, mark those that fail.
+
+    Returns:
+        Whether the pack was stopped before its end; its jobs then wait in the store, checkpointed.
+    """
+    store = Store(order.store)
+    try:
+        return _run(order, store)
+    except StoreUnavailable as error:
+        _leave_word(order, error)
+        return False
+
+
+def _run(order: PackOrder, store: Store) -> bool:
+    # A worker may have died after a commit and before Tune heard of it.
+    waiting = [member for member in order.members if not store.complete(member.node)]
+    pack = _open_all(waiting, store)
+    settled: set[str] = set()
+    attempts = {node: _attempts(node, store) for node in pack}
+
+    def attempt() -> None:
+        """Train what is not settled yet; a job that a full disk has ended goes on from its checkpoint at the next attempt."""
+        left = {node: member for node, member in pack.items() if node not in settled}
+        full = None
+        for node, outcome in _train(order, store, left, attempts).items():
+            if attempts[node] != _attempts(node, store):
+                raise TakenOver
+            if outcome.error is None:
+                store.commit(node)
+            elif is_full(outcome.error):
+                full = outcome.error
+                continue
+            else:
+                store.fail(node, outcome.error, outcome.traceback or outcome.error)
+            settled.add(node)
+        if full is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), full)
+
+    def progress() -> object:
+        return [_size(member.directory / HISTORY) for member in pack.values()]
+
+    try:
+        if pack:
+            store.storage.patience.persist(attempt, str(store.scratch), trouble=is_disk_trouble, progress=progress)
+    except Stop:
+        for node in pack.keys() - settled:
+            store.publish(node, force=True)
+        return True
+    except TakenOver:
+        return True
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        # What escapes the training function concerns the whole pack; trying again would end the same way.
+        for node in pack:
+            if not store.complete(node):
+                store.fail(node, describe(error), traceback.format_exc())
+    return False
+
+
+def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMember]:
+    """Open the jobs of a pack; one whose parents are damaged fails, and the others go on without it."""
+    pack = {}
+    for member in members:
+        try:
+            pack[member.node] = _open(member, store)
+        except StoreUnavailable:
+            raise
+        except UserError as error:
+            store.fail(member.node, str(error), traceback.format_exc())
+    return pack
+
+
+def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> dict[str, Outcome]:
+    """Train, and write into each job's log how far it came and how it ended."""
+    runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
+    impatient = Store(order.store, Patience(0.0)).storage
+    runtime = replace(runtime, should_stop=lambda: _asked_to_stop(impatient, order.stop_file))
+    with logged({node: member.directory for node, member in pack.items()}):
+        logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
+        try:
+            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack, attempts))
+        except TakenOver:
+            logger.info("Left: another worker has begun this job anew.")
+            raise
+        except Stop:
+            logger.info("Stopped; the next run goes on from the last checkpoint.")
+            raise
+        except Exception as error:
+            logger.exception("Failed: %s", describe(error))
+            raise
+        for node, outcome in zip(pack, outcomes, strict=True):
+            if outcome.error is None:
+                logger.info("Succeeded.", extra=about(node))
+            else:
+                logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
+    return dict(zip(pack, outcomes, strict=True))
+
+
+def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
+    """Tell whether the driver wants jobs to checkpoint and leave. Training does not wait for a store that is away."""
+    try:
+        return impatient.exists(stop_file)
+    except StoreUnavailable:
+        return False
+
+
+def _leave_word(order: PackOrder, error: StoreUnavailable) -> None:
+    """Say why the jobs of a pack ended, where the store takes that much by now."""
+    store = Store(order.store, Patience(0.0))
+    with contextlib.suppress(OSError):
+        for member in order.members:
+            if not store.complete(member.node):
+                store.fail(member.node, str(error), str(error))
+
+
+def parts(order: PackOrder) -> int:
+    """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted, or nobody knows."""
+    store = Store(order.store, Patience(0.0))
+    found: list[object] = []
+    with contextlib.suppress(OSError):
+        found = [(store.result(member.node) or {}).get("micro_batches") for member in order.members]
+    return max((number for number in found if isinstance(number, int)), default=1)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line: a user's as it is, another with its type."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _open(member: MemberOrder, store: Store) -> PackMember:
+    worker = {"host": socket.gethostname(), "pid": os.getpid()}
+    record = {**member.record, "provenance": {**member.record.get("provenance", {}), **worker}}
+    parents = {name: store.fetch(node) for name, node in member.parents.items()}
+    parents |= {adapter.name: Path(adapter.place) for adapter in member.config.external}
+    return PackMember(member.config, store.begin(member.node, record), parents)
+
+
+def _attempts(node: str, store: Store) -> object:
+    """Return how often a job was begun: who began it last is who trains it."""
+    return (store.read_json(node, JOB) or {}).get("attempts")
+
+
+def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> Report:
+    nodes = {member.directory: node for node, member in pack.items()}
+    rivals = {member.node: [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
+
+    def report(member: PackMember, record: Mapping[str, Any]) -> bool:
+        node = nodes[member.directory]
+        if attempts[node] != _attempts(node, store):
+            raise TakenOver
+        logger.info(summary(record), extra=about(node))
+        store.publish(node)
+        if store.storage.exists(order.stop_file):
+            raise Stop
+        if not rivals[node]:
+            return False
+        metric = task_of(member.config.data[0]).primary_metric
+        return must_stop(member.directory / HISTORY, rivals[node], member.config.optimisation.selection, metric)
+
+    return report
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _load(train: str) -> Train:
+    """Import the training function: seconds for the first pack of a worker, nothing for the others."""
+    module, _, function = train.partition(":")
+    return cast("Train", getattr(importlib.import_module(module), function))

@@ -1,0 +1,1 @@
+"""What runs next, what runs together and what it costs: one policy, for live runs, plans and simulations."""

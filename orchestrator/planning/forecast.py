@@ -1,0 +1,96 @@
+"""What a sweep will cost on so many devices, before it runs: the policy played on a device's profile."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.definition.graph import Graph
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.packing import FirstCome
+from orchestrator.planning.simulate import Barrier, Forecast, simulate, slices
+from orchestrator.watching.progress import show_seconds
+
+_LONGEST = 5
+
+
+def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int) -> dict[str, Any]:
+    """Return a forecast as JSON values; seconds everywhere.
+
+    Args:
+        graph: The sweep's jobs; it is marked as a run would mark it.
+        done: Nodes that are finished already, and cost nothing.
+        cost: Expected durations.
+        devices: How many packs run at a time.
+    """
+    finished = set(done)
+    for node in finished:
+        graph.mark(node, "cached")
+    played = simulate(graph, cost, devices)
+    others = {"first_come": FirstCome, "barrier": Barrier}
+    comparison = {name: simulate(_copy(graph, finished), cost, devices, policy).makespan for name, policy in others.items()}
+    return {
+        "devices": devices,
+        "profile": {"device": cost.profile.device, "measured": cost.profile.measured, "note": cost.profile.note},
+        "jobs": sum(len(pack.nodes) for pack in played.packs),
+        "jobs_done_before": len(finished),
+        "packs": len(played.packs),
+        "seconds": played.makespan,
+        "device_seconds": played.device_seconds,
+        "utilisation": played.utilisation,
+        "critical_path_seconds": played.bounds.critical_path,
+        "least_device_seconds": played.bounds.work,
+        "over_bound": played.over_bound,
+        "by_method": [asdict(item) for item in slices(graph, played)],
+        "by_task": _by_task(graph, played),
+        "compared": comparison,
+    }
+
+
+def print_forecast(values: Mapping[str, Any], console: Console) -> None:
+    """Print a forecast: totals, then what dominates."""
+    profile = values["profile"]
+    known = "measured" if profile["measured"] else "estimated from data sheets, not measured: `scalearn profile` measures"
+    bound = max(values["critical_path_seconds"], values["least_device_seconds"] / values["devices"])
+    lines = [
+        f"On {values['devices']} x {profile['device']} ({known}):",
+        f"{show_seconds(values['seconds'])} for {values['jobs']} jobs in {values['packs']} packs; {values['jobs_done_before']} are done",
+        f"{values['device_seconds'] / 3600:.1f} device hours, {values['utilisation']:.0%} of the devices' time in use",
+        f"lower bound {show_seconds(bound)}: critical path {show_seconds(values['critical_path_seconds'])}, "
+        f"work {values['least_device_seconds'] / 3600:.1f} device hours; the plan takes {values['over_bound']:.2f} of it",
+        f"first come, first served would take {show_seconds(values['compared']['first_come'])}, "
+        f"a barrier between the stages {show_seconds(values['compared']['barrier'])}",
+        "Jobs with a patience are counted with all their epochs.",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    total = values["device_seconds"] or 1.0
+    table = Table(title="What dominates", title_justify="left")
+    for column in ("stage", "method", "jobs", "packs", "device hours", "share", "from", "to"):
+        table.add_column(column, justify="left" if column in ("stage", "method") else "right")
+    for row in values["by_method"]:
+        hours, share = f"{row['device_seconds'] / 3600:.2f}", f"{row['device_seconds'] / total:.0%}"
+        span = (show_seconds(row["begin"]), show_seconds(row["end"]))
+        table.add_row(row["stage"], row["method"], str(row["jobs"]), str(row["packs"]), hours, share, *span)
+    console.print(table)
+    tasks = [f"{row['task']} {row['device_seconds'] / total:.0%}" for row in values["by_task"][:_LONGEST]]
+    console.print(f"By task: {', '.join(tasks)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _by_task(graph: Graph, played: Forecast) -> list[dict[str, Any]]:
+    seconds: dict[str, float] = {}
+    for pack in played.packs:
+        for node in pack.nodes:
+            task = "+".join(graph.job(node).tasks)
+            seconds[task] = seconds.get(task, 0.0) + (pack.end - pack.begin) / len(pack.nodes)
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    return [{"task": task, "device_seconds": value} for task, value in ordered]
+
+
+def _copy(graph: Graph, finished: Iterable[str]) -> Graph:
+    fresh = Graph(graph)
+    for node in finished:
+        fresh.mark(node, "cached")
+    return fresh

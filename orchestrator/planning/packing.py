@@ -1,0 +1,318 @@
+"""Which ready jobs run next, and which run together: the one policy that the live searcher and the simulator play. Pure Python."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+
+from orchestrator.definition.graph import DONE, Graph, Job
+from orchestrator.planning.cost import CostModel, Estimate, packable
+from orchestrator.planning.sizes import size_of
+
+_SLACK = 1.01
+"""The horizon is a lower bound, so a pack may end a little after it."""
+
+Entry = tuple[float, int, str]
+"""Minus the length of the longest path, place in the listing, node: smallest first."""
+
+
+class Policy:
+    """Ready jobs in the order in which they should start, and the packs they start in.
+
+    Order: the job with the longest path of work behind it first, itself included, so that what everything waits for is never late.
+
+    Packs: jobs of a pack end together, later than each would alone, but they take less of the device in total. So a pack grows while it
+    ends before the work that is left would be done anyway (`horizon`), and while there are enough ready jobs for all idle devices.
+    Plenty of work: full packs. A critical path, idle devices, or the end of the sweep: small ones. That also keeps the tail short.
+
+    Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
+    """
+
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
+        """Queue what is ready.
+
+        Args:
+            graph: The jobs; what is done is marked so.
+            cost: Estimates their durations.
+            slots: How many packs can run at a time.
+            apart: Jobs for which this differs are never packed together: their resources, for one.
+        """
+        self._graph, self._cost, self.slots = graph, cost, max(1, slots)
+        self._place = {node: place for place, node in enumerate(graph.nodes())}
+        self._estimates = {job.node: cost.estimate(job) for job in graph}
+        self._kind_of: dict[str, Hashable] = {job.node: (kind(job), apart(job)) for job in graph}
+        self._shares = self._least_shares()
+        self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
+        self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
+        self._work_left = sum(self._left.values())
+        self._running: dict[str, float] = {}
+        """First node of every running pack to its expected end."""
+        self._ends = 0.0
+        self._paths_running: list[tuple[float, str]] = []
+        self._ready: list[Entry] = []
+        self._kinds: dict[Hashable, list[Entry]] = {}
+        self._waiting: set[str] = set()
+        self._alone: set[str] = set()
+        self._fitting: dict[Hashable, float] = {}
+        """Tokens of a step that fit the device, where a pack of that backbone and precision did not."""
+        for node in graph.ready():
+            self._add(node)
+
+    def __len__(self) -> int:
+        """Return how many jobs are ready and wait to be taken."""
+        return len(self._waiting)
+
+    def estimate(self, node: str) -> Estimate:
+        """Return the expected course of a job."""
+        return self._estimates[node]
+
+    def take(self, idle: int = 1, now: float = 0.0) -> tuple[str, ...]:
+        """Remove and return the next pack; empty when nothing is ready.
+
+        Args:
+            idle: Devices that are free, the one that asks included.
+            now: The time, in seconds on any clock that all calls share.
+        """
+        horizon = self.horizon(now)
+        head = self._pop(self._ready)
+        if head is None:
+            return ()
+        pack = [head, *self._mates(head, idle, horizon)]
+        for _, _, node in pack:
+            self._forget(node)
+        self._start(pack, now)
+        # Neighbours in the batch that are of one method share what that method can share.
+        members = (self._graph.job(node) for _, _, node in pack)
+        return tuple(job.node for job in sorted(members, key=lambda job: (job.config.method, self._place[job.node])))
+
+    def succeeded(self, node: str) -> None:
+        """Learn that a job is done, and queue the jobs that waited only for it."""
+        for child in self._graph.children(node):
+            if self._graph.states[child] == "pending" and self._graph.is_ready(child):
+                self._add(child)
+
+    def again(self, node: str, *, alone: bool = False) -> None:
+        """Queue a job that was taken and is not done: it is pending again.
+
+        Args:
+            node: The job.
+            alone: Whether it shares no pack from now on.
+        """
+        if alone:
+            self._alone.add(node)
+        self._add(node)
+
+    def failed(self, node: str) -> None:
+        """Learn that a job failed: what needs it will not run."""
+        for below in self._graph.below(node):
+            if self._graph.states[below] == "blocked":
+                self._forget(below)
+
+    def ended(self, pack: Iterable[str]) -> None:
+        """Learn that a pack's device is free."""
+        for node in pack:
+            self._ends -= self._running.pop(node, 0.0)
+
+    def kept(self, pack: Sequence[str], kept: Sequence[str], now: float = 0.0) -> None:
+        """Learn that only a part of a pack that was taken starts.
+
+        Args:
+            pack: What was taken.
+            kept: What starts.
+            now: As for `take`.
+        """
+        self.ended(pack)
+        if kept:
+            self._start([self._entry(node) for node in kept], now)
+
+    def did_not_fit(self, pack: Sequence[str], passes: int) -> None:
+        """Learn that a pack had to be computed in several passes for want of memory: later ones are smaller.
+
+        Args:
+            pack: Its nodes.
+            passes: How many passes a step took.
+        """
+        members = [self._estimates[node] for node in pack]
+        key = self._device_kind(pack[0])
+        fitting = sum(member.rows for member in members) * max(member.padded for member in members) / passes
+        self._fitting[key] = min(fitting, self._fitting.get(key, math.inf))
+
+    def expect(self, fitting: Mapping[Hashable, float]) -> None:
+        """Learn what an earlier run's packs said about the devices."""
+        self._fitting |= fitting
+
+    def fitting(self) -> dict[Hashable, float]:
+        """Return what was learned from packs that did not fit: tokens by backbone and precision."""
+        return dict(self._fitting)
+
+    def horizon(self, now: float = 0.0) -> float:
+        """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
+        while self._ready and self._ready[0][2] not in self._waiting:
+            heappop(self._ready)
+        while self._paths_running and self._paths_running[0][1] not in self._running:
+            heappop(self._paths_running)
+        waiting = -self._ready[0][0] if self._ready else 0.0
+        running = -self._paths_running[0][0] - now if self._paths_running else 0.0
+        occupied = max(0.0, self._ends - now * len(self._running))
+        return max(waiting, running, (self._work_left + occupied) / self.slots)
+
+    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
+        """Return the jobs that join the first one."""
+        first = self._estimates[head[2]]
+        enough = -(-(len(self._waiting) + 1) // max(1, idle))
+        most = min(first.largest_pack, enough)
+        if self._fitting and (room := self._fitting.get(self._device_kind(head[2]))) is not None:
+            most = min(most, max(1, int(room / (first.rows * first.padded))))
+        if most <= 1 or head[2] in self._alone:
+            return []
+        queue = self._kinds[self._kind_of[head[2]]]
+        mates: list[Entry] = []
+        while len(mates) < most - 1 and (mate := self._pop(queue)) is not None:
+            if mate[2] in self._alone:  # queued here before that was known; its other entry stays
+                self._waiting.add(mate[2])
+            else:
+                mates.append(mate)
+        kept = self._largest_in_time(head, mates, max(horizon, -head[0]) * _SLACK)
+        for mate in mates[kept:]:
+            self._waiting.add(mate[2])
+            heappush(queue, mate)
+        return mates[:kept]
+
+    def _largest_in_time(self, head: Entry, mates: list[Entry], horizon: float) -> int:
+        """Return how many mates may join so that neither the pack nor what waits for it ends after the horizon."""
+        low, high = 0, len(mates)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._path_of([head, *mates[:middle]]) <= horizon:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _path_of(self, pack: list[Entry]) -> float:
+        """Return the longest path that begins with a pack: longer than each of its members' paths."""
+        estimates = [self._estimates[node] for _, _, node in pack]
+        behind = max(-path - estimate.seconds for (path, _, _), estimate in zip(pack, estimates, strict=True))
+        return self._cost.seconds(estimates) + behind
+
+    def _start(self, pack: list[Entry], now: float) -> None:
+        first = pack[0][2]
+        end = now + self._cost.seconds([self._estimates[node] for _, _, node in pack])
+        self._running[first] = end
+        self._ends += end
+        heappush(self._paths_running, (-(now + self._path_of(pack)), first))
+
+    def _add(self, node: str) -> None:
+        entry = self._entry(node)
+        self._waiting.add(node)
+        if node not in self._left:  # it may be back from another state
+            self._left[node] = self._shares[node]
+            self._work_left += self._left[node]
+        heappush(self._ready, entry)
+        if self._estimates[node].largest_pack > 1 and node not in self._alone:
+            heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
+
+    def _entry(self, node: str) -> Entry:
+        return -self._path[node], self._place[node], node
+
+    def _device_kind(self, node: str) -> Hashable:
+        config = self._graph.job(node).config
+        return config.backbone_origin, config.optimisation.precision
+
+    def _forget(self, node: str) -> None:
+        self._waiting.discard(node)
+        self._work_left -= self._left.pop(node, 0.0)
+
+    def _least_shares(self) -> dict[str, float]:
+        """Return for every job that is not done the device seconds that it takes in the largest pack that its kind has members for."""
+        waiting = [node for node, state in self._graph.states.items() if state not in DONE]
+        population = Counter(self._kind_of[node] for node in waiting)
+        known: dict[tuple[int, int], float] = {}
+        shares: dict[str, float] = {}
+        for node in waiting:
+            estimate = self._estimates[node]
+            size = min(estimate.largest_pack, population[self._kind_of[node]])
+            key = (id(estimate), size)
+            if key not in known:
+                known[key] = self._cost.seconds([estimate] * size) / size
+            shares[node] = known[key]
+        return shares
+
+    def _pop(self, heap: list[Entry]) -> Entry | None:
+        """Remove the first entry that still waits. Entries taken through the other heap are skipped here."""
+        while heap:
+            entry = heappop(heap)
+            if entry[2] in self._waiting:
+                self._waiting.discard(entry[2])
+                return entry
+        return None
+
+
+class FirstCome(Policy):
+    """What a plain queue does: jobs in the order in which they became ready, in packs as large as can be. For comparison."""
+
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
+        """See `Policy`."""
+        self._came = 0
+        super().__init__(graph, cost, slots)
+        heapify(self._ready)
+
+    def _add(self, node: str) -> None:
+        self._came += 1
+        self._place[node] = self._came
+        self._path[node] = 0.0
+        super()._add(node)
+
+    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
+        return super()._mates(head, 1, float("inf"))
+
+
+def remaining_paths(
+    graph: Graph, estimates: Mapping[str, Estimate], shares: Mapping[str, float] | None = None, slots: float = math.inf
+) -> dict[str, float]:
+    """Return for every job the least seconds from its start to the end of the last job behind it.
+
+    That is the longest chain of jobs, or, where so much work waits for the job that the devices need longer for it, that work.
+
+    Args:
+        graph: The jobs.
+        estimates: Of each of them.
+        shares: Device seconds of each job that is not done, at least. None: the chain alone counts.
+        slots: Packs that can run at a time.
+    """
+    paths: dict[str, float] = {}
+    for job in reversed(list(graph)):
+        children = [child for child in graph.children(job.node) if graph.states[child] not in DONE]
+        behind = max((paths[child] for child in children), default=0.0)
+        if children and shares is not None:
+            work = sum(shares[below] for below in graph.below(job.node) if below in shares)
+            behind = max(behind, work / slots)
+        paths[job.node] = estimates[job.node].seconds + behind
+    return paths
+
+
+def kind(job: Job) -> Hashable:
+    """Return what jobs must have in common to train as one.
+
+    Always the backbone and the precision. Jobs of the second stage also share their sources and their target's rows, so that a batch
+    has one length and the sources are applied to all rows at once. Jobs of the first stage only need rows of like length: a pack is
+    padded to its longest. Method, settings, learning rate, seed and few-shot subset may differ.
+    """
+    config = job.config
+    optimisation = config.optimisation
+    if not packable(config.method):
+        return job.node
+    common = (config.stage, config.backbone_origin, optimisation.precision, optimisation.batch_size)
+    if config.stage != "transfer":
+        return (*common, max(length_class(size_of(data).padded) for data in config.data))
+    rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
+    steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
+    return (*common, rows, steps, tuple(parent.node for parent in job.parents), config.external)
+
+
+def length_class(tokens: float) -> int:
+    """Return a number that inputs of like length share: lengths within one class differ by less than a quarter."""
+    bound, number = 16.0, 0
+    while tokens > bound:
+        bound, number = bound * 1.25, number + 1
+    return number

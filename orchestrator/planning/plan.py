@@ -1,0 +1,194 @@
+"""What a run would do: every job with its state, and why a job that looks finished is not. Writes nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.definition.identity import PLACES, schema_version, to_plain
+
+if TYPE_CHECKING:
+    from orchestrator.definition.graph import Graph, Job
+
+_STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
+_SHOWN = 4
+"""Differences that are named; a job that has more is simply another one."""
+_LEGEND = ("similarity", "source", "transfer", "joint", "single")
+
+
+class Records(Protocol):
+    """What a plan asks of a store; it only reads."""
+
+    def state(self, node: str) -> str:
+        """Return `succeeded`, `failed`, `running` or `pending`."""
+
+    def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
+        """Return the `job.json` of every job that lies at a path, whatever its fingerprint."""
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One line of the plan."""
+
+    node: str
+    path: str
+    state: str
+    """`cached`: done. `pending`: to be run. `failed`: failed before, to be tried again. `running`: another driver has it."""
+    stage: str
+    method: str
+    task: str
+    """Full key; several joined by `+` for a joint job."""
+    why: str | None = None
+    """For a pending job where one with the same path is stored: the fields that differ."""
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A sweep's jobs as they stand."""
+
+    sweep: str
+    jobs: tuple[PlannedJob, ...]
+
+    def cached(self) -> list[str]:
+        """Return the nodes that are done."""
+        return [job.node for job in self.jobs if job.state == "cached"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values. `by_method` counts the jobs of the second stage only."""
+        return {
+            "sweep": self.sweep,
+            "jobs": {
+                "total": len(self.jobs),
+                "by_stage": dict(Counter(job.stage for job in self.jobs)),
+                "by_method": dict(Counter(job.method for job in self.jobs if job.stage == "transfer")),
+                "by_state": {"cached": 0, "pending": 0} | Counter(job.state for job in self.jobs),
+            },
+            "nodes": [_row(job) for job in self.jobs],
+        }
+
+
+def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
+    """Return what a run of a graph would do.
+
+    Args:
+        name: The sweep's name.
+        graph: Its jobs, restricted or not.
+        store: Where artifacts lie. None: nothing is done yet.
+    """
+    jobs = []
+    for job in graph:
+        state = "pending" if store is None else store.state(job.node)
+        state = "cached" if state == "succeeded" else state
+        why = difference(job, store.twins(job.path)) if store is not None and state == "pending" else None
+        method, task = job.config.method, "+".join(job.tasks)
+        jobs.append(PlannedJob(job.node, job.path, state, graph.stage_of(job.node), method, task, why))
+    return PlanResult(name, tuple(jobs))
+
+
+def difference(job: "Job", twins: Iterable[Mapping[str, Any]]) -> str | None:
+    """Say how a job differs from the nearest of the stored jobs that have its path. None: there is none.
+
+    Args:
+        job: A job that is not in the store.
+        twins: `job.json` of the others, which may come from older versions or be damaged.
+    """
+    found: list[list[str]] = [lines for twin in twins if (lines := list(_differences(job, twin)))]
+    nearest = min(found, key=len, default=None)
+    if not nearest:
+        return None
+    return "; ".join(nearest[:_SHOWN]) + (f"; and {len(nearest) - _SHOWN} more" if len(nearest) > _SHOWN else "")
+
+
+def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None:
+    """Print counts per stage and method, then jobs that are not what they seem, then paths.
+
+    Args:
+        result: The plan.
+        console: Where to.
+        limit: Print at most so many paths.
+    """
+    console.print(_counts(result))
+    for why, jobs in _changed(result).items():
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        console.print(f"changed  {jobs[0].path}{more}: {why}", soft_wrap=True, highlight=False, markup=False)
+    for job in result.jobs[:limit]:
+        console.print(Text(f"{job.state:<8} ", _STYLES.get(job.state, "")) + Text(job.node), soft_wrap=True, highlight=False)
+    if len(result.jobs) > limit:
+        console.print(f"... and {len(result.jobs) - limit} more; --json lists them all", highlight=False)
+
+
+def _changed(result: PlanResult) -> dict[str, list[PlannedJob]]:
+    """Return the jobs that are not what is stored at their path, by what differs."""
+    changed: dict[str, list[PlannedJob]] = {}
+    for job in result.jobs:
+        if job.why is not None:
+            changed.setdefault(job.why, []).append(job)
+    return changed
+
+
+def _counts(result: PlanResult) -> Table:
+    states = sorted({"cached", "pending"} | {job.state for job in result.jobs})
+    table = Table(title=f"{result.sweep}: {len(result.jobs)} jobs", title_justify="left")
+    table.add_column("stage")
+    table.add_column("method")
+    for heading in ("jobs", *states):
+        table.add_column(heading, justify="right")
+    stages = sorted({job.stage for job in result.jobs}, key=_LEGEND.index)
+    for stage in stages:
+        here = [job for job in result.jobs if job.stage == stage]
+        for method in dict.fromkeys(job.method for job in here):
+            rows = [job for job in here if job.method == method]
+            table.add_row(stage, method, str(len(rows)), *_by_state(rows, states))
+    table.add_section()
+    table.add_row("all", "", str(len(result.jobs)), *_by_state(result.jobs, states))
+    return table
+
+
+def _by_state(jobs: Sequence[PlannedJob], states: Iterable[str]) -> list[str]:
+    counts = Counter(job.state for job in jobs)
+    return [str(counts[state]) for state in states]
+
+
+def _row(job: PlannedJob) -> dict[str, Any]:
+    row = {"node": job.node, "path": job.path, "state": job.state, "stage": job.stage, "method": job.method, "task": job.task}
+    return row if job.why is None else {**row, "why": job.why}
+
+
+def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
+    stored = dict(_flat(twin.get("config"), ""))
+    wanted = dict(_flat(to_plain(job.config), ""))
+    for name in sorted(wanted.keys() | stored.keys()):
+        if not PLACES.isdisjoint({f"JobConfig.{name}", f"ExternalAdapter.{name.rpartition('.')[2]}"}):
+            continue
+        if not wanted.get(name) and name not in stored:  # a field that is younger than the stored job, at its default
+            continue
+        if wanted.get(name) != stored.get(name):
+            yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"
+    nodes = twin.get("parents")
+    older = nodes if isinstance(nodes, list) else []
+    fresh = [parent.node for index, parent in enumerate(job.parents) if index >= len(older) or older[index] != parent.node]
+    if fresh:
+        yield f"its parent {fresh[0]} is new" if len(fresh) == 1 else f"{len(fresh)} of its parents are new, the first {fresh[0]}"
+    version = schema_version(job.config)
+    if twin.get("identity", version) != version:
+        yield f"identity schema is {version}, stored {twin.get('identity')}"
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Iterate over the leaves of nested JSON values with their dotted names."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{name}[{index}]")
+    else:
+        yield name, value
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "absent"

@@ -1,0 +1,1 @@
+"""A sweep as a job of a Ray cluster: what is uploaded, and how one follows it."""

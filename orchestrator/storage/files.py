@@ -1,0 +1,362 @@
+"""The files of a store, wherever it lies: a directory, or what a URL of fsspec names.
+
+Nothing here relies on a rename or on a directory where there are none: an object store shows a file whole once its upload has ended, and
+on a file system a file is written beside its place and then moved there. Everything is tried again while storage is full or away.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from orchestrator.storage.patience import Patience, is_trouble, reason
+from scalearn.errors import UserError
+
+NODE_JSON_LIMIT = 4 * 1024**2
+"""Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
+
+JSON_LIMIT = 64 * 1024**2
+"""Bytes of the largest JSON file that is read; a manifest of 100,000 jobs has half of it. A stranger's may be larger than memory."""
+
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
+"""What file systems without hard links answer."""
+
+_OPTIONS: dict[str, Mapping[str, Any]] = {
+    # Its own patience for a server that is away is half a minute per request, beneath ours.
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}},
+}
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+"""What a path answers that names no file."""
+
+_BLOCK = 1 << 20
+_LISTING_THREADS = 8
+_CHUNK = 512
+
+
+class Storage:
+    """Bytes at paths under one root."""
+
+    def __init__(self, root: str | os.PathLike[str], patience: Patience | None = None) -> None:
+        """Name a place. Nothing is read or written yet.
+
+        Args:
+            root: A directory, relative to the working directory or absolute, or a URL that fsspec knows.
+            patience: How long to wait for storage that is full or away. None: the usual one.
+
+        Raises:
+            UserError: Nothing is known about URLs of this kind.
+        """
+        text = os.fspath(root)
+        self.patience = patience or Patience.usual()
+        self.is_local = "://" not in text or text.startswith(("file://", "local://"))
+        if self.is_local:
+            self._files, path = fsspec.core.url_to_fs(text)
+            self.root = Path(str(path)).absolute()
+            """Fixed once: a change of the working directory must not move half a store. Behind a URL a `UPath`, with a path's methods."""
+        else:
+            self.root = _remote(text)
+            self._files = cast("Any", self.root).fs
+        self.url = str(self.root).rstrip("/")
+
+    def key(self, path: Path) -> str:
+        """Return a path as the file system names it."""
+        return str(path) if self.is_local else str(cast("Any", path).path)
+
+    def read(self, path: Path, limit: int | None = None) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It has more than `limit` bytes.
+            StoreUnavailable: The store stayed away.
+        """
+
+        def act() -> bytes:
+            if self.is_local:
+                # Non-blocking: a pipe in the place of a file must not hold us up.
+                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                    return file.read() if limit is None else file.read(limit + 1)
+            if limit is not None and self._files.size(self.key(path)) > limit:
+                raise ValueError(f"{path} has more than {limit} bytes")
+            return bytes(self._files.cat_file(self.key(path)))
+
+        data = self.patience.persist(act, self.url)
+        if limit is not None and len(data) > limit:
+            raise ValueError(f"{path} has more than {limit} bytes")
+        return data
+
+    def read_many(self, paths: Iterable[Path], limit: int = NODE_JSON_LIMIT) -> Iterator[tuple[Path, bytes]]:
+        """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""
+        if self.is_local:
+            for path in paths:
+                try:
+                    yield path, self.read(path, limit)
+                except ValueError:
+                    continue
+                except OSError as error:
+                    if not _names_no_file(error):
+                        raise
+            return
+        wanted = {self.key(path): path for path in paths}
+        keys = list(wanted)
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            found = self.patience.persist(lambda chunk=chunk: self._heads(chunk, limit), self.url)  # type: ignore[misc]
+            yield from ((wanted[key], data) for key, data in found.items() if len(data) <= limit)
+
+    def _heads(self, keys: list[str], limit: int) -> dict[str, bytes]:
+        """Return the first bytes of those of some objects that exist, one more than the limit."""
+        found = dict(zip(keys, self._files.cat_ranges(keys, 0, limit + 1, on_error="return"), strict=True))
+        for value in found.values():
+            if isinstance(value, Exception) and not isinstance(value, FileNotFoundError) and is_trouble(value):
+                raise value
+        return {key: bytes(value) for key, value in found.items() if not isinstance(value, Exception)}
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file; readers see it whole or not at all."""
+        self.patience.persist(lambda: self._write(path, data), self.url)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        if not self.is_local:
+            self._files.pipe_file(self.key(path), data)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            beside.write_bytes(data)
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    def create(self, path: Path, data: bytes) -> bool:
+        """Write a file that does not exist yet; of several writers exactly one succeeds, on file systems and object stores alike.
+
+        Returns:
+            Whether this call wrote it.
+        """
+        tried = False
+
+        def act() -> bool:
+            nonlocal tried
+            again, tried = tried, True
+            try:
+                if self.is_local:
+                    self._create_local(path, data)
+                else:
+                    # S3: a put with `If-None-Match: *`.
+                    self._files.pipe_file(self.key(path), data, mode="create")
+                return True
+            except FileExistsError:
+                # An attempt whose answer was lost may have written it.
+                return again and self.read(path) == data
+
+        return self.patience.persist(act, self.url)
+
+    def _create_local(self, path: Path, data: bytes) -> None:
+        """Link a finished file into place: with `O_EXCL` alone a reader could see half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            beside.write_bytes(data)
+            os.link(beside, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with path.open("xb") as file:
+                file.write(data)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def read_json(self, path: Path, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
+        """Read a JSON object. None: absent, half-written, too large, too deep, or no object of finite numbers."""
+        try:
+            return parse(self.read(path, limit))
+        except ValueError:
+            return None
+        except OSError as error:
+            if _names_no_file(error):
+                return None
+            raise
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        self.write(path, encode(value))
+
+    def exists(self, path: Path) -> bool:
+        """Tell whether there is a file or directory."""
+        return bool(self.patience.persist(lambda: self._files.exists(self.key(path)), self.url))
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it exists."""
+
+        def act() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self.key(path))
+
+        self.patience.persist(act, self.url)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all that it holds, or all files whose names begin so; a link is removed, not followed."""
+
+        def act() -> None:
+            if self.is_local and path.is_symlink():
+                path.unlink()
+                return
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm(self.key(path), recursive=True)
+
+        self.patience.persist(act, self.url)
+
+    def move(self, path: Path, to: Path) -> None:
+        """Move a file; behind a URL it is copied and then removed."""
+
+        def act() -> None:
+            if self.is_local:
+                to.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, to)
+            else:
+                self._files.mv(self.key(path), self.key(to))
+
+        self.patience.persist(act, self.url)
+
+    def names(self, path: Path) -> list[str]:
+        """Return the names of what lies directly in a directory, sorted; none where there is no such directory."""
+
+        def act() -> list[str]:
+            try:
+                entries = self._files.ls(self.key(path), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
+
+        return self.patience.persist(act, self.url)
+
+    def listing(self, path: Path) -> dict[str, dict[str, Any]]:
+        """Return every file below a path by its name relative to it, with what the storage says about it: `size`, perhaps `ETag`.
+
+        Links are listed as what they are (`type` is `link`) and not followed.
+        """
+        if self.is_local:
+            return dict(sorted(_walk(path)))
+        base = self.key(path).rstrip("/") + "/"
+        try:
+            found = self.patience.persist(lambda: self._files.find(base.rstrip("/"), detail=True), self.url)
+        except FileNotFoundError:
+            return {}
+        return {key.removeprefix(base): facts for key, facts in sorted(found.items()) if key.startswith(base)}
+
+    def listings(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+        """Iterate over the listings of several paths, some fetched at a time."""
+        wanted = list(paths)
+        with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+            yield from zip(wanted, pool.map(self.listing, wanted), strict=True)
+
+    def measure(self, path: Path) -> dict[str, Any]:
+        """Return a file's size and sha256."""
+
+        def act() -> dict[str, Any]:
+            with self._files.open(self.key(path), "rb") as file:
+                return digest(file)
+
+        return self.patience.persist(act, self.url)
+
+    def upload(self, file: Path, path: Path) -> None:
+        """Copy a local file into the store; it appears whole."""
+        self.patience.persist(lambda: self._files.put_file(str(file), self.key(path)), self.url)
+
+    def download(self, path: Path, file: Path) -> None:
+        """Copy a file of the store to a local path."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.patience.persist(lambda: self._files.get_file(self.key(path), str(file)), self.url)
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that some bytes spell. None: they spell none, or one with NaN, or one too deep to be ours."""
+    try:
+        value = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """Return a value as the text of a JSON file.
+
+    Raises:
+        ValueError: It holds NaN or infinity.
+    """
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def digest(file: BinaryIO) -> dict[str, Any]:
+    """Return size and sha256 of what is left of an open file."""
+    sha256, size = hashlib.sha256(), 0
+    while block := file.read(_BLOCK):
+        sha256.update(block)
+        size += len(block)
+    return {"size": size, "sha256": sha256.hexdigest()}
+
+
+def _names_no_file(error: OSError) -> bool:
+    # Object stores raise FileNotFoundError without a number.
+    return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0.0:
+        _refuse(text)
+    return value
+
+
+def _remote(url: str) -> Path:
+    from upath import UPath  # half of a tenth of a second, which directories need not spend
+
+    try:
+        # What another process wrote must be seen at once.
+        path = UPath(url.rstrip("/"), **_OPTIONS.get(url.partition("://")[0], {}), use_listings_cache=False)
+        assert path.fs is not None
+        return cast("Path", path)
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        package = "scalearn-orchestrator[s3]" if scheme == "s3" else f"the one that fsspec needs for {scheme}://"
+        raise UserError(f"The store {url} needs a package that is not installed ({reason(error)}): install {package}.") from None
+    except ValueError as error:
+        raise UserError(
+            f"The store {url} is of no kind that is known ({error}): name a directory or a URL such as s3://bucket/runs."
+        ) from None
+
+
+def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    base = str(path)
+    if path.is_symlink():
+        yield "", {"type": "link", "size": 0}
+        return
+    for directory, folders, files in os.walk(base):
+        for name in [*files, *(folder for folder in folders if os.path.islink(os.path.join(directory, folder)))]:
+            place = os.path.join(directory, name)
+            try:
+                facts = os.lstat(place)
+            except FileNotFoundError:
+                continue
+            kind = "link" if stat.S_ISLNK(facts.st_mode) else "file" if stat.S_ISREG(facts.st_mode) else "other"
+            yield os.path.relpath(place, base).replace(os.sep, "/"), {"type": kind, "size": facts.st_size, "mtime": facts.st_mtime}
+
+
+def missing(path: Path, why: str) -> FileNotFoundError:
+    """Return the error for a file that ought to be there."""
+    return FileNotFoundError(errno.ENOENT, why, str(path))

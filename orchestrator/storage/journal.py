@@ -1,0 +1,210 @@
+"""What a driver leaves in the store for other processes: a log of every change of state, and a sign of life that can be answered.
+
+`sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields. Where the store is no directory,
+nothing can be appended to, and each driver has a log of its own, `sweeps/NAME/events/DRIVER.jsonl`.
+`sweeps/NAME/drivers/ID.json` is the sign of life, and `ID.cancel` beside it asks that driver to stop.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.definition.graph import Graph, State
+from orchestrator.storage.files import Storage
+from orchestrator.storage.patience import Patience, StoreUnavailable
+from orchestrator.storage.store import FAILED, RESULT, Store
+
+EVENTS, DRIVERS = "events.jsonl", "drivers"
+
+_BEAT_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+"""How often a driver looks whether it is asked to stop."""
+_STALE_SECONDS = 30.0
+_FORGOTTEN_SECONDS = 86400.0
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A process that was running a sweep at its last sign of life, not long ago."""
+
+    name: str
+    host: str
+    pid: int
+    running: tuple[str, ...]
+    """Nodes that it had handed out."""
+
+
+class Journal:
+    """The driver's own record of one sweep, beside the manifest. Use as a context manager."""
+
+    def __init__(self, store: Store, sweep: str, graph: Graph, *, on_cancel: Callable[[], bool] | None = None) -> None:
+        """Prepare; entering the context writes.
+
+        Args:
+            store: Where.
+            sweep: Name of the sweep.
+            graph: Its jobs and their states.
+            on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on. None: does
+                as a signal would.
+        """
+        self._store, self._graph = store, graph
+        self._host = socket.gethostname()
+        self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._events = store.sidecar(sweep, EVENTS if store.is_local else f"events/{self.name}.jsonl")
+        # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
+        self._storage = Storage(store.url, Patience(0.0))
+        self._sign = store.sidecar(sweep, f"{DRIVERS}/{self.name}.json")
+        self._request = store.sidecar(sweep, f"{DRIVERS}/{self.name}.cancel")
+        self._on_cancel = on_cancel or _interrupt
+        self._blocked: set[str] = set()
+        self._written, self._unwritten = "", list[str]()
+        self._writing = threading.Lock()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Journal":
+        """Begin to give signs of life."""
+        self.note("begin", driver=self.name, host=self._host, pid=os.getpid(), counts=self._graph.counts())
+        with contextlib.suppress(OSError, StoreUnavailable):
+            self._give_sign()
+            self._forget_the_dead()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the record."""
+        self._ending.set()
+        self._thread.join()
+        self.note("end", driver=self.name, counts=self._graph.counts())
+        self._write()
+        with contextlib.suppress(OSError, StoreUnavailable):
+            for path in (self._request, self._sign):
+                self._storage.remove(path)
+
+    def listen(self, node: str, state: State) -> None:
+        """Record a change of state and what follows from it: the searcher's listener."""
+        self.note("state", node=node, state=state, **self._details(node, state))
+        if state == "failed":
+            for below in self._graph.below(node):
+                if self._graph.states[below] == "blocked" and below not in self._blocked:
+                    self._blocked.add(below)
+                    self.note("state", node=below, state="blocked", by=self._graph.blocked_by(below))
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Write one line."""
+        with self._writing:
+            self._unwritten.append(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        if self._store.is_local:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what is new; a store that is full or away gets it later."""
+        with self._writing, contextlib.suppress(OSError, StoreUnavailable):
+            if not self._unwritten:
+                return
+            text = "".join(self._unwritten)
+            if self._store.is_local:
+                self._events.parent.mkdir(parents=True, exist_ok=True)
+                with self._events.open("a", encoding="utf-8") as file:
+                    file.write(text)
+            else:
+                self._storage.write(self._events, (self._written + text).encode())
+                self._written += text
+            self._unwritten.clear()
+
+    def _details(self, node: str, state: State) -> dict[str, Any]:
+        name, wanted = {"failed": (FAILED, ("error", "attempts")), "succeeded": (RESULT, ("timing", "pack_size"))}.get(state, ("", ()))
+        record = {}
+        with contextlib.suppress(OSError, StoreUnavailable):
+            record = (self._storage.read_json(self._store.directory(node) / name) if name else None) or {}
+        return {key: record.get(key) for key in wanted}
+
+    def _give_sign(self) -> None:
+        running = [node for node, state in dict(self._graph.states).items() if state == "running"]
+        self._storage.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
+
+    def _forget_the_dead(self) -> None:
+        """Remove the signs of drivers that were killed long ago."""
+        folder = self._sign.parent
+        for name in self._storage.names(folder):
+            sign = self._storage.read_json(folder / name) or {}
+            written = sign.get("time")
+            if isinstance(written, int | float) and time.time() - written > _FORGOTTEN_SECONDS:
+                self._storage.remove(folder / name)
+
+    def _beat(self) -> None:
+        beaten = time.monotonic()
+        while not self._ending.wait(_LOOK_SECONDS):
+            try:
+                if time.monotonic() - beaten >= _BEAT_SECONDS:
+                    self._give_sign()
+                    self._write()
+                    beaten = time.monotonic()
+                asked = self._storage.read_json(self._request) is not None
+            except (OSError, StoreUnavailable):
+                continue  # the store is away; this thread must live to see it again
+            if asked and self._on_cancel():
+                self.note("cancel", driver=self.name)
+                return
+
+
+def _interrupt() -> bool:
+    """Do as SIGINT would; returns whether the process has a handler for it by now."""
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
+        return False  # started in the background of a shell, and not yet ready for signals
+    os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+
+def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[Driver]:
+    """Return the drivers that gave a sign of life not long ago."""
+    found = []
+    for name in store.storage.names(store.sidecar(sweep, DRIVERS)):
+        sign = store.load_json(store.sidecar(sweep, f"{DRIVERS}/{name}")) if name.endswith(".json") else None
+        match sign:
+            case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
+                if now() - written <= _STALE_SECONDS:
+                    nodes = tuple(node for node in running if isinstance(node, str))
+                    found.append(Driver(name.removesuffix(".json"), host, pid, nodes))
+    return found
+
+
+def ask_to_stop(store: Store, sweep: str, driver: Driver) -> None:
+    """Ask a driver on any host to stop as a signal would: it looks for this request every second."""
+    store.write_json(store.sidecar(sweep, f"{DRIVERS}/{driver.name}.cancel"), {"time": time.time(), "host": socket.gethostname()})
+
+
+def running_nodes(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[str]:
+    """Return the jobs that live drivers are running; none when the last signs of life are old."""
+    return [node for driver in drivers(store, sweep, now) for node in driver.running]
+
+
+def all_events(store: Store, sweep: str) -> list[dict[str, Any]]:
+    """Return the events of all drivers of a sweep, in the order of their time."""
+    folder = store.sidecar(sweep, "events")
+    found = [event for name in store.storage.names(folder) for event in events(folder / name)]
+    return sorted([*events(store.sidecar(sweep, EVENTS)), *found], key=lambda event: event["time"])
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a log of events."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

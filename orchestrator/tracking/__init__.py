@@ -1,0 +1,1 @@
+"""MLflow: what jobs left in the store becomes runs there, each once."""

@@ -1,0 +1,238 @@
+"""The runs of one sweep in MLflow: found or created by node, never twice. Imports MLflow, which takes seconds."""
+
+import logging
+import time as clock
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from analysis.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
+from analysis.mlflow_view import experiment_description, run_description, saved_views
+from orchestrator.tracking.run_facts import Point
+from orchestrator.tracking.tracking_file import create_tracking_file
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_MAX_VALUE = 5000
+"""Characters of a tag or parameter that every MLflow server accepts."""
+_PAGE = 1000
+
+NODE, KIND, SWEEP, STARTED, STEP, STATE, STORE = "node", "kind", "sweep", "started", "logged_step", "state", "store"
+PARENT_RUN, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+REPORT_ARTIFACT = "report"
+"""Folder among the artifacts of the sweep's run: its page, tables and plots."""
+
+
+@dataclass
+class JobRun:
+    """One job's run, as far as the writer knows it."""
+
+    run_id: str
+    started: str
+    """The job's own beginning: another one means that the job was trained anew."""
+    store: str
+    state: str
+    """`opening` until the parameters are logged, then `running`, `succeeded` or `failed`."""
+    step: int
+    """Step of the last history record that was logged."""
+
+
+class SweepRuns:
+    """A connection to one experiment, with the sweep's run open in it."""
+
+    def __init__(self, uri: str, experiment: str, sweep: str, note: str, artifacts: Path) -> None:
+        """Connect; find or create the experiment and the sweep's run.
+
+        Args:
+            uri: Tracking URI.
+            experiment: Name of the experiment.
+            sweep: Name of the sweep.
+            note: Markdown that describes the sweep.
+            artifacts: Where an SQLite store keeps artifacts; a server has its own place.
+        """
+        create_tracking_file(uri)
+        self._client = MlflowClient(uri)
+        self._sweep = sweep
+        self.experiment_id = self._experiment(experiment, None if uri.startswith(("http://", "https://")) else artifacts)
+        found = self._sweep_runs()
+        tags = {KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}
+        run = found[0] if found else self._client.create_run(self.experiment_id, tags=tags, run_name=sweep)
+        self.run_id: str = run.info.run_id
+        self._client.update_run(self.run_id, status="RUNNING")
+        self.jobs = self._join_twins()
+
+    def open_job(
+        self,
+        node: str,
+        started: str,
+        store: str,
+        *,
+        time: float,
+        name: str,
+        tags: Mapping[str, str],
+        parameters: Mapping[str, str],
+        record: Mapping[str, Any],
+    ) -> JobRun:
+        """Find or create the run of a job.
+
+        A run that an earlier training of the same job left, in the same store, is replaced: its metrics are not this training's.
+
+        Args:
+            node: The job.
+            started: When its training began, as text.
+            store: Where its artifact lies.
+            time: When its training began, in seconds since 1970.
+            name: What the UI calls the run.
+            tags: Further tags.
+            parameters: Configuration; cannot change later.
+            record: Content of `job.json`.
+        """
+        job = self.jobs.get(node)
+        if job is not None and job.started != started and job.store == store:
+            self._client.delete_run(job.run_id)
+            job = None
+        if job is None:
+            own = {NODE: node, KIND: "job", SWEEP: self._sweep, STARTED: started, STORE: store, STATE: "opening", PARENT_RUN: self.run_id}
+            every = {key: value[:_MAX_VALUE] for key, value in {**_record_tags(node, record), **tags, **own}.items()}
+            run = self._client.create_run(self.experiment_id, start_time=int(time * 1000), tags=every, run_name=name)
+            job = self.jobs[node] = _job_run(run)
+        if job.state == "opening":
+            values = [Param(key, value[:_MAX_VALUE]) for key, value in parameters.items()]
+            for first in range(0, len(values), _PARAMS_PER_BATCH):
+                self._client.log_batch(job.run_id, params=values[first : first + _PARAMS_PER_BATCH])
+            self._set_state(job, "running", {})
+        return job
+
+    def reopen_job(self, job: JobRun) -> None:
+        """Declare a failed job's run running again."""
+        self._set_state(job, "running", UNFINISHED)
+        self._client.update_run(job.run_id, status="RUNNING")
+
+    def log(self, job: JobRun, points: Sequence[Point], step: int) -> None:
+        """Log points up to a step. MLflow keeps one of two equal points, so a batch whose answer was lost may be sent again."""
+        metrics = [Metric(point.name, point.value, int(point.time * 1000), point.step) for point in points]
+        for first in range(0, len(metrics), _METRICS_PER_BATCH):
+            self._client.log_batch(job.run_id, metrics=metrics[first : first + _METRICS_PER_BATCH])
+        self._client.log_batch(job.run_id, tags=[RunTag(STEP, str(step))])
+        job.step = step
+
+    def close_job(
+        self, job: JobRun, node: str, time: float, record: Mapping[str, Any], result: Mapping[str, Any] | None, marker: Mapping[str, Any]
+    ) -> None:
+        """Declare a job's run `succeeded` or `failed`.
+
+        Args:
+            job: Its run.
+            node: The job.
+            time: When it ended, in seconds since 1970.
+            record: Content of `job.json`.
+            result: Content of `result.json`. None: the job failed.
+            marker: Content of `SUCCESS.json` or `FAILED.json`.
+        """
+        state = "failed" if result is None else "succeeded"
+        tags = _record_tags(node, record, ending_tags(result, marker)) | ({"error": str(marker.get("error"))} if result is None else {})
+        self._client.set_terminated(job.run_id, "FINISHED" if state == "succeeded" else "FAILED", end_time=int(time * 1000))
+        # Last, because it is what says that nothing is left to log.
+        self._set_state(job, state, tags)
+
+    def log_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Attach the sweep's manifest, which names the jobs that have no run yet."""
+        self._client.log_dict(self.run_id, dict(manifest), MANIFEST_ARTIFACT)
+
+    def log_report(self, folder: Path, description: str, metrics: Mapping[str, float]) -> None:
+        """Attach a report to the sweep's run.
+
+        Args:
+            folder: Its page, tables and plots.
+            description: Markdown.
+            metrics: Averages and scores.
+        """
+        now = int(clock.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        self._client.log_batch(self.run_id, tags=[RunTag(NOTE, description[:_MAX_VALUE])])
+        for first in range(0, len(values), _METRICS_PER_BATCH):
+            self._client.log_batch(self.run_id, metrics=values[first : first + _METRICS_PER_BATCH])
+        self._client.log_artifacts(self.run_id, str(folder), REPORT_ARTIFACT)
+
+    def close(self, status: str) -> None:
+        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`, and remove runs that a late answer of the server left beside ours."""
+        self._join_twins()
+        for twin in self._sweep_runs():
+            if twin.info.run_id != self.run_id and not self._client.search_runs(
+                [self.experiment_id], f"tags.`{PARENT_RUN}` = '{twin.info.run_id}'", max_results=1
+            ):
+                self._client.delete_run(twin.info.run_id)
+        self._client.set_terminated(self.run_id, status)
+
+    def _sweep_runs(self) -> list[Run]:
+        """Return the sweep's runs, the oldest first: all but that one are twins."""
+        query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
+        return list(self._client.search_runs([self.experiment_id], query, order_by=["attributes.start_time ASC"]))
+
+    def _join_twins(self) -> dict[str, JobRun]:
+        """Return the run of every job by its node, and delete the twins of one.
+
+        A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may two
+        drivers that share a job. Of such runs the one that got furthest stays.
+        """
+        found: dict[str, JobRun] = {}
+        for run in self._job_runs():
+            if (node := run.data.tags.get(NODE)) is None:
+                continue
+            job, other = _job_run(run), found.get(node)
+            if other is not None and (other.started, other.store) == (job.started, job.store):
+                job, twin = sorted((job, other), key=lambda one: (one.state == "succeeded", one.step, one.run_id), reverse=True)
+                self._client.delete_run(twin.run_id)
+            found[node] = job
+        return found
+
+    def _set_state(self, job: JobRun, state: str, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(job.run_id, tags=[RunTag(key, value[:_MAX_VALUE]) for key, value in {**tags, STATE: state}.items()])
+        job.state = state
+
+    def _experiment(self, name: str, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        tags = {NOTE: experiment_description(self._sweep), **saved_views()}
+        if found is not None:
+            for key in tags.keys() - found.tags.keys():
+                self._client.set_experiment_tag(found.experiment_id, key, tags[key])
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=tags))
+        except MlflowException:
+            # Another driver was faster.
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _job_runs(self) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs([self.experiment_id], f"tags.{KIND} = 'job'", max_results=_PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+
+def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str] = UNFINISHED) -> dict[str, str]:
+    """The job's record, from which `analysis` reads it back, and the same in words."""
+    tags = job_tags(record) | dict(ending)
+    return tags | {NOTE: run_description(record_from_tags(node, tags))}
+
+
+def _job_run(run: Run) -> JobRun:
+    tags = run.data.tags
+    step = tags.get(STEP, "")
+    return JobRun(run.info.run_id, tags.get(STARTED, ""), tags.get(STORE, ""), tags.get(STATE, ""), int(step) if step.isdigit() else -1)

@@ -1,0 +1,182 @@
+"""MLflow's own server over a sweep's tracking store, on loopback, for as long as somebody looks."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.storage.store import Store
+from scalearn.errors import UserError
+
+HOST, PORT = "127.0.0.1", 5000
+_END_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where a sweep is logged."""
+
+    uri: str
+    experiment: str
+
+
+def tracking_of(store: Store, sweep: str) -> Tracking:
+    """Return where a sweep is logged, by its manifest.
+
+    Raises:
+        UserError: The store holds no such sweep, or what its runs were logged to is gone.
+    """
+    manifest = store.load_json(store.manifest_path(sweep))
+    if manifest is None:
+        raise UserError(f"{store.url} holds no sweep named '{sweep}': run it first, or name its store with --store.")
+    uri = str(manifest.get("tracking_uri"))
+    file = _file(uri)
+    if file is not None and not file.exists():
+        # A store that was moved takes its own database along; the manifest still says where that was.
+        moved = store.root / file.name
+        if not store.is_local or not moved.exists():
+            raise UserError(f"The runs of sweep '{sweep}' are not at {uri}: `scalearn run` logs them again from the store.")
+        uri = f"sqlite:///{moved}"
+    return Tracking(uri, str(manifest.get("experiment") or sweep))
+
+
+def is_server(uri: str) -> bool:
+    """Tell whether a tracking URI is the address of a server, which has its own pages."""
+    return uri.startswith(("http://", "https://"))
+
+
+def find_experiment(address: str, name: str) -> tuple[str, dict[str, str]]:
+    """Return an experiment's id and tags.
+
+    Raises:
+        UserError: The server does not answer, or knows no such experiment.
+    """
+    query = urllib.parse.urlencode({"experiment_name": name})
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=30) as answer:
+            found = json.load(answer)["experiment"]
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise UserError(f"MLflow at {address} refuses to tell about experiment '{name}' ({error}): open it in a browser.") from error
+        raise UserError(f"MLflow at {address} has no experiment '{name}' yet: `scalearn run` logs the sweep.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"MLflow at {address} does not answer ({error}): see that it runs.") from error
+    return str(found["experiment_id"]), {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+
+
+class Server:
+    """A process group of MLflow's server. Use as a context manager: leaving it ends them all."""
+
+    def __init__(self, uri: str, port: int | None) -> None:
+        """Prepare; entering the context starts it.
+
+        Args:
+            uri: What it reads runs from.
+            port: Where to listen. None: 5000, or a free port where that is taken.
+
+        Raises:
+            UserError: The port is taken.
+        """
+        self._uri = uri
+        self.address = f"http://{HOST}:{_choose(port)}"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Server":
+        """Start, and wait until it answers.
+
+        Raises:
+            UserError: It ended instead.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._handlers[number] = signal.signal(number, _interrupt)
+        host, port = self.address.removeprefix("http://").split(":")
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._uri, "--host", host, "--port", port]
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        # A session of its own: the server's workers end with it, and Ctrl-C reaches us first.
+        self._process = subprocess.Popen(
+            [*command, "--workers", "1"], stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            self._await_answer(self._process)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the server and its workers."""
+        process = self._process
+        if process is not None:
+            for deadly in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, deadly)
+                    process.wait(_END_SECONDS)
+                except ProcessLookupError:
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._log.close()
+
+    def wait(self) -> None:
+        """Wait for Ctrl-C or SIGTERM.
+
+        Raises:
+            UserError: The server ended by itself.
+        """
+        assert self._process is not None
+        try:
+            self._process.wait()
+        except KeyboardInterrupt:
+            return
+        raise UserError(f"MLflow ended by itself ({self._last_line()}).")
+
+    def _await_answer(self, process: "subprocess.Popen[bytes]") -> None:
+        # No deadline: seconds on an idle machine are minutes on a busy one, and Ctrl-C ends it here too.
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
+            except OSError:
+                time.sleep(0.2)
+            else:
+                return
+        raise UserError(f"MLflow did not start ({self._last_line()}).")
+
+    def _last_line(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "it said nothing"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _choose(port: int | None) -> int:
+    for candidate in (PORT, 0) if port is None else (port,):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+            except (OSError, OverflowError):
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError(f"Port {port} on {HOST} is taken or cannot be used: choose another with --port.")
+
+
+def _file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

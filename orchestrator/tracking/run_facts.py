@@ -1,0 +1,105 @@
+"""What a job's files hold, as the points, tags and parameters of its MLflow run. Pure Python."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.definition.graph import Job
+from orchestrator.definition.identity import to_plain
+from orchestrator.storage.history import flat, history_records
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric. The same files always give the same points, so that logging one twice changes nothing."""
+
+    name: str
+    value: float
+    time: float
+    """Seconds since 1970."""
+    step: int
+    """Optimiser steps."""
+
+
+def history_points(path: Path, after: int) -> list[Point]:
+    """Return what a history holds beyond a step.
+
+    A job that resumed repeats the steps after its checkpoint; here they come once.
+
+    Args:
+        path: A `history.jsonl`, which may be growing.
+        after: The last step that is known already.
+    """
+    points: list[Point] = []
+    for record in history_records(path):
+        if record["step"] > after:
+            after = record["step"]
+            points.extend(_evaluation(record))
+    return points
+
+
+def result_points(result: Mapping[str, Any], time: float) -> Iterator[Point]:
+    """Iterate over final scores, counts and timings.
+
+    Scores are `test/accuracy`, or `test/glue/rte/accuracy` where a job has several tasks; `best_validation` is the best epoch's.
+
+    Args:
+        result: Content of `result.json`.
+        time: When the job ended, in seconds since 1970.
+    """
+    step = int(result.get("steps") or 0)
+    values: dict[str, Any] = {name: result.get(name) for name in ("parameters", "timing", "best_epoch", "epochs")}
+    scores = result.get("scores") or {}
+    for task, splits in scores.items():
+        for split, named in splits.items():
+            place = "best_validation" if split == "validation" else split
+            values[place if len(scores) == 1 else f"{place}/{task}"] = named
+        primary = (result.get("primary_metric") or {}).get(task)
+        if len(scores) == 1:
+            values["test_score"] = splits.get("test", {}).get(primary)
+    for name, value in flat(values, "/"):
+        if isinstance(value, int | float):
+            yield Point(name, float(value), time, step)
+
+
+def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what one filters runs by.
+
+    Args:
+        job: The job.
+        stage: The stage it counts in.
+        record: Content of `job.json`.
+    """
+    config = job.config
+    commit = (record.get("provenance") or {}).get("git_commit")
+    return {
+        "path": job.path,
+        "fingerprint": job.fingerprint,
+        "stage": stage,
+        "method": config.method,
+        "target": ",".join(job.tasks),
+        "seed": str(config.seed),
+        "learning_rate": f"{config.optimisation.learning_rate:g}",
+        "benchmark": config.benchmark,
+        "backbone": config.backbone,
+        "parents": ",".join(parent.node for parent in job.parents),
+    } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
+
+
+def run_name(job: Job) -> str:
+    """Return what a list of runs calls a job: method, task, learning rate and seed; benchmark, backbone and stage are tags."""
+    return "/".join(job.path.split("/")[3:])
+
+
+def parameters(job: Job) -> dict[str, str]:
+    """Return a job's configuration with dotted names."""
+    return {name: str(value) for name, value in flat(to_plain(job.config), ".")}
+
+
+def _evaluation(record: Mapping[str, Any]) -> Iterator[Point]:
+    nested = {"validation": record.get("validation") or record.get("tasks") or {}}
+    nested |= {name: record[name] for name in ("train_loss", "learning_rate", "epoch", "seconds") if name in record}
+    for name, value in flat(nested, "/"):
+        if isinstance(value, int | float):
+            yield Point(name, float(value), record["time"], record["step"])

@@ -1,0 +1,331 @@
+"""One writer beside the driver that ships what jobs left in the store to MLflow. Training never waits for it.
+
+Whatever could not be shipped, because the server was away or the driver died, is shipped from the store by a later run.
+"""
+
+import contextlib
+import os
+import queue
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.graph import Graph, State
+from orchestrator.storage.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
+from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
+from orchestrator.watching.report import Report
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.mlflow_runs import JobRun, SweepRuns
+
+_INTERVAL = 2.0
+_LONGEST_PAUSE = 60.0
+_LEDGER = "tracked.json"
+_MLFLOW_SETTINGS = {
+    # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It would print two lines into the table of the run for every job.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a sweep is logged."""
+
+    uri: str
+    experiment: str
+    sweep: str
+    note: str
+
+    @classmethod
+    def of(cls, uri: str | None, experiment: str | None, sweep: str, note: str, store: Store) -> "Target":
+        """Fill in the defaults: `MLFLOW_TRACKING_URI`, else an SQLite file in the store or, where that is no directory, in the working one.
+
+        The default experiment has the sweep's name.
+        """
+        # An absolute path: MLflow's own default is relative to whatever directory a process happens to be in.
+        default = f"sqlite:///{_home(store) / 'mlflow.db'}"
+        return cls(uri or os.environ.get("MLFLOW_TRACKING_URI") or default, experiment or sweep, sweep, note)
+
+    def remark(self, store: Store) -> str | None:
+        """Return what to tell a user whose runs are logged where other hosts do not see them."""
+        if store.is_local or not self.uri.startswith("sqlite:"):
+            return None
+        return f"Runs are logged to {self.uri}, on this machine alone: name a server that every host sees by MLFLOW_TRACKING_URI."
+
+    def ui_command(self) -> str | None:
+        """Return the command that shows the runs on loopback. None: a server shows them already."""
+        if self.uri.startswith(("http://", "https://")):
+            return None
+        return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
+
+
+class Tracker:
+    """The writer: a thread that follows the jobs it is told of until they are done and shipped."""
+
+    def __init__(self, target: Target, graph: Graph, store: Store) -> None:
+        """Prepare; `start` connects.
+
+        Args:
+            target: Where to log.
+            graph: The jobs.
+            store: Where their files appear.
+        """
+        self.target = target
+        self.run_id: str | None = None
+        self.problem: str | None = None
+        """Why the last attempt failed. None: it did not."""
+        self._graph, self._store = graph, store
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._open: dict[str, int] = {}
+        """Nodes to follow, with the size of the history at the last look."""
+        self.report_problem: str | None = None
+        """Why the report is not there. None: it is, or there is none."""
+        self._report: Report | None = None
+        self._ledger = Ledger(store, target)
+        self._runs: SweepRuns | None = None
+        self._status = "KILLED"
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
+
+    def untracked(self, nodes: Iterable[str]) -> list[str]:
+        """Return those of some finished nodes that are not known to be logged in full."""
+        return [node for node in nodes if not self._ledger.has(node)]
+
+    def add(self, node: str) -> None:
+        """Follow a node; thread-safe."""
+        self._news.put(node)
+
+    def listen(self, node: str, state: State) -> None:
+        """Follow every node whose state changes: the searcher's listener."""
+        self._news.put(node)
+
+    def start(self) -> None:
+        """Begin to ship."""
+        self._thread.start()
+
+    def finish(self, status: str, patience: float, report: Report | None = None) -> int:
+        """Ship what is left, and a report that is new, and stop.
+
+        Args:
+            status: How the sweep's run ends: `FINISHED`, `FAILED` or `KILLED`.
+            patience: Longest wait in seconds. A server that does not answer is not waited for.
+            report: The sweep's report. None: there is none.
+
+        Returns:
+            How many nodes are left for a later run.
+        """
+        self._status = status
+        self._report = None if report is None or report.mark == self._ledger.report else report
+        self._ending.set()
+        if self._report and self._thread.ident is None:
+            self._thread.start()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+        if self._report:
+            self.report_problem = self.report_problem or self.problem or "no time was left"
+        return len(self._open) + self._news.qsize()
+
+    def _follow(self) -> None:
+        pause = _INTERVAL
+        while not self._ending.wait(pause):
+            pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
+        if self._ship_all() and self._runs is not None:
+            self._ship_report(self._runs)
+            try:
+                self._runs.close(self._status)
+            except Exception as error:
+                self._lose_connection(error)
+
+    def _ship_all(self) -> bool:
+        """Make one round over the open nodes. Whatever goes wrong with the server ends the round; the next one connects anew."""
+        while not self._news.empty():
+            self._open[self._news.get()] = -1
+        try:
+            if self._runs is None:
+                self._runs = self._connect()
+            for node in list(self._open):
+                self._ship(node, self._runs)
+        except Exception as error:
+            self._lose_connection(error)
+            return False
+        finally:
+            with contextlib.suppress(OSError):  # the store is away: later
+                self._ledger.save()
+        self.problem = None
+        return True
+
+    def _connect(self) -> "SweepRuns":
+        for name, value in _MLFLOW_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from orchestrator.tracking.mlflow_runs import SweepRuns  # seconds, which a run that finds everything done does not spend
+
+        target = self.target
+        runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, _home(self._store) / "mlflow-artifacts")
+        self.run_id = runs.run_id
+        self._ship_manifest(runs)
+        return runs
+
+    def _ship_manifest(self, runs: "SweepRuns") -> str | None:
+        """Attach the manifest; returns why that failed. A server that takes no files may still take numbers, so this ends nothing."""
+        manifest = self._store.load_json(self._store.manifest_path(self.target.sweep))
+        try:
+            if manifest is not None:
+                runs.log_manifest(manifest)
+        except Exception as error:
+            return _first_line(error)
+        return None
+
+    def _ship_report(self, runs: "SweepRuns") -> None:
+        report = self._report
+        if report is None:
+            return
+        self.report_problem = self._ship_manifest(runs)
+        try:
+            runs.log_report(report.folder, report.description, report.metrics)
+        except Exception as error:
+            self.report_problem = _first_line(error)
+        if self.report_problem is None:
+            self._report = None
+            self._ledger.note_report(report.mark)
+            with contextlib.suppress(OSError):  # the next run then logs it once more
+                self._ledger.save()
+
+    def _lose_connection(self, error: Exception) -> None:
+        self._runs = None
+        self.problem = _first_line(error)
+
+    def _ship(self, node: str, runs: "SweepRuns") -> None:
+        """Bring one node's run up to date; a node that has ended is then forgotten."""
+        record = self._store.read_json(node, JOB)
+        if record is None:
+            if self._graph.states[node] != "running":
+                del self._open[node]  # blocked, or set back before it began
+            return
+        ended = self._ended(node)
+        size = _size(self._store.directory(node) / HISTORY)
+        if ended is None and size == self._open[node]:
+            return
+        record = {**record, "stage": self._graph.stage_of(node)}
+        run = self._run(node, record, runs)
+        if run.state == "failed" and ended is None:
+            runs.reopen_job(run)
+        if run.state != "succeeded":
+            self._ship_history(node, run, runs)
+            if ended is not None:
+                self._close(node, run, runs, record, ended)
+        self._open[node] = size
+        if ended is not None:
+            del self._open[node]
+            if "error" not in ended:
+                self._ledger.add(node, str(record.get("started")))
+
+    def _ended(self, node: str) -> dict[str, Any] | None:
+        """Return the marker of a job that has ended; a failed one's has an `error`."""
+        for name in (SUCCESS, FAILED):
+            marker = self._store.read_json(node, name)
+            if marker is not None:
+                return marker if name == SUCCESS else {"error": None, **marker}
+        return None
+
+    def _run(self, node: str, record: Mapping[str, Any], runs: "SweepRuns") -> "JobRun":
+        job = self._graph.job(node)
+        started = record.get("started")
+        return runs.open_job(
+            node,
+            str(started),
+            self._store.url,
+            time=started if isinstance(started, float) else time.time(),
+            name=run_name(job),
+            tags=tags(job, self._graph.stage_of(node), record),
+            parameters=parameters(job),
+            record=record,
+        )
+
+    def _ship_history(self, node: str, run: "JobRun", runs: "SweepRuns") -> None:
+        points = history_points(self._store.directory(node) / HISTORY, run.step)
+        if points:
+            runs.log(run, points, points[-1].step)
+
+    def _close(self, node: str, run: "JobRun", runs: "SweepRuns", record: Mapping[str, Any], marker: Mapping[str, Any]) -> None:
+        when, result = float(marker.get("time") or time.time()), None
+        if "error" not in marker:
+            result = self._store.read_json(node, RESULT) or {}
+            runs.log(run, list(result_points(result, when)), run.step)
+        runs.close_job(run, node, when, record, result, marker)
+
+
+class Ledger:
+    """Which finished nodes are logged in full, so that a run with nothing to do need not ask the server."""
+
+    def __init__(self, store: Store, target: Target) -> None:
+        """Read what an earlier run noted about the same tracking URI and experiment."""
+        self._store = store
+        self._path = store.sidecar(target.sweep, _LEDGER)
+        self._key = {"uri": target.uri, "experiment": target.experiment}
+        content = store.load_json(self._path) or {}
+        valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(target.uri)
+        self._nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
+        self.report: str | None = content.get("report") if valid else None
+        """Mark of the report that is logged."""
+        self._changed = False
+
+    def has(self, node: str) -> bool:
+        """Tell whether this training of a node is logged."""
+        record = self._store.read_json(node, JOB)
+        return record is not None and self._nodes.get(node) == str(record.get("started"))
+
+    def add(self, node: str, started: str) -> None:
+        """Note a node."""
+        self._nodes[node] = started
+        self._changed = True
+
+    def note_report(self, mark: str) -> None:
+        """Note a report."""
+        self.report = mark
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._changed:
+            self._store.write_json(self._path, {**self._key, "nodes": self._nodes, "report": self.report})
+            self._changed = False
+
+
+def program(name: str) -> str:
+    """Return how to call a program of this environment, activated or not."""
+    here = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not here.exists() or (found and Path(found).samefile(here)):
+        return name
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
+
+
+def _home(store: Store) -> Path:
+    """Return the directory of the default SQLite file: SQLite locks bytes of a file, which an object store has not."""
+    return store.root if store.is_local else Path.cwd()
+
+
+def _is_gone(uri: str) -> bool:
+    """Tell whether somebody removed the SQLite file that the ledger speaks of."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,158 @@
+"""How far a sweep is: a table that redraws itself on a terminal, one line per finished job elsewhere."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.definition.graph import DONE, Graph, State
+
+STAGES = ("source", "single", "joint", "transfer")
+"""In the order in which they tend to run."""
+
+
+class Progress:
+    """Listens to the searcher and shows what it hears. Use as a context manager."""
+
+    def __init__(self, graph: Graph, console: Console) -> None:
+        """Prepare.
+
+        Args:
+            graph: The jobs and their states.
+            console: Where to show.
+        """
+        self._graph, self._console = graph, console
+        self._stages = {node: graph.stage_of(node) for node in graph.nodes()}
+        self._clock = Clock()
+        self._total = sum(state not in DONE for state in graph.states.values())
+        self._ended = 0
+        self._told: tuple[float, str] | None = None
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+        self._draws = console.is_terminal
+
+    def __enter__(self) -> "Progress":
+        """Begin to draw."""
+        if self._draws:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop drawing; what follows on the terminal takes the table's place."""
+        if self._draws:
+            self._live.__exit__(kind, error, trace)
+
+    def listen(self, node: str, state: State) -> None:
+        """Take note of a change of state."""
+        seconds = self._clock.note(node, self._stages[node], state)
+        if state not in ("succeeded", "failed"):
+            return
+        self._ended += 1
+        if not self._draws or state == "failed":
+            style = "red" if state == "failed" else ""
+            line = Text(f"{time.strftime('%H:%M:%S')} {self._ended:>{len(str(self._total))}}/{self._total} ")
+            line += Text(state, style) + Text(f" {node} in {show_seconds(seconds)}, {self._left()}")
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _left(self) -> str:
+        """Return the time that is left, for one line; counted once a second at most, since a sweep may have very many jobs."""
+        if self._told is None or time.monotonic() - self._told[0] > 1.0:
+            remaining = Counter(self._stages[node] for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
+            self._told = time.monotonic(), f"about {show_seconds(self._clock.left(remaining))} left"
+        return self._told[1]
+
+    def _render(self) -> RenderableType:
+        by_stage: dict[str, Counter[State]] = defaultdict(Counter)
+        for node, state in dict(self._graph.states).items():
+            by_stage[self._stages[node]][state] += 1
+        table = stage_table()
+        remaining = {}
+        for stage in sorted(by_stage, key=_rank):
+            counts = by_stage[stage]
+            remaining[stage] = counts["running"] + counts["pending"]
+            table.add_row(stage, *stage_cells(counts), show_seconds(self._clock.left({stage: remaining[stage]})))
+        total = f"{show_seconds(self._clock.elapsed())} gone, about {show_seconds(self._clock.left(remaining))} left"
+        return Group(table, Text(total, style="dim"))
+
+
+class Clock:
+    """Durations of finished jobs, and what they say about the others."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._begin = time.monotonic()
+        self._began: dict[str, float] = {}
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._widest = 1
+
+    def note(self, node: str, stage: str, state: State) -> float | None:
+        """Take note of a job's state; returns its duration in seconds when it has just ended."""
+        now = time.monotonic()
+        if state == "running":
+            self._began[node] = now
+            self._widest = max(self._widest, len(self._began))
+            return None
+        began = self._began.pop(node, None)
+        if began is None:
+            return None
+        if state == "succeeded":
+            self._seconds[stage].append(now - began)
+        return now - began
+
+    def elapsed(self) -> float:
+        """Return seconds since the start."""
+        return time.monotonic() - self._begin
+
+    def left(self, remaining: Mapping[str, int]) -> float | None:
+        """Return seconds until so many jobs per stage are done, if they take as long as the others did. None: nobody can know yet."""
+        known = [value for values in self._seconds.values() for value in values]
+        if not any(remaining.values()):
+            return 0.0
+        if not known:
+            return None
+        work = 0.0
+        for stage, count in remaining.items():
+            values = self._seconds[stage] or known
+            work += count * sum(values) / len(values)
+        return work / self._widest
+
+
+def stage_table(title: str | None = None, *more: str) -> Table:
+    """Return an empty table with a column for the stage, those that are named, and one per state."""
+    table = Table("stage", *more, title=title, title_justify="left", pad_edge=False)
+    for name in ("done", "running", "waiting", "failed", "blocked", "time left"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def stage_cells(counts: Counter[State]) -> list[str]:
+    """Return the states' part of a row of that table."""
+    done, failed = counts["succeeded"] + counts["cached"], counts["failed"]
+    total = sum(counts.values())
+    return [f"{done}/{total}", str(counts["running"]), str(counts["pending"]), _alarm(failed), _alarm(counts["blocked"])]
+
+
+def show_seconds(seconds: float | None) -> str:
+    """Return a duration as people say it: `4.2 s`, `3 min 20 s`, `5 h 10 min`."""
+    if seconds is None:
+        return "?"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _alarm(count: int) -> str:
+    return f"[red]{count}[/red]" if count else "0"
+
+
+def _rank(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)

@@ -1,0 +1,99 @@
+"""The end of a run: the table on the terminal, and the report as a folder."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report as it lies on disk."""
+
+    folder: Path
+    mark: str = ""
+    """Names what it was made from."""
+    description: str = ""
+    """Markdown for the sweep's run in MLflow."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Averages and scores, as fractions."""
+    problem: str | None = None
+    """Why there is no page, in one line. None: there is."""
+
+    @property
+    def page(self) -> Path:
+        """What one opens."""
+        return self.folder / "index.html"
+
+
+def report_folder(store: Store, sweep: str, variant: str = "") -> Path:
+    """Return where a sweep's report lies: in the store, or in the working directory where the store is a URL.
+
+    Args:
+        store: The store.
+        sweep: Name of the sweep.
+        variant: What sets this report apart from the one that a run writes.
+    """
+    home = store.root if store.is_local else Path.cwd()
+    name = f"{sweep}-{variant}" if variant else sweep
+    return home / "reports" / re.sub(r"[^\w.+-]+", "_", name)
+
+
+def print_table(store: Store, sweep: str, console: Console) -> None:
+    """Print the benchmark table; say so where there is nothing to show yet.
+
+    Args:
+        store: The store.
+        sweep: Name of a sweep that was run into it.
+        console: Where to print.
+    """
+    import analysis  # pandas: most of a second, which `plan` does not spend
+
+    try:
+        table = analysis.benchmark_table(analysis.load(store.url, sweep=sweep))
+    except analysis.ResultsError as error:
+        console.print(Text(f"No table yet: {error}", style="yellow"), soft_wrap=True)
+        return
+    analysis.render.to_terminal(table, console)
+
+
+def write_run_report(store: Store, sweep: str) -> Report:
+    """Write a run's report to `<store>/reports/<sweep>`, or leave it alone where nothing has changed.
+
+    Whatever goes wrong with a picture, the tables are written: hours of training must not end in a traceback about a font.
+
+    Args:
+        store: The store.
+        sweep: Name of a sweep that was run into it.
+    """
+    import analysis
+    from analysis.report import read_summary, write_report
+
+    folder = report_folder(store, sweep)
+    try:
+        write_report(store.url, sweep, folder)
+    except analysis.ResultsError as error:
+        return Report(folder, problem=f"No report: {error}")
+    except Exception as error:
+        _write_table(store, sweep, folder / "tables")
+        cause = f"{type(error).__name__}: {_first_line(error)}"
+        return Report(folder, problem=f"The report could not be drawn ({cause}); its table is in {folder / 'tables'}.")
+    return Report(folder, **read_summary(folder))
+
+
+def _write_table(store: Store, sweep: str, folder: Path) -> None:
+    import analysis
+
+    table = analysis.benchmark_table(analysis.load(store.url, sweep=sweep))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.csv").write_text(analysis.render.to_csv(table), encoding="utf-8")
+    (folder / "benchmark.md").write_text(analysis.render.to_markdown(table), encoding="utf-8")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

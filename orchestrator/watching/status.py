@@ -1,0 +1,196 @@
+"""How far a sweep is, seen from any process that can read the store. Writes nothing."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from orchestrator.definition.graph import DONE, Graph, State
+from orchestrator.storage.files import parse
+from orchestrator.storage.history import history_records, scores
+from orchestrator.storage.journal import Driver, drivers
+from orchestrator.storage.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
+from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job as it stands."""
+
+    node: str
+    state: State
+    stage: str
+    method: str
+    task: str
+    error: str | None = None
+    """First line of a failure; for a blocked job, which parent failed."""
+    traceback: str | None = None
+    """File with the rest."""
+    step: int | None = None
+    """Of a running job: steps behind its newest evaluation."""
+    total_steps: int | None = None
+    epoch: float | None = None
+    score: str | None = None
+    """Newest validation scores of a running job."""
+    driver: str | None = None
+    """Of a running job: the host and process that handed it out."""
+    seconds: float | None = None
+    """Of a done job: how long training and evaluation took. Of a running one: so far."""
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep as it stands."""
+
+    sweep: str
+    jobs: tuple[JobStatus, ...]
+    drivers: tuple[Driver, ...] = ()
+    """Processes that run it."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a driver is at work."""
+        return bool(self.drivers)
+
+    def left(self, stage: str | None = None, method: str | None = None) -> float | None:
+        """Return the seconds until all jobs (of a stage, of a method) are done, by what those of the same method took, or of the stage.
+
+        None: nobody can know, since none is finished or none is running.
+        """
+        todo = [job for job in self._of(stage, method) if job.state in ("pending", "running")]
+        running = sum(job.state == "running" for job in self.jobs)
+        if not todo:
+            return 0.0
+        if not self._means or not running:
+            return None
+        work = sum(max(0.0, self._expected(job) - ((job.seconds or 0.0) if job.state == "running" else 0.0)) for job in todo)
+        return work / running
+
+    def groups(self) -> dict[tuple[str, str], Counter[State]]:
+        """Return how many jobs of each stage and method are in each state, in the order in which they tend to run."""
+        found: dict[tuple[str, str], Counter[State]] = {}
+        for job in sorted(self.jobs, key=lambda job: STAGES.index(job.stage) if job.stage in STAGES else len(STAGES)):
+            found.setdefault((job.stage, job.method), Counter())[job.state] += 1
+        return found
+
+    def _of(self, stage: str | None, method: str | None) -> list[JobStatus]:
+        return [job for job in self.jobs if stage in (None, job.stage) and method in (None, job.method)]
+
+    def _expected(self, job: JobStatus) -> float:
+        return next(self._means[key] for key in ((job.stage, job.method), (job.stage, ""), ("", "")) if key in self._means)
+
+    @cached_property
+    def _means(self) -> dict[tuple[str, str], float]:
+        """Seconds that a finished job took, by stage and method, by stage, and of all."""
+        taken: dict[tuple[str, str], list[float]] = {}
+        for job in self.jobs:
+            if job.state in DONE and job.seconds:
+                for key in ((job.stage, job.method), (job.stage, ""), ("", "")):
+                    taken.setdefault(key, []).append(job.seconds)
+        return {key: sum(values) / len(values) for key, values in taken.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as JSON values, counted as `plan` counts."""
+        return {
+            "sweep": self.sweep,
+            "running": self.running,
+            "seconds_left": self.left(),
+            "drivers": [{"name": driver.name, "host": driver.host, "pid": driver.pid} for driver in self.drivers],
+            "groups": [
+                {"stage": stage, "method": method, "jobs": dict(counts), "seconds_left": self.left(stage, method)}
+                for (stage, method), counts in self.groups().items()
+            ],
+            "jobs": {
+                "total": len(self.jobs),
+                "by_stage": dict(Counter(job.stage for job in self.jobs)),
+                "by_method": dict(Counter(job.method for job in self.jobs if job.stage == "transfer")),
+                "by_state": dict(Counter(job.state for job in self.jobs)),
+            },
+            "nodes": [{name: value for name, value in vars(job).items() if value is not None} for job in self.jobs],
+        }
+
+
+def read_status(sweep: str, graph: Graph, store: Store) -> SweepStatus:
+    """Return how far a sweep is.
+
+    Args:
+        sweep: Its name.
+        graph: Its jobs, all pending; they are marked as the store has them.
+        store: Where their artifacts are.
+    """
+    at_work = tuple(drivers(store, sweep))
+    running = {node: f"{driver.host}, process {driver.pid}" for driver in at_work for node in driver.running}
+    for node, state in store.states(graph.nodes()).items():
+        if state == "succeeded":
+            graph.mark(node, "succeeded")
+        elif state == "failed" and node not in running:
+            graph.mark(node, "failed")
+    for node in graph.nodes():
+        if node in running and graph.states[node] == "pending" and all(graph.states[parent] in DONE for parent in graph.parents(node)):
+            graph.mark(node, "running")
+    records = _records(graph, store)
+    return SweepStatus(sweep, tuple(_job_status(graph, store, node, records.get(node) or {}, running) for node in graph.nodes()), at_work)
+
+
+def print_status(status: SweepStatus, console: Console) -> None:
+    """Print a table per stage and method, then the running jobs, then what failed."""
+    console.print(Group(*lines_of(status)), soft_wrap=True, highlight=False)
+
+
+def lines_of(status: SweepStatus) -> list[RenderableType]:
+    """Return what there is to show: the table, then lines."""
+    table = stage_table(status.sweep, "method")
+    for (stage, method), counts in status.groups().items():
+        table.add_row(stage, method, *stage_cells(counts), show_seconds(status.left(stage, method)))
+    found: list[RenderableType] = [table]
+    for job in status.jobs:
+        if job.state == "running":
+            steps = f"step {job.step}/{job.total_steps}" if job.total_steps else f"step {job.step or 0}"
+            epoch = "" if job.epoch is None else f", epoch {job.epoch:.3g}"
+            found.append(Text(f"running  {job.node}: {steps}{epoch}{'' if job.score is None else ', ' + job.score} ({job.driver})"))
+    for job in status.jobs:
+        if job.state in ("failed", "blocked"):
+            place = "" if job.traceback is None else f" ({job.traceback})"
+            found.append(Text(f"{job.state:<8} {job.node}: {job.error}{place}", style="red"))
+    if status.running:
+        found.append(Text(f"About {show_seconds(status.left())} left.", style="dim"))
+    elif any(job.state == "pending" for job in status.jobs):
+        found.append(Text("No driver is at work: `scalearn run` starts or resumes the sweep."))
+    return found
+
+
+def show_counts(status: SweepStatus) -> str:
+    """Return the status in one line: `toy: 3/10 done, 2 running, 5 waiting, 0 failed, 0 blocked, about 20 s left`."""
+    counts = Counter(job.state for job in status.jobs)
+    done = sum(counts[state] for state in DONE)
+    words = f"{counts['running']} running, {counts['pending']} waiting, {counts['failed']} failed, {counts['blocked']} blocked"
+    left = f", about {show_seconds(status.left())} left" if status.running else ""
+    return f"{status.sweep}: {done}/{len(status.jobs)} done, {words}{left}"
+
+
+def _records(graph: Graph, store: Store) -> dict[str, dict[str, Any] | None]:
+    """Read what tells how long the done jobs took, and why the failed ones failed."""
+    names = {"succeeded": RESULT, "failed": FAILED}
+    wanted = {store.directory(node) / names[state]: node for node, state in graph.states.items() if state in names}
+    return {wanted[path]: parse(content) for path, content in store.storage.read_many(wanted)}
+
+
+def _job_status(graph: Graph, store: Store, node: str, record: dict[str, Any], running: Mapping[str, str]) -> JobStatus:
+    job, state = graph.job(node), graph.states[node]
+    extra: dict[str, Any] = {}
+    if state == "failed":
+        extra = {"error": str(record.get("error")), "traceback": str(store.directory(node) / TRACEBACK)}
+    elif state == "blocked":
+        extra = {"error": f"its parent {graph.blocked_by(node)} failed"}
+    elif state == "succeeded":
+        timing = record.get("timing")
+        extra = {"seconds": sum(value for value in timing.values() if isinstance(value, int | float)) if isinstance(timing, dict) else None}
+    elif state == "running":
+        newest: dict[str, Any] = next(reversed(list(history_records(store.directory(node) / HISTORY))), {})
+        extra = {"score": scores(newest), "driver": running[node]}
+        extra |= {name: newest.get(name) for name in ("step", "total_steps", "epoch", "seconds")}
+    return JobStatus(node, state, graph.stage_of(node), job.config.method, "+".join(job.tasks), **extra)
