@@ -167,7 +167,7 @@ def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path,
 
 def test_documentation_sweep_page_names_every_key_method_and_setting() -> None:
     import scalearn.tasks.own
-    from orchestrator import schema
+    from orchestrator.definition import schema
     from scalearn.methods.registry import METHODS
 
     blocks = [item for item in vars(schema).values() if isinstance(item, type) and issubclass(item, schema.Block)]

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import cluster as cluster_module
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
+from orchestrator.execution import cluster as cluster_module
 from orchestrator.execution.cluster import LOOKAHEAD, Cluster, slots
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import pytest
 
-from orchestrator import identity
+from orchestrator.definition import identity
 from orchestrator.definition.graph import Job
 from orchestrator.definition.identity import canonical_json, fingerprint, node_path, safe_segment, to_plain
 from orchestrator.definition.sweep import Sweep

@@ -13,9 +13,9 @@ import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
-from orchestrator import submission, upload
 from orchestrator.cli import main
 from orchestrator.commands import submit
+from orchestrator.remote import submission, upload
 from orchestrator.remote.submission import Log, exit_code, follow
 from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError

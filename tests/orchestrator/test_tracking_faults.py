@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import tracking
 from orchestrator.definition.graph import Graph
 from orchestrator.storage.store import Store
+from orchestrator.tracking import writer
 from orchestrator.tracking.mlflow_runs import SweepRuns
 from orchestrator.tracking.writer import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
@@ -136,8 +136,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(tracking, "_INTERVAL", 0.1)
-    monkeypatch.setattr(tracking, "_LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(writer, "_INTERVAL", 0.1)
+    monkeypatch.setattr(writer, "_LONGEST_PAUSE", 0.5)
     store = Store(tmp_path / "runs")
     behave(store, (".", {"seconds": 0.0}))
     return store
