@@ -57,6 +57,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def test_rayjob_has_the_fields_of_its_kind_and_a_command_that_parses():
+    user_id = int(re.search(r"--uid (\d+)", (DEPLOY / "docker" / "Dockerfile").read_text())[1])
     job, claim = documents("kuberay/rayjob.yaml")
     assert (job["apiVersion"], job["kind"], claim["kind"]) == ("ray.io/v1", "RayJob", "PersistentVolumeClaim")
     known = {"entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "rayClusterSpec"}
@@ -70,6 +71,7 @@ def test_rayjob_has_the_fields_of_its_kind_and_a_command_that_parses():
     for group in groups:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
+        assert pod["securityContext"]["fsGroup"] == user_id
         volumes = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
         assert set(volumes.values()) == {claim["metadata"]["name"]}
         for container in pod["containers"]:
