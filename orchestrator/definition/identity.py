@@ -33,6 +33,7 @@ ADDED_LATER: frozenset[str] = frozenset(
 MAX_SEGMENT = 100
 """Longest path segment in characters: leaves room for suffixes within the 255 bytes of common file systems."""
 
+_CONSTRAINED = frozenset({"scalearn_mean", "scalearn_softmax"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*", re.ASCII)
 _RESERVED = frozenset({"con", "prn", "aux", "nul"})
 
@@ -79,8 +80,13 @@ def canonical_json(value: Any) -> str:
 
 
 def schema_version(config: JobConfig) -> int:
-    """Return the schema version of one job: one more with weight decay, which biases and layer norms took too at first."""
-    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0)
+    """Return the schema version of one job.
+
+    It is one more with weight decay, which biases and layer norms took too at first, and one more for an ablation with omega dropout,
+    which came after the constraint at first.
+    """
+    dropped_late = config.method in _CONSTRAINED and config.settings.get("omega_dropout") not in (None, 0)
+    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + dropped_late
 
 
 def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:

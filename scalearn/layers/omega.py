@@ -22,7 +22,7 @@ class OmegaConfig:
     constraint: Constraint = "none"
     """`mean` divides by the sum over sources, `softmax` normalises over sources; the paper's ablations."""
     dropout: float = 0.3
-    """Probability with which an entry of omega is zeroed in training, drawn anew for every layer."""
+    """Probability with which an entry of omega is zeroed in training, before the constraint, drawn anew for every layer."""
     init_scale: float = 2.0
     """omega starts from Normal(init_scale / sources, 0.001)."""
     fixed: tuple[float, ...] | None = None
@@ -56,11 +56,7 @@ class Omega(nn.Module):
 
     def constrained(self) -> Tensor:
         """omega under its constraint, without dropout: `[layers or 1, sources, hidden or 1]`."""
-        if self.config.constraint == "mean":
-            return self.omega / self.omega.sum(dim=1, keepdim=True)
-        if self.config.constraint == "softmax":
-            return self.omega.softmax(dim=1)
-        return self.omega
+        return self._under_constraint(self.omega)
 
     def forward(self, seed: int | None = None) -> Tensor:
         """The coefficients of one training step or evaluation.
@@ -71,8 +67,16 @@ class Omega(nn.Module):
         Returns:
             `[layers, sources, hidden or 1]`; shared coefficients repeat over layers, each layer with its own dropout.
         """
-        omega = self.constrained().expand(self.layers, -1, -1)
         rate = self.config.dropout
         if not self.training or rate == 0.0:
+            return self.constrained().expand(self.layers, -1, -1)
+        # As the official code: entries are dropped first, so the mean and the softmax are taken over what is left.
+        return self._under_constraint(dropout(self.omega.expand(self.layers, -1, -1), rate, seed, OMEGA_PLACE))
+
+    def _under_constraint(self, omega: Tensor) -> Tensor:
+        if self.config.constraint == "softmax":
+            return omega.softmax(dim=1)
+        if self.config.constraint == "none":
             return omega
-        return dropout(omega, rate, seed, OMEGA_PLACE)
+        # Where every source is dropped the mean is 0 / 0, which would end the job: nothing is added there instead.
+        return omega / omega.sum(dim=1, keepdim=True).masked_fill((omega == 0.0).all(dim=1, keepdim=True), 1.0)

@@ -82,6 +82,21 @@ def test_schema_version_is_higher_for_jobs_with_weight_decay_alone():
     assert identity.schema_version(decayed) == identity.SCHEMA_VERSION + 1
 
 
+@pytest.mark.parametrize(
+    ("method", "dropout", "above"),
+    [
+        ("scalearn_mean", 0.3, 1),
+        ("scalearn_softmax", 0.3, 1),
+        ("scalearn_mean", 0.0, 0),
+        ("scalearn_softmax", 0.0, 0),
+        ("scalearn", 0.3, 0),
+    ],
+)
+def test_schema_version_is_higher_for_ablations_with_omega_dropout_alone(method: str, dropout: float, above: int):
+    config = replace(CONFIG, method=method, settings={"omega_dropout": dropout})
+    assert identity.schema_version(config) == identity.SCHEMA_VERSION + above
+
+
 def test_order_of_settings_and_kind_of_mapping_do_not_matter():
     turned = dict(reversed(list(CONFIG.settings.items())))
     assert fingerprint(replace(CONFIG, settings=MappingProxyType(turned)), []) == fingerprint(CONFIG, [])
