@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from scalearn.adapter_files import adapter_directory, require_unchanged
+from scalearn.allocator import keep_freed_memory, return_freed_memory
 from scalearn.backbones import get_backbone
 from scalearn.checkpoint import remove_checkpoint
 from scalearn.config import JobConfig, Stage
@@ -97,6 +98,7 @@ def _train_together(group: Sequence[PackMember], runtime: Runtime, report: Repor
             trainer.train()
         finally:
             trainer.encoder.release()
+            return_freed_memory()
     return trainer.outcomes
 
 
@@ -117,6 +119,8 @@ class _PackTrainer:
         self.outcomes: dict[int, Outcome] = {}
         started = time.monotonic()
         self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
