@@ -3,19 +3,21 @@
 Off unless a sweep says `early_stopping: asha`. After 3, 9, 27, ... evaluations a job goes on only if its best validation score so far is
 among the best third of those that the group's jobs had at that point (Li et al. 2020, "A System for Massively Parallel Hyperparameter
 Tuning"). Jobs of other tasks, methods, settings or data are never compared. The scores are read from the jobs' own histories in the store,
-so a resumed run decides as the interrupted one would have.
+and every decision is written down beside the job's own: one that an interruption has prevented is made up for at the next evaluation, and
+none is made twice.
 """
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import canonical_json
+from orchestrator.storage.artifact import HISTORY
 from scalearn.config import Selection
 
 REDUCTION = 3
@@ -25,12 +27,16 @@ FIRST = 3
 """Evaluations before the first comparison."""
 
 
-def is_rung(evaluation: int) -> bool:
-    """Tell whether jobs are compared after so many evaluations: 3, 9, 27, ..."""
+DECISIONS = "early_stopping.jsonl"
+"""A file of the artifact like others: one line per comparison, with the scores that decided."""
+
+
+def last_rung(evaluations: int) -> int | None:
+    """Return the newest of the points at which jobs are compared: after 3, 9, 27, ... evaluations. None: it has come to none."""
     rung = FIRST
-    while rung < evaluation:
+    while rung * REDUCTION <= evaluations:
         rung *= REDUCTION
-    return rung == evaluation
+    return rung if rung <= evaluations else None
 
 
 def goes_on(score: float, others: Sequence[float]) -> bool:
@@ -67,14 +73,10 @@ def best_score(records: Sequence[Mapping[str, Any]], evaluation: int, selection:
     return max(sign * float(record["validation"][name]) for record in records[:evaluation])
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a job's history; none where there is no such file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+def parse_history(content: bytes) -> list[dict[str, Any]]:
+    """Return the whole lines of a job's history."""
     records = []
-    for line in lines:
+    for line in content.decode(errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -82,21 +84,30 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def must_stop(history: Path, others: Iterable[Path], selection: Selection, metric: str) -> bool:
-    """Tell whether a job that has just been evaluated ends here.
+def must_stop(directory: Path, others: Callable[[], Iterable[bytes]], selection: Selection, metric: str) -> bool:
+    """Tell whether a job that has just been evaluated ends here, and write down why.
 
     Args:
-        history: Its own, the newest evaluation included.
-        others: Those of its rivals.
+        directory: Where its files are, the history with the newest evaluation among them.
+        others: Returns the histories of those of its rivals that have one; called where there is something to decide.
         selection: What picks the best evaluation of each.
         metric: The task's primary one.
     """
-    records = read_history(history)
-    if not is_rung(len(records)):
+    records = parse_history((directory / HISTORY).read_bytes())
+    rung = last_rung(len(records))
+    score = None if rung is None else best_score(records, rung, selection, metric)
+    if rung is None or score is None:
         return False
-    score = best_score(records, len(records), selection, metric)
-    scores = [best_score(read_history(path), len(records), selection, metric) for path in others]
-    return score is not None and not goes_on(score, [other for other in scores if other is not None])
+    decisions = directory / DECISIONS
+    for made in parse_history(decisions.read_bytes()) if decisions.exists() else ():
+        if made.get("evaluations") == rung:
+            return made.get("goes_on") is False
+    scores = [best_score(parse_history(content), rung, selection, metric) for content in others()]
+    came = [other for other in scores if other is not None]
+    decision = {"evaluations": rung, "score": score, "others": came, "goes_on": goes_on(score, came)}
+    with decisions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(decision) + "\n")
+    return not decision["goes_on"]
 
 
 def _group(job: Job) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -168,8 +168,15 @@ def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMem
 def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
-    impatient = Store(order.store, Patience(0.0)).storage
-    runtime = replace(runtime, should_stop=lambda: _asked_to_stop(impatient, order.stop_file))
+    impatient = Store(order.store, Patience(0.0))
+
+    def look() -> bool:
+        """Bring new checkpoints into the store, as often as that is cheap: a job need not be evaluated to be safe."""
+        with contextlib.suppress(StoreUnavailable):
+            _publish_news(pack, store, impatient, attempts)
+        return _asked_to_stop(impatient.storage, order.stop_file)
+
+    runtime = replace(runtime, should_stop=look)
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
@@ -189,6 +196,20 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attem
             else:
                 logger.error("Failed: %s\n%s", outcome.error, outcome.traceback or "", extra=about(node))
     return dict(zip(pack, outcomes, strict=True))
+
+
+def _publish_news(pack: Iterable[str], store: Store, impatient: Store, attempts: Mapping[str, object]) -> None:
+    """Publish what jobs have written since, unless another worker has them by now.
+
+    Raises:
+        StoreUnavailable: The store is away; the next look makes up for it.
+        TakenOver: A job was begun anew elsewhere.
+    """
+    for node in pack:
+        if store.has_news(node):
+            if attempts[node] != _attempts(node, impatient):
+                raise TakenOver
+            store.publish(node, patient=False)
 
 
 def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
@@ -240,7 +261,15 @@ def _attempts(node: str, store: Store) -> object:
 
 def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> Report:
     nodes = {member.directory: node for node, member in pack.items()}
-    rivals = {member.node: [store.directory(node) / HISTORY for node in member.rivals] for member in order.members}
+    rivals = {member.node: member.rivals for member in order.members}
+
+    def histories(others: Sequence[str]) -> Iterator[bytes]:
+        """Iterate over what rivals have reported; those of the pack itself may not have published their newest evaluation yet."""
+        for path in (pack[node].directory / HISTORY for node in others if node in pack):
+            if path.exists():
+                yield path.read_bytes()
+        for _, content in store.storage.read_many(store.directory(node) / HISTORY for node in others if node not in pack):
+            yield content
 
     def report(member: PackMember, record: Mapping[str, Any]) -> bool:
         node = nodes[member.directory]
@@ -253,7 +282,7 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], at
         if not rivals[node]:
             return False
         metric = task_of(member.config.data[0]).primary_metric
-        return must_stop(member.directory / HISTORY, rivals[node], member.config.optimisation.selection, metric)
+        return must_stop(member.directory, lambda: histories(rivals[node]), member.config.optimisation.selection, metric)
 
     return report
 

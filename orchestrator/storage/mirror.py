@@ -2,30 +2,36 @@
 
 A checkpoint is published under a prefix of its own, and a small pointer object, written last, names it: a reader finds the old one or
 the new one, never half of one. Parents are fetched once per host, checked against their `SUCCESS.json`, and used by every job there.
+
+A worker holds a lock on each of its working copies. What is not locked was left by a worker that died, and goes when the next job begins.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from orchestrator.storage.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, vouched
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, encode, parse
+from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, parse
+from orchestrator.storage.patience import Patience, StoreUnavailable
 from scalearn.errors import UserError
 
 VARIABLE = "SCALEARN_SCRATCH"
 """Environment variable that names the local directory for working copies and caches."""
 
 POINTER = "latest.json"
+_WORK, _LOCK = "work", ".lock"
 _TRANSFERS = 8
 _CHEAP_UPLOAD = 1.0
 """Seconds that the upload of a checkpoint may take after every evaluation; a longer one is made less often."""
@@ -48,18 +54,24 @@ class _Published:
     seconds: float = 0.0
     """How long the last upload of a checkpoint took."""
 
+    def cheap(self) -> bool:
+        """Tell whether another upload of the checkpoint would take little of the time since the last."""
+        return self.seconds < _CHEAP_UPLOAD or time.monotonic() - self.when >= 20 * self.seconds
+
 
 class Mirror:
     """The local side of a store behind a URL."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._impatient = Storage(storage.url, Patience(0.0))
         self.scratch = scratch_of(storage.url)
         self._published: dict[str, _Published] = {}
+        self._held: dict[str, tuple[Path, FileLock]] = {}
 
     def work(self, node: str) -> Path:
-        """Return the local directory in which a node is trained on this host."""
-        return self.scratch / "work" / node
+        """Return the local directory in which this process trains a node that it has begun."""
+        return self._held[node][0] if node in self._held else self.scratch / _WORK / node
 
     def begin(self, node: str, place: Path) -> Path:
         """Make the working copy of a node what the store has of it: history, logs and checkpoint; nothing, for a new one.
@@ -71,9 +83,7 @@ class Mirror:
         Returns:
             The working copy.
         """
-        directory = self.work(node)
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        directory = self._take(node)
         for name in self._storage.listing(place):
             if "/" not in name and belongs(name) and name != JOB:
                 self._storage.download(place / name, directory / name)
@@ -81,18 +91,22 @@ class Mirror:
         self._published[node] = _Published(_signature(directory), _tree(directory / CHECKPOINT), time.monotonic())
         return directory
 
-    def publish(self, node: str, place: Path, *, force: bool = False) -> None:
+    def has_news(self, node: str) -> bool:
+        """Tell whether there is something for `publish` to do: a local look, which asks the store for nothing."""
+        directory, known = self.work(node), self._published.get(node, _Published())
+        return bool(_changed(directory, known)) or (known.cheap() and _tree(directory / CHECKPOINT) not in ((), known.checkpoint))
+
+    def publish(self, node: str, place: Path, *, force: bool = False, patient: bool = True) -> None:
         """Upload what is new in a working copy: history and logs always, the checkpoint when that costs little or is asked for."""
         directory, known = self.work(node), self._published.setdefault(node, _Published())
-        for name, signature in _signature(directory).items():
-            if known.files.get(name) != signature:
-                self._storage.upload(directory / name, place / name)
-                known.files[name] = signature
+        storage = self._storage if patient else self._impatient
+        for name, signature in _changed(directory, known).items():
+            storage.upload(directory / name, place / name)
+            known.files[name] = signature
         tree = _tree(directory / CHECKPOINT)
         began = time.monotonic()
-        cheap = known.seconds < _CHEAP_UPLOAD or began - known.when >= 20 * known.seconds
-        if tree and tree != known.checkpoint and (cheap or force):
-            self._publish_checkpoint(directory, place)
+        if tree and tree != known.checkpoint and (force or known.cheap()):
+            _publish_checkpoint(storage, directory, place)
             known.checkpoint, known.when = tree, time.monotonic()
             known.seconds = known.when - began
 
@@ -118,17 +132,43 @@ class Mirror:
                 entry["etag"] = tag
         return measured
 
-    def keep(self, node: str, success: Mapping[str, Any]) -> None:
-        """Make a committed working copy this host's copy of a parent: its children need not fetch it."""
-        directory = self.work(node)
-        shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
-        (directory / SUCCESS).write_bytes(encode(success))
-        self._install(node, directory)
-
     def drop(self, node: str) -> None:
-        """Forget a working copy."""
-        shutil.rmtree(self.work(node), ignore_errors=True)
+        """Remove a working copy that has been committed; children on this host fetch it like any parent."""
         self._published.pop(node, None)
+        if node in self._held:
+            with self._guard():
+                directory, lock = self._held.pop(node)
+                _discard(directory, lock)
+
+    def _take(self, node: str) -> Path:
+        """Return an empty working copy that is this process's own, and remove those that nobody holds."""
+        self.drop(node)
+        with self._guard():
+            for place in self.scratch.glob(f"{_WORK}*/**/*{_LOCK}"):
+                lock = FileLock(place)
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    _discard(_directory_of(place), lock)
+            for number in count():
+                # Another worker of this host may still have the node: one that was taken for dead, and does not know yet.
+                directory = self.scratch / f"{_WORK}{number or ''}" / node
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(f"{directory}{_LOCK}")
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    break
+            self._held[node] = directory, lock
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+        return directory
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Keep other processes of this host from making and removing working copies while the block runs."""
+        lock = self.scratch / "locks" / _WORK
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
 
     def fetch(self, node: str, place: Path) -> Path:
         """Return a local copy of a finished node, fetched if it is not there yet; processes of one host wait for each other.
@@ -181,29 +221,56 @@ class Mirror:
         if problem:
             raise UserError(f"{place} is damaged: {problem}. Run the sweep again, which sets it aside and trains it again.")
 
-    def _publish_checkpoint(self, directory: Path, place: Path) -> None:
-        prefix = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        names = [name for name, _, _ in _tree(directory / CHECKPOINT)]
-        for name in names:
-            self._storage.upload(directory / CHECKPOINT / name, place / CHECKPOINT / prefix / name)
-        files = {name: _measure(directory / CHECKPOINT / name) for name in names}
-        self._storage.write_json(place / CHECKPOINT / POINTER, {"prefix": prefix, "files": files})
-        for name in self._storage.listing(place / CHECKPOINT):
-            if name != POINTER and not name.startswith(f"{prefix}/"):
-                self._storage.remove(place / CHECKPOINT / name)
-
     def _fetch_checkpoint(self, place: Path, directory: Path) -> None:
-        """Fetch the newest whole checkpoint; without one the job starts anew."""
-        pointer = self._storage.read_json(place / CHECKPOINT / POINTER, NODE_JSON_LIMIT) or {}
-        prefix, files = pointer.get("prefix"), pointer.get("files")
-        if not isinstance(prefix, str) or not inside(prefix) or not are_entries(files):
-            return
-        incoming = directory / f".{CHECKPOINT}"
-        try:
-            self._fetch_files(place / CHECKPOINT / prefix, incoming, files)
-            os.replace(incoming, directory / CHECKPOINT)
-        except UserError:
-            shutil.rmtree(incoming, ignore_errors=True)
+        """Fetch the newest whole checkpoint; without one the job starts anew.
+
+        Raises:
+            StoreUnavailable: Nobody knows whether there is one: the job must not start anew for that.
+        """
+        incoming, tried = directory / f".{CHECKPOINT}", ""
+        while True:
+            pointer = self._storage.read_json(place / CHECKPOINT / POINTER, NODE_JSON_LIMIT) or {}
+            prefix, files = pointer.get("prefix"), pointer.get("files")
+            if not isinstance(prefix, str) or prefix == tried or not inside(prefix) or not are_entries(files):
+                return
+            try:
+                self._fetch_files(place / CHECKPOINT / prefix, incoming, files)
+                os.replace(incoming, directory / CHECKPOINT)
+                return
+            except StoreUnavailable:
+                raise
+            except UserError:
+                # Damaged; or a worker that was taken for dead has just published a newer one, and the pointer is another by now.
+                shutil.rmtree(incoming, ignore_errors=True)
+                tried = prefix
+
+
+def _publish_checkpoint(storage: Storage, directory: Path, place: Path) -> None:
+    prefix = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    names = [name for name, _, _ in _tree(directory / CHECKPOINT)]
+    for name in names:
+        storage.upload(directory / CHECKPOINT / name, place / CHECKPOINT / prefix / name)
+    files = {name: _measure(directory / CHECKPOINT / name) for name in names}
+    storage.write_json(place / CHECKPOINT / POINTER, {"prefix": prefix, "files": files})
+    for name in storage.listing(place / CHECKPOINT):
+        if name != POINTER and not name.startswith(f"{prefix}/"):
+            storage.remove(place / CHECKPOINT / name)
+
+
+def _discard(directory: Path, lock: FileLock) -> None:
+    """Remove a working copy whose lock is held, and the lock."""
+    shutil.rmtree(directory, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _directory_of(lock: Path) -> Path:
+    return lock.with_name(lock.name.removesuffix(_LOCK))
+
+
+def _changed(directory: Path, known: _Published) -> dict[str, tuple[int, int]]:
+    """Return the files directly in a working copy that the store does not have as they are."""
+    return {name: signature for name, signature in _signature(directory).items() if known.files.get(name) != signature}
 
 
 def _measure(path: Path) -> dict[str, Any]:

@@ -152,15 +152,20 @@ class Store:
         Storage(directory, self.storage.patience).write_json(directory / JOB, merged)
         return directory
 
-    def publish(self, node: str, *, force: bool = False) -> None:
+    def has_news(self, node: str) -> bool:
+        """Tell whether a job that this process has begun has written anything for `publish` to bring into the store; asks no store."""
+        return self._mirror is not None and self._mirror.has_news(node)
+
+    def publish(self, node: str, *, force: bool = False, patient: bool = True) -> None:
         """Bring what a job under way has written since into the store; nothing is to be done where it works in the store itself.
 
         Args:
             node: A node that this process has begun.
             force: Also where the checkpoint is so large that it is not uploaded after every evaluation.
+            patient: Wait for a store that is away. Otherwise `StoreUnavailable` is raised at once, and the next call makes up for it.
         """
         if self._mirror is not None:
-            self._mirror.publish(node, self.directory(node), force=force)
+            self._mirror.publish(node, self.directory(node), force=force, patient=patient)
 
     def commit(self, node: str) -> None:
         """Declare a node done: hash every file, then write `SUCCESS.json`, then drop the checkpoint.
@@ -186,7 +191,7 @@ class Store:
         for name in self.storage.listing(place):
             if name not in listed and name not in UNCOMMITTED:
                 self.storage.remove(place / name)
-        self._mirror.keep(node, success)
+        self._mirror.drop(node)
 
     def fail(self, node: str, error: str, traceback: str) -> None:
         """Record that a node failed.

@@ -3,7 +3,8 @@
 What a job does is read from `behaviour.json` in the store's root: a list of [regular expression on the node, {key: value}], the last
 match of a key wins. Keys: `seconds` per epoch, `epochs`, `loss` of the first one, `error` (a member's own failure), `crash` (raise out
 of the function), and `die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one
-after it, in the first k attempts.
+after it, in the first k attempts; and `hold`: {"epoch": n, "until": name}: wait before epoch n until the store's root has such a file.
+`quiet`: report nothing; look as often whether to stop.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.storage.store import Store
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
-from scalearn.runtime import Outcome, PackMember, Report, Runtime
+from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 
 TRAIN = "tests.orchestrator.doubles:train"
 
@@ -93,6 +94,9 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         facts = {"pid": os.getpid(), "from": done, "threads": runtime.threads, "pack": together, "time": time.time()}
         print(json.dumps({**facts, "parents": {name: str(parent) for name, parent in member.parents.items()}}), file=log)
     for epoch in range(done + 1, epochs + 1):
+        hold = behaviour.get("hold")
+        while hold and epoch == hold["epoch"] and not (root / hold["until"]).exists():
+            time.sleep(0.05)
         time.sleep(behaviour.get("seconds", 0.01))
         loss = behaviour.get("loss", 1.0) / epoch
         record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.1 * epoch, "learning_rate": 6e-3}
@@ -103,6 +107,10 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         beside = marker.with_suffix(".writing")
         beside.write_text(str(epoch))
         beside.replace(marker)  # a kill at this moment must not leave half of it
+        if behaviour.get("quiet"):
+            if runtime.should_stop is not None and runtime.should_stop():
+                raise Stop
+            continue
         die = behaviour.get("die")
         if die and epoch >= die["epoch"] and attempt <= die["times"]:
             os.kill(os.getpid(), signal.SIGKILL)

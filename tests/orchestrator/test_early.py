@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,9 +13,13 @@ from rich.console import Console
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.execution.early import best_score, goes_on, is_rung, must_stop, read_history, rivals
+from orchestrator.execution import trial
+from orchestrator.execution.early import DECISIONS, best_score, goes_on, last_rung, must_stop, parse_history, rivals
 from orchestrator.execution.run import Options, run_sweep
-from orchestrator.storage.store import Store
+from orchestrator.execution.trial import MemberOrder, PackOrder
+from orchestrator.storage.patience import StoreUnavailable
+from orchestrator.storage.store import HISTORY, Store
+from scalearn.runtime import PackMember, Runtime
 from tests.orchestrator.doubles import TRAIN, behave, source, transfer
 
 SWEEP = """
@@ -31,7 +37,8 @@ methods:
 
 
 def test_jobs_are_compared_after_3_9_and_27_evaluations():
-    assert [count for count in range(1, 40) if is_rung(count)] == [3, 9, 27]
+    assert [count for count in range(1, 40) if last_rung(count) == count] == [3, 9, 27]
+    assert (last_rung(2), last_rung(8), last_rung(26)) == (None, 3, 9)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +95,63 @@ def test_score_is_the_best_so_far_in_the_direction_that_selects():
     assert best_score(records, 4, "metric", "accuracy") is None
 
 
-def test_decision_reads_histories_and_ignores_half_a_line(tmp_path):
-    def write(name, *losses, tail=""):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps({"validation": {"loss": loss}}) + "\n" for loss in losses) + tail)
-        return path
+def history(*losses: float) -> bytes:
+    return b"".join(json.dumps({"validation": {"loss": loss}}).encode() + b"\n" for loss in losses)
 
-    mine = write("mine", 3.0, 2.0, 1.5)
-    better, unfinished = write("better", 1.0, 1.0, 1.0), write("unfinished", 0.1, 0.1, tail='{"validation": {"lo')
-    assert must_stop(mine, [better, tmp_path / "absent"], "loss", "accuracy")
-    assert not must_stop(mine, [unfinished, tmp_path / "absent"], "loss", "accuracy")
-    assert not must_stop(write("early", 9.0, 9.0), [better], "loss", "accuracy")
-    assert len(read_history(unfinished)) == 2
+
+def decide(directory: Path, *others: bytes) -> bool:
+    return must_stop(directory, lambda: others, "loss", "accuracy")
+
+
+def reported(directory: Path, *losses: float) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / HISTORY).write_bytes(history(*losses))
+    return directory
+
+
+def test_decision_reads_histories_and_ignores_half_a_line(tmp_path):
+    better, unfinished = history(1.0, 1.0, 1.0), history(0.1, 0.1) + b'{"validation": {"lo'
+    assert decide(reported(tmp_path / "worse", 3.0, 2.0, 1.5), better)
+    assert not decide(reported(tmp_path / "compared with nobody", 3.0, 2.0, 1.5), unfinished)
+    assert not decide(reported(tmp_path / "early", 9.0, 9.0), better)
+    assert len(parse_history(unfinished)) == 2
+
+
+def test_decision_that_an_interruption_prevented_is_made_at_the_next_evaluation_and_none_twice(tmp_path):
+    better, worse = history(0.1, 0.1, 0.1), history(9.0, 9.0, 9.0)
+    # Its third evaluation was checkpointed, and the process killed before it was compared.
+    assert decide(reported(tmp_path / "late", 3.0, 3.0, 3.0, 0.01), better)
+    assert decide(reported(tmp_path / "late", 3.0, 3.0, 3.0, 0.01, 0.01), worse), "it was stopped, and killed before it had ended"
+    going = reported(tmp_path / "going", 3.0, 3.0, 3.0)
+    assert not decide(going, worse)
+    assert not decide(reported(going, 3.0, 3.0, 3.0, 3.0), better), "who went on is not compared again before the next rung"
+    (decision,) = parse_history((going / DECISIONS).read_bytes())
+    assert decision == {"evaluations": 3, "score": -3.0, "others": [-9.0], "goes_on": True}
+
+
+def test_store_that_is_away_at_a_comparison_is_waited_for_and_decides_nothing(tmp_path):
+    def away() -> list[bytes]:
+        raise StoreUnavailable("away")
+
+    directory = reported(tmp_path / "mine", 3.0, 3.0, 3.0)
+    with pytest.raises(StoreUnavailable):
+        must_stop(directory, away, "loss", "accuracy")
+    assert decide(directory, history(0.1, 0.1, 0.1))
+
+
+def test_pack_on_a_store_behind_a_url_is_compared_with_its_own_members_too(tmp_path, monkeypatch):
+    """Of three that are evaluated together the best goes on, though none has published what the others have."""
+    monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "scratch"))
+    store, top = Store(f"memory://{tmp_path.name}/runs"), source("s0")
+    jobs = [dataclasses.replace(top, config=dataclasses.replace(top.config, seed=seed)) for seed in range(3)]
+    members = [MemberOrder(job.node, job.config, {}, {}, tuple(other.node for other in jobs if other != job)) for job in jobs]
+    pack = {member.node: PackMember(member.config, store.begin(member.node, {})) for member in members}
+    for loss, member in zip((2.0, 1.0, 3.0), pack.values(), strict=True):
+        (member.directory / HISTORY).write_bytes(history(*[loss] * 3))
+    monkeypatch.setattr(trial, "task_of", lambda data: SimpleNamespace(primary_metric="accuracy"))
+    order = PackOrder(tuple(members), store.url, TRAIN, Runtime(), store.root / ".tune" / "stop")
+    report = trial._reporter(order, store, pack, dict.fromkeys(pack, 1))
+    assert [report(member, {"step": 3}) for member in pack.values()] == [True, False, True]
 
 
 def test_identity_changes_only_where_jobs_are_compared():
@@ -124,6 +176,11 @@ def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
     assert 3 <= len(stopped) <= 5
     assert "lr1e-03" not in stopped
     assert all(result["epochs"] in (3, 9) for result in stopped.values())
+    for job in sweep.expand():
+        decisions = store.directory(job.node) / DECISIONS
+        assert decisions.exists() == (job.config.method == "scalearn")
+        if decisions.exists():
+            assert parse_history(decisions.read_bytes())[-1]["goes_on"] == (store.result(job.node)["stopped_by"] is None)
     assert all(result["epochs"] == 10 for path, result in results.items() if "scalearn/" not in path)
     table = (store.root / "reports" / "rates" / "tables" / "benchmark.md").read_text()
     assert f"{len(stopped)} jobs, of all learning rates, ended early" in table

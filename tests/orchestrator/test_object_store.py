@@ -13,6 +13,7 @@ import analysis
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage import files
+from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store, Verdict
 from scalearn.errors import UserError
 from tests.orchestrator.object_server import BUCKET, MANY, many
@@ -82,6 +83,62 @@ def test_unfinished_job_resumes_on_another_host_from_what_was_published(url, tmp
     assert (resumed / "checkpoint" / "epoch").read_text() == "2"
     assert [json.loads(line)["step"] for line in (resumed / "history.jsonl").read_text().splitlines()] == [1, 2]
     assert json.loads((resumed / "job.json").read_text())["attempts"] == 2
+
+
+def test_store_that_is_away_while_a_job_resumes_is_no_reason_to_start_anew(url, tmp_path, monkeypatch):
+    store = Store(url)
+    work(store.begin(NODE, {}), 1)
+    store.publish(NODE)
+    other = elsewhere(url, monkeypatch, tmp_path / "other")
+    with monkeypatch.context() as patch:
+        download = other.storage.download
+
+        def away(path: Path, file: Path) -> None:
+            if "/checkpoint/" in str(path):
+                raise StoreUnavailable("away")
+            download(path, file)
+
+        patch.setattr(other.storage, "download", away)
+        with pytest.raises(StoreUnavailable):
+            other.begin(NODE, {})
+    assert (other.begin(NODE, {}) / "checkpoint" / "epoch").read_text() == "1"
+
+
+def test_checkpoint_that_is_replaced_while_it_is_fetched_is_fetched_anew(url, tmp_path, monkeypatch):
+    store = Store(url)
+    directory = store.begin(NODE, {})
+    work(directory, 1)
+    store.publish(NODE)
+    other = elsewhere(url, monkeypatch, tmp_path / "other")
+    download = other.storage.download
+
+    def late(path: Path, file: Path) -> None:
+        if "/checkpoint/" in str(path) and (directory / "checkpoint" / "epoch").read_text() == "1":
+            work(directory, 2)
+            store.publish(NODE)  # by a worker that was taken for dead
+        download(path, file)
+
+    monkeypatch.setattr(other.storage, "download", late)
+    assert (other.begin(NODE, {}) / "checkpoint" / "epoch").read_text() == "2"
+
+
+def test_host_keeps_the_working_copies_of_living_workers_alone(url, scratch):
+    first = Store(url)
+    work(first.begin(NODE, {}))
+    assert first.storage.listing(first.directory(NODE)).keys() == {"job.json"}
+    second = Store(url)  # another worker of this host takes the node over, and the first does not know yet
+    assert second.begin(NODE, {}) != first._mirror.work(NODE)
+    assert (first._mirror.work(NODE) / "checkpoint" / "epoch").exists()
+    first.publish(NODE, force=True)
+    copies = [copy.parent for copy in scratch.rglob("job.json")]
+    assert len(copies) == 2
+    finish(second._mirror.work(NODE))
+    second.commit(NODE)
+    first = None  # as a worker that ends without a word
+    other = NODE.replace("seed0", "seed1")
+    copies = [copy.parent for copy in scratch.rglob("job.json")]
+    left = second.begin(other, {})
+    assert [copy.parent for copy in scratch.rglob("job.json")] == [left], copies
 
 
 def test_half_published_checkpoint_is_not_seen(url, tmp_path, monkeypatch):
