@@ -25,9 +25,13 @@ class Checkpoint:
 
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    job: Mapping[str, Any] | None = None
+    """What identifies the job, as `scalearn.config.identifying_fields` gives it. None: a checkpoint from before it was written down."""
 
 
-def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    directory: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], job: Mapping[str, Any] | None = None
+) -> None:
     """Writes a checkpoint and then removes the one before it.
 
     `latest.json` holds the state and names the tensors' folder. It is put in place in one move after everything else, so
@@ -38,13 +42,14 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], s
         step: Steps taken so far; names the folder.
         tensors: Saved on CPU.
         state: JSON values.
+        job: What identifies the job: JSON values.
     """
     root = directory / CHECKPOINT
     folder = root / f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
     pending = root / f"{_LATEST}.writing"
-    pending.write_text(json.dumps({"folder": folder.name, "state": state}), encoding="utf-8")
+    pending.write_text(json.dumps({"folder": folder.name, "state": state, "job": job}), encoding="utf-8")
     os.replace(pending, root / _LATEST)
     for other in root.glob("step-*"):
         if other != folder:
@@ -56,7 +61,9 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
     root = directory / CHECKPOINT
     try:
         saved = json.loads((root / _LATEST).read_text(encoding="utf-8"))
-        return Checkpoint(load_file(root / Path(saved["folder"]).name / _TENSORS), saved["state"])
+        job = saved.get("job")
+        tensors = load_file(root / Path(saved["folder"]).name / _TENSORS)
+        return Checkpoint(tensors, saved["state"], job if isinstance(job, dict) else None)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 

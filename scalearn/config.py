@@ -6,8 +6,8 @@ fingerprint skips its default.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 Stage = Literal["source", "transfer", "joint", "single", "similarity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -110,3 +110,36 @@ class JobConfig:
         """The only task of a job that is not joint, e.g. `glue/rte`."""
         (data,) = self.data
         return data.task
+
+
+_PLACES = ("backbone", "place")
+"""Fields that say where something lies or how it is called; origins identify it."""
+
+
+def identifying_fields(job: JobConfig) -> dict[str, Any]:
+    """What makes two jobs the same, field by field, such as `{"seed": 3, "optimisation.learning_rate": 0.006, ...}`.
+
+    Fields with their default are left out, so that a field that a later version adds changes nothing.
+
+    Returns:
+        Dotted names and JSON values; tuples are lists.
+    """
+    return _flat("", job)
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if is_dataclass(value):
+        parts = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in _PLACES}
+        defaults = {each.name: each.default for each in fields(value)}
+        parts = {key: part for key, part in parts.items() if part != defaults[key]}
+    elif isinstance(value, Mapping):
+        parts = dict(value)
+    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
+        parts = {str(index): part for index, part in enumerate(value)}
+    else:
+        return {name: _listed(value)}
+    return {long: plain for key, part in parts.items() for long, plain in _flat(f"{name}.{key}" if name else key, part).items()}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(each) for each in value] if isinstance(value, (list, tuple)) else value

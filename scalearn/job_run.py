@@ -1,9 +1,11 @@
 """One job inside a pack: its modules, optimiser, place in its data, best evaluation and random stream."""
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 
 from scalearn.batches import BatchPlan, epoch_batches, steps_per_epoch
 from scalearn.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from scalearn.config import JobConfig
+from scalearn.config import JobConfig, identifying_fields
 from scalearn.data import TokenisedTask
 from scalearn.encoder import Encoder
+from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.learning_rate import learning_rate_factor, total_steps
 from scalearn.methods.branch import Branch, ParameterGroup
@@ -81,6 +84,9 @@ class JobRun:
             tasks: The job's data.
             sources: Its source adapters. None: a method without.
             scaler: The pack's gradient scaler in fp16, whose state is kept in the job's checkpoints. None: another precision.
+
+        Raises:
+            UserError: The checkpoint is that of another job.
         """
         self.member = member
         self.config = member.config
@@ -229,7 +235,7 @@ class JobRun:
         tensors.update(flatten_optimizer(self.optimizer))
         tensors["random"] = self.generator.get_state()
         self.progress.scaler = self.scaler.state_dict() if self.scaler is not None else {}
-        save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress))
+        save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress), identifying_fields(self.config))
         self.last_checkpoint = time.monotonic()
         self._checkpoint_cost = self.last_checkpoint - started
 
@@ -247,6 +253,8 @@ class JobRun:
         saved = load_checkpoint(self.member.directory)
         if saved is None:
             return
+        if saved.job is not None:
+            _require_same_job(saved.job, self.config, self.member.directory)
         with torch.no_grad():
             for name, parameter in self.learned().items():
                 parameter.copy_(saved.tensors[f"parameter.{name}"])
@@ -267,6 +275,18 @@ class JobRun:
         exempt = never_decayed([self.branch, *self.heads])
         stated = (*self.branch.parameter_groups(self.config), heads)
         return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
+
+
+def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Path) -> None:
+    """Refuses to continue a job from the checkpoint of another. A setting that one of them does not know yet is no difference."""
+    own = identifying_fields(config)
+    for name in sorted(saved.keys() | own.keys()):
+        if saved.get(name) != own.get(name) and not (name.startswith("settings.") and (name not in saved or name not in own)):
+            then, now = (json.dumps(fields.get(name, "default")) for fields in (saved, own))
+            raise UserError(
+                f"{directory} holds the checkpoint of another job ({name} is {then} there and {now} here): "
+                "give another directory, or remove its checkpoint/ to start anew."
+            )
 
 
 def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:

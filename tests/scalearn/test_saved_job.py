@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 import scalearn
 from scalearn.errors import UserError
 from scalearn.model import LoadedBackbone, load_backbone, load_model
-from scalearn.runtime import Runtime
+from scalearn.runtime import Runtime, Stop
+from tests.scalearn.packs import difference, stop_at
 from tests.scalearn.small import data, job, run, save_backbone
 
 SOURCES = ("apple", "coachella")
@@ -222,6 +223,27 @@ def test_adapter_reads_as_many_tokens_as_in_training(trained: Path, backbone: Lo
     again = load_model(tmp_path, backbone)
     assert again.predict(TEXTS) == model.predict(TEXTS)
     assert again.spec.heads[0].max_length == 24
+
+
+def test_fit_continues_its_own_checkpoint_and_refuses_that_of_another_job(place: str, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    options = {"train_rows": 24, "evaluation_rows": 12, "max_length": 24, "epochs": 2, "batch_size": 8, "precision": "fp32"}
+    config = scalearn.job("domains/apple", "adapter", backbone=place, **options)
+    with pytest.raises(Stop):
+        run(config, tmp_path / "parts", report=stop_at(3))
+    for field, other in {
+        "seed": scalearn.job("domains/apple", "adapter", backbone=place, seed=1, **options),
+        "optimisation.learning_rate": scalearn.job("domains/apple", "adapter", backbone=place, learning_rate=0.5, **options),
+        "data.0.train_rows": scalearn.job("domains/apple", "adapter", backbone=place, **{**options, "train_rows": 16}),
+    }.items():
+        with pytest.raises(UserError, match=rf"holds the checkpoint of another job \({field} is"):
+            scalearn.fit(other, tmp_path / "parts")
+    latest = tmp_path / "parts/checkpoint/latest.json"
+    saved = json.loads(latest.read_text())
+    del saved["job"]  # as an earlier version wrote it
+    latest.write_text(json.dumps(saved))
+    scalearn.fit(config, tmp_path / "parts", backbone=backbone)
+    scalearn.fit(config, tmp_path / "whole", backbone=backbone)
+    assert difference(tmp_path / "whole", tmp_path / "parts") == 0.0
 
 
 def test_fit_that_fails_says_why(place: str, tmp_path: Path) -> None:
