@@ -37,6 +37,7 @@ _AWAY = frozenset(
         errno.EPIPE,
         errno.ESTALE,
         errno.ETIMEDOUT,
+        getattr(errno, "EREMOTEIO", errno.EIO),  # what s3fs makes of an internal error of the server; of Linux alone
     }
 )
 _FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError, TypeError, ImportError)
