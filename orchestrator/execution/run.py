@@ -16,15 +16,13 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.storage.journal import Journal
-from orchestrator.storage.leases import Leases
 from orchestrator.storage.manifest import write_manifest
 from orchestrator.storage.prepare import SetAside, prepare
 from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
-from orchestrator.tracking.writer import Target, Tracker, program
+from orchestrator.tracking.writer import Target, Tracker, logged_before, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, write_run_report
 from scalearn.config import Stage
-from scalearn.errors import UserError
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
@@ -81,8 +79,8 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
         graph = full.keep(options.nodes)
     _check_data(sweep, graph)
     store.check_writable()
-    forced = _forced(graph, store, options)
-    moved = prepare(graph, store, forced)
+    forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
+    moved = prepare(graph, store, forced, known=logged_before(store, sweep.name), tell=lambda line: _warn(console, line))
     target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     write_manifest(sweep, full, store, target.uri, None)
     _print_start(sweep, graph, store, target, moved, console)
@@ -106,22 +104,6 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     if code == INTERRUPTED:
         _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
     return code
-
-
-def _forced(graph: Graph, store: Store, options: Options) -> list[str]:
-    """Return the nodes to train again.
-
-    Raises:
-        UserError: Another driver trains one of them: its files must not be moved from under it.
-    """
-    if not options.force:
-        return []
-    forced = [node for node in graph.nodes() if re.search(options.only or "", node)]
-    leases = Leases(store)
-    for node in forced:
-        if not leases.is_free(node):
-            raise UserError(f"{node} is being trained by another run: wait for its end, or stop it with `scalearn cancel`, before --force.")
-    return forced
 
 
 def _check_data(sweep: Sweep, graph: Graph) -> None:
@@ -189,7 +171,8 @@ def _finish_tracking(tracker: Tracker, code: int, report: Report | None) -> int:
 
 def _print_start(sweep: Sweep, graph: Graph, store: Store, target: Target, moved: list[SetAside], console: Console) -> None:
     for item in moved:
-        _warn(console, f"Set aside {item.node}: {item.reason}. Its files are in {item.place}.")
+        left = f"Set aside {item.node}: {item.reason}. Its files are in {item.place}."
+        _warn(console, left if item.place else f"Missing {item.node}: {item.reason}.")
     counts = graph.counts()
     text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.url}"
     console.print(text, highlight=False, soft_wrap=True)

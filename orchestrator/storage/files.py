@@ -169,6 +169,10 @@ class Storage:
         try:
             beside.write_bytes(data)
             os.link(beside, path)
+        except FileExistsError:
+            # NFS repeats a request whose answer was lost, and then finds its own link.
+            if beside.stat().st_nlink < 2:
+                raise
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

@@ -53,7 +53,7 @@ def prepare(
     leases = Leases(store)
     for node, driver in leases.living(forced, tell).items():
         raise UserError(
-            f"{node} is being trained by another run ({driver}): wait for its end, or stop it with `scalearn cancel`, before --force."
+            f"{node} is being trained by another run, {driver}: wait for its end, or stop it with `scalearn cancel`, before --force."
         )
     verdicts = store.verify_all(graph.nodes(), thorough=False)
     believed = store.mend_index(verdicts)

@@ -265,15 +265,21 @@ class Store:
 
             return dict(zip(names, pool.map(check, names), strict=True))
 
-    def mend_index(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Make the hints that `glance` reads agree with what was found: a worker may have died between a marker and its hint."""
+    def mend_index(self, verdicts: Mapping[str, Verdict]) -> dict[str, Outcome]:
+        """Make the hints that `glance` reads agree with what was found: a worker may have died between a marker and its hint.
+
+        Returns:
+            The nodes whose hint was wrong, with what it said.
+        """
         if self.is_local:
-            return
-        seen = Glance(self.storage, ())
+            return {}
+        seen, wrong = Glance(self.storage, ()), dict[str, Outcome]()
         for node, verdict in verdicts.items():
             state: Ended | None = "succeeded" if verdict.state == "complete" else "failed" if verdict.state == "failed" else None
             if seen.state(node) != (state or "pending"):
+                wrong[node] = seen.state(node)
                 self._note(node, state)
+        return wrong
 
     def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
         """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""

@@ -301,6 +301,12 @@ class Ledger:
             self._changed = False
 
 
+def logged_before(store: Store, sweep: str) -> dict[str, str]:
+    """Return the jobs that some run of a sweep logged as done, on whatever server, to when their training had begun."""
+    nodes = (store.load_json(store.sidecar(sweep, _LEDGER)) or {}).get("nodes")
+    return {node: started for node, started in nodes.items() if isinstance(started, str)} if isinstance(nodes, dict) else {}
+
+
 def program(name: str) -> str:
     """Return how to call a program of this environment, activated or not."""
     here = Path(sys.executable).with_name(name)
