@@ -1,15 +1,70 @@
-"""How much memory the rows of a batch take on the device at hand: a dry forward and backward pass, no data and no optimiser."""
+"""How much memory jobs take on the device at hand, by dry forward and backward passes without data; and how its end shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from scalearn.config import JobConfig
+from scalearn.config import JobConfig, Setting
 from scalearn.device import open_accelerator
 from scalearn.encoder import Encoder
 from scalearn.layers.random_streams import RowBlock
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.bottleneck import build as build_adapter
 from scalearn.methods.branch import Branch
 from scalearn.methods.build import build_branch
 from scalearn.source_adapters import SourceAdapters
+
+_COPIES = 5
+"""A learned parameter, its gradient, the optimiser's two moments, and its value at the best evaluation."""
+
+_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+"""What torch says where it has no error of its own for it: on a CPU, and in libraries of a GPU."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tells whether an error means that the device's memory, or the machine's, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What jobs like one of them take, in bytes."""
+
+    fixed: int
+    """Once for all: the backbone and the source adapters."""
+    per_job: int
+    """However small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    per_row: float
+    """Of a training batch."""
+
+
+def footprint(encoder: Encoder, config: JobConfig, length: int, source_settings: Mapping[str, Setting]) -> Footprint:
+    """Measures what a job takes. Source adapters are made up: their values do not matter.
+
+    Args:
+        encoder: The shared backbone, on the device to be measured.
+        config: A job like those that will run.
+        length: Tokens per row, padding included.
+        source_settings: Of the jobs that its sources come from: their width counts.
+    """
+    sources = _made_up_sources(encoder, config, source_settings) if config.sources else None
+    branch = build_branch(config, encoder, sources)
+    learned = sum(parameter.numel() * parameter.element_size() for parameter in branch.learned().values())
+    frozen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in encoder.parameters()}
+    for stack in sources.stacks if sources else ():
+        frozen |= {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in stack.buffers()}
+    return Footprint(sum(frozen.values()), _COPIES * learned, bytes_per_row(encoder, config, length, sources))
+
+
+def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str, Setting]) -> SourceAdapters:
+    adapter = build_adapter(replace(config, settings=settings), encoder, None)
+    activation = adapter.sites[0].non_linearity
+    stacks = tuple(SourceStack([weights] * len(config.sources), activation.f).to(encoder.device) for weights in adapter.weights())
+    return SourceAdapters(config.sources, stacks, adapter.config.to_dict(), dict.fromkeys(config.sources, 1.0))
 
 
 def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: SourceAdapters | None = None, rows: int = 4) -> float:

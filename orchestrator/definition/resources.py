@@ -11,7 +11,7 @@ Shape = Mapping[str, float]
 
 RESERVED = ("CPU", "GPU", "memory", "object_store_memory", "bundle", "node")
 """Names that Ray keeps for itself: a custom resource must have another."""
-_ACCELERATOR = "accelerator_type:"
+ACCELERATOR = "accelerator_type:"
 _TRACE = 0.001
 """What Ray itself asks of a node's accelerator type: the type is a condition, not something that is used up."""
 
@@ -20,7 +20,7 @@ def shape_of(resources: Resources) -> dict[str, float]:
     """Return what Ray sets aside for one trial."""
     shape = {"CPU": resources.cpu, "GPU": resources.gpu, "memory": float(resources.memory or 0), **resources.custom}
     if resources.accelerator_type is not None:
-        shape[f"{_ACCELERATOR}{resources.accelerator_type}"] = _TRACE
+        shape[f"{ACCELERATOR}{resources.accelerator_type}"] = _TRACE
     return {name: amount for name, amount in shape.items() if amount > 0}
 
 
@@ -53,9 +53,9 @@ def _lack(nodes: Sequence[Shape], shape: Shape) -> str:
     for name, amount in shape.items():
         total = sum(node.get(name, 0.0) for node in nodes)
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if name.startswith(_ACCELERATOR) and not total:
-            there = sorted({key.removeprefix(_ACCELERATOR) for node in nodes for key in node if key.startswith(_ACCELERATOR)})
-            return f"needs an accelerator of type {name.removeprefix(_ACCELERATOR)} and the cluster has {', '.join(there) or 'none'}"
+        if name.startswith(ACCELERATOR) and not total:
+            there = sorted({key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)})
+            return f"needs an accelerator of type {name.removeprefix(ACCELERATOR)} and the cluster has {', '.join(there) or 'none'}"
         if total < amount:
             return f"needs {_show(name, amount)} and the cluster has {_show_amount(name, total)}"
         if largest < amount:
@@ -64,8 +64,8 @@ def _lack(nodes: Sequence[Shape], shape: Shape) -> str:
 
 
 def _show(name: str, amount: float) -> str:
-    if name.startswith(_ACCELERATOR):
-        return f"an accelerator of type {name.removeprefix(_ACCELERATOR)}"
+    if name.startswith(ACCELERATOR):
+        return f"an accelerator of type {name.removeprefix(ACCELERATOR)}"
     return f"{_show_amount(name, amount)} {'of ' if name == 'memory' else ''}{name}"
 
 

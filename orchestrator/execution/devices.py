@@ -1,96 +1,191 @@
-"""What the devices of a run can hold: measured by a dry step where they are GPUs, and remembered in the store with what did not fit."""
+"""What the devices of a run can hold: measured by dry steps where they are GPUs, and remembered in the store with what did not fit."""
 
-from collections.abc import Hashable, Mapping
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.definition.graph import Graph, Job
-from orchestrator.planning.cost import CostModel
-from orchestrator.planning.sizes import size_of
+import ray
+from ray.exceptions import RayError
+
+from orchestrator.definition.graph import DONE, Graph, Job
+from orchestrator.definition.resources import ACCELERATOR, Shape
+from orchestrator.planning.cost import CostModel, Memory, packable
 from orchestrator.storage.store import Store
-from scalearn.config import JobConfig
+from scalearn.config import JobConfig, Setting
+from scalearn.methods.registry import get_method
 
 FILE = ".cache/devices.json"
 
+Known = Mapping[str, Mapping[str, Memory]]
+"""Measurements by device and kind of job (`Sample.kind`)."""
+
+_PARTS = 3
+"""Device, backbone and precision make the keys of the file."""
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Memory:
-    """Of one kind of device with one backbone in one precision."""
+class Sample:
+    """A job that stands for all jobs of its stage and method: the one with the longest inputs and the most sources."""
 
-    device: str
-    total: float
-    """Bytes of the device."""
-    weights: float
-    """Bytes of the backbone."""
-    per_token: float
-    """Bytes that a padded token of a training batch holds."""
+    config: JobConfig
+    length: int
+    """Tokens of its longest inputs."""
+    source_settings: Mapping[str, Setting]
+    """Of the jobs that its sources come from."""
+
+    @property
+    def kind(self) -> str:
+        """What a measurement depends on besides device, backbone and precision."""
+        return f"{self.config.stage}/{self.config.method} {len(self.config.sources)} sources, {self.length} tokens"
 
 
-def probe(config: JobConfig, length: int, device: str) -> Memory:
-    """Measure a device by dry steps: seconds, most of them for loading the backbone.
+def samples(jobs: Iterable[Job]) -> dict[tuple[str, str], Sample]:
+    """Return by stage and method what to measure, where jobs can be packed."""
+    found: dict[tuple[str, str], Sample] = {}
+    for job in jobs:
+        if packable(job.config.method):
+            key, sample = (job.config.stage, job.config.method), _sample(job)
+            best = found.get(key)
+            if best is None or _size(sample) > _size(best):
+                found[key] = sample
+    return found
+
+
+def probe(wanted: Mapping[tuple[str, str], Sample], known: Known, device: str) -> dict[tuple[str, str], Memory]:
+    """Measure the device of a worker by dry steps: seconds, most of them for loading the backbone; none where all is known.
 
     Args:
-        config: An adapter job like those that will run.
-        length: Tokens per row.
+        wanted: Jobs of one backbone and precision like those that will run, by stage and method.
+        known: What was measured before.
         device: `cpu` or `cuda`.
     """
     import torch  # here, since this runs in a worker and the module is imported by the driver
 
     from scalearn.backbones import get_backbone
     from scalearn.encoder import load_encoder
-    from scalearn.memory import bytes_per_row
+    from scalearn.memory import footprint
 
-    encoder = load_encoder(get_backbone(config.backbone), device=device)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
-    per_token = bytes_per_row(encoder, config, length) / length
-    if device == "cpu":
-        return Memory("cpu", float("inf"), weights, per_token)
-    return Memory(torch.cuda.get_device_name(), float(torch.cuda.get_device_properties(0).total_memory), weights, per_token)
-
-
-def probe_job(graph: Graph) -> tuple[JobConfig, int] | None:
-    """Return an adapter job of a sweep to measure with, and its longest inputs. None: nothing of the sweep would be packed by it."""
-    jobs = [job for job in graph if job.config.method == "adapter"]
-    if not jobs:
-        return None
-    longest = max(jobs, key=_length)
-    return longest.config, _length(longest)
+    on_gpu = device != "cpu"
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    total = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else float("inf")
+    before = known.get(name, {})
+    found = {key: before[sample.kind] for key, sample in wanted.items() if sample.kind in before}
+    missing = {key: sample for key, sample in wanted.items() if key not in found}
+    encoder = load_encoder(get_backbone(next(iter(missing.values())).config.backbone), device=device) if missing else None
+    for key, sample in missing.items():
+        assert encoder is not None
+        taken = footprint(encoder, sample.config, sample.length, sample.source_settings)
+        found[key] = Memory(name, total, float(taken.fixed), taken.per_row / sample.length, float(taken.per_job))
+    return found
 
 
-def with_memory(cost: CostModel, memory: Memory, share: float = 1.0) -> CostModel:
-    """Return a cost model whose packs fit a measured device.
+@dataclass(frozen=True)
+class Devices:
+    """What is known of the devices of a run."""
+
+    cost: CostModel
+    """Packs fit what was measured."""
+    names: Mapping[Hashable, str]
+    """By placement: the device that a trial gets, or its part of it."""
+
+
+def measure(
+    graph: Graph,
+    store: Store,
+    cost: CostModel,
+    shape_of: Callable[[Job], Shape],
+    placement_of: Callable[[Job], Hashable],
+) -> Devices:
+    """Measure every kind of GPU trial that a graph's jobs ask for, in a worker placed as they are.
 
     Args:
-        cost: With the speeds of the nearest profile.
-        memory: As measured.
-        share: Part of the device that one trial has.
+        graph: The jobs; those that are done count for nothing.
+        store: Keeps what was measured for later runs.
+        cost: What holds where nothing is measured: on CPUs, and where the size of packs is given.
+        shape_of: The resources of a job's trial.
+        placement_of: The same as a key.
     """
-    rates = tuple(replace(entry, bytes_per_token=memory.per_token, fixed_bytes=memory.weights) for entry in cost.profile.rates)
-    return cost.on(replace(cost.profile, memory_bytes=memory.total * share, rates=rates))
+    groups: dict[Hashable, list[Job]] = {}
+    for node, state in graph.states.items():
+        if state not in DONE:
+            groups.setdefault(placement_of(graph.job(node)), []).append(graph.job(node))
+    names: dict[Hashable, str] = {placement: _part(shape_of(jobs[0]), None) for placement, jobs in groups.items()}
+    asked = {}
+    for placement, jobs in groups.items():
+        wanted = samples(jobs)
+        if wanted and cost.measures_packs and shape_of(jobs[0]).get("GPU"):
+            config = next(iter(wanted.values())).config
+            asked[placement] = config, wanted, _ask(shape_of(jobs[0]), wanted, recall(store, config))
+    measured: dict[tuple[str, str], Memory] = {}
+    for placement, (config, wanted, answer) in asked.items():
+        try:
+            found: dict[tuple[str, str], Memory] = ray.get(answer)
+        except RayError as error:  # the jobs themselves will say what is wrong, if it lasts
+            logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", str(error).splitlines()[-1])
+            continue
+        shape = shape_of(groups[placement][0])
+        remember(store, config, {wanted[key].kind: memory for key, memory in found.items()})
+        names[placement] = _part(shape, next(iter(found.values())).device)
+        measured |= {key: replace(memory, total=memory.total * _share(shape)) for key, memory in found.items()}
+    return Devices(cost.with_memory(measured) if measured else cost, names)
 
 
-def recall(store: Store, config: JobConfig) -> Memory | None:
-    """Return what an earlier run measured for a backbone and precision."""
-    entry = _read(store).get(_key(config), {}).get("memory")
-    try:
-        return Memory(**entry) if entry else None
-    except TypeError:
-        return None
+def _ask(shape: Shape, wanted: Mapping[tuple[str, str], Sample], known: Known) -> Any:
+    others = {name: amount for name, amount in shape.items() if name not in ("CPU", "GPU", "memory")}
+    remote = ray.remote(num_cpus=shape.get("CPU", 0.0), num_gpus=shape["GPU"], memory=shape.get("memory"), resources=others)
+    return remote(probe).remote(wanted, known, "cuda")
 
 
-def remember(store: Store, config: JobConfig, memory: Memory) -> None:
-    """Keep a measurement for later runs into the same store."""
+def _share(shape: Shape) -> float:
+    return min(1.0, shape["GPU"])
+
+
+def _part(shape: Shape, device: str | None) -> str:
+    """Name what a trial gets: the device if it is known, else the type that it asks for."""
+    if not shape.get("GPU"):
+        return "CPU"
+    asked = next((name.removeprefix(ACCELERATOR) for name in shape if name.startswith(ACCELERATOR)), "GPU")
+    return f"{_share(shape):g} {device or asked}"
+
+
+def recall(store: Store, config: JobConfig) -> dict[str, dict[str, Memory]]:
+    """Return what earlier runs measured for a job's backbone and precision, by device and kind of job."""
+    found: dict[str, dict[str, Memory]] = {}
+    for key, entry in _read(store).items():
+        device, _, rest = key.partition("|")
+        values = entry.get("memory")
+        if rest == _backbone(config) and isinstance(values, dict):
+            try:
+                found[device] = {kind: Memory(**memory) for kind, memory in values.items()}
+            except TypeError:
+                continue
+    return found
+
+
+def remember(store: Store, config: JobConfig, measured: Mapping[str, Memory]) -> None:
+    """Keep measurements for later runs into the same store.
+
+    Args:
+        store: The store.
+        config: A job of that backbone and precision.
+        measured: By kind of job, all of one device.
+    """
     values = _read(store)
-    values[_key(config)] = {"memory": asdict(memory)}
+    for kind, memory in measured.items():
+        entry = values.setdefault(f"{memory.device}|{_backbone(config)}", {})
+        entry["memory"] = {**(entry.get("memory") or {}), kind: asdict(memory)}
     store.write_json(store.root / FILE, values)
 
 
 def recall_fitting(store: Store) -> dict[Hashable, float]:
-    """Return tokens of a step that fit, by backbone and precision, where earlier packs did not."""
+    """Return tokens of a step that fit, by device, backbone and precision, where earlier packs did not."""
     found: dict[Hashable, float] = {}
     for key, entry in _read(store).items():
-        if isinstance(tokens := entry.get("fitting_tokens"), int | float):
-            found[tuple(key.split("|"))] = float(tokens)
+        if isinstance(tokens := entry.get("fitting_tokens"), int | float) and len(parts := key.split("|")) == _PARTS:
+            found[tuple(parts)] = float(tokens)
     return found
 
 
@@ -108,9 +203,15 @@ def _read(store: Store) -> dict[str, Any]:
     return {key: entry for key, entry in values.items() if isinstance(entry, dict)}
 
 
-def _key(config: JobConfig) -> str:
+def _backbone(config: JobConfig) -> str:
     return f"{config.backbone_origin}|{config.optimisation.precision}"
 
 
-def _length(job: Job) -> int:
-    return int(max(size_of(data).padded for data in job.config.data))
+def _sample(job: Job) -> Sample:
+    config = job.config
+    settings = next((parent.config.settings for parent in job.parents if parent.config.stage == "source"), None)
+    return Sample(config, max(data.max_length for data in config.data), settings or get_method("adapter").settings)
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    return sample.length, len(sample.config.sources)

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
 from ray import tune
 
 from orchestrator.definition.graph import Graph, Job
@@ -23,7 +22,7 @@ from orchestrator.definition.identity import schema_version, to_plain
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.schema import StageResources
 from orchestrator.execution.cluster import LOOKAHEAD, Cluster, connected, slots
-from orchestrator.execution.devices import probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
+from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals
 from orchestrator.execution.retries import FIRST_PAUSE, Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
@@ -99,7 +98,10 @@ def run_graph(
             orders = _Orders(graph, store, settings, stop_file)
             pending = [node for node, state in graph.states.items() if state == "pending"]
             concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
-            policy = Policy(graph, _fitted(graph, store, settings), concurrent - LOOKAHEAD, orders.placement)
+            devices = measure(graph, store, settings.cost, orders.shape, orders.placement)
+            policy = Policy(
+                graph, devices.cost, concurrent - LOOKAHEAD, orders.placement, lambda job: devices.names.get(orders.placement(job), "")
+            )
             policy.expect(recall_fitting(store))
             retries = Retries(settings.max_failures, settings.first_pause)
             searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, leases=leases, listeners=listeners)
@@ -113,21 +115,6 @@ def run_graph(
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:
             store.storage.remove_tree(stop_file.parent)
-
-
-def _fitted(graph: Graph, store: Store, settings: Settings) -> CostModel:
-    """Return the cost model of the devices at hand: on GPUs a dry step says how much memory a row takes."""
-    share = settings.resources.of("source").gpu
-    chosen = probe_job(graph)
-    if not share or not settings.cost.measures_packs or chosen is None:
-        return settings.cost
-    config, length = chosen
-    memory = recall(store, config)
-    if memory is None:
-        share = min(1.0, share)
-        memory = ray.get(ray.remote(num_cpus=1, num_gpus=share)(probe).remote(config, length, "cuda"))
-        remember(store, config, memory)
-    return with_memory(settings.cost, memory, min(1.0, share))
 
 
 def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.Tuner:

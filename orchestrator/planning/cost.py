@@ -1,9 +1,10 @@
 """What a job costs before it runs: seconds = worker start + steps x (fixed + jobs + tokens) + evaluation, from a device's profile."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
 from orchestrator.definition.graph import Job
 from orchestrator.planning.profile import Pace, Profile, Rates
@@ -19,6 +20,22 @@ _FULL_BACKWARD = 1.5
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What one trial has of a device, and what jobs of one stage, method, backbone and precision take of it."""
+
+    device: str
+    """Its name, as the device gives it."""
+    total: float
+    """Bytes that a trial may use."""
+    fixed: float
+    """Bytes that a pack holds once: the backbone, and the source adapters where the method has any."""
+    per_token: float
+    """Bytes that a padded token of a training batch holds."""
+    per_job: float
+    """Bytes that every job holds however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The expected course of one job, alone or in a pack. Jobs that share data, optimisation and kind of method share one object."""
 
@@ -28,6 +45,8 @@ class Estimate:
     """Rows per step that go through the backbone."""
     padded: float
     """Tokens per row of a training batch."""
+    longest: float
+    """Tokens per row of the longest batch, which decides whether a pack fits: it is padded to the longest of all its jobs' rows."""
     evaluations: int
     validation_tokens: float
     validation_passes: int
@@ -51,22 +70,31 @@ class Estimate:
 class CostModel:
     """The durations of jobs and packs on one kind of device."""
 
-    def __init__(self, profile: Profile, *, pack: int | None = None, memory_share: float = 0.9) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        pack: int | None = None,
+        memory_share: float = 0.9,
+        measured: Mapping[tuple[str, str], Memory] = MappingProxyType({}),
+    ) -> None:
         """Prepare.
 
         Args:
             profile: The device's speeds.
             pack: The most jobs of a pack. None: as many as fit and pay.
             memory_share: Share of the device's memory that a pack may fill.
+            measured: By stage and method, what jobs of this very backbone take. Others are reckoned from the profile.
         """
         self.profile = profile
         self._pack = pack
         self._memory_share = memory_share
+        self._measured = measured
         self._estimate = lru_cache(maxsize=None)(self._fresh_estimate)
 
-    def on(self, profile: Profile) -> "CostModel":
-        """Return the same model of another device."""
-        return CostModel(profile, pack=self._pack, memory_share=self._memory_share)
+    def with_memory(self, measured: Mapping[tuple[str, str], Memory]) -> "CostModel":
+        """Return the same model with packs that fit a measured device."""
+        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured)
 
     @property
     def measures_packs(self) -> bool:
@@ -81,7 +109,7 @@ class CostModel:
     def estimate(self, job: Job) -> Estimate:
         """Return the expected course of a job."""
         config = job.config
-        return self._estimate(config.data, config.optimisation, config.method, config.backbone, len(config.sources))
+        return self._estimate(config.data, config.optimisation, config.stage, config.method, config.backbone, len(config.sources))
 
     def seconds(self, pack: Sequence[Estimate]) -> float:
         """Return the duration of a pack on a warm worker: every job leaves after its last step, the others go on without its rows."""
@@ -97,7 +125,7 @@ class CostModel:
         return total + _validation_seconds(members)
 
     def _fresh_estimate(
-        self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, method: str, backbone: str, sources: int
+        self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, stage: str, method: str, backbone: str, sources: int
     ) -> Estimate:
         precision = self.profile.auto_precision if optimisation.precision == "auto" else optimisation.precision
         rates, factor = self.profile.of(backbone, precision)
@@ -111,19 +139,27 @@ class CostModel:
         # A joint job draws its tasks by size.
         lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
         padded = sum(length * size.train for length, size in zip(lengths, sizes, strict=True)) / sum(size.train for size in sizes)
-        largest = self._largest(method, train, rates, factor, rows * padded)
+        longest = float(max(one.max_length for one in data))
+        memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor)
+        largest = self._largest(method, train, memory, rows * longest)
         evaluations = math.ceil(steps / every)
-        alone = Estimate(steps, rows, padded, evaluations, *validation, *test, train, evaluate, rates.job_seconds, 0.0, largest)
+        alone = Estimate(steps, rows, padded, longest, evaluations, *validation, *test, train, evaluate, rates.job_seconds, 0.0, largest)
         seconds = alone.around + _test_seconds(alone) + steps * _step_seconds([alone]) + _validation_seconds([alone])
         return replace(alone, seconds=seconds)
 
-    def _largest(self, method: str, train: Pace, rates: Rates, factor: float, tokens: float) -> int:
+    def _largest(self, method: str, train: Pace, memory: Memory, tokens: float) -> int:
         if not packable(method):
             return 1
-        room = self.profile.memory_bytes * self._memory_share - rates.fixed_bytes * factor
-        # Wider models hold more per token: about the root of the work, since work grows with the square of the width.
-        fits = int(room // (rates.bytes_per_token * math.sqrt(factor) * tokens)) if rates.bytes_per_token else train.largest_pack
+        room = memory.total * self._memory_share - memory.fixed
+        each = memory.per_token * tokens + memory.per_job
+        fits = int(room // each) if each else train.largest_pack
         return max(1, min(fits, train.largest_pack if self._pack is None else self._pack))
+
+
+def _reckoned(profile: Profile, rates: Rates, factor: float) -> Memory:
+    """Return what a profile says of a backbone that differs from the measured one by a factor of the work per token."""
+    # Wider models hold more per token: about the root of the work, since work grows with the square of the width.
+    return Memory(profile.device, profile.memory_bytes, rates.fixed_bytes * factor, rates.bytes_per_token * math.sqrt(factor), 0.0)
 
 
 def packable(method: str) -> bool:

@@ -28,7 +28,14 @@ class Policy:
     Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
     """
 
-    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        cost: CostModel,
+        slots: int = 1,
+        apart: Callable[[Job], Hashable] = lambda job: None,
+        device: Callable[[Job], str] = lambda job: "",
+    ) -> None:
         """Queue what is ready.
 
         Args:
@@ -36,8 +43,10 @@ class Policy:
             cost: Estimates their durations.
             slots: How many packs can run at a time.
             apart: Jobs for which this differs are never packed together: their resources, for one.
+            device: Names the device that a job runs on. What did not fit one device says nothing about another.
         """
         self._graph, self._cost, self.slots = graph, cost, max(1, slots)
+        self._device = device
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
         self._kind_of: dict[str, Hashable] = {job.node: (kind(job), apart(job)) for job in graph}
@@ -54,7 +63,7 @@ class Policy:
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
         self._fitting: dict[Hashable, float] = {}
-        """Tokens of a step that fit the device, where a pack of that backbone and precision did not."""
+        """Tokens of a step that fit, where a pack on that device, with that backbone and precision, did not."""
         for node in graph.ready():
             self._add(node)
 
@@ -129,12 +138,14 @@ class Policy:
         """Learn that a pack had to be computed in several passes for want of memory: later ones are smaller.
 
         Args:
-            pack: Its nodes.
-            passes: How many passes a step took.
+            pack: Its nodes. A job alone says nothing about packs, which cannot get smaller than that.
+            passes: How many passes a step took, or into how many packs it must be divided.
         """
+        if len(pack) == 1:
+            return
         members = [self._estimates[node] for node in pack]
         key = self._device_kind(pack[0])
-        fitting = sum(member.rows for member in members) * max(member.padded for member in members) / passes
+        fitting = sum(member.rows for member in members) * max(member.longest for member in members) / passes
         self._fitting[key] = min(fitting, self._fitting.get(key, math.inf))
 
     def expect(self, fitting: Mapping[Hashable, float]) -> None:
@@ -142,7 +153,7 @@ class Policy:
         self._fitting |= fitting
 
     def fitting(self) -> dict[Hashable, float]:
-        """Return what was learned from packs that did not fit: tokens by backbone and precision."""
+        """Return what was learned from packs that did not fit: tokens by device, backbone and precision."""
         return dict(self._fitting)
 
     def horizon(self, now: float = 0.0) -> float:
@@ -162,7 +173,7 @@ class Policy:
         enough = -(-(len(self._waiting) + 1) // max(1, idle))
         most = min(first.largest_pack, enough)
         if self._fitting and (room := self._fitting.get(self._device_kind(head[2]))) is not None:
-            most = min(most, max(1, int(room / (first.rows * first.padded))))
+            most = min(most, max(1, int(room / (first.rows * first.longest))))
         if most <= 1 or head[2] in self._alone:
             return []
         queue = self._kinds[self._kind_of[head[2]]]
@@ -216,8 +227,8 @@ class Policy:
         return -self._path[node], self._place[node], node
 
     def _device_kind(self, node: str) -> Hashable:
-        config = self._graph.job(node).config
-        return config.backbone_origin, config.optimisation.precision
+        job = self._graph.job(node)
+        return self._device(job), job.config.backbone_origin, job.config.optimisation.precision
 
     def _forget(self, node: str) -> None:
         self._waiting.discard(node)

@@ -1,61 +1,149 @@
 """What devices hold: measured, remembered, and obeyed."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from orchestrator.definition.graph import Graph
-from orchestrator.execution.devices import Memory, probe, probe_job, recall, recall_fitting, remember, remember_fitting, with_memory
-from orchestrator.planning.cost import CostModel
+from orchestrator.execution import devices
+from orchestrator.execution.devices import measure, probe, recall, recall_fitting, remember, remember_fitting, samples
+from orchestrator.planning.cost import CostModel, Memory
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.storage.store import Store
 from scalearn.methods.registry import get_method
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 
+ADAPTER = ("source", "adapter")
 
-def test_dry_step_measures_what_the_backward_pass_keeps():
-    config = dataclasses.replace(source("s0").config, settings=get_method("adapter").settings)
-    short, long = (probe(config, length, "cpu") for length in (16, 64))
+
+def with_length(job, length):
+    return dataclasses.replace(
+        job, config=dataclasses.replace(job.config, data=(dataclasses.replace(job.config.data[0], max_length=length),))
+    )
+
+
+def test_dry_steps_measure_what_passes_and_jobs_hold():
+    tops = [source(f"s{number}") for number in range(8)]
+    methods = ("adapter", "scalearn", "adapterfusion")
+    jobs = [source("s0"), make_job("transfer", "scalearn", "t", 0, tops), make_job("transfer", "adapterfusion", "t", 0, tops)]
+    jobs = [
+        dataclasses.replace(job, config=dataclasses.replace(job.config, settings=get_method(job.config.method).settings)) for job in jobs
+    ]
+    short, long = (probe(samples(with_length(job, length) for job in jobs), {}, "cpu") for length in (16, 64))
+    adapter, scalearn, fusion = ({job.config.method: short[job.config.stage, job.config.method] for job in jobs}[name] for name in methods)
     layers, hidden = 6, 384
     # At least the input of each of a layer's six maps is kept, and attention's share grows with the length.
-    assert short.per_token > layers * 6 * hidden
-    assert short.per_token < long.per_token < 4 * short.per_token
-    assert 80e6 < short.weights < 100e6
+    assert adapter.per_token > layers * 6 * hidden
+    assert adapter.per_token < long[ADAPTER].per_token < 4 * adapter.per_token
+    assert 80e6 < adapter.fixed < 100e6
+    assert scalearn.fixed == fusion.fixed > adapter.fixed + 8 * layers * 2 * hidden * (hidden // 16) * 4  # the sources' matrices
+    assert fusion.per_token > adapter.per_token
+    # Query, key and value of every layer: weight, gradient, two moments and the best.
+    assert fusion.per_job >= 5 * 4 * layers * 3 * hidden**2
+    assert scalearn.per_job == 5 * 4 * layers * 8 * hidden
 
 
-def test_packs_fit_the_measured_device():
-    cost = CostModel(load_profile("h100_estimate"))
+@pytest.mark.parametrize("backbone", ["minilm", "roberta-base", "roberta-large"])
+@pytest.mark.parametrize("profile", ["h100_estimate", "epyc_2_cores"])
+def test_packs_fit_the_measured_device_whichever_backbones_the_profile_knows(profile, backbone):
+    cost = CostModel(load_profile(profile), pack=100)
     job = source("s0")
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, backbone=backbone))
     estimate = cost.estimate(job)
-    tokens = estimate.rows * estimate.padded
-    memory = Memory("small GPU", total=1e9 + 5.5 * tokens * 1000 / 0.9, weights=0.9e9, per_token=1000.0)
-    plain = dataclasses.replace(cost.profile, rates=(dataclasses.replace(cost.profile.rates[0], backbone="minilm"),))
-    assert with_memory(cost.on(plain), memory).estimate(job).largest_pack == 5
-    assert with_memory(cost.on(plain), memory, share=0.95).estimate(job).largest_pack < 5
+    each = estimate.rows * job.config.data[0].max_length * 1000.0 + 1e6
+    memory = Memory("small GPU", total=(0.9e9 + 5.5 * each) / 0.9, fixed=0.9e9, per_token=1000.0, per_job=1e6)
+    assert cost.with_memory({ADAPTER: memory}).estimate(job).largest_pack == 5
+    assert cost.with_memory({ADAPTER: dataclasses.replace(memory, per_job=1e6 + each)}).estimate(job).largest_pack == 2
+    assert cost.with_memory({("transfer", "scalearn"): memory}).estimate(job).largest_pack == estimate.largest_pack
 
 
-def test_longest_adapter_job_is_the_one_to_measure_with():
-    long = make_job("source", "adapter", "long")
-    long = dataclasses.replace(
-        long, config=dataclasses.replace(long.config, data=(dataclasses.replace(long.config.data[0], max_length=256),))
-    )
-    config, length = probe_job(Graph([source("s0"), long]))
-    assert (config, length) == (long.config, 256)
-    assert probe_job(Graph([make_job("single", "full_ft", "s0")])) is None
+def test_longest_job_of_every_method_that_can_be_packed_is_the_one_to_measure_with():
+    long = with_length(make_job("source", "adapter", "long"), 256)
+    top = source("s0")
+    few, many = transfer("t0", [top]), transfer("t1", [top, source("s1")])
+    found = samples([top, long, few, many, make_job("single", "full_ft", "s0")])
+    assert {key: sample.config for key, sample in found.items()} == {ADAPTER: long.config, ("transfer", "scalearn"): many.config}
+    assert found[ADAPTER].length == 256
 
 
-def test_measurement_and_what_did_not_fit_are_kept_in_the_store(tmp_path):
+def test_measurements_and_what_did_not_fit_are_kept_in_the_store_by_device(tmp_path):
     store, config = Store(tmp_path), source("s0").config
-    assert recall(store, config) is None
+    assert recall(store, config) == {}
     assert recall_fitting(store) == {}
-    memory = Memory("GPU", 1e9, 1e8, 1e5)
-    remember(store, config, memory)
-    remember_fitting(store, {("package:m==1", "auto"): 2048.0})
-    assert recall(store, config) == memory
-    assert recall_fitting(store) == {("package:m==1", "auto"): 2048.0}
-    (tmp_path / ".cache/devices.json").write_text('{"a|b": {"memory": {"surprise": 1}}, "c": 3')
-    assert recall(store, config) is None
+    large, small = Memory("H100", 80e9, 1e8, 1e5, 1e6), Memory("L4", 24e9, 1e8, 1e5, 1e6)
+    fitting = {("H100", config.backbone_origin, "auto"): 2048.0}
+    remember_fitting(store, fitting)
+    remember(store, config, {"adapter": large})
+    remember(store, config, {"scalearn": large})
+    remember(store, config, {"adapter": small})
+    assert recall(store, config) == {"H100": {"adapter": large, "scalearn": large}, "L4": {"adapter": small}}
+    assert recall_fitting(store) == fitting
+    (tmp_path / ".cache/devices.json").write_text(
+        '{"G|package:m==1|auto": {"memory": {"a": {"surprise": 1}}}, "a|b": {"fitting_tokens": 3}, "c": 3}'
+    )
+    assert recall(store, config) == {}
+    assert recall_fitting(store) == {}
+
+
+def test_device_that_is_known_is_not_measured_again():
+    wanted = samples([source("s0")])
+    memory = Memory("CPU", 1e9, 1e8, 1e5, 1e6)
+    assert probe(wanted, {"CPU": {wanted[ADAPTER].kind: memory}}, "cpu") == {ADAPTER: memory}
+
+
+class Workers:
+    """Stands for Ray with workers whose GPU is given."""
+
+    def __init__(self, monkeypatch, answer):
+        self.placed = []
+        monkeypatch.setattr(devices, "ray", SimpleNamespace(remote=self._remote, get=lambda answer: answer()))
+        self._answer = answer
+
+    def _remote(self, **resources):
+        self.placed.append(resources)
+        return lambda function: SimpleNamespace(remote=lambda wanted, known, device: lambda: self._answer(wanted))
+
+
+SHAPES = {
+    "source": {"CPU": 1.0},
+    "transfer": {"CPU": 2.0, "GPU": 0.25, "fast": 1.0, "accelerator_type:L4": 0.001},
+}
+
+
+def measured_by(workers_answer, monkeypatch, tmp_path):
+    workers = Workers(monkeypatch, workers_answer)
+    graph = two_stages()
+
+    def shape(job):
+        return SHAPES[job.config.stage]
+
+    found = measure(graph, Store(tmp_path), CostModel(load_profile("h100_estimate")), shape, lambda job: job.config.stage)
+    return workers, graph, found
+
+
+def test_every_placement_with_a_gpu_is_measured_where_its_trials_run_and_gets_its_part(monkeypatch, tmp_path):
+    memory = Memory("NVIDIA L4", 24e9, 1e8, 1e5, 1e6)
+    workers, graph, found = measured_by(lambda wanted: dict.fromkeys(wanted, memory), monkeypatch, tmp_path)
+    assert workers.placed == [{"num_cpus": 2.0, "num_gpus": 0.25, "memory": None, "resources": {"fast": 1.0, "accelerator_type:L4": 0.001}}]
+    assert found.names == {"source": "CPU", "transfer": "0.25 NVIDIA L4"}
+    (kept,) = recall(Store(tmp_path), next(iter(graph)).config)["NVIDIA L4"].values()
+    assert kept == memory
+    target = next(job for job in graph if job.config.stage == "transfer")
+    quarter = CostModel(load_profile("h100_estimate"), measured={("transfer", "scalearn"): dataclasses.replace(memory, total=6e9)})
+    assert found.cost.estimate(target).largest_pack == quarter.estimate(target).largest_pack < 24
+
+
+def test_gpu_that_cannot_be_measured_is_planned_by_the_profile(monkeypatch, tmp_path):
+    def fails(wanted):
+        raise RaySystemError("the worker died")
+
+    _, graph, found = measured_by(fails, monkeypatch, tmp_path)
+    target = next(job for job in graph if job.config.stage == "transfer")
+    assert found.cost.estimate(target) == CostModel(load_profile("h100_estimate")).estimate(target)
+    assert found.names["transfer"] == "0.25 L4"
 
 
 @pytest.mark.parametrize("passes", [2, 4])
@@ -73,3 +161,25 @@ def test_pack_that_did_not_fit_makes_the_next_ones_smaller(passes):
     later = Policy(two_stages(), cost)
     later.expect(policy.fitting())
     assert later.fitting() == policy.fitting()
+
+
+def test_job_that_did_not_fit_alone_leaves_packs_as_they_are():
+    top = source("s0")
+    graph = Graph([transfer("t0", [top], seed) for seed in range(9)])
+    graph.mark(top.node, "cached")
+    policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=4))
+    policy.did_not_fit(policy.take()[:1], 2)
+    assert len(policy.take()) == 4
+
+
+def test_what_did_not_fit_one_device_says_nothing_about_another():
+    top = source("s0")
+    graph = Graph([transfer("t0", [top], seed) for seed in range(24)])
+    graph.mark(top.node, "cached")
+    small, large = (
+        Policy(graph, CostModel(load_profile("h100_estimate"), pack=8), device=lambda job, name=name: name) for name in ("L4", "H100")
+    )
+    small.did_not_fit(small.take(), 2)
+    large.expect(small.fitting())
+    assert len(small.take()) == 4
+    assert len(large.take()) == 8
