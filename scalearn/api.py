@@ -6,13 +6,14 @@ A sweep does the same for many jobs at once, through the same training loop.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scalearn.backbones import get_backbone
+from scalearn.checkpoint import remove_checkpoint
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
@@ -105,6 +106,7 @@ def fit(
     sources: Mapping[str, str | Path] | None = None,
     similarity: str | Path | None = None,
     backbone: LoadedBackbone | None = None,
+    root: Path | None = None,
     runtime: Runtime | None = None,
 ) -> TransferModel:
     """Trains one job and returns its model at the best evaluation; an interrupted job continues where it was.
@@ -115,10 +117,14 @@ def fit(
         sources: Every source's directory: in AdapterHub layout, or that of the job that trained it.
         similarity: For AdapterSoup: what a sweep's similarity job left, or a directory with a `similarity.json` like it.
         backbone: To load the result onto. Default: loaded anew.
-        runtime: Device, data root and the like.
+        root: Directory of local data, where `job` was given one. Default: `runtime.data_root`.
+        runtime: Device, cache and the like.
+
+    Returns:
+        The model, in evaluation mode.
 
     Raises:
-        UserError: A piece is missing, or the job failed; the sentence says why.
+        UserError: A piece is missing, the directory holds the checkpoint of another job, or the job failed; the sentence says why.
     """
     place, parents = Path(directory), {name: Path(path) for name, path in (sources or {}).items()}
     if set(parents) != set(config.sources):
@@ -133,13 +139,16 @@ def fit(
             )
         parents["similarity"] = Path(similarity)
     place.mkdir(parents=True, exist_ok=True)
-    (outcome,) = train([PackMember(config, place, parents)], runtime or Runtime(), lambda member, record: None)
+    runtime = runtime or Runtime()
+    runtime = runtime if root is None else replace(runtime, data_root=root)
+    (outcome,) = train([PackMember(config, place, parents)], runtime, lambda member, record: None)
     if outcome.error is not None:
         raise UserError(outcome.error)
+    remove_checkpoint(place)
     loaded, stacked = backbone or load_backbone(config.backbone), None
     if config.sources:
-        places, allow_pickle = {name: parents[name] for name in config.sources}, runtime is not None and runtime.allow_pickle
-        stacked = load_source_adapters(loaded.encoder, places, allow_pickle=allow_pickle)
+        places = {name: parents[name] for name in config.sources}
+        stacked = load_source_adapters(loaded.encoder, places, allow_pickle=runtime.allow_pickle)
     return load_model(place, loaded, stacked)
 
 
@@ -166,8 +175,11 @@ def attach(
         seed: Of the initialisation; the parts are those that a job of this seed starts from.
         max_length: Tokens per text.
 
+    Returns:
+        The model, in training mode.
+
     Raises:
-        UserError: An unknown method or setting.
+        UserError: An unknown method or setting, or sources that the method lacks or does not take.
     """
     entry, names = get_method(method), sources.names if sources is not None else ()
     if bool(names) != entry.needs_sources:
@@ -175,6 +187,7 @@ def attach(
     resolved = resolve_settings(entry, settings or {}, len(names))
     predicted = HeadSpec("", head.kind, head.labels, None if label_names is None else tuple(label_names), max_length, head.layers)
     encoder, origin = backbone.encoder, backbone.backbone
+    head = replace(head, dropout=encoder.head_dropout) if head.dropout is None else head
     spec = TransferSpec(method, resolved, names, origin.name, origin.origin, encoder.hidden_size, (predicted,))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

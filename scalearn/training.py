@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 from scalearn.adapter_files import adapter_directory, require_unchanged
 from scalearn.allocator import keep_freed_memory, return_freed_memory
 from scalearn.backbones import get_backbone
-from scalearn.checkpoint import remove_checkpoint
 from scalearn.config import JobConfig, Stage
 from scalearn.data import TokenisedTask, tokenised
 from scalearn.device import open_accelerator, precision_name
@@ -46,7 +45,8 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
 
     Jobs that cannot share a pass (those that change the backbone itself, and similarity jobs, which train nothing) run one
     after the other. All others must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
-    fails alone. A job that left a checkpoint continues from it.
+    fails alone. A job that left a checkpoint continues from it. The checkpoint stays when the job has ended: until the caller has put the
+    results where they are safe, it says that the job need not be trained again.
 
     Args:
         pack: The jobs.
@@ -69,12 +69,7 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
             outcomes[id(group[0])] = _run_other(group[0], runtime, report)
         elif group:
             outcomes |= _train_together(group, runtime, report)
-    ended = [outcomes[id(member)] for member in pack]
-    for outcome in ended:
-        # Not before: if the pack is stopped or killed, the checkpoint of a job that ended early says that it need not be trained again.
-        if outcome.error is None:
-            remove_checkpoint(outcome.member.directory)
-    return ended
+    return [outcomes[id(member)] for member in pack]
 
 
 def _shares_backbone(config: JobConfig) -> bool:
@@ -293,7 +288,13 @@ class _PackTrainer:
         while True:
             try:
                 return evaluate_runs(
-                    self.encoder, runs, split, self.accelerator, self.pad_token_id, self.evaluation_rows, before_pass=self.stop.check
+                    self.encoder,
+                    runs,
+                    split,
+                    self.accelerator.autocast(),
+                    self.pad_token_id,
+                    self.evaluation_rows,
+                    before_pass=self.stop.check,
                 )
             except torch.OutOfMemoryError:
                 if self.evaluation_rows == 1:

@@ -56,7 +56,6 @@ def test_pack_stopped_again_and_again_at_any_moment_ends_with_the_same_bits(
         assert [(record["step"], record["train_loss"], record["validation"]) for record in parts] == [
             (record["step"], record["train_loss"], record["validation"]) for record in whole
         ]
-        assert not (tmp_path / f"parts/{index}/checkpoint").exists()
 
 
 def test_job_that_ended_before_its_pack_was_stopped_is_not_trained_again(
@@ -72,6 +71,11 @@ def test_job_that_ended_before_its_pack_was_stopped_is_not_trained_again(
     assert packs == []
     assert [record["step"] for record in history(tmp_path / "0")] == [2, 4]
     assert result(tmp_path / "1")["steps"] == 6
+    # Killed once more, after the end of training and before the first commit.
+    (tmp_path / "0" / "result.json").unlink()
+    train_pack(configs, tmp_path, {})
+    assert packs == []
+    assert (result(tmp_path / "0")["steps"], result(tmp_path / "1")["steps"]) == (4, 6)
 
 
 def test_signal_is_looked_for_a_few_times_a_second_and_slow_looks_less_often() -> None:

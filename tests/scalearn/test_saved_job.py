@@ -243,6 +243,7 @@ def test_fit_continues_its_own_checkpoint_and_refuses_that_of_another_job(place:
     latest.write_text(json.dumps(saved))
     scalearn.fit(config, tmp_path / "parts", backbone=backbone)
     scalearn.fit(config, tmp_path / "whole", backbone=backbone)
+    assert not list(tmp_path.glob("*/checkpoint"))
     assert difference(tmp_path / "whole", tmp_path / "parts") == 0.0
 
 
