@@ -1,13 +1,14 @@
 """Parity with the recorded outputs of the official implementation, file by file."""
 
 import json
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from adapters import AutoAdapterModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import RobertaConfig
 
@@ -15,11 +16,12 @@ from scalearn.encoder import Encoder
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
-from scalearn.layers.source_stack import BottleneckWeights, SourceStack
+from scalearn.layers.source_stack import BottleneckWeights, SourceStack, plain_weighted_sum
 from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
-from tests.scalearn.test_parity_baselines import is_baseline
+from tests.scalearn import parity_baselines
+from tests.scalearn.parity_files import Differences, assert_reproduced, directory, is_baseline, recorded_files
 
 SHAPES = {
     "scalearn": OmegaConfig(),
@@ -31,16 +33,7 @@ SHAPES = {
 }
 
 
-def parity_files(shared: Path) -> list[Path]:
-    directory = Path(os.environ.get("SCALEARN_PARITY_DIR", shared / "parity"))
-    return [path for path in sorted(directory.rglob("*.safetensors")) if not is_baseline(path)]
-
-
-@pytest.fixture
-def recordings(shared: Path) -> list[Path]:
-    files = parity_files(shared)
-    assert files, "no recorded outputs were found, so nothing would be compared"
-    return files
+FILES = recorded_files()
 
 
 class Recording:
@@ -103,8 +96,19 @@ def scaling_branch(recording: Recording, stacks: list[SourceStack], branch_class
     return branch
 
 
-def fusion_branch(recording: Recording, stacks: list[SourceStack]) -> FusionBranch:
-    branch, parameters = FusionBranch(stacks, attention_dropout=0.1), recording.parameters()
+class PlainFusionBranch(FusionBranch):
+    """The library's own fusion module on every source's output: the reference for the folded products."""
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        stack = self.stacks[site]
+        alone = torch.eye(stack.sources).unsqueeze(-1)
+        ups = torch.stack([plain_weighted_sum(stack, hidden_states, one) for one in alone], dim=2)
+        mixed: Tensor = self.sites[site](hidden_states, ups, ups, torch.zeros_like(hidden_states))
+        return mixed
+
+
+def fusion_branch(recording: Recording, stacks: list[SourceStack], branch_class: type[FusionBranch]) -> FusionBranch:
+    branch, parameters = branch_class(stacks, attention_dropout=0.1), recording.parameters()
     with torch.no_grad():
         for layer, fusion in enumerate(branch.fusions):
             prefix = f"roberta.encoder.layer.{layer}.output.adapter_fusion_layer.{','.join(recording.sources)}"
@@ -134,8 +138,7 @@ def own_gradients(recording: Recording, branch: Branch, head: Head) -> dict[str,
     return gradients
 
 
-def compare(recording: Recording, branch: Branch, encoder: Encoder) -> tuple[float, float, float]:
-    """Largest differences: of logits, of the loss, and of gradients relative to each gradient's largest entry."""
+def compare(recording: Recording, branch: Branch, encoder: Encoder) -> Differences:
     head = recording.head()
     branch.eval()
     inputs = {"input_ids": recording.tensors["in.input_ids"], "attention_mask": recording.tensors["in.attention_mask"]}
@@ -158,21 +161,52 @@ def compare(recording: Recording, branch: Branch, encoder: Encoder) -> tuple[flo
     )
 
 
-def test_every_recorded_file_is_reproduced(recordings: list[Path]) -> None:
-    compared = set()
-    for path in recordings:
-        recording = Recording(path)
-        encoder = recording.encoder()
-        stacks = recording.stacks(encoder)
-        if recording.variant == "adapterfusion":
-            branches: list[Branch] = [fusion_branch(recording, stacks)]
-        else:
-            branches = [scaling_branch(recording, stacks, kind) for kind in (ScalingBranch, PlainScalingBranch)]
-        for branch in branches:
-            logits, loss, gradient = compare(recording, branch, encoder)
-            print(f"{path.name} {type(branch).__name__}: logits {logits:.1e}, loss {loss:.1e}, gradients {gradient:.1e}")
-            assert logits < 1e-5, path.name
-            assert loss < 1e-5, path.name
-            assert gradient < 1e-4, path.name
-        compared.add(path)
-    assert compared == set(recordings)
+def reproduce(path: Path) -> None:
+    recording = Recording(path)
+    encoder = recording.encoder()
+    stacks = recording.stacks(encoder)
+    branches: list[Branch]
+    if recording.variant == "adapterfusion":
+        branches = [fusion_branch(recording, stacks, kind) for kind in (FusionBranch, PlainFusionBranch)]
+    else:
+        branches = [scaling_branch(recording, stacks, kind) for kind in (ScalingBranch, PlainScalingBranch)]
+    for branch in branches:
+        assert_reproduced(f"{path.name} {type(branch).__name__}", compare(recording, branch, encoder))
+
+
+def test_there_are_recorded_files() -> None:
+    """Else nothing is compared below. A directory that was named and is not there is a mistake, not a reason to skip."""
+    if directory() is None:
+        pytest.skip("no recorded outputs: set SCALEARN_PARITY_DIR to where they lie")
+    assert FILES, f"{directory()} holds no recorded outputs, so nothing would be compared"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_recorded_file_is_reproduced(path: Path) -> None:
+    (parity_baselines.reproduce if is_baseline(path) else reproduce)(path)
+
+
+@pytest.fixture
+def one_of_each() -> dict[bool, Path]:
+    """A file of a baseline under True, and of another variant under False."""
+    if not FILES:
+        pytest.skip("no recorded outputs: set SCALEARN_PARITY_DIR to where they lie")
+    return {is_baseline(path): path for path in FILES}
+
+
+def test_named_directory_may_hold_files_of_one_kind(one_of_each: dict[bool, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEARN_SHARED", str(tmp_path / "nowhere"))
+    for kind, path in one_of_each.items():
+        named = tmp_path / str(kind)
+        named.mkdir()
+        shutil.copyfile(path, named / "anything.safetensors")
+        monkeypatch.setenv("SCALEARN_PARITY_DIR", str(named))
+        assert recorded_files() == [named / "anything.safetensors"]
+        test_recorded_file_is_reproduced(named / "anything.safetensors")
+
+
+def test_file_of_an_unknown_variant_fails_instead_of_being_passed_over(one_of_each: dict[bool, Path], tmp_path: Path) -> None:
+    with safe_open(one_of_each[False], "pt") as file:
+        save_file({name: file.get_tensor(name) for name in tuple(file.keys())}, tmp_path / "new", {**file.metadata(), "variant": "new"})
+    with pytest.raises(KeyError, match="new"):
+        test_recorded_file_is_reproduced(tmp_path / "new")

@@ -1,0 +1,44 @@
+"""The recorded outputs of the official implementation: where they lie, and how close is close enough."""
+
+import os
+from pathlib import Path
+
+from safetensors import safe_open
+
+JOINT_AND_PROPETL = {"propetl", "propetl_m", "hyperformer", "hyperformer_pp"}
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+Differences = tuple[float, float, float]
+"""Largest ones: of logits, of the loss, and of gradients relative to each gradient's largest entry."""
+
+
+def directory() -> Path | None:
+    """$SCALEARN_PARITY_DIR, or `parity` within the shared files where there are any."""
+    if named := os.environ.get("SCALEARN_PARITY_DIR"):
+        return Path(named)
+    shared = Path(os.environ.get("SCALEARN_SHARED", _REPOSITORY.parent / "shared"))
+    return shared / "parity" if shared.is_dir() else None
+
+
+def recorded_files() -> list[Path]:
+    """All files there are, in subdirectories too."""
+    place = directory()
+    return [] if place is None else sorted(place.rglob("*.safetensors"))
+
+
+def is_baseline(path: Path) -> bool:
+    """Whether a file holds one batch per task, as those of the baselines do."""
+    return path.parent.name == "baselines" or variant(path) in JOINT_AND_PROPETL
+
+
+def variant(path: Path) -> str:
+    with safe_open(path, "pt") as file:
+        return str(file.metadata()["variant"])
+
+
+def assert_reproduced(label: str, differences: Differences) -> None:
+    logits, loss, gradient = differences
+    print(f"{label}: logits {logits:.1e}, loss {loss:.1e}, gradients {gradient:.1e}")
+    assert logits < 1e-5, label
+    assert loss < 1e-5, label
+    assert gradient < 1e-4, label
