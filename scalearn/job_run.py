@@ -59,6 +59,8 @@ class Progress:
     """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
     evaluate_seconds: float = 0.0
     micro_batches: int = 1
+    pass_rows: int = 0
+    """Rows of one pass that fitted where the rows of a whole step did not; 0: nothing is known of a limit."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler as of the last checkpoint; empty but in fp16."""
     best_validation: dict[str, Any] = field(default_factory=dict)

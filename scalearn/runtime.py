@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalearn.config import JobConfig
+from scalearn.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Runtime:
 
 class Stop(Exception):
     """Training wrote checkpoints and left, as `Runtime.should_stop` asked for; the report callback may raise it to the same end."""
+
+
+class OutOfMemory(UserError):
+    """The device does not hold a pack, in however many passes its steps are computed: half of it may fit, and each job alone still more."""
 
 
 @dataclass(frozen=True)

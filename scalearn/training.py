@@ -1,5 +1,6 @@
 """The training loop: a pack of jobs on one shared backbone; a pack of one is the ordinary case."""
 
+import gc
 import logging
 import time
 import traceback
@@ -21,10 +22,11 @@ from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
 from scalearn.job_run import JobRun
+from scalearn.memory import ran_out
 from scalearn.methods.registry import get_method
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
 from scalearn.results import append_history, cut_history, history_record, write_artifact, write_result
-from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
 from scalearn.similarity import measure, read_similarity
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.stop_signal import StopSignal
@@ -58,10 +60,27 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
 
     Raises:
         Stop: The report callback or `runtime.should_stop` asked to stop.
+        OutOfMemory: The device does not hold the pack, in however small passes.
         UserError: The backbone cannot be loaded, or the jobs of the pack do not belong together.
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    try:
+        return _train_in_turn(pack, runtime, report)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    # Only now, since the error refers to all that the pack held.
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    what = "this job" if len(pack) == 1 else f"these {len(pack)} jobs together"
+    raise OutOfMemory(f"Memory does not hold {what} ({reason}): use a smaller backbone or shorter inputs, or a device with more memory.")
+
+
+def _train_in_turn(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    """Train together what can share passes, then the others one after the other."""
     outcomes: dict[int, Outcome] = {}
     together = [member for member in pack if _shares_backbone(member.config)]
     for group in (together, *([member] for member in pack if not _shares_backbone(member.config))):
@@ -120,7 +139,10 @@ class _PackTrainer:
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
         self.load_seconds = time.monotonic() - started
-        self.micro_batches = max((run.progress.micro_batches for run in self.active), default=1)
+        # What fitted is a number of rows: a job that was in a larger pack then need not be divided now.
+        self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)
+        rows = sum(run.config.optimisation.batch_size for run in self.active)
+        self.micro_batches = max(1, -(-rows // self.pass_rows)) if self.pass_rows else 1
 
     def _start(self, pack: Sequence[PackMember]) -> list[JobRun]:
         runs: list[JobRun] = []
@@ -179,20 +201,21 @@ class _PackTrainer:
             try:
                 step_losses = self._accumulate(batches)
                 break
-            except (torch.OutOfMemoryError, Stop) as interruption:
+            except (RuntimeError, MemoryError, Stop) as interruption:
                 for run, state in zip(self.active, states, strict=True):
                     run.generator.set_state(state)
                     run.optimizer.zero_grad(set_to_none=True)
-                if isinstance(interruption, Stop) or self.micro_batches >= max(batch.weight for batch in batches):
+                if not ran_out(interruption) or self.micro_batches >= max(batch.weight for batch in batches):
                     raise
                 self.micro_batches *= 2
+                self.pass_rows = -(-sum(batch.weight for batch in batches) // self.micro_batches)
                 logger.warning("Out of memory: the batch is now computed in %d parts.", self.micro_batches)
             self._free_memory()
         self._update(step_losses)
         seconds = time.monotonic() - started
         for run in self.active:
             run.progress.train_seconds += seconds / len(self.active)
-            run.progress.micro_batches = self.micro_batches
+            run.progress.micro_batches, run.progress.pass_rows = self.micro_batches, self.pass_rows
 
     def _free_memory(self) -> None:
         """Gives back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
@@ -296,8 +319,8 @@ class _PackTrainer:
                     self.evaluation_rows,
                     before_pass=self.stop.check,
                 )
-            except torch.OutOfMemoryError:
-                if self.evaluation_rows == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error) or self.evaluation_rows == 1:
                     raise
                 self.evaluation_rows //= 2
                 logger.warning("Out of memory: jobs are now evaluated on %d rows at a time.", self.evaluation_rows)

@@ -12,7 +12,7 @@ import torch
 from scalearn import evaluation, job_run, stop_signal, training
 from scalearn.checkpoint import load_checkpoint
 from scalearn.job_run import JobRun
-from scalearn.runtime import PackMember, Runtime, Stop
+from scalearn.runtime import OutOfMemory, PackMember, Runtime, Stop
 from scalearn.stop_signal import StopSignal
 from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack
 
@@ -164,7 +164,7 @@ def test_memory_that_does_not_hold_one_row_is_an_error(backbone: str, tmp_path: 
         raise torch.OutOfMemoryError("CUDA out of memory (as a test has it)")
 
     patched_passes(monkeypatch, evaluation, full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory):
         train_pack([config_of("adapter", backbone)], tmp_path, {})
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from scalearn import training
 from scalearn.checkpoint import load_checkpoint
 from scalearn.errors import UserError
-from scalearn.runtime import PackMember, Runtime, Stop
+from scalearn.runtime import OutOfMemory, PackMember, Runtime, Stop
 from scalearn.training import train
 from tests.scalearn.packs import SOURCES, TARGET, config_of, difference, history, result, stop_at, train_pack, weights
 from tests.scalearn.small import data, job, run, save_backbone
@@ -193,6 +193,21 @@ def test_micro_batches_are_remembered_by_a_resumed_job(
     rows = out_of_memory_once(monkeypatch, 0)
     train_pack([config], tmp_path, parents)
     assert max(rows) == 4
+    assert result(tmp_path / "0")["micro_batches"] == 2
+
+
+def test_job_that_was_divided_in_a_larger_pack_is_whole_where_it_resumes_alone(
+    backbone: str, parents: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [config_of("scalearn", backbone, seed) for seed in range(2)]
+    with monkeypatch.context() as patched:
+        out_of_memory_once(patched)
+        with pytest.raises(Stop):
+            train_pack(configs, tmp_path, parents, stop_at(2))
+    rows = out_of_memory_once(monkeypatch, 0)
+    train_pack(configs[:1], tmp_path, parents)
+    assert set(rows) == {8}
+    assert result(tmp_path / "0")["micro_batches"] == 1
 
 
 def test_row_limit_bounds_every_pass(backbone: str, parents: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,12 +217,30 @@ def test_row_limit_bounds_every_pass(backbone: str, parents: Mapping[str, Path],
     assert sum(rows) == 2 * 6 * 8
 
 
-def test_memory_that_never_suffices_is_an_error(
+def test_memory_that_never_suffices_is_one_sentence(
     backbone: str, parents: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out_of_memory_once(monkeypatch, 1000)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(
+        OutOfMemory, match=r"^Memory does not hold this job \(CUDA out of memory \(as a test has it\)\): use a smaller backbone"
+    ):
         train_pack([config_of("scalearn", backbone)], tmp_path, parents)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError()]
+)
+def test_memory_that_ends_outside_of_a_pass_is_said_to_have_ended(
+    error: Exception, backbone: str, parents: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser's moments come with the first step; a processor's allocator has no error of its own."""
+
+    def full(self: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(OutOfMemory, match="these 2 jobs together"):
+        train_pack([config_of("scalearn", backbone, seed) for seed in range(2)], tmp_path, parents)
 
 
 def test_omega_takes_no_weight_decay_unless_asked(backbone: str, parents: Mapping[str, Path], tmp_path: Path) -> None:
