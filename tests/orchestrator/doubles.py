@@ -4,7 +4,7 @@ What a job does is read from `behaviour.json` in the store's root: a list of [re
 match of a key wins. Keys: `seconds` per epoch, `epochs`, `loss` of the first one, `error` (a member's own failure), `crash` (raise out
 of the function), and `die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one
 after it, in the first k attempts; and `hold`: {"epoch": n, "until": name}: wait before epoch n until the store's root has such a file.
-`quiet`: report nothing; look as often whether to stop.
+`quiet`: report nothing; look as often whether to stop. `looks`: look before each epoch is written down, as training does between passes.
 """
 
 import json
@@ -98,6 +98,8 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         while hold and epoch == hold["epoch"] and not (root / hold["until"]).exists():
             time.sleep(0.05)
         time.sleep(behaviour.get("seconds", 0.01))
+        if behaviour.get("looks") and runtime.should_stop is not None and runtime.should_stop():
+            raise Stop
         loss = behaviour.get("loss", 1.0) / epoch
         record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.1 * epoch, "learning_rate": 6e-3}
         record |= {"train_loss": loss, "validation": {"loss": loss, "accuracy": 1 - loss / 2}}

@@ -1,12 +1,13 @@
 """Tracking against a real `mlflow server` that is away, is killed and restarted, or stops answering: on SQLite and on PostgreSQL.
 
-Jobs are doubles and run in this process, one after the other; what is asserted is that all of them are done while the server is still
-away, and that everything arrives later, exactly once.
+Jobs are doubles and run in this process, one after the other, or, in one test, on Ray; what is asserted is that jobs are done while the
+server is still away, and that everything arrives later, exactly once.
 """
 
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from orchestrator.tracking import writer
 from orchestrator.tracking.mlflow_runs import SweepRuns
 from orchestrator.tracking.writer import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
+from tests.orchestrator.launch import SWEEP
+from tests.orchestrator.launching import Launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -167,16 +169,17 @@ class Sweep:
     def done(self) -> int:
         return sum(self.store.complete(node) for node in self.graph.nodes())
 
-    def arrived(self, server: Server) -> dict[str, tuple[str, int]]:
-        """Status and number of logged evaluations of every node's run, none of which may be there twice."""
-        client = MlflowClient(server.uri)
-        experiment = client.get_experiment_by_name(self.name)
-        runs = client.search_runs([experiment.experiment_id], max_results=1000)
-        assert Counter(run.data.tags["kind"] for run in runs) == {"sweep": 1, "job": len(runs) - 1}
-        jobs = [run for run in runs if run.data.tags["kind"] == "job"]
-        assert len({run.data.tags["node"] for run in jobs}) == len(jobs)
-        counts = {run.info.run_id: len(client.get_metric_history(run.info.run_id, "train_loss")) for run in jobs}
-        return {run.data.tags["node"]: (run.info.status, counts[run.info.run_id]) for run in jobs}
+
+def arrived(server: Server, name: str) -> dict[str, tuple[str, int]]:
+    """Status and number of logged evaluations of every run of an experiment, none of which may be there twice."""
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(name)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
+    jobs = [run for run in runs if run.data.tags["kind"] == "job"]
+    assert len(runs) - len(jobs) <= 1, "the sweep has several runs"
+    assert len({run.data.tags["node"] for run in jobs}) == len(jobs), "a job has several runs"
+    counts = {run.info.run_id: len(client.get_metric_history(run.info.run_id, "train_loss")) for run in jobs}
+    return {run.data.tags["node"]: (run.info.status, counts[run.info.run_id]) for run in jobs}
 
 
 def test_server_away_from_the_start_killed_in_mid_run_and_stuck_gets_everything_once(server, store, monkeypatch):
@@ -203,7 +206,7 @@ def test_server_away_from_the_start_killed_in_mid_run_and_stuck_gets_everything_
     server.signal(signal.SIGCONT)
 
     assert sweep.tracker.finish("FINISHED", patience=240) == 0
-    assert sweep.arrived(server) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
+    assert arrived(server, sweep.name) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
 
 
 def test_server_that_stays_away_keeps_nobody_waiting_and_the_next_run_logs_it_all(server, store):
@@ -217,7 +220,7 @@ def test_server_that_stays_away_keeps_nobody_waiting_and_the_next_run_logs_it_al
         again.add(node)
     again.start()
     assert again.finish("FINISHED", patience=240) == 0
-    assert sweep.arrived(server) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
+    assert arrived(server, sweep.name) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
     assert again.untracked(sweep.graph.nodes()) == []
 
 
@@ -233,8 +236,59 @@ def test_runs_that_a_late_answer_created_twice_are_joined_at_the_end(server, sto
         late = {**run.data.tags, "logged_step": "", "state": "opening"} if run.data.tags["kind"] == "job" else run.data.tags
         client.create_run(experiment, tags={key: value for key, value in late.items() if not key.startswith("mlflow.runName")})
     with pytest.raises(AssertionError):
-        sweep.arrived(server)
+        arrived(server, sweep.name)
     sweep.train(5)
     assert sweep.tracker.finish("FINISHED", patience=240) == 0
-    assert sweep.arrived(server) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
+    assert arrived(server, sweep.name) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
     assert SweepRuns(server.uri, "twins", "twins", "", store.root).run_id == sweep.tracker.run_id
+
+
+def hang_up_on_the_next_call(port: int) -> None:
+    """Take a killed server's place until somebody has called in vain."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    def is_free() -> bool:  # the kernel may be at work on the killed one's sockets
+        with contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+        return bool(listener.getsockname()[1])
+
+    with listener:
+        wait_until(is_free, "the killed server's port is free")
+        listener.listen()
+        listener.settimeout(240)
+        listener.accept()[0].close()
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+def test_run_whose_server_is_killed_and_restarted_goes_on_and_leaves_each_job_once(server, tmp_path, repository, shared_ray):
+    if not server.is_up:
+        server.start()
+    launch = Launch(tmp_path, repository, SWEEP.replace("name: toy", "name: launched"), "launched")
+    first, last = launch.node("source/adapter/bbc"), launch.node("scalearn/bbc/lr6e-03-seed1")
+    behave(
+        launch.store,
+        (".", {"epochs": 3}),
+        (re.escape(first), {"hold": {"epoch": 2, "until": "killed"}}),
+        (re.escape(last), {"hold": {"epoch": 2, "until": "back"}}),
+    )
+    run = launch.start(RAY_ADDRESS=shared_ray, MLFLOW_TRACKING_URI=server.uri)
+    try:
+        wait_until(lambda: arrived(server, "launched").get(first) == ("RUNNING", 1), "the server has half of a job")
+        server.kill()
+        (launch.store.root / "killed").touch()
+        hang_up_on_the_next_call(server.port)
+        wait_until(
+            lambda: list(launch.states().values()).count("succeeded") == len(launch.graph()) - 1, "all jobs but the held one are done"
+        )
+        assert not server.is_up
+        server.start()
+        (launch.store.root / "back").touch()
+        out, err = run.communicate(timeout=300)
+    finally:
+        run.kill()
+        run.communicate()
+    assert run.returncode == 0, out + err
+    assert "not in MLflow yet" not in out
+    assert set(launch.attempts().values()) == {1}
+    assert arrived(server, "launched") == dict.fromkeys(launch.graph().nodes(), ("FINISHED", 3))
