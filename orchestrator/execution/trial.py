@@ -182,7 +182,9 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attem
         try:
             outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack, attempts))
         except TakenOver:
-            logger.info("Left: another worker has begun this job anew.")
+            for node in pack:
+                if attempts[node] == _attempts(node, store):  # the others' logs are another worker's by now, and perhaps committed
+                    logger.info("Left with its pack, of which another worker has begun a job anew.", extra=about(node))
             raise
         except Stop:
             logger.info("Stopped; the next run goes on from the last checkpoint.")
@@ -199,14 +201,14 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attem
 
 
 def _publish_news(pack: Iterable[str], store: Store, impatient: Store, attempts: Mapping[str, object]) -> None:
-    """Publish what jobs have written since, unless another worker has them by now.
+    """Publish what jobs have written since, unless another worker has them by now: where the store is a directory, both would write there.
 
     Raises:
         StoreUnavailable: The store is away; the next look makes up for it.
         TakenOver: A job was begun anew elsewhere.
     """
     for node in pack:
-        if store.has_news(node):
+        if store.is_local or store.has_news(node):
             if attempts[node] != _attempts(node, impatient):
                 raise TakenOver
             store.publish(node, patient=False)

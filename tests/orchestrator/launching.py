@@ -64,15 +64,16 @@ def survivors(members: dict[int, str]) -> dict[int, str]:
 class Launch:
     """A working directory with a sweep, and `scalearn run` on it as a process of its own."""
 
-    def __init__(self, directory: Path, repository: Path, sweep: str = SWEEP, name: str = "toy") -> None:
+    def __init__(self, directory: Path, repository: Path, sweep: str = SWEEP, name: str = "toy", url: str | None = None) -> None:
         self.name = name
         self.file = directory / f"{name}.yaml"
         self.file.write_text(sweep)
-        self.store = Store(directory / "runs")
+        self.store = Store(url or directory / "runs")
+        self.tracking = f"sqlite:///{(directory if url else self.store.root) / 'mlflow.db'}"
         self.repository = repository
 
     def start(self, *flags: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), str(self.store.root), *flags]
+        command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), self.store.url, *flags]
         return subprocess.Popen(
             command, cwd=self.repository, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -122,7 +123,7 @@ class Launch:
 
     def tracked(self) -> dict[str, str]:
         """Status of the run of every node; fails when a node has two."""
-        client = MlflowClient(f"sqlite:///{self.store.root / 'mlflow.db'}")
+        client = MlflowClient(self.tracking)
         runs = client.search_runs([client.get_experiment_by_name(self.name).experiment_id], "tags.kind = 'job'", max_results=1000)
         statuses = {run.data.tags["node"]: run.info.status for run in runs}
         assert len(statuses) == len(runs)

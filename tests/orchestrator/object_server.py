@@ -1,6 +1,9 @@
 """`python -m tests.orchestrator.object_server [--nodes N]`: an S3-compatible server on loopback that can be cut off and come back.
 
-Prints its port once it answers. SIGUSR1: stop to listen, keep what is stored. SIGUSR2: listen again. `--nodes` fills the bucket `many`
+Prints its port once it answers. A GET of `/_lose/TEXT` makes it lose one answer: the next PUT to a path with that text in it is carried
+out and answered as an internal error.
+
+SIGUSR1: stop to listen, keep what is stored. SIGUSR2: listen again. `--nodes` fills the bucket `many`
 with the objects of so many finished jobs under `runs/`; the bucket `bucket` is empty.
 """
 
@@ -17,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 BUCKET, MANY = "bucket", "many"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -34,6 +38,11 @@ class ObjectServer:
         """How many requests it has answered."""
         with urllib.request.urlopen(f"{self.environment['AWS_ENDPOINT_URL']}/_requests") as answer:
             return int(answer.read())
+
+    def lose_answer(self, text: str) -> None:
+        """Carry out the next write to a path with a text in it, and say that it failed."""
+        with urllib.request.urlopen(f"{self.environment['AWS_ENDPOINT_URL']}/_lose/{text}"):
+            pass
 
     def cut_off(self) -> None:
         """Refuse connections from now on."""
@@ -74,7 +83,7 @@ def main() -> None:
     signals = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     application, port, words = (
-        _counting(DomainDispatcherApplication(create_backend_app)),
+        _losing(_counting(DomainDispatcherApplication(create_backend_app))),
         0,
         {signal.SIGUSR1: "away", signal.SIGUSR2: "back"},
     )
@@ -103,6 +112,27 @@ def _counting(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iter
             return [str(next(answered)).encode()]
         next(answered)
         return application(environ, start_response)
+
+    return answer
+
+
+def _losing(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Lose the answers that are asked for at a path of its own."""
+    wanted: list[str] = []
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path.startswith("/_lose/"):
+            wanted.append(path.removeprefix("/_lose/"))
+            start_response("200 OK", [])
+            return []
+        lost = next((text for text in wanted if environ["REQUEST_METHOD"] == "PUT" and text in path), None)
+        if lost is None:
+            return application(environ, start_response)
+        wanted.remove(lost)
+        b"".join(application(environ, lambda *arguments: None))
+        start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
+        return [b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>We encountered an internal error</Message></Error>"]
 
     return answer
 

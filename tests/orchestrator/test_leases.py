@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
 import signal
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,23 @@ from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
 from orchestrator.storage.files import Storage
 from orchestrator.storage.leases import LEASES, Leases
 from orchestrator.storage.patience import Patience, StoreUnavailable
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, Verdict
+from scalearn.errors import UserError
 from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, behave, source
 from tests.orchestrator.launching import Launch, wait_until
+from tests.orchestrator.object_server import BUCKET
 
 NODE = source("s0").node
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a driver said, and its exit code."""
+
+    out: str
+    err: str
+    code: int
 
 
 class Clock:
@@ -134,6 +148,36 @@ def test_store_that_does_not_answer_grants_nothing_and_breaks_nothing(store, mon
         assert not leases.is_free(NODE)
 
 
+@pytest.mark.fault
+def test_claim_whose_answer_was_lost_is_this_drivers_all_the_same(object_server, monkeypatch):
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store = Store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    with Leases(store) as leases, Leases(store) as other:
+        object_server.lose_answer(f"{LEASES}/nodes/")
+        told = leases.claim(NODE)
+        assert store.storage.read_json(store.root / LEASES / "nodes" / NODE / "1.json") == {"driver": leases.driver}
+        assert told or leases.is_free(NODE)
+        assert leases.claim(NODE)
+        assert not leases.is_free(NODE)
+        assert not other.claim(NODE)
+        assert not other.is_free(NODE)
+
+
+def test_file_that_a_repeated_request_finds_linked_was_created_by_this_call(tmp_path, monkeypatch):
+    link = os.link
+
+    def link_twice(beside: Path, path: Path) -> None:
+        link(beside, path)
+        link(beside, path)
+
+    storage = Storage(tmp_path)
+    monkeypatch.setattr(os, "link", link_twice)
+    assert storage.create(tmp_path / "x.json", b"mine")
+    assert not storage.create(tmp_path / "x.json", b"yours")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
 def test_worker_whose_job_was_begun_anew_leaves_without_commit_or_failure(store):
     job = source("s0")
     behave(store, (".", {"seconds": 0.02, "epochs": 10_000}))
@@ -160,12 +204,26 @@ methods:
 """Shares the four sources and two targets with the other sweep, and has one of its own."""
 
 
+@pytest.fixture(params=["directory", "s3"])
+def shared_store(request, tmp_path, monkeypatch):
+    """URL of a store that several drivers use, None for a directory; and where the double reads how to behave."""
+    if request.param == "directory":
+        return None, tmp_path / "runs"
+    environment = request.getfixturevalue("object_server").environment
+    for name, value in {**environment, "SCALEARN_SCRATCH": str(tmp_path / "scratch")}.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    return url, Store(url).scratch / "work"
+
+
 @pytest.mark.slow
 @pytest.mark.fault
-def test_two_drivers_that_share_jobs_train_each_once_and_both_finish(tmp_path, repository, shared_ray):
-    first, second = Launch(tmp_path, repository), Launch(tmp_path, repository, SECOND, "second")
-    behave(first.store, (".", {"seconds": 0.4}))
-    processes = [first.start(RAY_ADDRESS=shared_ray), second.start(RAY_ADDRESS=shared_ray)]
+def test_two_drivers_that_share_jobs_train_each_once_and_both_finish(shared_store, tmp_path, repository, shared_ray):
+    url, place = shared_store
+    first, second = Launch(tmp_path, repository, url=url), Launch(tmp_path, repository, SECOND, "second", url)
+    behave(Store(place), (".", {"seconds": 0.4}))
+    environment = {"RAY_ADDRESS": shared_ray} | ({"MLFLOW_TRACKING_URI": first.tracking} if url else {})
+    processes = [first.start(**environment), second.start(**environment)]
     for process in processes:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
@@ -178,38 +236,94 @@ def test_two_drivers_that_share_jobs_train_each_once_and_both_finish(tmp_path, r
     assert set(second.tracked().values()) == {"FINISHED"}
 
 
+BBC, APPLE, AIRLINES = (f"source/adapter/{task}" for task in ("bbc", "apple", "airlines"))
+
+
+@pytest.fixture(scope="module")
+def taken_over(tmp_path_factory, repository, shared_ray):
+    """Jobs of a driver that is killed, and of one that is stopped together with one of its two workers, taken over by a third.
+
+    The stopped processes go on when the third driver is done.
+    """
+    directory = tmp_path_factory.mktemp("taken_over")
+    first, second = Launch(directory, repository), Launch(directory, repository, SECOND, "second")
+    slow = f"{BBC}|{APPLE}|{AIRLINES}"
+    nodes = {part: first.node(part) for part in (BBC, APPLE, AIRLINES)}
+    behave(first.store, (slow, {"seconds": 0.2, "epochs": 10_000, "looks": True}))
+    environment = {"RAY_ADDRESS": shared_ray, "SCALEARN_LEASE_SECONDS": "8"}
+    killed = first.start("--only", BBC, **environment)
+    stopped = first.start("--only", f"{APPLE}|{AIRLINES}", **environment)
+    wait_until(lambda: all(first.epoch(node) >= 2 for node in nodes.values()))
+    third = second.start("--only", "source/adapter", **environment)
+    wait_until(lambda: second.store.complete(second.node("source/adapter/self_driving")))
+    before = first.attempts()
+    worker = first.log(nodes[APPLE])[0]["pid"]
+    asleep = [stopped.pid, worker]
+    try:
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        reached = {node: first.epoch(node) for node in nodes.values()}
+        behave(first.store, (slow, {"epochs": max(reached.values()) + 20, "seconds": 0.05, "looks": True}))
+        ended = [Ended(*third.communicate(timeout=300), third.returncode)]
+        artifacts = {node: first.store.read_json(node, "SUCCESS.json") for node in nodes.values()}
+    finally:
+        for pid in asleep:
+            os.kill(pid, signal.SIGCONT)
+    ended.append(Ended(*stopped.communicate(timeout=300), stopped.returncode))
+    return first, nodes, before, reached, ended, artifacts
+
+
 @pytest.mark.slow
 @pytest.mark.fault
-def test_jobs_of_a_killed_driver_are_taken_over_by_one_that_waits_for_them(tmp_path, repository, shared_ray):
-    first, second = Launch(tmp_path, repository), Launch(tmp_path, repository, SECOND, "second")
-    slow = "source/adapter/bbc"
-    behave(first.store, (slow, {"seconds": 0.2, "epochs": 10_000}))
-    bbc = first.node(slow)
-    killed = first.start("--only", slow, RAY_ADDRESS=shared_ray)
-    wait_until(lambda: first.epoch(bbc) >= 2)
-    waiting = second.start("--only", "airlines|bbc", RAY_ADDRESS=shared_ray)
-    wait_until(lambda: "succeeded" in second.states().values())
-    assert first.attempts()[bbc] == 1
-    reached = first.epoch(bbc)
-    behave(first.store, (slow, {"epochs": reached + 20}))
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    out, err = waiting.communicate(timeout=300)
-    assert waiting.returncode == 0, out + err
-    begun = [entry["from"] for entry in first.log(bbc)]
+def test_jobs_of_a_killed_driver_are_taken_over_by_one_that_waits_for_them(taken_over):
+    first, nodes, before, reached, ended, _ = taken_over
+    node = nodes[BBC]
+    assert ended[0].code == 0, ended[0]
+    assert before[node] == 1
+    begun = [entry["from"] for entry in first.log(node)]
     assert begun[0] == 0
-    assert begun[1] >= reached
+    assert begun[1] >= reached[node]
     assert len(begun) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_driver_that_was_stopped_finds_its_jobs_done_by_another_and_its_workers_leave_them_alone(taken_over):
+    first, nodes, before, reached, ended, artifacts = taken_over
+    assert [driver.code for driver in ended] == [0, 0], ended
+    for node in (nodes[APPLE], nodes[AIRLINES]):
+        begun = [entry["from"] for entry in first.log(node)]
+        assert len(begun) == 2
+        assert begun[1] >= reached[node]
+        assert (before[node], first.attempts()[node]) == (1, 2)
+        assert first.store.read_json(node, "SUCCESS.json") == artifacts[node]
+        assert first.store.verify(node) == Verdict("complete")
+        assert not (first.store.directory(node) / "FAILED.json").exists()
+    tracked = first.tracked()  # one run each, or it fails
+    assert (tracked[nodes[APPLE]], tracked[nodes[AIRLINES]]) == ("FINISHED", "FINISHED")
 
 
 def test_force_leaves_a_job_alone_that_another_driver_trains(tmp_path, repository, capsys):
     launch = Launch(tmp_path, repository)
     node = launch.node("source/adapter/bbc")
     command = ["run", str(launch.file), "--store", str(launch.store.root), "--force", "--only", "source/adapter/bbc"]
-    with Leases(launch.store) as other:
+    with Leases(launch.store, 0.6) as other:
         assert other.claim(node)
         assert main(command) == 2
-    assert capsys.readouterr().err.startswith(f"scalearn: {node} is being trained by another run: wait for its end")
+    said = capsys.readouterr()
+    assert said.err.startswith(f"scalearn: {node} is being trained by another run, {other.driver}: wait for its end")
+    assert said.out.startswith(f"{node} is claimed by {other.driver}: waiting up to 60 seconds for a sign of life from there.")
+
+
+def test_seconds_of_a_lease_come_from_the_environment(store, monkeypatch):
+    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "7.5")
+    assert Leases(store).lease_seconds == 7.5
+    for wrong in ("0", "-1", "nan", "inf", "a minute"):
+        monkeypatch.setenv("SCALEARN_LEASE_SECONDS", wrong)
+        with pytest.raises(UserError, match=f"^SCALEARN_LEASE_SECONDS is '{wrong}': give a number of seconds above 0, such as 60.$"):
+            Leases(store)
 
 
 def test_store_that_takes_no_claim_for_longer_than_one_waits_ends_the_sweep(tmp_path, monkeypatch):
@@ -225,3 +339,20 @@ def test_store_that_takes_no_claim_for_longer_than_one_waits_ends_the_sweep(tmp_
         clock.now = 121.0
         with pytest.raises(StoreUnavailable, match="could not be written to for 121 seconds"):
             leases.claim(NODE)
+
+
+def test_store_that_was_away_twice_and_answered_in_between_ends_nothing(tmp_path, monkeypatch):
+    store, clock = Store(tmp_path / "runs", Patience(120.0)), Clock()
+    with Leases(store, 0.3, clock=clock) as leases:
+
+        def refuse(*arguments):
+            raise OSError(errno.EIO, "input/output error")
+
+        with monkeypatch.context() as away:
+            away.setattr(Storage, "create", refuse)
+            assert not leases.claim(NODE)
+            count = json.loads(sign_of(store, leases).read_text())["count"]
+            wait_until(lambda: json.loads(sign_of(store, leases).read_text())["count"] > count + 1)  # it answers, and nobody claims
+            clock.now = 1000.0
+            assert not leases.claim(NODE)
+        assert leases.claim(NODE)
