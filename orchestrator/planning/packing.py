@@ -260,7 +260,7 @@ class Policy:
 
 
 class FirstCome(Policy):
-    """What a plain queue does: jobs in the order in which they became ready, in packs as large as can be. For comparison."""
+    """What a plain queue does: jobs in the order in which they became ready, packs spread over the idle devices. For comparison."""
 
     def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
         """See `Policy`."""
@@ -275,7 +275,7 @@ class FirstCome(Policy):
         super()._add(node)
 
     def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
-        return super()._mates(head, 1, float("inf"))
+        return super()._mates(head, idle, float("inf"))
 
 
 def remaining_paths(

@@ -143,7 +143,10 @@ class Barrier(Policy):
     def take(self, idle: int = 1, now: float = 0.0) -> tuple[str, ...]:
         """See `Policy.take`."""
         if not hasattr(self, "_first"):
-            self._first = {job.node for job in self._graph if job.config.stage != "transfer" and self._graph.states[job.node] not in DONE}
+            # Whatever else a sweep holds, a barrier waits only for what some transfer job needs.
+            self._first = {parent.node for job in self._graph if job.config.stage == "transfer" for parent in job.parents} & {
+                node for node, state in self._graph.states.items() if state not in DONE
+            }
             self._held: list[str] = []
         while pack := super().take(idle, now):
             if self._graph.job(pack[0]).config.stage != "transfer" or not self._first:

@@ -116,12 +116,12 @@ def test_methods_that_own_their_backbone_share_no_pack():
     assert drain(Policy(Graph(full), make_cost(pack=8))) == [(full[0].node,), (full[1].node,)]
 
 
-def test_first_come_takes_jobs_in_their_order_and_full_packs():
+def test_first_come_takes_jobs_in_their_order_and_spreads_them():
     jobs = [with_epochs(source("s0", seed), seed + 1) for seed in range(4)]
-    assert drain(FirstCome(Graph(jobs), make_cost(pack=2), slots=4), idle=4) == [
-        (jobs[0].node, jobs[1].node),
-        (jobs[2].node, jobs[3].node),
-    ]
+    policy = FirstCome(Graph(jobs), make_cost(pack=2), slots=2)
+    assert [policy.take(idle) for idle in (2, 1)] == [(jobs[0].node, jobs[1].node), (jobs[2].node, jobs[3].node)]
+    assert policy.take() == ()
+    assert drain(FirstCome(Graph(jobs), make_cost(pack=2), slots=4), idle=4) == [(job.node,) for job in jobs]
 
 
 @st.composite

@@ -12,7 +12,7 @@ from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import FirstCome, Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.planning.simulate import Barrier, lower_bounds, simulate, slices
-from tests.orchestrator.doubles import source, transfer, two_stages
+from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 from tests.orchestrator.test_packing import with_epochs
 
 PROFILE = dataclasses.replace(
@@ -127,14 +127,15 @@ def test_done_jobs_cost_nothing():
 
 
 def test_barrier_holds_the_second_stage_until_the_first_is_done():
-    early, late = source("early"), with_epochs(source("late"), 200)
-    graph = Graph([transfer("t", [early]), late])
-    with_barrier = simulate(graph, make_cost(), 2, Barrier)
+    early, late, other = source("early"), with_epochs(source("late"), 200), with_epochs(make_job("single", "full_ft", "other"), 400)
+    jobs = [transfer("t", [early]), transfer("u", [late]), other]
+    graph = Graph(jobs)
+    with_barrier = simulate(graph, make_cost(), 3, Barrier)
     begins = {pack.nodes[0]: pack.begin for pack in with_barrier.packs}
     ends = {pack.nodes[0]: pack.end for pack in with_barrier.packs}
-    (below,) = (node for node in graph.nodes() if graph.stage_of(node) == "transfer")
-    assert begins[below] == ends[late.node]
-    assert simulate(Graph([transfer("t", [early]), late]), make_cost(), 2).makespan < with_barrier.makespan
+    without = {pack.nodes[0]: pack.begin for pack in simulate(Graph(jobs), make_cost(), 3).packs}
+    assert begins[jobs[0].node] == ends[late.node] < ends[other.node]
+    assert without[jobs[0].node] == ends[early.node]
 
 
 def test_slices_add_up_to_the_devices_time():
