@@ -18,6 +18,12 @@ from scalearn.errors import UserError
 from scalearn.tasks.origin import split_files, task_directory
 from scalearn.tasks.task import HubSource, PackageSource, Task
 
+_ALWAYS_ALLOWED = 1 << 30
+"""Bytes of rows that a parquet file of any size may expand to."""
+_LARGEST_EXPANSION = 256
+"""Bytes of rows per byte of a larger one. Texts that are repeated for each question on them stay far below."""
+_ROWS_AT_A_TIME = 1024
+
 
 @dataclass(frozen=True)
 class Published:
@@ -70,12 +76,25 @@ def _from_files(task: Task, files: list[Path]) -> Published:
 def _table(path: Path) -> pa.Table:
     match path.suffix:
         case ".parquet":
-            return pyarrow.parquet.read_table(path, partitioning=None)
+            return _parquet_table(path)
         case ".csv" | ".tsv":
             delimiter = "\t" if path.suffix == ".tsv" else ","
             return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
         case _:
             return pyarrow.json.read_json(path)
+
+
+def _parquet_table(path: Path) -> pa.Table:
+    """Read a file piece by piece: one of kilobytes can claim terabytes, by repeating a value that it holds once."""
+    batches, size = [], 0
+    limit = max(_ALWAYS_ALLOWED, _LARGEST_EXPANSION * path.stat().st_size)
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME):
+            batches.append(batch)
+            size += batch.nbytes
+            if size > limit:
+                raise ValueError(f"its rows take more than {limit >> 20} MiB, {limit // path.stat().st_size} times its own size")
+        return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 @contextmanager

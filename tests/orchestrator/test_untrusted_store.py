@@ -4,9 +4,13 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +23,9 @@ from orchestrator.planning.plan import plan
 from orchestrator.storage.prepare import prepare
 from orchestrator.storage.store import Store
 from orchestrator.watching.status import read_status
+from scalearn.config import DataConfig
+from scalearn.data import load_task, read
+from scalearn.errors import UserError
 from tests.orchestrator.doubles import run_jobs, source
 from tests.orchestrator.one_pack import SMALL_SWEEP
 
@@ -149,6 +156,19 @@ def test_checkpoint_whose_header_claims_a_terabyte_is_none(tmp_path):
         (folder / "state.safetensors").write_bytes(claimed.to_bytes(8, "little") + b"{}")
         with little_memory():
             assert load_checkpoint(tmp_path) is None
+
+
+def test_parquet_file_that_expands_to_terabytes_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "_ALWAYS_ALLOWED", 64 << 20)
+    place = tmp_path / "glue" / "rte" / "train.parquet"
+    place.parent.mkdir(parents=True)
+    rows, long = 10_000_000, pa.array(["x" * 100_000])
+    table = pa.table({"sentence1": pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), long), "label": np.zeros(rows, np.int8)})
+    pq.write_table(table, place, store_schema=False)  # without it a reader does not know to leave the repetition folded
+    shutil.copy(place, place.with_name("validation.parquet"))
+    assert place.stat().st_size < 1 << 20
+    with little_memory(), pytest.raises(UserError, match=r"train.parquet is broken .*its rows take more than \d+ MiB, \d+ times its own"):
+        load_task(DataConfig("glue/rte", "test"), root=tmp_path)
 
 
 def test_pickle_in_a_job_is_never_loaded(finished, tmp_path):
