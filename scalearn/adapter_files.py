@@ -147,6 +147,11 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
         what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
         raise UserError(f"Source adapter '{name}' is not a plain sequential bottleneck adapter ({what}): train it with config seq_bn.")
+    if not isinstance(config["reduction_factor"], int | float):
+        raise UserError(
+            f"Source adapter '{name}' has layers of different widths (reduction_factor: {config['reduction_factor']}): "
+            "train it with one number."
+        )
     misplaced = [field for field in _PLACEMENT if field in config and config[field] != SEQ_BN[field]]
     if misplaced:
         what = ", ".join(f"{field}: {config[field]}" for field in misplaced)

@@ -51,6 +51,12 @@ class Encoder(nn.Module):
         return int(self.config.hidden_size)
 
     @property
+    def head_dropout(self) -> float:
+        """Dropout rate of a head on this backbone: its configuration's for classifiers, else for hidden states, else 0."""
+        named = [getattr(self.config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
+        return next((float(rate) for rate in named if rate is not None), 0.0)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         device: torch.device = next(self.model.parameters()).device

@@ -3,11 +3,11 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from scalearn.encoder import Encoder
 from scalearn.metrics import evaluate
@@ -36,7 +36,7 @@ def evaluate_runs(
     encoder: Encoder,
     runs: Sequence[JudgedJob],
     split: str,
-    accelerator: Accelerator,
+    precision: AbstractContextManager[None],
     pad_token_id: int,
     rows_per_pass: int = ROWS_PER_PASS,
     before_pass: Callable[[], None] = lambda: None,
@@ -49,7 +49,7 @@ def evaluate_runs(
         encoder: The shared backbone, left in evaluation mode.
         runs: Jobs with the parameters to be judged.
         split: `validation`, `test`, or a further split; tasks without it are left out.
-        accelerator: Gives the precision.
+        precision: In which the passes compute, such as `torch.autocast`; entered once.
         pad_token_id: Of the tokenizer.
         rows_per_pass: Rows of one job in one pass.
         before_pass: Called before every pass; may raise, which leaves the jobs as they were.
@@ -62,7 +62,7 @@ def evaluate_runs(
     collected: dict[tuple[int, int], list[tuple[list[int], np.ndarray, float]]] = {}
     for run in runs:
         run.train_mode(False)
-    with torch.inference_mode(), accelerator.autocast():
+    with torch.inference_mode(), precision:
         for turn in range(max((len(chunks) for chunks in work.values()), default=0)):
             before_pass()
             present = [(run, *work[id(run)][turn]) for run in runs if turn < len(work[id(run)])]

@@ -21,7 +21,7 @@ from scalearn.methods.counts import bottleneck_width
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import TransferModel, fill_bottleneck
 from scalearn.model_card import SourceOmega, model_card
-from scalearn.source_adapters import save_adapter
+from scalearn.source_adapters import library_name, save_adapter
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
     Args:
         model: Of the ScaLearn family, on a task; left as it is.
         prune: Leaves out sources whose omegas are smaller than this in mean absolute value. None: keeps all.
+
+    Returns:
+        The model with the adapter, in evaluation mode, and each source's coefficients.
 
     Raises:
         UserError: The method cannot be folded, or no source would be left.
@@ -99,7 +102,7 @@ def export_adapter(
     assert isinstance(branch, BottleneckBranch)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} is not empty: name a directory that does not exist yet.")
-    name = _library_name(name or head.name or "target")
+    name = library_name(name or head.name or "target")
     try:
         save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
         save_head_inputs(place, head.task, head.max_length)
@@ -138,8 +141,3 @@ def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) ->
         branch = BottleneckBranch(BnConfig.from_dict(settings), encoder.sites, encoder.hidden_size)
     fill_bottleneck(branch, weights)
     return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()
-
-
-def _library_name(name: str) -> str:
-    """A name that a module may have: no dots."""
-    return name.replace(".", "-")

@@ -19,7 +19,8 @@ class HeadConfig:
     kind: HeadKind
     labels: int
     """Classes, labels, or choices; 1 for regression."""
-    dropout: float = 0.1
+    dropout: float | None = None
+    """None: that of the backbone where `attach` or `load_model` puts the head onto one; else 0.1, as usual."""
     layers: Literal[1, 2] = 2
     """1: no dense layer and no tanh, one linear map alone."""
 
@@ -39,6 +40,7 @@ class Head(nn.Module):
         """Draws normal weights with `init_std` and zero biases from the global random stream, as the encoders' own initialiser does."""
         super().__init__()
         self.config = config
+        self.dropout = 0.1 if config.dropout is None else config.dropout
         self.dense = nn.Linear(hidden, hidden) if config.layers == 2 else None
         self.out = nn.Linear(hidden, config.outputs)
         for layer in (self.dense, self.out):
@@ -63,7 +65,15 @@ class Head(nn.Module):
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over rows: cross-entropy, squared error (regression) or binary cross-entropy (multi-label)."""
+        """Mean loss over rows: cross-entropy, squared error (regression) or binary cross-entropy (multi-label).
+
+        Args:
+            logits: `[rows, labels]`, as `forward` returns them.
+            labels: Class or choice, `[rows]`; regression: values, `[rows]`; multi-label: 0 or 1, `[rows, labels]`.
+
+        Returns:
+            A scalar.
+        """
         if self.config.kind == "regression":
             return functional.mse_loss(logits.view(-1), labels.float().view(-1))
         if self.config.kind == "multi_label":
@@ -71,7 +81,6 @@ class Head(nn.Module):
         return functional.cross_entropy(logits, labels)
 
     def _dropped(self, values: Tensor, seed: int | None, place: int) -> Tensor:
-        rate = self.config.dropout
-        if not self.training or rate == 0.0:
+        if not self.training or self.dropout == 0.0:
             return values
-        return dropout(values, rate, seed, place)
+        return dropout(values, self.dropout, seed, place)

@@ -19,11 +19,10 @@ from scalearn.encoder import Encoder
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.learning_rate import learning_rate_factor, total_steps
-from scalearn.methods.branch import Branch, ParameterGroup
 from scalearn.methods.build import build_branch
 from scalearn.runtime import PackMember
 from scalearn.source_adapters import SourceAdapters
-from scalearn.weight_decay import never_decayed, split_by_decay
+from scalearn.weight_decay import parameter_groups
 
 _DROPOUT_SEED_OFFSET = 7_919
 """Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
@@ -95,11 +94,11 @@ class JobRun:
         self.tasks = tasks
         self.sources = sources
         self.scaler = scaler
-        self.branch: Branch = build_branch(self.config, encoder, sources)
+        self.branch = build_branch(self.config, encoder, sources)
         self.heads = _build_heads(encoder, tasks, self.config)
         self.device = encoder.device
         self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
-        self.groups = self._parameter_groups()
+        self.groups = parameter_groups(self.branch, self.heads, self.config)
         self.optimizer = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay} for group in self.groups]
         )
@@ -270,14 +269,6 @@ class JobRun:
         if self.scaler is not None and self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
 
-    def _parameter_groups(self) -> list[ParameterGroup]:
-        optimisation = self.config.optimisation
-        parameters = tuple(parameter for head in self.heads for parameter in head.parameters())
-        heads = ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay)
-        exempt = never_decayed([self.branch, *self.heads])
-        stated = (*self.branch.parameter_groups(self.config), heads)
-        return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
-
 
 def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Path) -> None:
     """Refuses to continue a job from the checkpoint of another. A setting that one of them does not know yet is no difference."""
@@ -295,13 +286,11 @@ def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfi
     """One head per task, the same for every method of a seed; in joint jobs choices are scored by one linear layer (PROTOCOL)."""
     config = encoder.config
     std = getattr(config, "initializer_range", 0.02)
-    named = [getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
-    dropout = next((rate for rate in named if rate is not None), 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         heads = []
         for task in tasks:
             labels = len(task.task.choices) or task.num_labels
             layers: Literal[1, 2] = 1 if job.stage == "joint" and task.task.head == "multiple_choice" else 2
-            heads.append(Head(HeadConfig(task.task.head, labels, dropout, layers), encoder.hidden_size, std))
+            heads.append(Head(HeadConfig(task.task.head, labels, encoder.head_dropout, layers), encoder.hidden_size, std))
     return [head.to(encoder.device) for head in heads]

@@ -2,25 +2,33 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig, HeadKind
 
+WEIGHTS = "model_head.safetensors"
+PICKLED = "pytorch_model_head.bin"
 _PARTS = ("weight", "bias")
 _INPUTS = "inputs.json"
 """Our own file beside the library's: what the library does not keep."""
 
 
-def read_library_head(directory: Path, hidden: int) -> tuple[Head, tuple[str, ...] | None]:
+def read_library_head(
+    directory: Path, hidden: int, *, dropout: float | None = None, allow_pickle: bool = False
+) -> tuple[Head, tuple[str, ...] | None]:
     """Reads the head that lies beside an adapter.
 
     Args:
         directory: In AdapterHub layout, with `head_config.json` and `model_head.safetensors`.
         hidden: Hidden size d of the backbone.
+        dropout: Rate of the head's dropout, which the library does not save. None: the usual one.
+        allow_pickle: Whether weights in `pytorch_model_head.bin` are accepted. They are read without running code from them.
 
     Returns:
         The head, in evaluation mode, and the names of its labels if it has any.
@@ -31,14 +39,15 @@ def read_library_head(directory: Path, hidden: int) -> tuple[Head, tuple[str, ..
     try:
         saved = json.loads((directory / "head_config.json").read_text(encoding="utf-8"))
         config, name = saved["config"], saved["name"]
-        tensors = load_file(directory / "model_head.safetensors")
+        pickled = allow_pickle and not (directory / WEIGHTS).is_file()
+        tensors = torch.load(directory / PICKLED, map_location="cpu", weights_only=True) if pickled else load_file(directory / WEIGHTS)
         kind = _kind(config)
         labels = int(config["num_choices" if kind == "multiple_choice" else "num_labels"])
-        head = Head(HeadConfig(kind, labels, layers=config["layers"]), hidden)
+        head = Head(HeadConfig(kind, labels, dropout, config["layers"]), hidden)
         places = {"dense": 1, "out": 4} if config["layers"] == 2 else {"out": 1}
         head.load_state_dict({f"{own}.{part}": tensors[f"heads.{name}.{at}.{part}"] for own, at in places.items() for part in _PARTS})
         numbers = {int(number): str(label) for label, number in (config.get("label2id") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"The prediction head in {directory} cannot be read ({reason}): save the adapter again, with its head.") from error
     named = numbers and any(label != f"LABEL_{number}" for number, label in numbers.items())

@@ -1,8 +1,10 @@
 """A trained job as a model: load it, feed it text, judge it, save it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from adapters.configuration import BnConfig
@@ -11,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from scalearn.adapter_files import library_kind
 from scalearn.backbones import Backbone, get_backbone
-from scalearn.config import DataConfig
+from scalearn.config import DataConfig, OptimisationConfig
 from scalearn.data import TokenisedTask, tokenised
-from scalearn.device import open_accelerator
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import evaluate_runs
@@ -23,8 +24,9 @@ from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 from scalearn.library_head import read_head_inputs, read_library_head
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.branch import Branch
-from scalearn.saved_job import CONFIG, HeadSpec, TransferSpec, load_transfer, save_transfer
+from scalearn.saved_job import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, save_transfer
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.weight_decay import parameter_groups
 
 Text = str | tuple[str, str] | tuple[str, Sequence[str]]
 """One segment, a pair of segments, or, for multiple choice, a segment and the choices that continue it."""
@@ -56,6 +58,9 @@ def load_backbone(name: str, *, device: torch.device | str = "cpu", attention: s
         name: A registered name, a local directory, or a hub id.
         device: Where the weights go.
         attention: `eager` or `sdpa`, see `load_encoder`.
+
+    Returns:
+        The encoder in evaluation mode, its parameters frozen, and its tokenizer.
 
     Raises:
         UserError: It is unknown, or its weights cannot be read.
@@ -92,6 +97,8 @@ class TransferModel(nn.Module):
         Returns:
             `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
+        if self.encoder.training != self.training:
+            self.encoder.train(self.training)  # shared, and another model may have left it in its own mode
         rows, length = inputs["input_ids"].shape
         seed = int(torch.randint(2**62, ())) if self.training else 0
         block = RowBlock(rows, length, seed)
@@ -102,6 +109,35 @@ class TransferModel(nn.Module):
         """The trainable parameters by name."""
         parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
         return parameters | {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
+
+    def loss(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Computes what training minimises: the head's loss, and the penalty that some methods add (AdapterFusion).
+
+        Args:
+            inputs: As for `forward`.
+            labels: Class or choice per text, `[texts]`; regression: values, `[texts]`; multi-label: 0 or 1, `[texts, labels]`.
+
+        Returns:
+            A scalar: the mean over texts, plus the penalty.
+        """
+        value, penalty = self.head.loss(self(inputs), labels), self.branch.penalty()
+        return value if penalty is None else value + penalty
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """The trainable parameters as a job trains them, for an optimiser of torch.
+
+        Some methods have rates of their own, such as ProPETL's masks, or exempt parameters from weight decay, as omega.
+
+        Args:
+            learning_rate: Of what has no rate of its own.
+            weight_decay: Of what takes any; biases and layer norms take none.
+
+        Returns:
+            Groups with `params`, `lr` and `weight_decay`.
+        """
+        optimisation = OptimisationConfig(learning_rate, weight_decay=weight_decay)
+        groups = parameter_groups(self.branch, [self.head], replace(job_config(self.spec), optimisation=optimisation))
+        return [{"params": list(each.parameters), "lr": each.learning_rate, "weight_decay": each.weight_decay} for each in groups]
 
     def tokenise(self, texts: Sequence[Text]) -> dict[str, Tensor]:
         """Token ids of texts, cut to the job's length, on the model's device: what `forward` takes."""
@@ -119,17 +155,23 @@ class TransferModel(nn.Module):
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[Text], *, rows_per_pass: int = 64) -> list[Prediction]:
-        """Predicts raw texts, as the job's template would render them.
+        """Predicts raw texts, as the job's template would render them. A model in training mode is in it again afterwards.
 
         Args:
             texts: Any number of them.
             rows_per_pass: Texts in one pass through the backbone.
+
+        Returns:
+            One prediction per text, in order.
+
+        Raises:
+            ValueError: Multiple choice, and a text does not have as many choices as the head.
         """
-        self.eval()
         predictions: list[Prediction] = []
-        for start in range(0, len(texts), rows_per_pass):
-            logits = self(self.tokenise(texts[start : start + rows_per_pass]))
-            predictions += [self._prediction(row) for row in logits.float().cpu()]
+        with self._evaluating():
+            for start in range(0, len(texts), rows_per_pass):
+                logits = self(self.tokenise(texts[start : start + rows_per_pass]))
+                predictions += [self._prediction(row) for row in logits.float().cpu()]
         return predictions
 
     def evaluate(self, data: DataConfig, split: str = "test", *, root: Path | None = None, cache: Path | None = None) -> dict[str, float]:
@@ -151,13 +193,31 @@ class TransferModel(nn.Module):
         task = tokenised(data, backbone.tokenizer, backbone.backbone.origin, root=root, cache=cache)
         if split not in task.splits:
             raise UserError(f"Task {data.task} has no split '{split}': it has {', '.join(task.splits)}.")
-        accelerator = open_accelerator("fp32", self.encoder.device.type)
-        (scores,) = evaluate_runs(self.encoder, [_Judged(self, task)], split, accelerator, int(backbone.tokenizer.pad_token_id or 0))
+        in_fp32 = torch.autocast(self.encoder.device.type, enabled=False)
+        with self._evaluating():
+            (scores,) = evaluate_runs(self.encoder, [_Judged(self, task)], split, in_fp32, int(backbone.tokenizer.pad_token_id or 0))
         return scores[data.task]
 
     def save(self, directory: str | Path) -> None:
-        """Writes the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied."""
-        save_transfer(Path(directory) / "transfer", self.spec, self.branch, [self.head])
+        """Writes the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied.
+
+        Args:
+            directory: Created; a model that was saved there before is replaced.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        save_transfer(Path(directory) / "transfer", self.spec, self.branch, [self.head], self.encoder)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for as long as the block runs."""
+        before = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(before)
 
     @property
     def _head(self) -> HeadSpec:
@@ -205,7 +265,10 @@ def load_model(
         directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
         backbone: The one that it was trained on.
         sources: The job's source adapters, loaded or as directories, in the job's order. None: a method without sources.
-        allow_pickle: Whether sources with pickled weights are accepted.
+        allow_pickle: Whether pickled weights are accepted, of sources or of the adapter and its head.
+
+    Returns:
+        The model, in evaluation mode.
 
     Raises:
         UserError: Something is missing or damaged, or belongs to another backbone or other sources.
@@ -218,28 +281,28 @@ def load_model(
             return _load_transfer(folder, backbone, sources)
     for folder in (place / "adapter", place):
         if (folder / "adapter_config.json").is_file():
-            return _load_adapter(folder, backbone)
+            return _load_adapter(folder, backbone, allow_pickle)
     raise UserError(f"{place} holds neither transfer/{CONFIG} nor adapter/adapter_config.json: give the directory of a finished job.")
 
 
 def _load_transfer(folder: Path, backbone: LoadedBackbone, sources: SourceAdapters | None) -> TransferModel:
-    spec, branch, heads = load_transfer(folder, backbone.encoder, sources)
+    spec, branch, heads = load_transfer(folder, backbone.encoder, sources, backbone.backbone.origin)
     if len(heads) != 1:
         raise UserError(f"{folder} is a job on {len(heads)} tasks: only a job on one task can be loaded as a model.")
     return TransferModel(backbone, spec, branch, heads[0], sources).eval()
 
 
-def _load_adapter(folder: Path, backbone: LoadedBackbone) -> TransferModel:
+def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) -> TransferModel:
     encoder = backbone.encoder
     name = folder.parent.name if folder.name == "adapter" else folder.name
     if kind := library_kind(folder):
         raise UserError(
             f"{folder} holds {kind} of the adapters library, which this package does not load: use load_adapter of that library."
         )
-    adapter = load_source_adapters(encoder, {name: folder})
+    adapter = load_source_adapters(encoder, {name: folder}, allow_pickle=allow_pickle)
     branch = BottleneckBranch(BnConfig.from_dict(dict(adapter.config)), encoder.sites, encoder.hidden_size)
     fill_bottleneck(branch, [BottleneckWeights(s.down_weight, s.down_bias, s.up_weight.flatten(1), s.up_bias[0]) for s in adapter.stacks])
-    head, label_names = read_library_head(folder, encoder.hidden_size)
+    head, label_names = read_library_head(folder, encoder.hidden_size, dropout=encoder.head_dropout, allow_pickle=allow_pickle)
     config = head.config
     task, max_length = read_head_inputs(folder) or (name, HeadSpec.max_length)
     heads = (HeadSpec(task, config.kind, config.labels, label_names, max_length, config.layers),)

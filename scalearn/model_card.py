@@ -62,10 +62,11 @@ def model_card(
 
 def _usage(spec: TransferSpec, name: str) -> str:
     hub = spec.backbone_origin.startswith("hub:")
-    place = spec.backbone_origin.removeprefix("hub:").rpartition("@")[0] if hub else f"directory/of/{spec.backbone.rpartition('/')[2]}"
+    repository, _, revision = spec.backbone_origin.removeprefix("hub:").rpartition("@")
+    place = f'"{repository}", revision="{revision}"' if hub else f'"directory/of/{spec.backbone.rpartition("/")[2]}"'
     return (
         "from adapters import AutoAdapterModel\n\n"
-        f'model = AutoAdapterModel.from_pretrained("{place}")\n'
+        f"model = AutoAdapterModel.from_pretrained({place})\n"
         'model.load_adapter("directory/of/this/file")\n'
         f'model.set_active_adapters("{name}")\n'
         f'model.active_head = "{name}"'

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,8 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
     """Saves what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
     directory = run.member.directory
+    # Of another job that was trained here before. An `adapter/` of such a job stays: it may be one of the sources.
+    shutil.rmtree(directory / "transfer", ignore_errors=True)
     if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
         name = run.config.task.partition("/")[2]
         save_adapter(encoder, directory / "adapter", name, run.branch.weights(), run.branch.config, run.heads[0], run.tasks[0].label_names)
@@ -100,7 +103,7 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
     spec = TransferSpec(
         config.method, dict(config.settings), config.sources, config.backbone, config.backbone_origin, encoder.hidden_size, heads
     )
-    save_transfer(directory / "transfer", spec, run.branch, run.heads)
+    save_transfer(directory / "transfer", spec, run.branch, run.heads, encoder)
 
 
 def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:

@@ -5,9 +5,11 @@ ScaLearn family (`omega`, `[layers or 1, sources, hidden or 1]`) and in `transfe
 head in `head.safetensors`, or in a `head_TASK.safetensors` per task where there are several.
 """
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +22,12 @@ from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig, HeadKind
+from scalearn.layers.omega import Omega
+from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.branch import Branch
 from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method
-from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.scaling import ScalingBranch, SourceBranch
 from scalearn.source_adapters import SourceAdapters
 
 CONFIG = "transfer_config.json"
@@ -62,16 +66,29 @@ class TransferSpec:
     backbone_origin: str
     hidden_size: int
     heads: tuple[HeadSpec, ...]
+    built_on: Mapping[str, Any] = field(default_factory=dict)
+    """What tells the backbone and the sources from others, as `save_transfer` wrote it. Empty: not from a file, or an older one."""
 
 
-def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Sequence[Head]) -> None:
-    """Writes a job into `folder`, which is created."""
+def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Sequence[Head], encoder: Encoder) -> None:
+    """Writes a job into `folder`, which is created.
+
+    Args:
+        folder: Files of these names that are there are replaced.
+        spec: What the job is.
+        branch: Its weights, without those of the sources.
+        heads: One per entry of `spec.heads`.
+        encoder: The backbone, which is described, not saved.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {"omega": branch.omega.omega} if isinstance(branch, ScalingBranch) else branch.state_dict()
-    _save(weights, folder / _weights_file(branch))
+    _save(_all_of(branch).state_dict(), folder / _weights_file(branch))
     for head, each in zip(heads, spec.heads, strict=True):
         _save(head.state_dict(), folder / _head_file(spec, each))
-    config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch)}
+    stacks = branch.stacks if isinstance(branch, SourceBranch) else ()
+    config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch), "built_on": _identity(encoder, stacks)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
@@ -94,18 +111,22 @@ def read_spec(folder: Path) -> TransferSpec:
             saved["backbone_origin"],
             int(saved["hidden_size"]),
             heads,
+            dict(saved.get("built_on", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give the transfer/ folder of a finished job.") from error
 
 
-def load_transfer(folder: Path, encoder: Encoder, sources: SourceAdapters | None) -> tuple[TransferSpec, Branch, list[Head]]:
+def load_transfer(
+    folder: Path, encoder: Encoder, sources: SourceAdapters | None, origin: str | None = None
+) -> tuple[TransferSpec, Branch, list[Head]]:
     """Loads a saved job onto a backbone.
 
     Args:
         folder: As `save_transfer` wrote it.
         encoder: The backbone that the job was trained on.
         sources: The job's source adapters in its order; None for methods without.
+        origin: Identity of the backbone's weights. One that may be the same weights from elsewhere is warned of. None: not compared.
 
     Returns:
         What the job is, its branch and its heads, in evaluation mode.
@@ -125,9 +146,11 @@ def load_transfer(folder: Path, encoder: Encoder, sources: SourceAdapters | None
             f"{folder} was trained on '{spec.backbone}' with hidden size {spec.hidden_size}, but this backbone has {encoder.hidden_size}: "
             "load the one it was trained on."
         )
+    _require_backbone(folder, spec, encoder, origin)
+    _require_sources(folder, spec, sources)
     branch = build_branch(job_config(spec), encoder, sources)
     weights = _load(folder / _weights_file(branch), encoder.device)
-    _fill(branch.omega if isinstance(branch, ScalingBranch) else branch, weights, folder)
+    _fill(_all_of(branch), weights, folder)
     heads = [_load_head(folder, spec, each, encoder) for each in spec.heads]
     return spec, branch.eval(), heads
 
@@ -150,8 +173,65 @@ def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
     )
 
 
+def _identity(encoder: Encoder, stacks: Sequence[SourceStack]) -> dict[str, Any]:
+    config = encoder.config
+    shape = {"architecture": config.model_type, "layers": encoder.sites, "vocabulary": config.vocab_size}
+    return {**shape, "sources": _digests(stacks)}
+
+
+def _digests(stacks: Sequence[SourceStack]) -> list[str]:
+    """What identifies each source's weights, in the order of the stacks, however they were saved."""
+    digests = [hashlib.sha256() for _ in range(stacks[0].sources if stacks else 0)]
+    for stack in stacks:
+        down, down_bias = (tensor.unflatten(0, (stack.sources, -1)) for tensor in (stack.down_weight, stack.down_bias))
+        for index, digest in enumerate(digests):
+            for tensor in (down[index], down_bias[index], stack.up_weight[:, index], stack.up_bias[index]):
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return [digest.hexdigest()[:16] for digest in digests]
+
+
+def _require_backbone(folder: Path, spec: TransferSpec, encoder: Encoder, origin: str | None) -> None:
+    identity = _identity(encoder, ())
+    for name in ("architecture", "layers", "vocabulary"):
+        then, now = spec.built_on.get(name), identity[name]
+        if then is not None and then != now:
+            raise UserError(
+                f"{folder} was trained on '{spec.backbone}' with {name} {then}, but this backbone has {now}: "
+                "load the one it was trained on."
+            )
+    if origin is None or origin == spec.backbone_origin:
+        return
+    if _surely_different(origin, spec.backbone_origin):
+        raise UserError(
+            f"{folder} was trained on the weights {spec.backbone_origin}, not on {origin}: load the backbone it was trained on."
+        )
+    warnings.warn(f"{folder} was trained on the weights {spec.backbone_origin}: make sure that {origin} are the same.", stacklevel=2)
+
+
+def _surely_different(origin: str, other: str) -> bool:
+    """Whether two origins name different weights: hashes that differ, or names; the same name may hold the same, a file what a hub has."""
+    (kind, _, name), (other_kind, _, other_name) = origin.partition(":"), other.partition(":")
+    if kind != other_kind:
+        return False
+    return kind == "files" or name.replace("==", "@").partition("@")[0] != other_name.replace("==", "@").partition("@")[0]
+
+
+def _require_sources(folder: Path, spec: TransferSpec, sources: SourceAdapters | None) -> None:
+    saved = spec.built_on.get("sources")
+    if not saved or sources is None:
+        return
+    other = [name for name, then, now in zip(spec.sources, saved, _digests(sources.stacks), strict=True) if then != now]
+    if other:
+        raise UserError(f"{folder} was trained on other weights of {', '.join(other)}: give the source adapters that it was trained on.")
+
+
+def _all_of(branch: Branch) -> nn.Module:
+    """What there is to save of a branch: omega alone, unless a branch of another package has parameters beside it."""
+    return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
+
+
 def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encoder) -> Head:
-    head = Head(HeadConfig(each.kind, each.labels, layers=each.layers), encoder.hidden_size).to(encoder.device)
+    head = Head(HeadConfig(each.kind, each.labels, encoder.head_dropout, each.layers), encoder.hidden_size).to(encoder.device)
     _fill(head, _load(folder / _head_file(spec, each), encoder.device), folder)
     return head.eval()
 
@@ -165,7 +245,7 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> Non
 
 
 def _weights_file(branch: Branch) -> str:
-    return "omega.safetensors" if isinstance(branch, ScalingBranch) else "transfer.safetensors"
+    return "omega.safetensors" if isinstance(_all_of(branch), Omega) else "transfer.safetensors"
 
 
 def _head_file(spec: TransferSpec, head: HeadSpec) -> str:

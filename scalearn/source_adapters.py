@@ -24,7 +24,7 @@ from scalearn.adapter_files import (
     require_agreement,
     weights_file,
 )
-from scalearn.encoder import Encoder, quiet_library
+from scalearn.encoder import SLOT, Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
@@ -56,6 +56,9 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
         directories: Name of each source and where it lies: a job's directory, a directory in AdapterHub layout, or a hub id. Order is
             kept: omega's rows follow it.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
+
+    Returns:
+        The sources in the given order, on the encoder's device.
 
     Raises:
         UserError: A source is absent, pickled, damaged, of another hidden size, of a kind that cannot be added up, or
@@ -92,14 +95,18 @@ def save_adapter(
     Args:
         encoder: Gives the architecture; left as it was.
         directory: Created; `adapter.safetensors` and its configuration go there.
-        name: Name that the library loads the adapter under.
+        name: What the adapter is called; the library loads it under `library_name` of it.
         adapters: Weights per site.
         config: The library's configuration of the adapter; its width must be that of the weights.
         head: Saved as a prediction head of the same name. None: none is saved.
         label_names: What the head predicts, in the order of its outputs. Default: the library's own names.
         pickle_too: Whether to write the library's pickled files as well, which are what `load_adapter` reads unless it is told otherwise.
+
+    Raises:
+        RuntimeError: The weights have another shape than `config` says.
+        OSError: The directory cannot be written.
     """
-    model = encoder.model
+    model, name = encoder.model, library_name(name)
     with quiet_library(), _temporary_adapter(encoder, name, config) as modules:
         for module, weights in zip(modules, adapters, strict=True):
             for own, given in zip(_tensors(bottleneck_weights(module)), _tensors(weights), strict=True):
@@ -113,6 +120,15 @@ def save_adapter(
         finally:
             if head is not None and name in model.heads:
                 model.delete_head(name)
+
+
+def library_name(name: str) -> str:
+    """A name under which the adapters library can keep an adapter and its head, which are modules there.
+
+    A module's name has no dot, and is no attribute that every dictionary of modules has, such as `type` or `items`; nor is it the slot's.
+    """
+    plain = name.replace(".", "-")
+    return f"{plain}-task" if plain == SLOT or hasattr(nn.ModuleDict(), plain) else plain
 
 
 def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[str] | None = None) -> None:
@@ -134,9 +150,9 @@ def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[st
 @contextmanager
 def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterator[list[Adapter]]:
     """Adds an adapter to the encoder's model for as long as the block runs, without touching any random stream."""
-    with torch.random.fork_rng(devices=[]):
-        encoder.model.add_adapter(name, config=config)
     try:
+        with torch.random.fork_rng(devices=[]):
+            encoder.model.add_adapter(name, config=config)
         modules: list[Adapter] = []
 
         def collect(layer: BottleneckLayer) -> None:
@@ -146,7 +162,7 @@ def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterato
         encoder.for_each_bottleneck_layer(collect)
         yield modules
     finally:
-        encoder.model.delete_adapter(name)
+        _forget(encoder.model, name)
 
 
 def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:

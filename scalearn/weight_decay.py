@@ -1,10 +1,21 @@
-"""Which parameters weight decay leaves alone: biases and layer norms, as in the trainer behind the published runs."""
+"""A job's parameters as its optimiser gets them: weight decay leaves biases and layer norms alone, as the published runs' trainer does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from scalearn.methods.branch import ParameterGroup
+from scalearn.config import JobConfig
+from scalearn.heads import Head
+from scalearn.methods.branch import Branch, ParameterGroup
+
+
+def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[ParameterGroup]:
+    """Returns the groups of a job's optimiser: the branch's, then the heads', none of them empty."""
+    optimisation = config.optimisation
+    parameters = tuple(parameter for head in heads for parameter in head.parameters())
+    stated = (*branch.parameter_groups(config), ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay))
+    exempt = never_decayed([branch, *heads])
+    return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
 
 
 def never_decayed(modules: Iterable[nn.Module]) -> set[int]:

@@ -27,6 +27,8 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
     task = task_of(data)
     if data.origin.startswith("files:sha256-"):
         found = data_origin(task, root)
+        if found != data.origin and not found.startswith("files:"):
+            raise UserError(f"Task {task.key} was planned with local files, but no directory is given: give the root that holds them.")
         if found != data.origin:
             raise UserError(f"Task {task.key}: its files changed since planning ({data.origin}, now {found}); plan and run again.")
     published = read_splits(task, root)

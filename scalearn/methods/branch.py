@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,17 @@ class Branch(nn.Module):
     A site is one place of the backbone where an adapter sits, counted from the first layer.
     """
 
+    drawn_in_pass: ClassVar[tuple[str, ...]] = ()
+    """Attributes that `begin_pass` sets. They belong to one pass: a copy or a file of the branch starts without them (None)."""
+
     def __init__(self) -> None:
         """Starts on the global random stream; a pack gives every branch the stream of its job."""
         super().__init__()
         self.streams = RowStreams()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for `copy` and `pickle`: tensors in the midst of a graph could not be copied."""
+        return {**self.__dict__, **dict.fromkeys(self.drawn_in_pass)}
 
     @abstractmethod
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
@@ -72,7 +79,7 @@ class Branch(nn.Module):
         return torch.cat([branch.added(site, part) for branch, part in zip(branches, parts, strict=True)])
 
     def penalty(self) -> Tensor | None:
-        """What is added to the job's training loss: a scalar."""
+        """What is added to the job's training loss: a scalar of its own graph. None: nothing."""
         return None
 
     def facts(self) -> dict[str, Any]:

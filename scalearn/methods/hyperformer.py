@@ -75,8 +75,17 @@ class Generator(nn.Module):
 class HyperformerBranch(Branch):
     """Adds `norm(U f(D x + a) + b)`, where D, a, U, b and the norm's weight and bias follow from the task (and the layer)."""
 
+    drawn_in_pass = ("_generated",)
+
     def __init__(self, config: HyperConfig, tasks: int, sites: int, hidden: int) -> None:
-        """Draws everything from the global random stream: embeddings from Normal(0, 1), maps with a deviation of 0.01."""
+        """Draws everything from the global random stream: embeddings from Normal(0, 1), maps with a deviation of 0.01.
+
+        Args:
+            config: Sizes of the hypernetwork.
+            tasks: Tasks of the job.
+            sites: Layers that get an adapter.
+            hidden: Hidden size d.
+        """
         super().__init__()
         self.config = config
         self.sites = sites

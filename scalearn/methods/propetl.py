@@ -59,6 +59,8 @@ def binary_masks(scores: Tensor, share: float) -> Tensor:
 class PropetlBranch(Branch):
     """A prototype `U f(D x + a) + b` whose weights every layer masks: `D * mask_down^T` and `U * mask_up^T`; biases are not masked."""
 
+    drawn_in_pass = ("_masked",)
+
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float) -> None:
         """Builds the prototype as the library does and draws the scores, from the global random stream.
 
@@ -124,7 +126,15 @@ class JointPropetlBranch(PropetlBranch):
     """
 
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float, tasks: int) -> None:
-        """Builds the prototype, then scores per task and per layer after the first, from the global random stream."""
+        """Builds the prototype, then scores per task and per layer after the first, from the global random stream.
+
+        Args:
+            config: Of the prototype.
+            sites: Layers.
+            hidden: Hidden size d.
+            share: Share k of entries that a mask keeps.
+            tasks: Tasks of the job.
+        """
         super().__init__(config, 0, hidden, share)
         width = bottleneck_width(hidden, config["reduction_factor"])
         for layer in (self.prototype.adapter_down[0], self.prototype.adapter_up):

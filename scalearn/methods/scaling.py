@@ -51,6 +51,8 @@ class SourceBranch(Branch):
 class ScalingBranch(SourceBranch):
     """`sum_t omega_t * up_t(x)` (paper equation 3 and its uniform and shared variants)."""
 
+    drawn_in_pass = ("_drawn",)
+
     def __init__(self, stacks: Sequence[SourceStack], config: OmegaConfig, generator: torch.Generator | None = None) -> None:
         """Initialises omega for the stacks' sources and hidden size.
 

@@ -1,9 +1,12 @@
 """A finished job on disk: it reloads to the same logits in a fresh process, and what does not fit is refused."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,19 @@ import pytest
 import torch
 from adapters import AutoAdapterModel
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
 import scalearn
+from scalearn import saved_job as transfer_files
+from scalearn.config import DataConfig
+from scalearn.data import load_task
 from scalearn.errors import UserError
+from scalearn.layers.omega import OmegaConfig
+from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import LoadedBackbone, load_backbone, load_model
 from scalearn.runtime import Runtime, Stop
+from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.tasks import own_task, register_task
 from tests.scalearn.packs import difference, stop_at
 from tests.scalearn.small import data, job, run, save_backbone
 
@@ -28,6 +38,7 @@ METHODS = {
     "scalearn_uniform": {},
     "scalearn_pp": {},
     "scalearn_uniform_pp": {},
+    "scalearn_mean": {},
     "scalearn_softmax": {},
     "scalearn_fixed": {"omega": (0.4, 0.6)},
     "adapterfusion": {},
@@ -271,7 +282,7 @@ def test_job_refuses_what_it_does_not_know(arguments: tuple[str, str], words: st
         scalearn.job("domains/apple", backbone=place, max_length=65)
 
 
-def refusal(directory: Path, backbone: LoadedBackbone, sources: Mapping[str, str | Path] | None) -> str:
+def refusal(directory: Path, backbone: LoadedBackbone, sources: SourceAdapters | Mapping[str, str | Path] | None) -> str:
     with pytest.raises(UserError) as caught:
         load_model(directory, backbone, sources)
     assert "\n" not in str(caught.value)
@@ -282,6 +293,96 @@ def test_sources_in_another_order_are_refused(trained: Path, backbone: LoadedBac
     swapped = {name: trained / name for name in reversed(SOURCES)}
     assert "in the same order" in refusal(trained / "scalearn", backbone, swapped)
     assert "was given none" in refusal(trained / "scalearn", backbone, None)
+
+
+def test_another_backbone_is_refused_and_one_that_may_be_the_same_is_warned_of(
+    trained: Path, backbone: LoadedBackbone, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    sources = load_source_adapters(backbone.encoder, {name: trained / name for name in SOURCES})
+    for seed, vocabulary, words in ((1, len(tokenizer), "trained on the weights files:sha256-"), (0, 300, "with vocabulary 259, but")):
+        torch.manual_seed(seed)
+        other = copy.deepcopy(backbone.encoder.model.config)
+        other.vocab_size = vocabulary
+        BertModel(other).save_pretrained(tmp_path / str(seed))
+        tokenizer.save_pretrained(tmp_path / str(seed))
+        assert words in refusal(trained / "scalearn", load_backbone(str(tmp_path / str(seed))), sources)
+    hub = replace(backbone, backbone=replace(backbone.backbone, origin="hub:owner/model@main"))
+    with pytest.warns(UserWarning, match="make sure that hub:owner/model@main are the same"):
+        model = load_model(trained / "scalearn", hub, sources)
+    assert torch.equal(logits(model), logits(load_model(trained / "scalearn", backbone, sources)))
+
+
+def test_other_weights_of_a_source_are_refused_by_name(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    shutil.copytree(trained / "coachella/adapter", tmp_path / "coachella")
+    path = tmp_path / "coachella/adapter.safetensors"
+    save_file({name: tensor + (1e-3 if "up.bias" in name else 0) for name, tensor in load_file(path).items()}, path)
+    sources = {"apple": trained / "apple", "coachella": tmp_path / "coachella"}
+    assert "was trained on other weights of coachella" in refusal(trained / "scalearn", backbone, sources)
+
+
+def test_job_that_an_earlier_version_saved_is_loaded(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    sources = sources_of(trained, "scalearn")
+    shutil.copytree(trained / "scalearn/transfer", tmp_path / "transfer")
+    path = tmp_path / "transfer/transfer_config.json"
+    saved = json.loads(path.read_text())
+    del saved["built_on"]
+    path.write_text(json.dumps(saved))
+    assert torch.equal(logits(load_model(tmp_path, backbone, sources)), logits(load_model(trained / "scalearn", backbone, sources)))
+
+
+def test_directory_that_is_used_again_holds_the_last_job(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    shutil.copytree(trained / "scalearn/transfer", tmp_path / "transfer")
+    assert run(job("adapter", (data("domains/apple"),), backbone.backbone.name), tmp_path).error is None
+    assert load_model(tmp_path, backbone).spec.method == "adapter"
+
+
+def test_pickled_adapter_is_loaded_as_a_model_only_where_that_is_allowed(
+    place: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path
+) -> None:
+    library = AutoAdapterModel.from_pretrained(place)
+    name = library.load_adapter(str(trained / "adapter/adapter"), use_safetensors=True)
+    library.save_adapter(str(tmp_path), name, use_safetensors=False)
+    assert "allow_pickle" in refusal(tmp_path, backbone, None)
+    model = load_model(tmp_path, backbone, allow_pickle=True)
+    inputs = model.tokenise(TEXTS)
+    with torch.inference_mode():
+        assert torch.equal(model(inputs), load_model(trained / "adapter", backbone)(inputs))
+
+
+class Shifted(ScalingBranch):
+    """A branch of another package with a parameter beside omega."""
+
+    def __init__(self, stacks: Any) -> None:
+        super().__init__(stacks, OmegaConfig())
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+
+def test_parameters_that_a_branch_has_beside_omega_are_saved_too(
+    trained: Path, backbone: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = load_source_adapters(backbone.encoder, {name: trained / name for name in SOURCES})
+    model = load_model(trained / "scalearn", backbone, sources)
+    model.branch = Shifted(sources.stacks)
+    with torch.no_grad():
+        model.branch.shift.fill_(3.0)
+    model.save(tmp_path)
+    monkeypatch.setattr(transfer_files, "build_branch", lambda *_: Shifted(sources.stacks))
+    again = load_model(tmp_path, backbone, sources).branch
+    assert isinstance(again, Shifted)
+    assert float(again.shift.detach()) == 3.0
+    assert torch.equal(again.omega.omega, model.branch.omega.omega)
+
+
+def test_fit_reads_local_data_where_it_is_told(place: str, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    (tmp_path / "mine/moods").mkdir(parents=True)
+    (tmp_path / "mine/moods/train.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(40)))
+    register_task(own_task("mine/moods", {"columns": "text", "splits": {"validation": None, "test": None}}))
+    config = scalearn.job("mine/moods", backbone=place, root=tmp_path, max_length=24, epochs=1, settings={"reduction_factor": 4})
+    with pytest.raises(UserError, match="the directory that holds mine/moods/"):
+        scalearn.fit(config, tmp_path / "job", backbone=backbone)
+    with pytest.raises(UserError, match="give the root that holds them"):
+        load_task(DataConfig("glue/rte", "files:sha256-0"), root=None)
+    assert scalearn.fit(config, tmp_path / "job", backbone=backbone, root=tmp_path).spec.heads[0].labels == 2
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import torch
 from adapters.configuration import BnConfig
 from safetensors.torch import load_file, save_file
 
-from scalearn.encoder import Encoder
+from scalearn.encoder import SLOT, Encoder
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.source_stack import BottleneckWeights
 from scalearn.library_head import read_library_head
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.source_adapters import load_source_adapters, save_adapter
-from tests.scalearn.tiny import add_random_adapter, encoder_of, library_model, save_adapters, token_batch
+from tests.scalearn.tiny import add_random_adapter, encoder_of, library_model, save_adapters, states_of, token_batch
 
 NAMES = ("one", "two")
 
@@ -110,13 +110,30 @@ def test_saved_adapter_and_head_come_back_and_load_in_the_library(
     assert all(torch.equal(own, again) for own, again in zip(head.parameters(), read.parameters(), strict=True))
 
     plain = encoder_of(model).model
-    plain.delete_adapter("pack")
+    plain.delete_adapter(SLOT)
     name = plain.load_adapter(str(tmp_path / "adapter"), use_safetensors=True)
     plain.set_active_adapters(name)
     inputs = token_batch(3, 8)
     given = {key: tensor.view(1, 3, 8) if kind == "multiple_choice" else tensor for key, tensor in inputs.items()}
     states = encoder(inputs, [branch], [block_of(inputs)])
     torch.testing.assert_close(plain.eval()(**given).logits, head(states), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["reviews.v2", "type", "items", "train", SLOT])
+def test_adapter_of_any_task_name_is_saved_and_leaves_nothing_on_the_encoder(
+    name: str, model: Any, encoder: Encoder, tmp_path: Path
+) -> None:
+    config = BnConfig.from_dict({**load_defaults(), "reduction_factor": 4})
+    branch = BottleneckBranch(config, encoder.sites, encoder.hidden_size).eval()
+    head = Head(HeadConfig("classification", 2), encoder.hidden_size).eval()
+    before = list(encoder.state_dict())
+    save_adapter(encoder, tmp_path, name, branch.weights(), config, head)
+    assert list(encoder.state_dict()) == before
+    assert set(encoder.model.adapters_config.adapters) == {SLOT}
+    plain = encoder_of(model).model
+    plain.set_active_adapters(plain.load_adapter(str(tmp_path), use_safetensors=True))
+    inputs = token_batch(3, 8)
+    torch.testing.assert_close(plain.eval()(**inputs).logits, head(states_of(encoder, branch, inputs)), atol=1e-5, rtol=0)
 
 
 def load_defaults() -> dict[str, Any]:
@@ -177,6 +194,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "gating": (lambda place: edit_config(place, use_gating=True), ("use_gating: True", "seq_bn")),
     "adapter after attention too": (lambda place: edit_config(place, mh_adapter=True), ("mh_adapter: True",)),
+    "layers of different widths": (
+        lambda place: edit_config(place, reduction_factor={"0": 4, "default": 8}),
+        ("reduction_factor: {'0': 4",),
+    ),
     "scaled output": (lambda place: edit_config(place, scaling=4.0), ("4.0", "scaling")),
     "learned scaling": (lambda place: edit_config(place, scaling="learned"), ("learned",)),
     "another place": (lambda place: edit_config(place, original_ln_before=False), ("original_ln_before: False", "seq_bn")),
@@ -200,7 +221,7 @@ def test_unusable_source_is_refused_in_one_sentence_that_names_it(case: str, enc
     sentence = refusal(encoder, saved)
     assert "'two'" in sentence or "activation" in case
     assert all(words in sentence for words in expected), sentence
-    assert not encoder.model.adapters_config.adapters.keys() - {"pack"}
+    assert not encoder.model.adapters_config.adapters.keys() - {SLOT}
 
 
 def test_sources_that_are_configured_differently_are_refused_by_name(model: Any, encoder: Encoder, saved: dict[str, str | Path]) -> None:

@@ -1,0 +1,109 @@
+"""A model in a program of one's own: modes, copies, losses and groups, beside other models and other people's accelerators."""
+
+import copy
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from adapters.configuration import SeqBnConfig
+from transformers import PreTrainedTokenizerFast
+
+import scalearn
+from scalearn.methods.fusion import REGULARISATION
+from scalearn.model import LoadedBackbone, TransferModel
+from scalearn.source_adapters import SourceAdapters
+from tests.scalearn.small import data
+from tests.scalearn.tiny import HIDDEN, LAYERS, encoder_of, library_model, loaded, random_stacks
+
+TEXTS = ["a first text", "another one"]
+SMALL = {"propetl": {"reduction_factor": 4}, "adapter": {"reduction_factor": 4}}
+
+
+@pytest.fixture(scope="module")
+def backbone(tokenizer: PreTrainedTokenizerFast) -> LoadedBackbone:
+    return loaded(encoder_of(library_model("bert", vocab_size=len(tokenizer))), tokenizer)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def attached(backbone: LoadedBackbone, method: str, dropout: float | None = None, **settings: Any) -> TransferModel:
+    sources = None
+    if method not in ("adapter", "propetl", "hyperformer"):
+        sources = SourceAdapters(("one", "two"), tuple(random_stacks(LAYERS, 2, HIDDEN, 4)), SeqBnConfig(reduction_factor=8).to_dict())
+    head = scalearn.HeadConfig("classification", 3, dropout)
+    return scalearn.attach(backbone, method, head, sources=sources, settings={**SMALL.get(method, {}), **settings}, max_length=32)
+
+
+def test_evaluation_leaves_the_callers_accelerator_as_it_is(backbone: LoadedBackbone, accelerator: Accelerator) -> None:
+    model = attached(backbone, "scalearn").train()
+    with accelerator.autocast():
+        inside = model.evaluate(data("domains/apple"), "validation")
+    assert accelerator.mixed_precision == "bf16"
+    assert Accelerator().mixed_precision == "bf16"
+    assert inside == model.evaluate(data("domains/apple"), "validation"), "not computed in float32"
+    assert model.training
+
+
+@pytest.mark.parametrize("method", ["scalearn", "propetl", "adapterfusion", "hyperformer"])
+def test_model_is_copied_and_pickled_in_the_midst_of_training(method: str, backbone: LoadedBackbone) -> None:
+    model = attached(backbone, method).train()
+    inputs = model.tokenise(TEXTS)
+    model.loss(inputs, torch.tensor([0, 2])).backward()
+    file = io.BytesIO()
+    torch.save(model.branch, file)
+    twin = copy.deepcopy(model).eval()
+    assert torch.equal(twin(inputs), model.eval()(inputs))
+
+
+def test_models_on_one_backbone_each_have_their_own_mode(backbone: LoadedBackbone) -> None:
+    first, second = attached(backbone, "adapter", dropout=0.0).train(), attached(backbone, "adapter").eval()
+    inputs = first.tokenise(TEXTS)
+    with torch.no_grad():
+        torch.nn.init.normal_(first.head.out.weight)
+        second.predict(TEXTS)
+        assert not torch.equal(first(inputs), first(inputs)), "the backbone's dropout is off"
+        first.predict(TEXTS)
+        assert first.training
+        assert torch.equal(second(inputs), second(inputs))
+    assert not second.training
+
+
+def test_loss_holds_the_penalty_that_the_method_adds(backbone: LoadedBackbone) -> None:
+    model = attached(backbone, "adapterfusion").eval()
+    inputs, labels = model.tokenise(TEXTS), torch.tensor([0, 2])
+    with torch.no_grad():
+        values = [fusion.value.weight for fusion in model.branch.modules() if hasattr(fusion, "value")]
+        for weight in values:
+            weight.add_(0.1)
+        expected = REGULARISATION * sum(float((torch.eye(HIDDEN) - weight).pow(2).sum()) for weight in values)
+        added = float(model.loss(inputs, labels) - model.head.loss(model(inputs), labels))
+    assert len(values) == LAYERS
+    assert added == pytest.approx(expected, rel=1e-4)
+
+
+def test_parameter_groups_are_those_of_the_methods_jobs(backbone: LoadedBackbone) -> None:
+    model = attached(backbone, "propetl", mask_learning_rate=0.5)
+    groups = model.parameter_groups(1e-3, weight_decay=0.1)
+    grouped = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert set(grouped) == {id(parameter) for parameter in model.learned().values()}
+    for name, parameter in model.learned().items():
+        assert grouped[id(parameter)]["lr"] == (0.5 if "scores" in name else 1e-3)
+        assert grouped[id(parameter)]["weight_decay"] == (0.0 if "bias" in name else 0.1), name
+    omega = attached(backbone, "scalearn").parameter_groups(1e-3, weight_decay=0.1)[0]
+    assert omega["weight_decay"] == 0.0
+    torch.optim.AdamW(groups).step()
+
+
+def test_head_drops_what_the_backbone_says_unless_told(tokenizer: PreTrainedTokenizerFast) -> None:
+    backbone = loaded(encoder_of(library_model("bert", vocab_size=len(tokenizer), classifier_dropout=0.4)), tokenizer)
+    assert attached(backbone, "adapter").head.dropout == 0.4
+    assert attached(backbone, "adapter", dropout=0.2).head.dropout == 0.2
