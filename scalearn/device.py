@@ -52,6 +52,14 @@ def open_accelerator(precision: Precision, device: str) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision=_MIXED[resolve_precision(precision, resolved)])
 
 
+def gradient_scaler(accelerator: Accelerator) -> torch.amp.GradScaler | None:
+    """A job's own scaler of gradients in fp16; None in other precisions.
+
+    accelerate's scaler would be the whole pack's: one job's overflow would then leave out the steps of its neighbours.
+    """
+    return None if accelerator.scaler is None else torch.amp.GradScaler(accelerator.device.type)
+
+
 def precision_name(accelerator: Accelerator) -> str:
     """The precision that a pack computed in: `fp32`, `bf16` or `fp16`."""
     return {mixed: name for name, mixed in _MIXED.items()}[accelerator.mixed_precision]

@@ -84,7 +84,7 @@ class JobRun:
             encoder: The shared backbone.
             tasks: The job's data.
             sources: Its source adapters. None: a method without.
-            scaler: The pack's gradient scaler in fp16, whose state is kept in the job's checkpoints. None: another precision.
+            scaler: The job's own gradient scaler in fp16, whose state is kept in its checkpoints. None: another precision.
 
         Raises:
             UserError: The checkpoint is that of another job.
@@ -168,8 +168,22 @@ class JobRun:
             group["lr"] = settings.learning_rate * factor
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def clip_gradients(self) -> None:
-        """Clips the job's own gradients, as if it trained alone."""
+    def update(self) -> None:
+        """Takes one optimiser step with the job's own gradients, clipped as if it trained alone, and clears them.
+
+        In fp16 a step whose gradients overflowed is left out, and the job's next gradients are scaled less.
+        """
+        if self.scaler is None:
+            self._clip_gradients()
+            self.optimizer.step()
+        else:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_gradients()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _clip_gradients(self) -> None:
         limit = self.config.optimisation.max_gradient_norm
         if limit is not None:
             torch.nn.utils.clip_grad_norm_(self.learned().values(), limit)

@@ -17,7 +17,7 @@ from scalearn.allocator import keep_freed_memory, return_freed_memory
 from scalearn.backbones import get_backbone
 from scalearn.config import JobConfig, Stage
 from scalearn.data import TokenisedTask, tokenised
-from scalearn.device import open_accelerator, precision_name
+from scalearn.device import gradient_scaler, open_accelerator, precision_name
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
@@ -167,7 +167,7 @@ class _PackTrainer:
             sources = stacked[places]
             if "similarity" in member.parents:
                 sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
-        run = JobRun(member, self.encoder, tasks, sources, self.accelerator.scaler)
+        run = JobRun(member, self.encoder, tasks, sources, gradient_scaler(self.accelerator))
         cut_history(member.directory, run.progress.step)
         return run
 
@@ -240,6 +240,7 @@ class _PackTrainer:
     def _accumulate(self, batches: Sequence[JobBatch]) -> dict[int, float]:
         """Computes all gradients; returns each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
+        scalers = {id(run): run.scaler for run in self.active}
         for number, parts in enumerate(split_for_memory(batches, self.micro_batches)):
             if number:
                 self.stop.check()
@@ -252,18 +253,17 @@ class _PackTrainer:
                 totals[id(batch.run)] += plain * share
                 penalty = batch.run.branch.penalty()
                 weighted.append((value if penalty is None else value + penalty) * share)
-            usable = [loss for loss, (batch, _) in zip(weighted, parts, strict=True) if _is_finite(totals[id(batch.run)])]
+            usable = [
+                loss if (scaler := scalers[id(batch.run)]) is None else scaler.scale(loss)
+                for loss, (batch, _) in zip(weighted, parts, strict=True)
+                if _is_finite(totals[id(batch.run)])
+            ]
             if usable:
-                self._backward(torch.stack(usable).sum())
+                torch.stack(usable).sum().backward()
         return totals
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        scaler = self.accelerator.scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
 
     def _update(self, step_losses: dict[int, float]) -> None:
         """Applies every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
-        scaler, updated = self.accelerator.scaler, False
         for run in list(self.active):
             loss = step_losses[id(run)]
             rate = run.set_learning_rate()
@@ -271,18 +271,8 @@ class _PackTrainer:
                 step = run.progress.step + 1
                 self._fail(run, f"The training loss became {loss} at step {step} with learning rate {rate:g}: lower the learning rate.")
                 continue
-            if scaler is not None and any(parameter.grad is not None for parameter in run.learned().values()):
-                scaler.unscale_(run.optimizer)
-            run.clip_gradients()
-            if scaler is None:
-                run.optimizer.step()
-            else:
-                scaler.step(run.optimizer)
-                updated = True
-            run.optimizer.zero_grad(set_to_none=True)
+            run.update()
             run.advance(loss)
-        if scaler is not None and updated:
-            scaler.update()
 
     def _evaluate(self, due: Sequence[JobRun]) -> None:
         started = time.monotonic()

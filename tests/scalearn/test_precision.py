@@ -1,11 +1,15 @@
 """Ways to compute the same thing cheaper: recomputed activations, another attention kernel, bf16."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from scalearn import training
+from scalearn.checkpoint import load_checkpoint
 from scalearn.device import open_accelerator, resolve_precision
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
@@ -14,6 +18,8 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import ScalingBranch
+from scalearn.runtime import Stop
+from tests.scalearn.packs import config_of, difference, history, stop_at, train_pack
 from tests.scalearn.tiny import CONFIGS, HIDDEN, LAYERS, encoder_of, library_model, random_stacks, states_of, tiny_encoder, token_batch
 
 STACKS = random_stacks(LAYERS, 3, HIDDEN, 8, scale=0.1)
@@ -108,6 +114,74 @@ def test_precision_auto_is_what_the_device_multiplies_natively_and_fp16_needs_a_
 def test_gpu_by_its_number_is_refused_since_accelerate_would_take_the_first() -> None:
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
         open_accelerator("fp32", "cuda:1")
+
+
+@pytest.fixture
+def scales(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Packs that compute in fp16 on the CPU, which is refused otherwise for being slow. The scales that their next jobs start from."""
+    start: list[float] = []
+    original = training.open_accelerator
+
+    def half(*_: Any) -> Any:
+        accelerator = original("fp32", "cpu")
+        accelerator.autocast = lambda: torch.autocast("cpu", torch.float16)  # type: ignore[method-assign]
+        return accelerator
+
+    monkeypatch.setattr(training, "open_accelerator", half)
+    monkeypatch.setattr(training, "gradient_scaler", lambda _: torch.amp.GradScaler("cpu", init_scale=start.pop(0), growth_interval=4))
+    return start
+
+
+def final_scale(directory: Path) -> float:
+    saved = load_checkpoint(directory)
+    assert saved is not None
+    return float(saved.state["scaler"]["scale"])
+
+
+def test_fp16_training_follows_fp32_training(
+    backbone: str, parents: Mapping[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    configs = [config_of(method, backbone, seed) for seed, method in enumerate(("scalearn", "adapterfusion", "adapter"))]
+    train_pack(configs, tmp_path / "exact", parents)
+    request.getfixturevalue("scales").extend([2.0**12] * 3)
+    assert all(outcome.error is None for outcome in train_pack(configs, tmp_path / "half", parents))
+    for index in range(len(configs)):
+        exact, half = (history(tmp_path / f"{kind}/{index}") for kind in ("exact", "half"))
+        assert [record["train_loss"] for record in half] == pytest.approx([record["train_loss"] for record in exact], rel=0.02)
+        assert difference(tmp_path / f"exact/{index}", tmp_path / f"half/{index}") > 0
+        assert final_scale(tmp_path / f"half/{index}") == 2.0**13, "six good steps double the scale once, after four"
+
+
+def test_overflow_of_one_job_leaves_its_neighbours_alone(
+    backbone: str, parents: Mapping[str, Path], tmp_path: Path, scales: list[float]
+) -> None:
+    configs = [config_of("scalearn", backbone, seed) for seed in (0, 1)]
+    scales += [2.0**60, 2.0**10]
+    train_pack(configs, tmp_path / "pack", parents)
+    scales += [2.0**10]
+    train_pack(configs[1:], tmp_path / "alone", parents)
+    assert final_scale(tmp_path / "pack/0") == 2.0**54, "all six steps overflow"
+    assert final_scale(tmp_path / "pack/1") == final_scale(tmp_path / "alone/0") == 2.0**11
+    packed, alone = history(tmp_path / "pack/1"), history(tmp_path / "alone/0")
+    assert [record["train_loss"] for record in packed] == pytest.approx([record["train_loss"] for record in alone], rel=2e-3)
+    assert difference(tmp_path / "pack/1", tmp_path / "alone/0") < 0.1 * difference(tmp_path / "pack/0", tmp_path / "pack/1")
+
+
+def test_every_job_of_a_resumed_fp16_pack_has_its_own_scale_back(
+    backbone: str, parents: Mapping[str, Path], tmp_path: Path, scales: list[float]
+) -> None:
+    configs = [config_of("scalearn", backbone, seed) for seed in (0, 1)]
+    scales += [2.0**60, 2.0**10]
+    train_pack(configs, tmp_path / "whole", parents)
+    scales += [2.0**60, 2.0**10]
+    with pytest.raises(Stop):
+        train_pack(configs, tmp_path / "parts", parents, stop_at(2))
+    assert [final_scale(tmp_path / f"parts/{index}") for index in (0, 1)] == [2.0**58, 2.0**10]
+    scales += [8.0, 8.0]
+    train_pack(configs, tmp_path / "parts", parents)
+    for index in (0, 1):
+        assert final_scale(tmp_path / f"parts/{index}") == final_scale(tmp_path / f"whole/{index}")
+        assert difference(tmp_path / f"parts/{index}", tmp_path / f"whole/{index}") == 0.0
 
 
 @pytest.mark.gpu
