@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
+from lightkube.models.core_v1 import PersistentVolumeClaim, PodSpec, PodTemplateSpec
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cli import _parser
@@ -79,6 +81,18 @@ def test_rayjob_has_the_fields_of_its_kind_and_a_command_that_parses():
             assert set(container["resources"]) == {"requests", "limits"}
     workers = cluster["workerGroupSpecs"][0]
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+
+
+def test_pods_and_volume_of_the_rayjob_fit_the_schema_of_kubernetes():
+    job, claim = documents("kuberay/rayjob.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    for kind, stated in [(PersistentVolumeClaim, claim), *((PodTemplateSpec, pod) for pod in pods)]:
+        assert kind.from_dict(stated).to_dict() == stated  # a field that the kind has not would be dropped
+    misspelt = {**pods[0]["spec"], "securityContxt": {"fsGroup": 1000}}
+    assert PodSpec.from_dict(misspelt).to_dict() != misspelt
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `int \| null`, got `str` - at `\$\.securityContext\.fsGroup`"):
+        PodSpec.from_dict({**pods[0]["spec"], "securityContext": {"fsGroup": "1000"}})
 
 
 def test_ray_up_file_is_valid_by_rays_own_schema_and_check():
