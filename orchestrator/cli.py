@@ -1,6 +1,7 @@
 """The command line: one module of `commands` per command; errors become one line and an exit code."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those after the program's name. None: the process's own.
     """
     try:
+        if arguments is None:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         chosen = _parser().parse_args(arguments)
         code: int = chosen.command(chosen)
         return code

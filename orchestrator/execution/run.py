@@ -13,10 +13,12 @@ from rich.text import Text
 from orchestrator import provenance
 from orchestrator.definition.graph import DONE, Graph
 from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.signals import Signals
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.storage.journal import Journal
 from orchestrator.storage.manifest import write_manifest
+from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.prepare import SetAside, prepare
 from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.tracking.writer import Target, Tracker, logged_before, program
@@ -73,6 +75,21 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     Raises:
         UserError: Wrong input, local data without rows, a store that cannot be written to, a cluster that cannot be reached.
     """
+    with Signals() as signals:
+        try:
+            code = _run(sweep, store, options, console, signals)
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: by Ray's own handler, while Ray is being started
+            code = INTERRUPTED
+        except StoreUnavailable:
+            if signals.received is None:
+                raise
+            code = INTERRUPTED
+    if code == INTERRUPTED:
+        _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
+    return code
+
+
+def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals: Signals) -> int:
     full = sweep.expand()
     graph = full if options.only is None else full.restrict(options.only)
     if options.nodes is not None:
@@ -87,13 +104,18 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     if remark := target.remark(store):
         _warn(console, remark)
     tracker = Tracker(target, graph, store)
-    code = _run_pending(sweep, graph, store, options, tracker, moved, console)
-    report = None
-    if code != INTERRUPTED:
+    report, left = None, 0
+    try:
+        code = _run_pending(sweep, graph, store, options, tracker, moved, console, signals)
         store.check_reachable(patient=True)  # or everything that follows would wait for it anew
         print_table(store, sweep.name, console)
         report = write_run_report(store, sweep.name)
-    left = _finish_tracking(tracker, code, report)
+        left = _finish_tracking(tracker, code, report)
+    except (KeyboardInterrupt, StoreUnavailable) as error:
+        if isinstance(error, StoreUnavailable) and signals.received is None:
+            raise
+        code = INTERRUPTED
+        left = _finish_tracking(tracker, code, None)
     write_manifest(sweep, full, store, target.uri, tracker.run_id)
     _print_failures(graph, store, console)
     _print_places(target, store, sweep.name, report, console)
@@ -101,8 +123,6 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
         _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
         _warn(console, f"{left} jobs are not in MLflow yet ({tracker.problem or 'no time was left'}): the next run logs them.")
-    if code == INTERRUPTED:
-        _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
     return code
 
 
@@ -115,8 +135,16 @@ def _check_data(sweep: Sweep, graph: Graph) -> None:
 
 
 def _run_pending(
-    sweep: Sweep, graph: Graph, store: Store, options: Options, tracker: Tracker, moved: list[SetAside], console: Console
+    sweep: Sweep,
+    graph: Graph,
+    store: Store,
+    options: Options,
+    tracker: Tracker,
+    moved: list[SetAside],
+    console: Console,
+    signals: Signals,
 ) -> int:
+    """Run what is not done; returns the exit code of a run that nothing interrupted."""
     untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
     for node in untracked:
         tracker.add(node)
@@ -125,7 +153,7 @@ def _run_pending(
         tracker.start()
     if not pending:
         return SUCCEEDED
-    from orchestrator.execution.schedule import Interrupted, Settings, run_graph  # Ray: seconds that a finished sweep does not spend
+    from orchestrator.execution.schedule import Settings, run_graph  # Ray: seconds that a finished sweep does not spend
 
     settings = Settings(
         resources=sweep.resources,
@@ -149,10 +177,8 @@ def _run_pending(
     with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
         for item in moved:
             journal.note("set_aside", **vars(item))
-        try:
-            run_graph(graph, store, settings, listeners=[progress.listen, tracker.listen, journal.listen], announce=announce)
-        except (Interrupted, KeyboardInterrupt):
-            return INTERRUPTED
+        listeners = [progress.listen, tracker.listen, journal.listen]
+        run_graph(graph, store, settings, signals=signals, listeners=listeners, announce=announce)
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
 
 

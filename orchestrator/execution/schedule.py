@@ -1,10 +1,9 @@
 """One sweep on Ray Tune, from the first pack to the last, or to an interruption."""
 
+import contextlib
 import dataclasses
 import logging
-import os
 import shutil
-import signal
 import threading
 import time
 import uuid
@@ -12,7 +11,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -26,11 +24,13 @@ from orchestrator.execution.devices import measure, recall_fitting, remember_fit
 from orchestrator.execution.early import rivals
 from orchestrator.execution.retries import FIRST_PAUSE, Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
+from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
-from orchestrator.storage.leases import LEASE_SECONDS, Leases
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store
 from scalearn.runtime import Runtime
 
@@ -54,15 +54,9 @@ class Settings:
     """How often a job whose worker dies is started again."""
     first_pause: float = FIRST_PAUSE
     """Seconds before the first such start; later ones take longer."""
-    lease_seconds: float = LEASE_SECONDS
-    """How long another driver may be silent before its jobs are taken over."""
     cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
     """Expected durations, by which jobs are ordered and packed."""
     train: str = "scalearn.training:train"
-
-
-class Interrupted(Exception):
-    """A signal asked to stop; the signal's number is the argument."""
 
 
 def run_graph(
@@ -70,6 +64,7 @@ def run_graph(
     store: Store,
     settings: Settings,
     *,
+    signals: Signals,
     listeners: Iterable[Listener] = (),
     announce: Callable[[Cluster], None] = lambda _: None,
 ) -> None:
@@ -79,6 +74,7 @@ def run_graph(
         graph: The jobs, those that are done marked so.
         store: Where artifacts go.
         settings: How to run.
+        signals: What tells of an interruption.
         listeners: Called with every change of a job's state.
         announce: Called once Ray is up.
 
@@ -91,9 +87,10 @@ def run_graph(
     scratch.mkdir(parents=True)
     try:
         with (
-            Leases(store, settings.lease_seconds) as leases,  # given up last, when no worker is left
+            Leases(store) as leases,  # given up last, when no worker is left
             connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
         ):
+            signals.install()  # Ray has put its own in their place
             announce(cluster)
             orders = _Orders(graph, store, settings, stop_file)
             pending = [node for node, state in graph.states.items() if state == "pending"]
@@ -107,14 +104,15 @@ def run_graph(
             searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, leases=leases, listeners=listeners)
             tuner = _tuner(searcher, scratch, concurrent=concurrent)
             try:
-                _fit(tuner, searcher, stop_file)
+                _fit(tuner, searcher, signals, store, stop_file)
             finally:
                 if fitting := policy.fitting():
                     remember_fitting(store, fitting)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:
-            store.storage.remove_tree(stop_file.parent)
+            with contextlib.suppress(StoreUnavailable):  # an empty file that nobody looks for is left behind
+                store.storage.remove_tree(stop_file.parent)
 
 
 def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.Tuner:
@@ -145,7 +143,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.T
     )
 
 
-def _fit(tuner: tune.Tuner, searcher: GraphSearcher, stop_file: Path) -> None:
+def _fit(tuner: tune.Tuner, searcher: GraphSearcher, signals: Signals, store: Store, stop_file: Path) -> None:
     """Run Tune in a thread of its own, so that signals find the main thread idle and a second one can leave at once."""
     failure: list[BaseException] = []
 
@@ -156,46 +154,21 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, stop_file: Path) -> None:
             failure.append(error)
 
     thread = threading.Thread(target=fit, name="tune", daemon=True)
-    with _Signals() as signals:
+    with signals.noted():
         thread.start()
         while thread.is_alive() and signals.received is None:
             thread.join(0.2)
         if signals.received is not None:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            searcher.stop()
-            stop_file.touch()
             deadline = time.monotonic() + GRACE_SECONDS
-            while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
-                thread.join(0.1)
+            searcher.stop()
+            with contextlib.suppress(StoreUnavailable):  # jobs then go on from what they last brought there
+                store.storage.write(stop_file, b"")
+                while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
+                    thread.join(0.1)
             raise Interrupted(signals.received)
     if failure:
         raise failure[0]
-
-
-class _Signals:
-    """SIGINT and SIGTERM, noted while the block runs; after the first, a second one ends the process at once, to its very end.
-
-    Enter it after `ray.init`, which installs handlers of its own.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.received is None:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(130)
-        self.received = number
 
 
 class _Orders:

@@ -43,7 +43,28 @@ _AWAY = frozenset(
 _FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError, TypeError, ImportError)
 """Answers, not troubles: asking again gives the same one."""
 
+_SLICE = 0.1
+
 logger = logging.getLogger(__name__)
+
+_given_up = False
+_left: set[str] = set()
+
+
+def give_up() -> None:
+    """Wait for no store any more in this process, and do not ask one again that was away: somebody wants the process to end.
+
+    It may be called from a signal's handler, so it takes no lock.
+    """
+    global _given_up
+    _given_up = True
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep until it is over or nobody waits any more."""
+    end = time.monotonic() + seconds
+    while not _given_up and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _SLICE))
 
 
 class StoreUnavailable(UserError, OSError):
@@ -60,7 +81,7 @@ class Patience:
 
     seconds: float = DEFAULT_SECONDS
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = _sleep
 
     @classmethod
     def usual(cls) -> "Patience":
@@ -105,6 +126,8 @@ class Patience:
         began: float | None = None
         reached: object = None
         pause = _FIRST_PAUSE
+        if place in _left:
+            raise StoreUnavailable(unavailable(place, InterruptedError("it was away when the run was interrupted"), 0.0))
         while True:
             try:
                 return action()
@@ -116,7 +139,9 @@ class Patience:
                     began, reached, pause = now, progress(), _FIRST_PAUSE
                     if self.seconds:
                         logger.warning("The store %s: %s. Trying again for up to %g s.", place, reason(error), self.seconds)
-                if now - began >= self.seconds:
+                if now - began >= self.seconds or _given_up:
+                    if _given_up:
+                        _left.add(place)
                     raise StoreUnavailable(unavailable(place, error, now - began)) from error
                 self.sleep(min(pause, self.seconds - (now - began)))
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,47 +25,70 @@ pytestmark = pytest.mark.fault
 NODE = source("s0").node
 
 
-class Worker:
-    """A worker's process that trains one job."""
+class Process:
+    """A process that works on a store. What it prints goes to a file: a pipe would be held open by Ray's own processes."""
 
-    def __init__(self, store: str, log: Path, repository: Path, **environment: str) -> None:
-        self._log = log
-        command = [sys.executable, "-m", "tests.orchestrator.one_pack", store, "s0"]
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                command, cwd=repository, env={**os.environ, **environment}, stdout=file, stderr=subprocess.STDOUT
-            )
+    def __init__(self, module: str, arguments: Sequence[str], directory: Path, repository: Path, **environment: str) -> None:
+        self._log = directory / f"{uuid.uuid4().hex}.log"
+        environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
+        command = [sys.executable, "-m", f"tests.orchestrator.{module}", *arguments]
+        with self._log.open("w") as file:
+            self.process = subprocess.Popen(command, cwd=directory, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
     @property
     def said(self) -> str:
         return self._log.read_text()
 
-    def until(self, happened: Callable[[], bool], seconds: float = 240) -> None:
+    def until(self, happened: Callable[[], object], seconds: float = 240) -> None:
+        """Wait; fails with what the process said where it ends before that, or never comes to it."""
         deadline = time.monotonic() + seconds
         while not happened():
+            assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline, self.said
             time.sleep(0.1)
 
     def waits(self) -> bool:
-        assert self.process.poll() is None, self.said
         return "Trying again" in self.said
 
-    def ends(self) -> bool:
-        return self.process.poll() is not None
+    def end(self, seconds: float = 240) -> int:
+        """Wait until it has ended, and return its exit code."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.1)
+        return self.process.returncode
 
 
 @pytest.fixture
-def worker(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Worker]]:
-    """Starts workers, and ends them with the test."""
+def start(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Process]]:
+    """Starts processes, and ends them with the test."""
     with contextlib.ExitStack() as stack:
 
-        def start(store: str, **environment: str) -> Worker:
-            begun = Worker(store, tmp_path / f"{uuid.uuid4().hex}.log", repository, **environment)
-            stack.callback(begun.process.wait)
+        def begin(module: str, *arguments: str, **environment: str) -> Process:
+            begun = Process(module, arguments, tmp_path, repository, **environment)
+            stack.callback(begun.process.wait, timeout=60)
             stack.callback(begun.process.kill)
             return begun
 
-        yield start
+        yield begin
+
+
+@pytest.fixture
+def worker(start: Callable[..., Process]) -> Callable[..., Process]:
+    """Starts a worker that trains one job."""
+    return lambda store, **environment: start("one_pack", store, "s0", **environment)
+
+
+@pytest.fixture
+def driver(start: Callable[..., Process], tmp_path: Path) -> Callable[..., Process]:
+    """Starts `scalearn run` on a small sweep."""
+    (tmp_path / "toy.yaml").write_text(SMALL_SWEEP)
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    return lambda store, **environment: start("command", "run", "toy.yaml", "--store", store, **tracking, **environment)
+
+
+def nodes_of_the_sweep() -> tuple[str, ...]:
+    return tuple(Sweep.from_text(SMALL_SWEEP).expand().nodes())
 
 
 @pytest.fixture
@@ -72,11 +96,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB: room for a sweep's report, and soon full."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True, text=True, timeout=60)
     if done.returncode:
         pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=60)
 
 
 def fill(disk: Path) -> Path:
@@ -98,7 +122,7 @@ def test_full_disk_keeps_the_job_waiting_until_there_is_space_again(small_disk, 
     begun.until(begun.waits)
     assert not store.complete(NODE)
     ballast.unlink()
-    begun.until(begun.ends)
+    assert begun.end() == 0, begun.said
     assert store.verify(NODE) == Verdict("complete"), begun.said
     resumed = [json.loads(line)["from"] for line in (store.directory(NODE) / "run.log").read_text().splitlines()]
     assert len(resumed) > 1
@@ -111,8 +135,7 @@ def test_disk_that_stays_full_fails_the_job_in_one_sentence_and_leaves_nothing_h
     behave(store, (".", {"epochs": 2}))
     ballast = fill(small_disk)
     begun = worker(store.url, SCALEARN_STORE_PATIENCE="1")
-    begun.until(begun.ends)
-    assert begun.process.returncode == 0, begun.said
+    assert begun.end() == 0, begun.said
     assert store.verify(NODE).state in ("absent", "unfinished", "failed")
     assert not [name for name in store.storage.listing(small_disk) if name.startswith("runs/") and "/." in name]
     with pytest.raises(
@@ -121,7 +144,7 @@ def test_disk_that_stays_full_fails_the_job_in_one_sentence_and_leaves_nothing_h
         store.begin(NODE, {})
     ballast.unlink()
     again = worker(store.url)
-    again.until(again.ends)
+    assert again.end() == 0, again.said
     assert store.verify(NODE) == Verdict("complete"), again.said
 
 
@@ -133,77 +156,92 @@ def s3(object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return Store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
 
 
-def slow(store: Store) -> None:
+def slow(store: Store, **more: object) -> None:
     work = store.scratch / "work"
-    work.mkdir(parents=True)
-    (work / "behaviour.json").write_text(json.dumps([[".", {"epochs": 6, "seconds": 0.5}]]))
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "behaviour.json").write_text(json.dumps([[".", {"epochs": 6, "seconds": 0.5, **more}]]))
+
+
+def checkpointed(store: Store, node: str) -> bool:
+    """Whether a job has a checkpoint in the store."""
+    return store.storage.exists(store.directory(node) / "checkpoint" / "latest.json")
+
+
+@contextlib.contextmanager
+def cut_off(server: ObjectServer) -> Iterator[None]:
+    """Refuse connections to the store while the block runs."""
+    server.cut_off()
+    try:
+        yield
+    finally:
+        server.come_back()
+
+
+def starts(store: Store, node: str) -> list[int]:
+    """The epochs after which a finished job was begun, again and again."""
+    return [json.loads(line)["from"] for line in (store.fetch(node) / "run.log").read_text().splitlines()]
 
 
 @pytest.mark.slow
-def test_store_that_is_away_for_a_while_keeps_the_job_waiting(s3, object_server, worker):
-    slow(s3)
-    begun = worker(s3.url, SCALEARN_STORE_PATIENCE="300")
-    begun.until(lambda: s3.storage.exists(s3.directory(NODE) / "checkpoint" / "latest.json"))
-    object_server.cut_off()
-    try:
-        begun.until(begun.waits)
-    finally:
-        object_server.come_back()
-    assert not s3.complete(NODE)
-    begun.until(begun.ends)
-    assert s3.verify(NODE) == Verdict("complete"), begun.said
-    assert s3.read_json(NODE, "job.json")["attempts"] == 1
-
-
-@pytest.mark.slow
-def test_store_that_stays_away_ends_the_worker_and_the_next_one_resumes(s3, object_server, worker):
-    slow(s3)
-    begun = worker(s3.url, SCALEARN_STORE_PATIENCE="0.5")
-    begun.until(lambda: s3.storage.exists(s3.directory(NODE) / "checkpoint" / "latest.json"))
-    object_server.cut_off()
-    try:
-        begun.until(begun.ends)
-    finally:
-        object_server.come_back()
-    assert begun.process.returncode == 0, begun.said
+def test_worker_that_is_killed_or_finds_the_store_gone_leaves_its_last_checkpoint_to_the_next(s3, object_server, worker):
+    slow(s3, quiet=True)  # as in an epoch of hours: checkpoints, and no evaluation that would report
+    killed = worker(s3.url)
+    killed.until(lambda: checkpointed(s3, NODE))
+    killed.process.kill()
+    assert killed.end() == -signal.SIGKILL
+    patient = worker(s3.url, SCALEARN_STORE_PATIENCE="0.5")
+    patient.until(lambda: s3.read_json(NODE, "job.json")["attempts"] == 2 and s3.storage.exists(s3.directory(NODE) / "run.log"))
+    with cut_off(object_server):
+        assert patient.end() == 0, patient.said
     assert s3.verify(NODE).state == "unfinished"
     again = worker(s3.url)
-    again.until(again.ends)
+    assert again.end() == 0, again.said
     assert s3.verify(NODE) == Verdict("complete"), again.said
-    starts = [json.loads(line)["from"] for line in (s3.fetch(NODE) / "run.log").read_text().splitlines()]
-    assert starts[-1] > 0
+    assert starts(s3, NODE)[0] == 0
+    assert min(starts(s3, NODE)[1:]) > 0
+    assert not list((s3.scratch / "work").rglob("job.json")), "a host keeps no working copies of jobs that have ended"
 
 
 @pytest.mark.slow
-def test_driver_on_a_disk_that_stays_full_ends_with_one_sentence_and_goes_on_once_there_is_space(small_disk, tmp_path, repository):
-    (tmp_path / "toy.yaml").write_text(SMALL_SWEEP)
+def test_run_lives_through_an_outage_of_the_store_and_an_interrupt_ends_it_there(s3, object_server, driver, tmp_path):
+    slow(s3)
+    first, second, target = nodes_of_the_sweep()
+    interrupted = driver(s3.url)
+    interrupted.until(lambda: checkpointed(s3, first))
+    with cut_off(object_server):
+        interrupted.until(interrupted.waits)
+        interrupted.process.send_signal(signal.SIGTERM)
+        assert interrupted.end() == 130, interrupted.said
+    assert interrupted.said.count("Interrupted. Run the same command again") == 1
+    assert "Traceback" not in interrupted.said
+    assert {s3.verify(node).state for node in nodes_of_the_sweep()} <= {"absent", "unfinished"}
+    patient = driver(s3.url, SCALEARN_STORE_PATIENCE="300")
+    patient.until(lambda: checkpointed(s3, target))
+    with cut_off(object_server):
+        patient.until(patient.waits)
+    assert patient.end() == 0, patient.said
+    assert {s3.verify(node) for node in nodes_of_the_sweep()} == {Verdict("complete")}
+    assert starts(s3, first)[-1] > 0
+    assert starts(s3, target) == [0]
+    assert s3.read_json(target, "job.json")["attempts"] == 1
+    assert s3.read_json(second, "job.json")["attempts"] <= 2
+
+
+@pytest.mark.slow
+def test_driver_on_a_disk_that_stays_full_ends_with_one_sentence_and_goes_on_once_there_is_space(small_disk, driver):
     store = Store(small_disk / "runs", Patience(0.0))
     behave(store, (".", {"epochs": 3, "seconds": 0.5}))
-    command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(tmp_path / "toy.yaml"), "--store", store.url]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-
-    def start(**more: str) -> "subprocess.Popen[str]":
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=tmp_path, env={**environment, **more}, **pipes)
-
-    with start(SCALEARN_STORE_PATIENCE="2") as process:
-        deadline = time.monotonic() + 240
-        while not list(store.root.glob("**/checkpoint/epoch")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        ballast = fill(small_disk)
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 2, out + err
-    assert f"scalearn: The store {store.url} could not be written to for " in err
-    assert "Traceback" not in out + err
-    nodes = Sweep.load(tmp_path / "toy.yaml").expand().nodes()
-    assert {store.verify(node).state for node in nodes} <= {"absent", "unfinished"}
+    begun = driver(store.url, SCALEARN_STORE_PATIENCE="2")
+    begun.until(lambda: list(store.root.glob("**/checkpoint/epoch")))
+    ballast = fill(small_disk)
+    assert begun.end() == 2, begun.said
+    assert f"scalearn: The store {store.url} could not be written to for " in begun.said
+    assert "Traceback" not in begun.said
+    assert {store.verify(node).state for node in nodes_of_the_sweep()} <= {"absent", "unfinished"}
     ballast.unlink()
-    with start() as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    assert {store.verify(node).state for node in nodes} == {"complete"}
+    again = driver(store.url)
+    assert again.end() == 0, again.said
+    assert {store.verify(node).state for node in nodes_of_the_sweep()} == {"complete"}
 
 
 def test_patience_grows_its_pauses_and_ends_with_a_sentence():
