@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from orchestrator.definition.graph import Graph, State
 from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import Retries
-from orchestrator.execution.trial import describe
+from orchestrator.execution.trial import ENDING, Ending, describe
 from orchestrator.execution.turns import Turns
 from orchestrator.planning.packing import Policy
 from orchestrator.storage.leases import Leases
@@ -123,19 +123,24 @@ class GraphSearcher(Searcher):
         self._turns.ended(trial_id)
         if error:
             return
-        stopped = bool(result and result.get("stopped"))
         pack = self._packs.pop(trial_id, ())
         self._policy.ended(pack)
-        if pack and result and result.get("parts", 1) > 1:
-            self._policy.did_not_fit(pack, result["parts"])
+        ending: Ending = (result or {}).get(ENDING, Ending())
+        parts = 2 if ending.how == "halve" else (result or {}).get("parts", 1)
+        if pack and parts > 1:
+            self._policy.did_not_fit(pack, parts)
         for node in pack:
             if self._store.complete(node):
                 self._succeed(node)
-            elif stopped:
-                self._mark(node, "pending")
-                self._policy.again(node)  # and if nobody asked to stop, another driver has taken it over
-            else:
+            elif node not in ending.left:
                 self._fail(node)
+            elif ending.how == "away":
+                self._store.fail(node, ending.error, ending.error)
+                self._fail(node)
+            else:
+                self._mark(node, "pending")
+                # Where nobody asked to stop a pack that stopped, another driver has taken the job over.
+                self._policy.again(node, alone=ending.how == "part" or self._retries.is_suspect(node))
 
     def on_trial_death(self, trial_id: str, cause: BaseException | None) -> None:
         """Take back the unfinished jobs of a pack whose worker died; those that died too often fail.

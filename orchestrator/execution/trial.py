@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ray import tune
 
@@ -22,10 +22,13 @@ from orchestrator.storage.patience import Patience, StoreUnavailable, is_disk_tr
 from orchestrator.storage.store import CACHE, HISTORY, JOB, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
-from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
 from scalearn.tasks import task_of
 
 logger = logging.getLogger(__name__)
+
+ENDING = "ending"
+"""Key of a trial's result under which its `Ending` lies."""
 
 ORDER = "order"
 """Key of a trial's configuration under which its `PackOrder` lies."""
@@ -60,6 +63,19 @@ class PackOrder:
     """When this file exists, jobs checkpoint and leave."""
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a pack ended, as far as the store does not say it."""
+
+    how: Literal["done", "stopped", "halve", "part", "away"] = "done"
+    """`stopped`: asked to, or taken over. `halve`: memory does not hold it. `part`: an error came of which nobody knows whose it is.
+    `away`: the store took no word of its end."""
+    left: tuple[str, ...] = ()
+    """Jobs that are neither done nor marked as failed."""
+    error: str = ""
+    """One sentence, where the store is away."""
+
+
 class TakenOver(Exception):
     """A job of the pack was begun anew elsewhere while this worker had it: its driver or its machine had been taken for dead."""
 
@@ -81,8 +97,8 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train the pack to its end."""
-        stopped = run_pack(self._order)
-        return {"stopped": stopped, "parts": 1 if stopped else parts(self._order), tune.result.DONE: True}
+        ending = run_pack(self._order)
+        return {ENDING: ending, "parts": parts(self._order) if ending.how == "done" else 1, tune.result.DONE: True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: jobs keep their checkpoints in the store."""
@@ -91,25 +107,21 @@ class PackTrainable(tune.Trainable):
         """Load nothing."""
 
 
-def run_pack(order: PackOrder) -> bool:
-    """Train the jobs of an order that are not done yet; commit those that succeed, mark those that fail.
-
-    Returns:
-        Whether the pack was stopped before its end; its jobs then wait in the store, checkpointed.
-    """
-    store = Store(order.store)
+def run_pack(order: PackOrder) -> Ending:
+    """Train the jobs of an order that are not done yet; commit those that succeed, and mark those that fail."""
+    settled: set[str] = set()
     try:
-        return _run(order, store)
+        return _run(order, Store(order.store), settled)
     except StoreUnavailable as error:
-        _leave_word(order, error)
-        return False
+        left = tuple(member.node for member in order.members if member.node not in settled)
+        _leave_word(left, order, error)
+        return Ending("away", left, str(error))
 
 
-def _run(order: PackOrder, store: Store) -> bool:
+def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
     # A worker may have died after a commit and before Tune heard of it.
     waiting = [member for member in order.members if not store.complete(member.node)]
-    pack = _open_all(waiting, store)
-    settled: set[str] = set()
+    pack = _open_all(waiting, store, settled)
     attempts = {node: _attempts(node, store) for node in pack}
 
     def attempt() -> None:
@@ -136,23 +148,33 @@ def _run(order: PackOrder, store: Store) -> bool:
     try:
         if pack:
             store.storage.patience.persist(attempt, str(store.scratch), trouble=is_disk_trouble, progress=progress)
-    except Stop:
-        for node in pack.keys() - settled:
-            store.publish(node, force=True)
-        return True
-    except TakenOver:
-        return True
     except StoreUnavailable:
         raise
     except Exception as error:
-        # What escapes the training function concerns the whole pack; trying again would end the same way.
-        for node in pack:
-            if not store.complete(node):
+        how = _what_next(error, len(pack))
+        for node in [node for node in pack if node not in settled and attempts[node] == _attempts(node, store)]:
+            if how is None:
                 store.fail(node, describe(error), traceback.format_exc())
-    return False
+                settled.add(node)
+            else:
+                store.publish(node, force=True)
+        left = tuple(node for node in pack if node not in settled)
+        # What another worker has begun anew is not this one's to judge.
+        return Ending(how or ("stopped" if left else "done"), left)
+    return Ending()
 
 
-def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMember]:
+def _what_next(error: Exception, size: int) -> Literal["stopped", "halve", "part"] | None:
+    """Return what becomes of a pack that an error ended. None: its jobs fail, since another attempt would end the same way."""
+    if isinstance(error, Stop | TakenOver):
+        return "stopped"
+    if size > 1 and isinstance(error, OutOfMemory):
+        return "halve"
+    # A sentence for the user concerns all: a backbone that cannot be loaded. Anything else may be the doing of one of them.
+    return "part" if size > 1 and not isinstance(error, UserError) else None
+
+
+def _open_all(members: Sequence[MemberOrder], store: Store, settled: set[str]) -> dict[str, PackMember]:
     """Open the jobs of a pack; one whose parents are damaged fails, and the others go on without it."""
     pack = {}
     for member in members:
@@ -162,6 +184,7 @@ def _open_all(members: Sequence[MemberOrder], store: Store) -> dict[str, PackMem
             raise
         except UserError as error:
             store.fail(member.node, str(error), traceback.format_exc())
+            settled.add(member.node)
     return pack
 
 
@@ -222,13 +245,13 @@ def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
         return False
 
 
-def _leave_word(order: PackOrder, error: StoreUnavailable) -> None:
+def _leave_word(left: Iterable[str], order: PackOrder, error: StoreUnavailable) -> None:
     """Say why the jobs of a pack ended, where the store takes that much by now."""
     store = Store(order.store, Patience(0.0))
     with contextlib.suppress(OSError):
-        for member in order.members:
-            if not store.complete(member.node):
-                store.fail(member.node, str(error), str(error))
+        for node in left:
+            if not store.complete(node):
+                store.fail(node, str(error), str(error))
 
 
 def parts(order: PackOrder) -> int:

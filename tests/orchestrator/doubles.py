@@ -4,6 +4,7 @@ What a job does is read from `behaviour.json` in the store's root: a list of [re
 match of a key wins. Keys: `seconds` per epoch, `epochs`, `loss` of the first one, `error` (a member's own failure), `crash` (raise out
 of the function), and `die`: {"epoch": n, "times": k}: SIGKILL to the worker after epoch n or the first one
 after it, in the first k attempts; and `hold`: {"epoch": n, "until": name}: wait before epoch n until the store's root has such a file.
+`fits`: raise `OutOfMemory` out of the function in a pack of more jobs than that.
 `quiet`: report nothing; look as often whether to stop. `looks`: look before each epoch is written down, as training does between passes.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.storage.store import Store
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
-from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
 
 TRAIN = "tests.orchestrator.doubles:train"
 
@@ -75,6 +76,9 @@ def run_jobs(graph: Graph, store: Store) -> None:
 
 
 def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    for member in pack:
+        if len(pack) > _behaviour(*_place(member.directory)).get("fits", len(pack)):
+            raise OutOfMemory("Memory does not hold these jobs together.")
     return [_train_one(member, runtime, report, len(pack)) for member in pack]
 
 

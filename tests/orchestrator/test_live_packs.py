@@ -1,5 +1,6 @@
 """Packs of several jobs on a real Ray: each job has its own artifact, failure and run in MLflow."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -29,15 +30,24 @@ methods:
 @pytest.mark.slow
 def test_jobs_of_a_pack_end_each_in_its_own_way(tmp_path):
     store, sweep = Store(tmp_path / "runs"), Sweep.from_text(SWEEP)
-    behave(store, ("scalearn_pp/apple/lr6e-03-seed5", {"error": "The training loss became nan."}))
+    behave(
+        store,
+        ("scalearn_pp/apple/lr6e-03-seed5", {"error": "The training loss became nan."}),
+        ("scalearn/apple/lr6e-03-seed3", {"crash": "nobody knows this error"}),
+        ("scalearn/.*seed[67]", {"fits": 2}),
+    )
     console = Console(width=200)
     assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), console) == 1
     graph = sweep.expand()
     states = Counter(store.state(node) for node in graph.nodes())
-    assert states == {"succeeded": 17, "failed": 1}
-    sizes = Counter(result["pack_size"] for node in graph.nodes() if "transfer" in node and (result := store.result(node)))
+    assert states == {"succeeded": 16, "failed": 2}
+    results = {node: result for node in graph.nodes() if "transfer" in node and (result := store.result(node))}
+    sizes = Counter(result["pack_size"] for result in results.values())
     assert max(sizes) == 4
-    assert sum(sizes.values()) == 15
+    assert sum(sizes.values()) == 14
+    assert all(result["pack_size"] <= 2 for node, result in results.items() if re.search("scalearn/.*seed[67]", node))
+    (crashed,) = [node for node in graph.nodes() if "scalearn/apple/lr6e-03-seed3" in node]
+    assert store.read_json(crashed, "FAILED.json")["error"] == "RuntimeError: nobody knows this error"
     client = MlflowClient(store.load_json(store.manifest_path("packs"))["tracking_uri"])
     experiment = client.get_experiment_by_name("packs")
     assert len(client.search_runs([experiment.experiment_id])) == 19  # one per job, and the sweep's

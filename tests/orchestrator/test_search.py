@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 from orchestrator.definition.graph import Graph
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher
+from orchestrator.execution.trial import ENDING, Ending
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
@@ -182,7 +183,7 @@ def test_stopped_pack_is_pending_again_and_nothing_more_is_handed_out(store):
     searcher.suggest("one")
     searcher.stop()
     assert searcher.suggest("two") == Searcher.FINISHED
-    searcher.on_trial_complete(trial_id="one", result={"stopped": True})
+    searcher.on_trial_complete(trial_id="one", result={ENDING: Ending("stopped", (top.node,))})
     assert graph.states[top.node] == "pending"
 
 
@@ -194,16 +195,44 @@ def test_cached_jobs_are_never_handed_out(store):
 
 
 def test_members_of_a_pack_end_one_by_one(store):
-    top = source("s0")
-    members = [transfer("t0", [top], seed) for seed in range(3)]
-    graph = Graph(members)
-    graph.mark(top.node, "cached")
-    searcher = searcher_of(graph, store, pack_size=3)
-    assert searcher.suggest("one") == {"pack": tuple(member.node for member in members)}
-    finish(store, members[0].node)
-    finish(store, members[2].node)
+    graph, nodes, searcher = packed(store)
+    searcher.suggest("one")
+    finish(store, nodes[0])
+    finish(store, nodes[2])
     searcher.on_trial_complete(trial_id="one", result={})
-    assert [graph.states[member.node] for member in members] == ["succeeded", "failed", "succeeded"]
+    assert [graph.states[node] for node in nodes] == ["succeeded", "failed", "succeeded"]
+
+
+def test_pack_that_memory_does_not_hold_comes_back_in_halves_until_each_job_is_alone(store):
+    _, nodes, searcher = packed(store, size=8)
+    for count in (1, 2, 4, 8):
+        packs = {}
+        for name in (f"{count}-{number}" for number in range(count)):
+            packs[name] = searcher.suggest(name)["pack"]
+            searcher.on_trial_start(name)
+        assert {len(pack) for pack in packs.values()} == {8 // count}
+        assert sorted(node for pack in packs.values() for node in pack) == sorted(nodes)
+        for name, pack in packs.items():
+            searcher.on_trial_complete(trial_id=name, result={ENDING: Ending("halve", pack)})
+
+
+def test_error_that_is_nobodys_in_particular_makes_every_job_of_the_pack_run_alone(store):
+    graph, nodes, searcher = packed(store)
+    searcher.suggest("together")
+    finish(store, nodes[1])
+    searcher.on_trial_complete(trial_id="together", result={ENDING: Ending("part", (nodes[0], nodes[2]))})
+    assert [searcher.suggest(name) for name in ("two", "three")] == [{"pack": (nodes[0],)}, {"pack": (nodes[2],)}]
+    assert graph.states[nodes[1]] == "succeeded"
+
+
+def test_word_that_a_worker_could_not_leave_in_the_store_is_left_by_the_driver(store):
+    graph, nodes, searcher = packed(store)
+    searcher.suggest("one")
+    finish(store, nodes[0])
+    searcher.on_trial_complete(trial_id="one", result={ENDING: Ending("away", tuple(nodes), "The store could not be reached.")})
+    assert [graph.states[node] for node in nodes] == ["succeeded", "failed", "failed"]
+    assert store.read_json(nodes[1], "FAILED.json")["error"] == "The store could not be reached."
+    assert (store.directory(nodes[1]) / "traceback.txt").read_text() == "The store could not be reached."
 
 
 def test_listeners_hear_every_change(store):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.execution.trial import Ending, MemberOrder, PackOrder, run_pack
 from orchestrator.storage.store import Store
 from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
 from tests.orchestrator.doubles import source
@@ -28,6 +28,6 @@ def test_stop_file_reaches_training_between_its_steps(tmp_path: Path) -> None:
     job, store = source("a"), Store(tmp_path)
     member = MemberOrder(job.node, job.config, {"node": job.node}, {})
     order = PackOrder((member,), str(tmp_path), f"{__name__}:train", Runtime(), tmp_path / STOP_FILE)
-    assert run_pack(order)
+    assert run_pack(order) == Ending("stopped", (job.node,))
     assert (store.directory(job.node) / "stopped").read_text() == "4"
     assert not store.complete(job.node)
