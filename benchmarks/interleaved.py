@@ -1,10 +1,14 @@
 """Fair timing on a machine that others use too: every round times each path once, and only ratios within a round count."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
+
+from orchestrator.planning.measure import device_name
 
 Run = Callable[[], None]
 
@@ -30,5 +34,10 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
 
 
 def machine(device: str) -> str:
-    """What the figures were taken on."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    """What the figures were taken on: `2-core AMD EPYC CPU with avx512_bf16, 2 threads, torch 2.13.0`."""
+    name = device_name(device)
+    if device == "cpu":
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+        bf16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags][:1]
+        name += f"{' with ' if bf16 else ''}{''.join(bf16)}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    return f"{name}, torch {torch.__version__}"

@@ -8,14 +8,18 @@ printed are ratios of the same round, as median and quartiles.
 
 import argparse
 import statistics
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from adapters.configuration import SeqBnConfig
 from adapters.methods.modeling import Adapter
 from interleaved import interleaved, machine, ratio
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from scalearn.layers.source_stack import SourceStack, bottleneck_weights, plain_weighted_sum
 
@@ -113,6 +117,41 @@ def saved_bytes(compute: Callable[[Layer], Tensor], layer: Layer) -> int:
     return sum(kept.values())
 
 
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, while they live."""
+
+    def __init__(self) -> None:
+        """Nothing is alive yet."""
+        super().__init__()
+        self.alive = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        """See `TorchDispatchMode`."""
+        made = function(*arguments, **(named or {}))
+        given = {tensor.untyped_storage()._cdata for tensor in tree_leaves((arguments, named)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given | self._known:
+                    self._known.add(storage._cdata)
+                    self.alive += storage.nbytes()
+                    weakref.finalize(storage, self._died, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.alive)
+        return made
+
+    def _died(self, storage: int, size: int) -> None:
+        self._known.discard(storage)
+        self.alive -= size
+
+
+def peak_bytes(run: Path) -> int:
+    """Most bytes of tensors that one pass holds at a time beyond its inputs and weights."""
+    with Peak() as peak:
+        run()
+    return peak.most
+
+
 def main() -> None:
     """Prints one Markdown row per number of sources."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,23 +167,24 @@ def main() -> None:
     size = f"d = {given.hidden}, r = {given.width}, {given.rows} x {given.length} tokens"
     print(f"{size}, {given.dtype}, {machine(given.device)}")
     print(
-        "| T | plain / folded | library / folded | folded / five products | saved bytes: plain / folded | folded, ms | largest difference |"
+        "| T | plain / folded | library / folded | folded / five products | saved bytes, peak bytes: plain / folded |"
+        " folded, ms | largest difference: plain, library |"
     )
     print("|---|---|---|---|---|---|---|")
     for sources in given.sources:
         layer = build_layer(sources, given.hidden, given.width, given.rows, given.length, given.device, getattr(torch, given.dtype))
-        difference = float((folded(layer) - plain(layer)).abs().max().detach())
+        differences = [f"{float((folded(layer) - other(layer)).abs().max().detach()):.1e}" for other in (plain, library)]
         computed = {"folded": folded, "plain": plain, "library": library}
         paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}
         times = interleaved({**paths, "products": bare_products(layer)}, given.rounds, given.device)
-        memory = saved_bytes(plain, layer) / saved_bytes(folded, layer)
+        saved, peak = saved_bytes(plain, layer) / saved_bytes(folded, layer), peak_bytes(paths["plain"]) / peak_bytes(paths["folded"])
         milliseconds = statistics.median(times["folded"]) * 1e3
         ratios = [
             ratio(times["plain"], times["folded"]),
             ratio(times["library"], times["folded"]),
             ratio(times["folded"], times["products"]),
         ]
-        print(f"| {sources} | {' | '.join(ratios)} | {memory:.1f} | {milliseconds:.1f} | {difference:.1e} |")
+        print(f"| {sources} | {' | '.join(ratios)} | {saved:.1f}, {peak:.1f} | {milliseconds:.1f} | {', '.join(differences)} |")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ per hour of one process per trial at K = 16, and more than K processes; on two C
 """
 
 import argparse
+import itertools
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from scalearn.backbones import get_backbone
 
 SHAPES = {"minilm": (384, 6, 12), "roberta-base": (768, 12, 12)}
 STAGES = {1: "adapter", 2: "scalearn"}
+ALONE = "one process per trial"
 
 
 def save_backbone(folder: Path, size: str) -> str:
@@ -37,10 +40,10 @@ def save_backbone(folder: Path, size: str) -> str:
     return str(folder)
 
 
-def processes(backbone: str, arguments: argparse.Namespace, method: str, length: int, count: int) -> float:
+def processes(bench: Bench, arguments: argparse.Namespace, method: str, length: int, count: int) -> float:
     """Return the seconds of so many processes at once, each with one trial from its first import to its artifact."""
-    command = [sys.executable, __file__, "--child", backbone, "--device", arguments.device, "--steps", str(arguments.steps)]
-    command += ["--precision", arguments.precision, "--lengths", str(length), "--method", method]
+    command = [sys.executable, __file__, "--child", bench.backbone.name, "--device", arguments.device, "--steps", str(arguments.steps)]
+    command += ["--precision", arguments.precision, "--lengths", str(length), "--method", method, "--adapter", str(bench.adapter)]
     if arguments.device == "cpu":
         # Processes share the cores, as a scheduler would divide them.
         command += ["--threads", str(max(1, arguments.threads // count))]
@@ -53,42 +56,47 @@ def processes(backbone: str, arguments: argparse.Namespace, method: str, length:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """Train one trial; a transfer job's source adapter is made in one step first, which costs less than a second."""
+    """Train one trial."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), arguments.child, arguments.precision, arguments.device, arguments.threads)
+        bench = open_bench(Path(folder), arguments.child, arguments, arguments.adapter)
         bench.run(arguments.method, 1, arguments.lengths[0], arguments.steps)
 
 
-def measure(arguments: argparse.Namespace, size: str, stages: Sequence[int]) -> None:
-    """Print a table per size, stage and length."""
-    print("| size | stage | length | way | K | seconds per trial | trials per hour | over one process per trial |")
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        backbone = save_backbone(Path(folder) / "backbone", size)
-        for stage in stages:
-            for length in arguments.lengths:
-                method = STAGES[stage]
-                baseline = processes(backbone, arguments, method, length, 1)
-                rows = [("one process per trial", 1, baseline)]
-                for count in arguments.together:
-                    rows.append(("K processes", count, processes(backbone, arguments, method, length, count) / count))
-                rows += warm_packs(backbone, arguments, method, length)
-                for way, count, seconds in rows:
-                    figures = f"{seconds:.2f} | {3600 / seconds:.0f} | {baseline / seconds:.2f}"
-                    print(f"| {size} | {stage} | {length} | {way} | {count} | {figures} |", flush=True)
+def open_bench(folder: Path, backbone: str, arguments: argparse.Namespace, adapter: Path | None = None) -> Bench:
+    """Return a bench with rows for all steps."""
+    given = arguments.precision, arguments.device, arguments.threads
+    return Bench(folder, backbone, *given, most_steps=arguments.steps, adapter=adapter)
 
 
-def warm_packs(backbone: str, arguments: argparse.Namespace, method: str, length: int) -> list[tuple[str, int, float]]:
-    """Return seconds per trial of packs in a warm process."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), backbone, arguments.precision, arguments.device, arguments.threads)
-        bench.run(method, 1, length, 1)
+def measure(arguments: argparse.Namespace, bench: Bench, method: str, length: int) -> dict[tuple[str, int], list[float]]:
+    """Return seconds per trial of every way, round by round: a slow moment of the machine falls on few figures of each."""
+    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
+    bench.run("adapter", 1, length, 1)  # also the source adapter of every transfer job
+    bench.run(method, 1, length, 1)
+    for _ in range(arguments.rounds):
+        seconds[ALONE, 1].append(processes(bench, arguments, method, length, 1))
+        for count in arguments.together:
+            seconds["K processes", count].append(processes(bench, arguments, method, length, count) / count)
         for count in arguments.packs:
             began = time.perf_counter()
             bench.run(method, count, length, arguments.steps)
-            rows.append(("warm pack", count, (time.perf_counter() - began) / count))
-    return rows
+            seconds["warm pack", count].append((time.perf_counter() - began) / count)
+    return seconds
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Print the rows of every stage and length as they are measured."""
+    print("| size | stage | length | way | K | seconds per trial | trials per hour | over one process per trial |")
+    print("|---|---|---|---|---|---|---|---|")
+    for stage, length in itertools.product(arguments.stages, arguments.lengths):
+        with tempfile.TemporaryDirectory() as folder:
+            backbone = save_backbone(Path(folder) / "backbone", arguments.size)
+            measured = measure(arguments, open_bench(Path(folder) / "bench", backbone, arguments), STAGES[stage], length)
+        for (way, count), seconds in measured.items():
+            median = statistics.median(seconds)
+            gains = [alone / one for alone, one in zip(measured[ALONE, 1], seconds, strict=True)]
+            gain = f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})"
+            print(f"| {arguments.size} | {stage} | {length} | {way} | {count} | {median:.2f} | {3600 / median:.0f} | {gain} |", flush=True)
 
 
 def main() -> None:
@@ -100,18 +108,20 @@ def main() -> None:
     parser.add_argument("--together", type=int, nargs="+", default=[2], help="K of the K processes")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64])
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--method", help=argparse.SUPPRESS)
+    parser.add_argument("--adapter", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments)
         return
-    shape = f"{arguments.precision}, batch {BATCH}, {arguments.steps} steps a trial"
+    shape = f"{arguments.precision}, batch {BATCH}, {arguments.steps} steps a trial, {arguments.rounds} rounds"
     print(f"{device_name(arguments.device)}, {shape}, load before {os.getloadavg()[0]:.1f}\n")
-    measure(arguments, arguments.size, arguments.stages)
+    print_table(arguments)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/reality.py STORE SWEEP [--profile FILE] [--workers 2]
 
-Two comparisons: with the durations that the profile expects, and with those that the jobs had, which is the simulator alone. On a machine
-that others use meanwhile only the second one says something.
+Two comparisons: with the durations and packs that the profile expects, as the run itself had planned, and with the durations that the
+jobs had, one by one, which is the simulator alone. On a machine that others use meanwhile only the second one says something.
 """
 
 import argparse
@@ -44,10 +44,12 @@ def main() -> None:
     manifest = store.load_json(store.manifest_path(arguments.sweep))
     if manifest is None:
         raise UserError(f"{arguments.store} holds no sweep {arguments.sweep}.")
-    graph = Sweep.from_text(manifest["yaml"], overrides=manifest["overrides"]).expand()
+    sweep = Sweep.from_text(manifest["yaml"], overrides=manifest["overrides"])
+    graph = sweep.expand()
     states = [event for event in events(store.sidecar(arguments.sweep, EVENTS)) if event["event"] == "state"]
     real = max(event["time"] for event in states) - min(event["time"] for event in states)
-    expected = CostModel(load_profile(arguments.profile), pack=1)
+    expected = CostModel(load_profile(arguments.profile), pack=sweep.packing.limit)
+    # Training and evaluation are divided among the jobs of a pack in their results already.
     timings = {node: (store.result(node) or {})["timing"] for node in graph.nodes()}
     seconds = {node: sum(timing.values()) + expected.profile.rates[0].job_seconds for node, timing in timings.items()}
     print(f"{len(graph)} jobs on {arguments.workers} workers took {real:.0f} s")

@@ -16,6 +16,7 @@ from interleaved import Run, interleaved, machine, ratio
 from torch import Tensor, nn
 from transformers import RobertaConfig
 
+from scalearn.allocator import keep_freed_memory
 from scalearn.encoder import Encoder, bottleneck_config
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
@@ -25,7 +26,7 @@ from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.branch import Branch
 from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
 
-HIDDEN, LAYERS, VOCABULARY, LABELS = 768, 12, 50265, 2
+VOCABULARY, LABELS = 50265, 2
 
 
 class BareBranch(Branch):
@@ -49,9 +50,10 @@ class Batch:
     labels: Tensor
 
 
-def build_encoder(device: str, attention: str) -> Encoder:
-    """A frozen encoder of roberta-base's size."""
-    config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1)
+def build_encoder(device: str, attention: str, layers: int, hidden: int) -> Encoder:
+    """A frozen encoder, by default of roberta-base's size."""
+    shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": hidden // 64, "intermediate_size": 4 * hidden}
+    config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **shape)
     model = AutoAdapterModel.from_config(config, attn_implementation=attention)
     return Encoder(model.to(device)).to(device).train()
 
@@ -66,14 +68,14 @@ def build_branches(encoder: Encoder, sources: int, device: str) -> dict[str, Bra
     """The four paths, on the same random source adapters."""
 
     def adapter() -> BottleneckBranch:
-        return BottleneckBranch(bottleneck_config({}), encoder.sites, HIDDEN)
+        return BottleneckBranch(bottleneck_config({}), encoder.sites, encoder.hidden_size)
 
     weights = [adapter().weights() for _ in range(sources)]
     stacks = [SourceStack([source[site] for source in weights]).to(device) for site in range(encoder.sites)]
     branches: dict[str, Branch] = {
         "ScaLearn": ScalingBranch(stacks, OmegaConfig()),
         "single adapter": adapter(),
-        "bare backbone": BareBranch(encoder.sites, HIDDEN),
+        "bare backbone": BareBranch(encoder.sites, encoder.hidden_size),
         "plain formula": PlainScalingBranch(stacks, OmegaConfig()),
     }
     return {name: branch.to(device).train() for name, branch in branches.items()}
@@ -81,7 +83,7 @@ def build_branches(encoder: Encoder, sources: int, device: str) -> dict[str, Bra
 
 def training_step(encoder: Encoder, branch: Branch, batch: Batch, precision: str, device: str) -> Run:
     """Forward, backward and AdamW on one batch, with the job's own random stream."""
-    head = Head(HeadConfig("classification", LABELS), HIDDEN).to(device).train()
+    head = Head(HeadConfig("classification", LABELS), encoder.hidden_size).to(device).train()
     optimizer = torch.optim.AdamW([*branch.learned().values(), *head.parameters()], lr=1e-4)
     rows, length = batch.inputs["input_ids"].shape
     seeds = iter(range(10**9))
@@ -112,13 +114,17 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     given = parser.parse_args()
     torch.manual_seed(0)
-    encoder = build_encoder(given.device, given.attention)
+    if given.device == "cpu":
+        keep_freed_memory()  # as training does
+    encoder = build_encoder(given.device, given.attention, given.layers, given.hidden)
     batch = build_batch(given.rows, given.length, given.device)
     branches = build_branches(encoder, given.sources, given.device)
     precision, device = given.precision, given.device

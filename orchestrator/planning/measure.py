@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -56,7 +57,17 @@ class Point:
 class Bench:
     """A directory with made-up rows and source adapters, and the packs that run on it."""
 
-    def __init__(self, folder: Path, backbone: str, precision: Precision, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        backbone: str,
+        precision: Precision,
+        device: str,
+        threads: int | None,
+        *,
+        most_steps: int = 32,
+        adapter: Path | None = None,
+    ) -> None:
         """Write the rows.
 
         Args:
@@ -65,17 +76,19 @@ class Bench:
             precision: As a sweep says it.
             device: As `Runtime.device`.
             threads: CPU threads of the worker.
+            most_steps: Of one pack: there are rows for no more.
+            adapter: The directory that stands for every source adapter. None: one is trained for a step when it is needed.
         """
         self.folder, self.backbone, self.precision = folder, get_backbone(backbone), precision
-        self.runtime = Runtime(data_root=folder / "data", device=device, threads=threads, checkpoint_seconds=1e9)
+        self.runtime = Runtime(data_root=folder / "data", cache=folder / "cache", device=device, threads=threads, checkpoint_seconds=1e9)
         self.load_seconds = 0.0
         self._numbers = itertools.count()
-        self._adapter: Path | None = None
+        self.adapter = adapter
         definition = {"columns": "text", "labels": ["no", "yes"], "splits": {"train": "train", "validation": "validation", "test": "test"}}
         self._own = definition_of(own_task(_TASK, definition))
         place = folder / "data" / _TASK
         place.mkdir(parents=True)
-        for split, rows in (("train", BATCH * 32), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
+        for split, rows in (("train", BATCH * most_steps), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
             # Different rows, each longer than any length that is measured.
             texts = [f"number {number} " + "so " * 512 for number in range(rows)]
             table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(rows)]})
@@ -92,10 +105,13 @@ class Bench:
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
             raise UserError(f"The measurement failed: {errors[0]}")
-        timings = [_timing(member.directory) for member in pack]
+        results = [_result(member.directory) for member in pack]
+        if any(result["steps"] != steps for result in results):
+            raise UserError(f"The measurement failed: there are rows for fewer than {steps} steps of {rows} rows.")
+        timings = [result["timing"] for result in results]
         training, evaluation = (sum(timing[name] for timing in timings) for name in ("train_seconds", "evaluate_seconds"))
-        if self._adapter is None and method == "adapter":
-            self._adapter = pack[0].directory
+        if self.adapter is None and method == "adapter":
+            self.adapter = pack[0].directory
         around = wall - training - evaluation
         return Point(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
 
@@ -124,11 +140,11 @@ class Bench:
 
     def _member(self, method: str, seed: int, length: int, steps: int, rows: int) -> PackMember:
         config = self.job(method, seed, length, steps, rows)
-        if config.sources and self._adapter is None:
+        if config.sources and self.adapter is None:
             self.run("adapter", 1, 16, 1)
         directory = self.folder / "jobs" / str(next(self._numbers))
         directory.mkdir(parents=True)
-        parents = dict.fromkeys(config.sources, self._adapter) if self._adapter else {}
+        parents = dict.fromkeys(config.sources, self.adapter) if self.adapter else {}
         return PackMember(config, directory, parents)
 
 
@@ -279,9 +295,9 @@ def _fastest(points: Sequence[Point]) -> Point:
     return replace(points[0], step_seconds=step, evaluation_seconds=evaluation, around_seconds=around)
 
 
-def _timing(directory: Path) -> dict[str, float]:
-    timing: dict[str, float] = json.loads((directory / "result.json").read_text(encoding="utf-8"))["timing"]
-    return timing
+def _result(directory: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    return result
 
 
 def _short(value: float) -> float:
