@@ -103,22 +103,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=60)
 
 
-def fill(disk: Path) -> Path:
-    """Leave no byte free."""
-    ballast = disk / "ballast"
+@pytest.fixture
+def held(small_disk: Path) -> Store:
+    """A store on that disk, whose jobs wait after their first epoch until the disk has been filled."""
+    store = Store(small_disk / "runs", Patience(0.0))
+    behave(store, (".", {"epochs": 3, "hold": {"epoch": 2, "until": "go"}}))
+    (store.root / "ready").touch()
+    return store
+
+
+def fill(store: Store) -> Path:
+    """Leave no byte free on the store's disk, and let its jobs go on."""
+    ballast = store.root.parent / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))  # a block at a time, so that the last one is taken too
+    if (store.root / "ready").exists():
+        (store.root / "ready").rename(store.root / "go")  # which needs no space
     return ballast
 
 
 @pytest.mark.slow
-def test_full_disk_keeps_the_job_waiting_until_there_is_space_again(small_disk, worker):
-    store = Store(small_disk / "runs")
-    behave(store, (".", {"epochs": 3, "seconds": 0.2}))
+def test_full_disk_keeps_the_job_waiting_until_there_is_space_again(held, worker):
+    store = held
     begun = worker(store.url, SCALEARN_STORE_PATIENCE="300")
     begun.until((store.directory(NODE) / "checkpoint" / "epoch").exists)
-    ballast = fill(small_disk)
+    ballast = fill(store)
     begun.until(begun.waits)
     assert not store.complete(NODE)
     ballast.unlink()
@@ -133,7 +143,7 @@ def test_full_disk_keeps_the_job_waiting_until_there_is_space_again(small_disk, 
 def test_disk_that_stays_full_fails_the_job_in_one_sentence_and_leaves_nothing_half(small_disk, worker):
     store = Store(small_disk / "runs", Patience(0.0))
     behave(store, (".", {"epochs": 2}))
-    ballast = fill(small_disk)
+    ballast = fill(store)
     begun = worker(store.url, SCALEARN_STORE_PATIENCE="1")
     assert begun.end() == 0, begun.said
     assert store.verify(NODE).state in ("absent", "unfinished", "failed")
@@ -156,10 +166,12 @@ def s3(object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return Store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
 
 
-def slow(store: Store, **more: object) -> None:
+def hold(store: Store, *rules: tuple[str, dict[str, object]]) -> Path:
+    """Let jobs wait after their first epoch until there is a file `go`, or as the rules say; returns where it goes."""
     work = store.scratch / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "behaviour.json").write_text(json.dumps([[".", {"epochs": 6, "seconds": 0.5, **more}]]))
+    work.mkdir(parents=True)
+    (work / "behaviour.json").write_text(json.dumps([[".", {"epochs": 3, "hold": {"epoch": 2, "until": "go"}}], *rules]))
+    return work
 
 
 def checkpointed(store: Store, node: str) -> bool:
@@ -184,14 +196,15 @@ def starts(store: Store, node: str) -> list[int]:
 
 @pytest.mark.slow
 def test_worker_that_is_killed_or_finds_the_store_gone_leaves_its_last_checkpoint_to_the_next(s3, object_server, worker):
-    slow(s3, quiet=True)  # as in an epoch of hours: checkpoints, and no evaluation that would report
+    work = hold(s3, (".", {"quiet": True}))  # as in an epoch of hours: checkpoints, and no evaluation that would report
     killed = worker(s3.url)
     killed.until(lambda: checkpointed(s3, NODE))
     killed.process.kill()
     assert killed.end() == -signal.SIGKILL
     patient = worker(s3.url, SCALEARN_STORE_PATIENCE="0.5")
-    patient.until(lambda: s3.read_json(NODE, "job.json")["attempts"] == 2 and s3.storage.exists(s3.directory(NODE) / "run.log"))
+    patient.until(lambda: (log := work / NODE / "run.log").exists() and log.read_text().count("from") == 2)
     with cut_off(object_server):
+        (work / "go").touch()
         assert patient.end() == 0, patient.said
     assert s3.verify(NODE).state == "unfinished"
     again = worker(s3.url)
@@ -204,8 +217,8 @@ def test_worker_that_is_killed_or_finds_the_store_gone_leaves_its_last_checkpoin
 
 @pytest.mark.slow
 def test_run_lives_through_an_outage_of_the_store_and_an_interrupt_ends_it_there(s3, object_server, driver, tmp_path):
-    slow(s3)
     first, second, target = nodes_of_the_sweep()
+    work = hold(s3, (target, {"hold": {"epoch": 2, "until": "on"}}))
     interrupted = driver(s3.url)
     interrupted.until(lambda: checkpointed(s3, first))
     with cut_off(object_server):
@@ -215,9 +228,11 @@ def test_run_lives_through_an_outage_of_the_store_and_an_interrupt_ends_it_there
     assert interrupted.said.count("Interrupted. Run the same command again") == 1
     assert "Traceback" not in interrupted.said
     assert {s3.verify(node).state for node in nodes_of_the_sweep()} <= {"absent", "unfinished"}
+    (work / "go").touch()
     patient = driver(s3.url, SCALEARN_STORE_PATIENCE="300")
     patient.until(lambda: checkpointed(s3, target))
     with cut_off(object_server):
+        (work / "on").touch()
         patient.until(patient.waits)
     assert patient.end() == 0, patient.said
     assert {s3.verify(node) for node in nodes_of_the_sweep()} == {Verdict("complete")}
@@ -228,12 +243,11 @@ def test_run_lives_through_an_outage_of_the_store_and_an_interrupt_ends_it_there
 
 
 @pytest.mark.slow
-def test_driver_on_a_disk_that_stays_full_ends_with_one_sentence_and_goes_on_once_there_is_space(small_disk, driver):
-    store = Store(small_disk / "runs", Patience(0.0))
-    behave(store, (".", {"epochs": 3, "seconds": 0.5}))
+def test_driver_on_a_disk_that_stays_full_ends_with_one_sentence_and_goes_on_once_there_is_space(held, driver):
+    store = held
     begun = driver(store.url, SCALEARN_STORE_PATIENCE="2")
     begun.until(lambda: list(store.root.glob("**/checkpoint/epoch")))
-    ballast = fill(small_disk)
+    ballast = fill(store)
     assert begun.end() == 2, begun.said
     assert f"scalearn: The store {store.url} could not be written to for " in begun.said
     assert "Traceback" not in begun.said
