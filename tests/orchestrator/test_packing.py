@@ -1,6 +1,7 @@
 """The order of ready jobs and what shares a pack."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -102,6 +103,13 @@ def test_kind_is_the_same_for_seeds_and_differs_for_targets_and_sources():
     assert same[0] == same[1]
     assert kind(transfer("t1", [first, second])) != same[0]
     assert kind(transfer("t0", [second, first])) != same[0]
+
+
+def test_jobs_on_few_shot_subsets_of_one_target_share_a_pack():
+    job = transfer("t0", [source("s0")])
+    (data,) = job.config.data
+    subsets = [replace(job, config=replace(job.config, data=(replace(data, few_shot=count),))) for count in (4, 16)]
+    assert kind(subsets[0]) == kind(subsets[1]) == kind(job)
 
 
 def test_first_stage_packs_across_tasks_of_like_length():

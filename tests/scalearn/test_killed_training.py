@@ -1,4 +1,4 @@
-"""Real training whose process is killed without warning: the job that goes on from the checkpoint ends with the same bits."""
+"""Real training of a pack whose process is killed without warning: its jobs go on from their checkpoints to what they would have become."""
 
 import random
 import signal
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests.scalearn import packs
 from tests.scalearn.packs import difference, history, result
-from tests.scalearn.small import data, job, run, save_backbone
+from tests.scalearn.small import data, job, save_backbone
 
 TRAIN = "import sys; from pathlib import Path; from tests.scalearn.test_killed_training import train; train(sys.argv[1], Path(sys.argv[2]))"
 KILLS = (3, 11)
@@ -19,13 +20,14 @@ KILLS = (3, 11)
 
 
 def train(backbone: str, directory: Path) -> None:
-    config = job("adapter", (data("domains/apple", train_rows=64),), backbone, epochs=12, evaluate_every=2, learning_rate=2e-3)
-    assert run(config, directory).error is None
+    rows = (data("domains/apple", train_rows=64),)
+    configs = [job("adapter", rows, backbone, seed=seed, epochs=12, evaluate_every=2, learning_rate=2e-3) for seed in (0, 1)]
+    assert [outcome.error for outcome in packs.train_pack(configs, directory, {})] == [None, None]
 
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_killed_process_resumes_from_its_checkpoint_and_ends_with_the_same_bits(
+def test_killed_pack_resumes_from_its_checkpoints_and_ends_as_if_nothing_had_been(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, repository: Path
 ) -> None:
     backbone = save_backbone(tmp_path / "backbone", tokenizer)
@@ -33,19 +35,23 @@ def test_killed_process_resumes_from_its_checkpoint_and_ends_with_the_same_bits(
     killed = tmp_path / "killed"
     for records in KILLS:
         process = subprocess.Popen([sys.executable, "-c", TRAIN, backbone, str(killed)], cwd=repository)
-        while len(_records(killed)) < records:
+        while min(len(_records(killed / name)) for name in ("0", "1")) < records:
             assert process.poll() is None
             time.sleep(0.005)
         time.sleep(draw.uniform(0.0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed: this shows nothing"
-        assert not (killed / "result.json").exists()
+        assert not list(killed.rglob("result.json"))
     # In processes of their own like the killed ones: other tests may have changed this one's number of threads, and with it the sums.
     for directory in (killed, tmp_path / "whole"):
         subprocess.run([sys.executable, "-c", TRAIN, backbone, str(directory)], cwd=repository, check=True)
-    assert difference(killed, tmp_path / "whole") == 0.0
-    assert result(killed)["scores"] == result(tmp_path / "whole")["scores"]
-    assert [record["step"] for record in history(killed)] == [record["step"] for record in history(tmp_path / "whole")]
+    for name in ("0", "1"):
+        resumed, whole = killed / name, tmp_path / "whole" / name
+        # No more than rounding: killed between two checkpoints, one job goes on a step behind the other and ends alone.
+        assert difference(resumed, whole) < 1e-6
+        splits = zip(*(result(path)["scores"]["domains/apple"].values() for path in (resumed, whole)), strict=True)
+        assert all(ours == pytest.approx(theirs, rel=1e-5) for ours, theirs in splits)
+        assert [record["step"] for record in history(resumed)] == [record["step"] for record in history(whole)]
 
 
 def _records(directory: Path) -> list[str]:

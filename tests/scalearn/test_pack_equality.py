@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from scalearn import training
+from scalearn import evaluation, training
 from scalearn.config import JobConfig
-from scalearn.runtime import PackMember, Runtime
+from scalearn.runtime import PackMember, Runtime, Stop
+from tests.scalearn.packs import stop_at
 from tests.scalearn.small import data, job, run, save_backbone
 
 SOURCES = ("apple", "coachella", "airlines")
 TARGET = (data("domains/apple"),)
+FEW_SHOT = (data("domains/apple", train_rows=None, few_shot=24),)
+"""As many rows of the same task, but others."""
 TOLERANCE = 1e-5
 
 MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
@@ -32,7 +36,7 @@ MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("adapterfusion", {}, {"learning_rate": 5e-5}),
     ("scalearn_fixed", {"omega": (0.3, 0.0, 0.9)}, {"learning_rate": 6e-3}),
 )
-"""Variants, ablations, AdapterFusion and a probe, with different rates, settings and, by position, seeds."""
+"""Variants, ablations, AdapterFusion and a probe, with different rates, settings and, by position, seeds; the fifth on few-shot rows."""
 
 
 @dataclass
@@ -41,11 +45,13 @@ class Course:
 
     losses: list[float] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    predictions: list[tuple[str, Tensor]] = field(default_factory=list)
+    """Split and logits, evaluation by evaluation."""
 
 
 @pytest.fixture
 def courses(monkeypatch: pytest.MonkeyPatch) -> dict[Path, Course]:
-    """Every job's losses and gradients before each update, by its directory."""
+    """Every job's losses and gradients before each update, and its logits at each evaluation, by its directory."""
     seen: dict[Path, Course] = defaultdict(Course)
     update = training._PackTrainer._update
 
@@ -56,7 +62,15 @@ def courses(monkeypatch: pytest.MonkeyPatch) -> dict[Path, Course]:
             course.gradients.append({name: value.grad.clone() for name, value in active.learned().items() if value.grad is not None})
         update(self, step_losses)
 
+    scored = evaluation._scores
+
+    def judged(job: Any, split: str, collected: Any) -> Any:
+        logits = torch.from_numpy(np.concatenate([values for _, values, _ in collected[id(job), 0]]))
+        seen[job.member.directory].predictions.append((split, logits))
+        return scored(job, split, collected)
+
     monkeypatch.setattr(training._PackTrainer, "_update", watched)
+    monkeypatch.setattr(evaluation, "_scores", judged)
     return seen
 
 
@@ -81,19 +95,25 @@ def parents(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[
 
 def mixed_jobs(backbone: str) -> list[JobConfig]:
     return [
-        job(method, TARGET, backbone, settings, seed, SOURCES, **{"epochs": 2, "patience": None, **optimisation})
+        job(method, FEW_SHOT if seed == 4 else TARGET, backbone, settings, seed, SOURCES, **{"epochs": 2, "patience": None, **optimisation})
         for seed, (method, settings, optimisation) in enumerate(MIXED)
     ]
 
 
 def train_pack(configs: Sequence[JobConfig], root: Path, parents: Mapping[str, Path]) -> list[Path]:
     directories = [root / str(number) for number in range(len(configs))]
-    for directory in directories:
-        directory.mkdir(parents=True)
-    members = [PackMember(config, directory, parents) for config, directory in zip(configs, directories, strict=True)]
-    outcomes = training.train(members, Runtime(device="cpu"), lambda *_: None)
-    assert [outcome.error for outcome in outcomes] == [None] * len(configs)
+    train_in(dict(zip(directories, configs, strict=True)), parents)
     return directories
+
+
+def train_in(configs: Mapping[Path, JobConfig], parents: Mapping[str, Path], report: Any = lambda *_: None) -> None:
+    """Trains as one pack, every job in its directory."""
+    for directory in configs:
+        directory.mkdir(parents=True, exist_ok=True)
+    outcomes = training.train(
+        [PackMember(config, directory, parents) for directory, config in configs.items()], Runtime(device="cpu"), report
+    )
+    assert [outcome.error for outcome in outcomes] == [None] * len(configs)
 
 
 def assert_equal(mine: Path, theirs: Path, courses: Mapping[Path, Course]) -> None:
@@ -102,6 +122,9 @@ def assert_equal(mine: Path, theirs: Path, courses: Mapping[Path, Course]) -> No
         assert ours.keys() == other.keys()
         for name, gradient in ours.items():
             assert distance(gradient, other[name]) < TOLERANCE, f"gradient of {name} at step {step}"
+    for (split, ours), (same, theirs_) in zip(courses[mine].predictions, courses[theirs].predictions, strict=True):
+        assert split == same
+        assert distance(ours, theirs_) < TOLERANCE, f"predictions on {split}"
     for name, tensor in weights(mine).items():
         assert distance(tensor, weights(theirs)[name]) < TOLERANCE, name
     scores, others = (json.loads((path / "result.json").read_text())["scores"] for path in (mine, theirs))
@@ -111,8 +134,8 @@ def assert_equal(mine: Path, theirs: Path, courses: Mapping[Path, Course]) -> No
 
 
 def distance(left: Tensor, right: Tensor) -> float:
-    """Norm of the difference, relative to the norm; what is near zero altogether is compared as it is."""
-    return float((left - right).norm() / right.norm().clamp(min=1e-3))
+    """Norm of the difference, relative to the norm; what is rounding altogether is compared as it is."""
+    return float((left - right).norm() / right.norm().clamp(min=1e-6))
 
 
 def weights(directory: Path) -> dict[str, Tensor]:
@@ -136,6 +159,20 @@ def test_neighbours_do_not_matter(backbone: str, parents: Mapping[str, Path], co
     first = train_pack([jobs[0], jobs[6], jobs[3]], tmp_path / "first", parents)[0]
     other = train_pack([jobs[7], jobs[1], jobs[0], jobs[2], jobs[4]], tmp_path / "other", parents)[2]
     assert_equal(first, other, courses)
+
+
+def test_stopped_pack_resumes_job_by_job_among_other_neighbours(
+    backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
+) -> None:
+    first, second, third, other = (mixed_jobs(backbone)[number] for number in (0, 6, 4, 3))
+    with pytest.raises(Stop):
+        train_in({tmp_path / "first": first, tmp_path / "second": second, tmp_path / "third": third}, parents, stop_at(3))
+    train_in({tmp_path / "other": other, tmp_path / "first": first}, parents)
+    train_in({tmp_path / "third": third}, parents)
+    for name, config in {"first": first, "third": third, "other": other}.items():
+        train_in({tmp_path / f"{name} alone": config}, parents)
+        assert len(courses[tmp_path / name].losses) == 6
+        assert_equal(tmp_path / name, tmp_path / f"{name} alone", courses)
 
 
 def test_source_adapters_of_several_tasks_pack(backbone: str, courses: dict[Path, Course], tmp_path: Path) -> None:
