@@ -29,13 +29,13 @@ from scalearn.saved_job import HeadSpec, TransferSpec
 from scalearn.source_adapters import SourceAdapters
 from scalearn.training import train
 from tests.scalearn.small import save_backbone
-from tests.scalearn.tiny import LAYERS, loaded, random_stacks, tiny_encoder, token_batch
+from tests.scalearn.tiny import CONFIGS, LAYERS, loaded, random_stacks, tiny_encoder, token_batch
 
 TEXTS = ["Apple ruined my phone again, thanks a lot", "what a great concert at coachella", "meh", "They deflated those balls #deflategate"]
 
 
-def random_model(config: OmegaConfig, sources: int, hidden: int, width: int, seed: int = 0, method: str = "scalearn") -> TransferModel:
-    encoder = tiny_encoder("bert", hidden)
+def random_model(config: OmegaConfig, sources: int, hidden: int, width: int, seed: int = 0, architecture: str = "bert") -> TransferModel:
+    encoder = tiny_encoder(architecture, hidden)
     stacks = tuple(random_stacks(LAYERS, sources, hidden, width, seed))
     names = tuple(f"s{index}" for index in range(sources))
     adapters = SourceAdapters(names, stacks, SeqBnConfig(reduction_factor=hidden / width).to_dict())
@@ -44,7 +44,9 @@ def random_model(config: OmegaConfig, sources: int, hidden: int, width: int, see
         branch.omega.omega.add_(0.3 * torch.randn(branch.omega.omega.shape, generator=torch.Generator().manual_seed(seed + 1)))
     torch.manual_seed(seed)
     head = Head(HeadConfig("classification", 3), hidden, init_std=0.2)
-    spec = TransferSpec(method, {}, names, "tiny", "files:sha256-0", hidden, (HeadSpec("mine/task", "classification", 3, ("a", "b", "c")),))
+    spec = TransferSpec(
+        "scalearn", {}, names, "tiny", "files:sha256-0", hidden, (HeadSpec("mine/task", "classification", 3, ("a", "b", "c")),)
+    )
     return TransferModel(loaded(encoder), spec, branch, head, adapters).eval()
 
 
@@ -55,8 +57,9 @@ def test_library_computes_the_exact_width_from_the_exported_reduction(hidden: in
     assert int(hidden // factor) == width
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=30)
 @given(
+    architecture=st.sampled_from(list(CONFIGS)),
     hidden=st.sampled_from([12, 20, 32, 48]),
     sources=st.integers(1, 7),
     width=st.integers(1, 13),
@@ -66,9 +69,9 @@ def test_library_computes_the_exact_width_from_the_exported_reduction(hidden: in
     seed=st.integers(0, 99),
 )
 def test_exported_adapter_equals_the_trained_target(
-    hidden: int, sources: int, width: int, config: OmegaConfig, seed: int, tmp_path_factory: pytest.TempPathFactory
+    architecture: str, hidden: int, sources: int, width: int, config: OmegaConfig, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    model, inputs = random_model(config, sources, hidden, width, seed), token_batch()
+    model, inputs = random_model(config, sources, hidden, width, seed, architecture), token_batch()
     place = tmp_path_factory.mktemp("export") / "adapter"
     export_adapter(fold(model), place)
     plain = AutoAdapterModel.from_config(model.encoder.config.__class__.from_dict(model.encoder.config.to_dict()))

@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.store import Store
-from scalearn import source_adapters
 from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
 from scalearn.config import JobConfig
 from scalearn.model import load_backbone, load_model
@@ -117,20 +118,41 @@ def test_adapter_of_another_size_fails_its_job_alone_by_name(backbone: str, plac
     assert well.error is None
 
 
-def test_hub_id_is_downloaded_at_its_revision(
-    backbone: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+REVISION = "ab" * 20
+LOAD = """
+import sys
+import torch
+import scalearn
+from scalearn.errors import UserError
+
+encoder = scalearn.load_backbone(sys.argv[1]).encoder
+for place in sys.argv[2:]:
+    try:
+        stacks = scalearn.load_source_adapters(encoder, {"other": place}).stacks
+        print(sum(float(buffer.double().abs().sum()) for stack in stacks for buffer in stack.buffers()))
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_hub_id_is_downloaded_at_its_revision_and_found_again_offline(
+    backbone: str, places: dict[str, Path], hub: Any, hub_environment: Callable[..., dict[str, str]]
 ) -> None:
-    asked = []
+    for revision, place in ((REVISION, places["other"]), ("main", places["apple"] / "adapter")):
+        for name in ("adapter_config.json", "adapter.safetensors"):
+            hub.put("owner/adapter", revision, name, (place / name).read_bytes())
 
-    def snapshot_download(repository: str, *, revision: str, **_: object) -> str:
-        asked.append((repository, revision))
-        return str(places["other"])
+    def load(*places: str, offline: bool = False) -> list[str]:
+        environment = hub_environment(hub.endpoint, offline=offline)
+        done = subprocess.run([sys.executable, "-c", LOAD, backbone, *places], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
 
-    monkeypatch.setattr(source_adapters, "snapshot_download", snapshot_download)
-    plain = job("scalearn", TARGET, backbone, sources=("other",))
-    config = replace(plain, external=(external_adapter("other", "owner/adapter@v2"),))
-    assert train_job(config, tmp_path / "job", {"other": Path(config.external[0].place)}).error is None
-    assert asked == [("owner/adapter", "v2")]
+    pinned, local, absent = load(f"owner/adapter@{REVISION}", str(places["other"]), "owner/nothing")
+    assert pinned == local
+    assert "owner/nothing is neither a directory nor a reachable hub id" in absent
+    hub.server.shutdown()
+    assert load(f"owner/adapter@{REVISION}", offline=True) == [local]
 
 
 def test_sweep_with_an_adapter_from_elsewhere_trains_and_exports(
