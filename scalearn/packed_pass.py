@@ -13,6 +13,7 @@ from scalearn.encoder import Encoder
 from scalearn.heads import Head
 from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.branch import Branch
+from scalearn.packed_heads import head_logits
 
 
 class Job(Protocol):
@@ -73,7 +74,7 @@ def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: i
     blocks = [RowBlock(rows, length, seed, batch.task) for (rows, length), seed, batch in zip(shapes, seeds, batches, strict=True)]
     states = encoder(inputs, [batch.run.branch for batch in batches], blocks)
     parts = states.split([block.rows for block in blocks])
-    return [batch.run.heads[batch.task](part, block.seed) for batch, part, block in zip(batches, parts, blocks, strict=True)]
+    return head_logits([batch.run.heads[batch.task] for batch in batches], parts, [block.seed for block in blocks])
 
 
 def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor]:
