@@ -135,6 +135,7 @@ for place in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_hub_id_is_downloaded_at_its_revision_and_found_again_offline(
     backbone: str, places: dict[str, Path], hub: Any, hub_environment: Callable[..., dict[str, str]]
 ) -> None:
