@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scalearn.heads import HEAD_PLACE, Head
-from scalearn.layers.random_streams import dropout
+from scalearn.heads import Head
+from scalearn.layers.random_streams import HEAD_PLACE, dropout
 
 
 def head_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
