@@ -341,6 +341,8 @@ class _PackTrainer:
             "precision": precision_name(self.accelerator),
             "device": name,
             "threads": torch.get_num_threads(),
+            "attention": self.runtime.attention,
+            "gradient_checkpointing": self.runtime.gradient_checkpointing,
             "pack_size": self.pack_size,
             "evaluation_pass_rows": self.evaluation_rows,
             "load_seconds": self.load_seconds,

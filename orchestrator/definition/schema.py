@@ -170,6 +170,10 @@ ResourcesBlock = Annotated[Resources, BeforeValidator(_as_block)]
 class StageResources(Block):
     """The `resources` block."""
 
+    attention: Literal["eager", "sdpa"] = "eager"
+    """Of the backbone, in all jobs. `sdpa` takes less memory on long inputs, and draws attention dropout from one stream for all jobs."""
+    gradient_checkpointing: bool = False
+    """Whether the backbone's activations are computed again in the backward pass instead of being kept."""
     source: ResourcesBlock = Resources()
     transfer: ResourcesBlock = Resources()
     joint: ResourcesBlock = Resources()

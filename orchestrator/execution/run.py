@@ -157,7 +157,13 @@ def _run_pending(
 
     settings = Settings(
         resources=sweep.resources,
-        runtime=Runtime(data_root=_absolute(sweep.data.root), cache=store.scratch / CACHE, allow_pickle=sweep.sources.allow_pickle),
+        runtime=Runtime(
+            data_root=_absolute(sweep.data.root),
+            cache=store.scratch / CACHE,
+            allow_pickle=sweep.sources.allow_pickle,
+            attention=sweep.resources.attention,
+            gradient_checkpointing=sweep.resources.gradient_checkpointing,
+        ),
         provenance=provenance.capture(sweep.file, sweep.overrides),
         cpus=options.cpus,
         gpus=options.gpus,

@@ -1,5 +1,6 @@
 """Ways to compute the same thing cheaper: recomputed activations, another attention kernel, bf16."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 from scalearn import training
 from scalearn.checkpoint import load_checkpoint
@@ -19,7 +21,7 @@ from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.runtime import Stop
-from tests.scalearn.packs import config_of, difference, history, stop_at, train_pack
+from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack
 from tests.scalearn.tiny import CONFIGS, HIDDEN, LAYERS, encoder_of, library_model, random_stacks, states_of, tiny_encoder, token_batch
 
 STACKS = random_stacks(LAYERS, 3, HIDDEN, 8, scale=0.1)
@@ -114,6 +116,28 @@ def test_precision_auto_is_what_the_device_multiplies_natively_and_fp16_needs_a_
 def test_gpu_by_its_number_is_refused_since_accelerate_would_take_the_first() -> None:
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
         open_accelerator("fp32", "cuda:1")
+
+
+def test_step_with_sdpa_or_recomputed_activations_is_the_step_without_and_the_result_says_so(
+    backbone: str, parents: Mapping[str, Path], tmp_path: Path
+) -> None:
+    plain = tmp_path / "backbone"
+    shutil.copytree(backbone, plain)
+    config = AutoConfig.from_pretrained(plain)
+    config.attention_probs_dropout_prob = 0.0  # the one dropout that sdpa draws from another stream
+    config.save_pretrained(plain)
+    configs = [config_of(method, str(plain), seed, max_steps=1) for seed, method in enumerate(("scalearn", "adapter"))]
+    ways: dict[str, dict[str, Any]] = {"usual": {}, "sdpa": {"attention": "sdpa"}, "recomputed": {"gradient_checkpointing": True}}
+    for name, runtime in ways.items():
+        assert [outcome.error for outcome in train_pack(configs, tmp_path / name, parents, **runtime)] == [None, None]
+    for index in (0, 1):
+        (usual,) = history(tmp_path / f"usual/{index}")
+        for name in ("sdpa", "recomputed"):
+            (record,) = history(tmp_path / f"{name}/{index}")
+            assert record["train_loss"] == pytest.approx(usual["train_loss"], rel=1e-5)
+            assert record["validation"]["loss"] == pytest.approx(usual["validation"]["loss"], rel=1e-4)
+    said = [(result(tmp_path / name / "0")["attention"], result(tmp_path / name / "0")["gradient_checkpointing"]) for name in ways]
+    assert said == [("eager", False), ("sdpa", False), ("eager", True)]
 
 
 @pytest.fixture
