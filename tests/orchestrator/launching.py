@@ -71,12 +71,13 @@ class Launch:
         self.store = Store(url or directory / "runs")
         self.tracking = f"sqlite:///{(directory if url else self.store.root) / 'mlflow.db'}"
         self.repository = repository
+        self.place = directory if url else repository
+        """Where drivers run. What belongs beside a store, a store behind a URL leaves in the working directory."""
 
     def start(self, *flags: str, **environment: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "tests.orchestrator.launch", str(self.file), self.store.url, *flags]
-        return subprocess.Popen(
-            command, cwd=self.repository, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        environment = {**os.environ, "PYTHONPATH": str(self.repository), **environment}
+        return subprocess.Popen(command, cwd=self.place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, *flags: str, **environment: str) -> Finished:
         process = self.start(*flags, **environment)
