@@ -12,6 +12,8 @@ from orchestrator.storage.store import FAILED, TRACEBACK, Store
 from scalearn.errors import UserError
 
 _LOOK_SECONDS = 0.5
+_MOST_BYTES = 1 << 20
+"""Read at a time: a log may be larger than memory, and behind a URL what was shown before is not fetched again."""
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -31,13 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store, node = open_store(sweep, arguments), find_job(sweep.expand(), arguments.node).node
 
-    def read() -> bytes | None:
-        try:
-            return (store.directory(node) / LOG).read_bytes()
-        except FileNotFoundError:
-            return None
+    def read(start: int) -> tuple[bytes, int]:
+        return store.storage.read_from(store.directory(node) / LOG, start, _MOST_BYTES)
 
-    if read() is None and not arguments.follow and store.read_json(node, FAILED) is None:
+    if not store.storage.exists(store.directory(node) / LOG) and not arguments.follow and store.read_json(node, FAILED) is None:
         raise UserError(f"{node} has no log in {store.root}: it was not begun; `scalearn status` shows where the sweep stands.")
 
     def ended() -> bool:

@@ -7,6 +7,7 @@ on a file system a file is written beside its place and then moved there. Everyt
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -93,6 +94,26 @@ class Storage:
         if limit is not None and len(data) > limit:
             raise ValueError(f"{path} has more than {limit} bytes")
         return data
+
+    def read_from(self, path: Path, start: int, most: int) -> tuple[bytes, int]:
+        """Return some of a file's bytes from a position on, and how many it has in all; no file has none."""
+
+        def act() -> tuple[bytes, int]:
+            try:
+                if self.is_local:
+                    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                        size = file.seek(0, os.SEEK_END)
+                        file.seek(min(start, size))
+                        return file.read(most), size
+                size = int(self._files.size(self.key(path)))
+                end = min(size, start + most)
+                return (bytes(self._files.cat_file(self.key(path), start=start, end=end)) if start < end else b""), size
+            except OSError as error:
+                if _names_no_file(error) or isinstance(error, io.UnsupportedOperation):  # a pipe in the place of a file
+                    return b"", 0
+                raise
+
+        return self.patience.persist(act, self.url)
 
     def read_many(self, paths: Iterable[Path], limit: int = NODE_JSON_LIMIT) -> Iterator[tuple[Path, bytes]]:
         """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""

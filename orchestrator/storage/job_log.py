@@ -63,24 +63,31 @@ def _handler(node: str, directory: Path) -> logging.Handler:
     return handler
 
 
-def follow(read: Callable[[], bytes | None], ended: Callable[[], bool], wait: Callable[[], None]) -> Iterator[str]:
+def follow(read: Callable[[int], tuple[bytes, int]], ended: Callable[[], bool], wait: Callable[[], None]) -> Iterator[str]:
     """Iterate over what a log holds and what is added to it, until its job has ended.
 
     Args:
-        read: Returns the log as it is. None: there is none yet.
+        read: Returns some of the log from a position on, and how many bytes it has in all.
         ended: Whether nothing more will come.
         wait: Called between two looks.
     """
     shown = 0
     while True:
         last = ended()  # before reading, or what is written in between would be lost
-        content = read() or b""
-        if len(content) < shown:
+        content, size = read(shown)
+        if size < shown:
             shown = 0  # the job was set aside and begins anew
-        whole = len(content) if last else content.rfind(b"\n") + 1
-        if whole > shown:
-            yield content[shown:whole].decode(errors="replace")
-            shown = whole
+            continue
+        more = shown + len(content) < size
+        # Whole lines, as far as there are any: a character may have been cut in two.
+        whole = content.rfind(b"\n") + 1 or (len(content) if more else 0)
+        if last and not more:
+            whole = len(content)
+        if whole:
+            yield content[:whole].decode(errors="replace")
+            shown += whole
+        if more and whole:
+            continue
         if last:
             return
         wait()

@@ -1,11 +1,12 @@
 """What a driver leaves in the store for other processes: a log of every change of state, and a sign of life that can be answered.
 
 `sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields. Where the store is no directory,
-nothing can be appended to, and each driver has a log of its own, `sweeps/NAME/events/DRIVER.jsonl`.
+nothing can be appended to, and each driver has logs of its own, `sweeps/NAME/events/DRIVER-NUMBER.jsonl`: only the last is written anew.
 `sweeps/NAME/drivers/ID.json` is the sign of life, and `ID.cancel` beside it asks that driver to stop.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 """How often a driver looks whether it is asked to stop."""
 _STALE_SECONDS = 30.0
+_LARGEST_SKEW = 3600.0
+"""Seconds by which the clocks of two machines may differ."""
+_LARGEST_PART = 256 * 1024
+"""Bytes of a part of the log behind a URL, which is uploaded again with every few lines until it is full."""
+_LOOKS = 7
+"""How often to look at a silent driver's sign: longer than from one beat to the next."""
 _FORGOTTEN_SECONDS = 86400.0
 
 
@@ -59,15 +66,15 @@ class Journal:
         self._store, self._graph = store, graph
         self._host = socket.gethostname()
         self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._events = store.sidecar(sweep, EVENTS if store.is_local else f"events/{self.name}.jsonl")
+        self._sweep = sweep
         # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
         self._storage = Storage(store.url, Patience(0.0))
         self._sign = store.sidecar(sweep, f"{DRIVERS}/{self.name}.json")
         self._request = store.sidecar(sweep, f"{DRIVERS}/{self.name}.cancel")
         self._on_cancel = on_cancel or _interrupt
         self._blocked: set[str] = set()
-        self._written, self._unwritten = "", list[str]()
-        self._writing = threading.Lock()
+        self._part, self._written, self._unwritten = 0, b"", b""
+        self._adding, self._writing = threading.Lock(), threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -101,25 +108,28 @@ class Journal:
 
     def note(self, event: str, **fields: Any) -> None:
         """Write one line."""
-        with self._writing:
-            self._unwritten.append(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        line = json.dumps({"time": time.time(), "event": event, **fields}) + "\n"
+        with self._adding:
+            self._unwritten += line.encode()
         if self._store.is_local:
             self._write()
 
     def _write(self) -> None:
-        """Write what is new; a store that is full or away gets it later."""
+        """Write what is new; a store that is full or away gets it later. Who notes something meanwhile does not wait."""
         with self._writing, contextlib.suppress(OSError, StoreUnavailable):
-            if not self._unwritten:
-                return
-            text = "".join(self._unwritten)
-            if self._store.is_local:
-                self._events.parent.mkdir(parents=True, exist_ok=True)
-                with self._events.open("a", encoding="utf-8") as file:
-                    file.write(text)
-            else:
-                self._storage.write(self._events, (self._written + text).encode())
-                self._written += text
-            self._unwritten.clear()
+            while new := self._unwritten:
+                if self._store.is_local:
+                    done = _append(self._store.sidecar(self._sweep, EVENTS), new)
+                else:
+                    self._upload(new)
+                    done = len(new)
+                with self._adding:
+                    self._unwritten = self._unwritten[done:]
+
+    def _upload(self, new: bytes) -> None:
+        part = self._written + new
+        self._storage.write(self._store.sidecar(self._sweep, f"events/{self.name}-{self._part:04d}.jsonl"), part)
+        self._part, self._written = (self._part, part) if len(part) < _LARGEST_PART else (self._part + 1, b"")
 
     def _details(self, node: str, state: State) -> dict[str, Any]:
         name, wanted = {"failed": (FAILED, ("error", "attempts")), "succeeded": (RESULT, ("timing", "pack_size"))}.get(state, ("", ()))
@@ -165,17 +175,62 @@ def _interrupt() -> bool:
     return True
 
 
-def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time) -> list[Driver]:
-    """Return the drivers that gave a sign of life not long ago."""
-    found = []
-    for name in store.storage.names(store.sidecar(sweep, DRIVERS)):
-        sign = store.load_json(store.sidecar(sweep, f"{DRIVERS}/{name}")) if name.endswith(".json") else None
-        match sign:
-            case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
-                if now() - written <= _STALE_SECONDS:
-                    nodes = tuple(node for node in running if isinstance(node, str))
-                    found.append(Driver(name.removesuffix(".json"), host, pid, nodes))
-    return found
+def _append(path: Path, lines: bytes) -> int:
+    """Append lines to a log, which other drivers also write to; returns how many bytes of whole lines have arrived.
+
+    A disk that fills up takes half a line. What follows goes on a line of its own, and who reads the log passes over the half.
+
+    Raises:
+        OSError: None has arrived.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        torn = file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        start = b"\n" if torn else b""
+        written = (file.write(start + lines) or 0) - len(start)
+    whole = lines.rfind(b"\n", 0, max(0, written)) + 1
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return whole
+
+
+def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep) -> list[Driver]:
+    """Return the drivers that gave a sign of life not long ago.
+
+    A sign that is old by this machine's clock may be a living driver's whose clock is slow: it is looked at again for as long as a driver
+    may take to give the next.
+    """
+    folder = store.sidecar(sweep, DRIVERS)
+
+    def read(names: Iterable[str]) -> dict[str, tuple[float, Driver]]:
+        found = {name: _sign(name, store.load_json(folder / name)) for name in names if name.endswith(".json")}
+        return {name: sign for name, sign in found.items() if sign is not None}
+
+    signs = read(store.storage.names(folder))
+    living = {name for name, (written, _) in signs.items() if now() - written <= _STALE_SECONDS}
+    silent = {name for name in signs.keys() - living if now() - signs[name][0] <= _LARGEST_SKEW and not _has_ended(signs[name][1])}
+    for _ in range(_LOOKS):
+        if silent:
+            sleep(_LOOK_SECONDS)
+            again = read(silent)
+            beating = {name for name, (written, _) in again.items() if written != signs[name][0]}
+            signs |= again
+            living |= beating
+            silent = again.keys() - beating
+    return [signs[name][1] for name in sorted(living)]
+
+
+def _sign(name: str, record: dict[str, Any] | None) -> tuple[float, Driver] | None:
+    """Return when a sign of life was given, by the clock there, and by whom. None: it is none."""
+    match record:
+        case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
+            nodes = tuple(node for node in running if isinstance(node, str))
+            return written, Driver(name.removesuffix(".json"), host, pid, nodes)
+    return None
+
+
+def _has_ended(driver: Driver) -> bool:
+    return driver.host == socket.gethostname() and not Path(f"/proc/{driver.pid}").exists()
 
 
 def ask_to_stop(store: Store, sweep: str, driver: Driver) -> None:

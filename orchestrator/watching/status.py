@@ -16,6 +16,9 @@ from orchestrator.storage.journal import Driver, drivers
 from orchestrator.storage.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
 from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
 
+_SAMPLE = 8
+"""Done jobs of each stage and method whose results are read: behind a URL each one is a request."""
+
 
 @dataclass(frozen=True)
 class JobStatus:
@@ -39,7 +42,7 @@ class JobStatus:
     driver: str | None = None
     """Of a running job: the host and process that handed it out."""
     seconds: float | None = None
-    """Of a done job: how long training and evaluation took. Of a running one: so far."""
+    """Of a running job: how long training and evaluation took so far. Of some done ones: in all."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,16 @@ def show_counts(status: SweepStatus) -> str:
 
 
 def _records(graph: Graph, store: Store) -> dict[str, dict[str, Any] | None]:
-    """Read what tells how long the done jobs took, and why the failed ones failed."""
-    names = {"succeeded": RESULT, "failed": FAILED}
-    wanted = {store.directory(node) / names[state]: node for node, state in graph.states.items() if state in names}
+    """Read why the failed jobs failed and, where some are running, how long a few of the done ones took: what is left is told by those."""
+    wanted = {store.directory(node) / FAILED: node for node, state in graph.states.items() if state == "failed"}
+    if "running" in graph.states.values():
+        done: dict[tuple[str, str], list[str]] = {}
+        for node, state in graph.states.items():
+            if state == "succeeded":
+                done.setdefault((graph.stage_of(node), graph.job(node).config.method), []).append(node)
+        for nodes in done.values():
+            # Spread over the group: tasks lie beside each other in it, and differ in size.
+            wanted |= {store.directory(node) / RESULT: node for node in nodes[:: -(-len(nodes) // _SAMPLE)]}
     return {wanted[path]: parse(content) for path, content in store.storage.read_many(wanted)}
 
 

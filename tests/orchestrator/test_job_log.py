@@ -13,7 +13,7 @@ from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
-from orchestrator.storage.job_log import LOG
+from orchestrator.storage.job_log import LOG, follow
 from orchestrator.storage.store import Store
 from scalearn.runtime import Outcome, PackMember, Report, Runtime
 from tests.orchestrator.doubles import behave, run_jobs, source, train
@@ -121,3 +121,18 @@ def test_logs_command_follows_a_job_until_it_has_ended(sweep, store, capsys):
     assert main(["logs", "toy.yaml", job.node, "--follow"]) == 0
     thread.join()
     assert capsys.readouterr().out == log_of(store, job.node)
+
+
+def test_log_is_read_in_pieces_and_none_of_it_twice():
+    """Pieces smaller than a line, characters of two bytes, a job that begins anew, and half a line at the end."""
+    content, asked = "".join(f"Zeile {number}: äöü\n" for number in range(20)).encode(), []
+    looks = iter([content[:100], content, content, b"anew\n", b"anew\nhalf \xc3\xa4"])
+    now = [next(looks)]
+
+    def read(start: int) -> tuple[bytes, int]:
+        asked.append(start)
+        return now[0][start : start + 30], len(now[0])
+
+    shown = "".join(follow(read, lambda: now[0].endswith(b"\xa4"), lambda: now.__setitem__(0, next(looks))))
+    assert shown == content.decode() + "anew\nhalf ä"
+    assert asked.count(0) == 2, "it was read from the start where it began anew, and not otherwise"

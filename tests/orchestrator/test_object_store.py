@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.storage import files
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store, Verdict
+from orchestrator.watching.status import read_status
 from scalearn.errors import UserError
 from tests.orchestrator.object_server import BUCKET, MANY, many
 from tests.orchestrator.one_pack import SMALL_SWEEP
@@ -282,6 +285,36 @@ def test_ten_thousand_jobs_are_told_by_few_requests(object_server, monkeypatch):
     before = object_server.requests()
     assert set(store.states(nodes).values()) == {"succeeded"}
     assert object_server.requests() - before <= 15
+    running = "toy/none/none/none/none/none"
+    sign = {"time": time.time(), "pid": os.getpid(), "host": "here", "running": [running]}
+    store.write_json(store.sidecar("many", "drivers/here.json"), sign)
+    before = object_server.requests()
+    status = read_status("many", ManyJobs([*nodes, running]), store)
+    # Of 8 methods 8 results each, where there would be 10,000.
+    assert object_server.requests() - before <= 15 + 64 + 8
+    assert status.to_json()["jobs"]["by_state"] == {"succeeded": 10_000, "running": 1}
+
+
+class ManyJobs:
+    """What the status asks of a graph: planning one of so many jobs would be the longest part of the test."""
+
+    def __init__(self, nodes: list[str]) -> None:
+        self.states = dict.fromkeys(nodes, "pending")
+
+    def nodes(self) -> list[str]:
+        return list(self.states)
+
+    def mark(self, node: str, state: str) -> None:
+        self.states[node] = state
+
+    def parents(self, node: str) -> tuple[str, ...]:
+        return ()
+
+    def stage_of(self, node: str) -> str:
+        return node.split("/")[2]
+
+    def job(self, node: str) -> SimpleNamespace:
+        return SimpleNamespace(config=SimpleNamespace(method=node.split("/")[3]), tasks=(node.split("/")[4],))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import resource
+import signal
 import socket
 import threading
 import time
@@ -14,7 +16,8 @@ from rich.console import Console
 from orchestrator.cli import main
 from orchestrator.commands import status as status_command
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.journal import DRIVERS, EVENTS, Journal, all_events, drivers, events, running_nodes
+from orchestrator.storage import journal as journal_module
+from orchestrator.storage.journal import DRIVERS, EVENTS, Journal, _append, all_events, drivers, events, running_nodes
 from orchestrator.storage.store import Store
 from orchestrator.watching.status import print_status, read_status, show_counts
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
@@ -184,6 +187,69 @@ def test_journal_writes_later_what_the_store_refused(store, monkeypatch):
         log.rmdir()
         log.with_suffix(".away").rename(log)
     assert [event["event"] for event in events(store.sidecar("toy", EVENTS))] == ["begin", "state", "end"]
+
+
+@pytest.mark.fault
+def test_journal_goes_on_a_line_of_its_own_after_half_a_line(store):
+    """A disk that filled up took half a line, of this driver or of another."""
+    log = store.sidecar("toy", EVENTS)
+    with Journal(store, "toy", two_stages()) as journal:
+        with log.open("a") as file:
+            file.write('{"time": 1.0, "event": "sta')
+        journal.note("state", node="x", state="running")
+    assert [event["event"] for event in events(log)] == ["begin", "state", "end"]
+
+
+@pytest.mark.fault
+def test_lines_of_which_a_full_disk_took_some_arrive_once(tmp_path):
+    lines, log = b'{"a": 1}\n{"b": 2}\n', tmp_path / "events.jsonl"
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))  # the rest does not fit
+    try:
+        done = _append(log, lines)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert done == 9
+    assert _append(log, lines[done:]) == 9
+    assert [line for line in log.read_bytes().splitlines() if line.endswith(b"}")] == lines.splitlines()
+
+
+def test_journal_behind_a_url_takes_notes_during_an_upload_and_begins_new_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_LARGEST_PART", 400)
+    store, uploading, noted = Store(f"memory://{tmp_path.name}/runs"), threading.Event(), threading.Event()
+    with Journal(store, "toy", two_stages()) as journal:
+        write = journal._storage.write
+
+        def slow(path, data):
+            uploading.set()
+            assert noted.wait(60), "a note waited for the upload"
+            write(path, data)
+
+        monkeypatch.setattr(journal._storage, "write", slow)
+        thread = threading.Thread(target=journal._write)
+        thread.start()
+        assert uploading.wait(60)
+        for number in range(9):
+            journal.note("state", node=str(number))
+        noted.set()
+        thread.join(60)
+    assert [event.get("node", event["event"]) for event in all_events(store, "toy")] == ["begin", *map(str, range(9)), "end"]
+    assert len(store.storage.names(store.sidecar("toy", "events"))) > 1
+
+
+def test_driver_whose_clock_is_slow_is_told_by_its_next_beat_and_a_dead_one_by_none(store):
+    with Journal(store, "toy", two_stages()) as journal:
+        name = f"{DRIVERS}/{journal.name}.json"
+        sign = store.load_json(store.sidecar("toy", name)) | {"host": "elsewhere", "time": time.time() - 300}
+        store.write_json(store.sidecar("toy", name), sign)
+        assert drivers(store, "toy", sleep=lambda seconds: None) == []
+
+        def beat(seconds):
+            store.write_json(store.sidecar("toy", name), sign | {"time": sign["time"] + 5})
+
+        (driver,) = drivers(store, "toy", sleep=beat)
+        assert driver.host == "elsewhere"
 
 
 def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, monkeypatch, capsys):
