@@ -11,7 +11,7 @@ from typing import Any
 
 from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
-from scalearn.places import content_origin, hub_id, local_directory
+from scalearn.hub_or_directory import content_origin, hub_id, local_directory
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter.safetensors"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalearn.errors import UserError
-from scalearn.places import content_origin, hub_id, local_directory
+from scalearn.hub_or_directory import content_origin, hub_id, local_directory
 from scalearn.unknown_name import unknown
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")

@@ -27,8 +27,8 @@ from scalearn.adapter_files import (
 from scalearn.encoder import SLOT, Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
+from scalearn.hub_or_directory import hub_id
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
-from scalearn.places import hub_id
 
 
 @dataclass(frozen=True)
