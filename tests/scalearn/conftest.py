@@ -10,33 +10,17 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.scalearn.packs import SOURCES
-from tests.scalearn.small import data, job, run, save_backbone
+from tests.scalearn.small import byte_tokenizer, data, job, run, save_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, so that ids read back as text; pairs and token types as BERT's."""
-    special = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2}
-    alphabet = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
-    backend = Tokenizer(models.BPE(vocab={**special, **alphabet}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    return byte_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from scalearn.backbones import get_backbone
@@ -16,6 +17,25 @@ from scalearn.tasks.origin import data_origin
 from scalearn.training import train
 
 HIDDEN, LAYERS = 32, 2
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, so that ids read back as text; pairs and token types as BERT's."""
+    special = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2}
+    alphabet = {byte: number for number, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
+    backend = Tokenizer(models.BPE(vocab={**special, **alphabet}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def save_backbone(directory: Path, tokenizer: PreTrainedTokenizerFast) -> str:
