@@ -10,12 +10,12 @@ from typing import Any
 
 from scalearn.checkpoint import CHECKPOINT
 from scalearn.encoder import Encoder
-from scalearn.job_run import JobRun
 from scalearn.library_head import save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.own_model import LibraryBranch
 from scalearn.saved_job import HeadSpec, TransferSpec, save_transfer
 from scalearn.source_adapters import save_adapter
+from scalearn.training_job import JobRun
 
 HISTORY = "history.jsonl"
 RESULT = "result.json"

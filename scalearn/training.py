@@ -21,7 +21,6 @@ from scalearn.device import gradient_scaler, open_accelerator, precision_name
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
-from scalearn.job_run import JobRun
 from scalearn.memory import ran_out
 from scalearn.methods.registry import get_method
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
@@ -30,6 +29,7 @@ from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, 
 from scalearn.similarity import measure, read_similarity
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.stop_signal import StopSignal
+from scalearn.training_job import JobRun
 
 __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 

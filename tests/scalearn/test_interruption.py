@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from scalearn import evaluation, job_run, stop_signal, training
+from scalearn import evaluation, stop_signal, training, training_job
 from scalearn.checkpoint import load_checkpoint
-from scalearn.job_run import JobRun
 from scalearn.runtime import OutOfMemory, PackMember, Runtime, Stop
 from scalearn.stop_signal import StopSignal
+from scalearn.training_job import JobRun
 from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack
 
 
@@ -122,7 +122,7 @@ def test_killed_in_a_long_epoch_repeats_no_more_than_the_steps_of_one_interval(
             raise Killed
         now, steps = now + 20.0, steps + 1
 
-    monkeypatch.setattr(job_run, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(training_job, "time", SimpleNamespace(monotonic=lambda: now))
     patched_passes(monkeypatch, training, tick)
     with pytest.raises(Killed):
         train_pack([config], tmp_path / "parts", parents, checkpoint_seconds=60.0)
