@@ -21,11 +21,11 @@ from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method, resolve_settings
 from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
 from scalearn.runtime import PackMember, Runtime
-from scalearn.saved_job import HeadSpec, TransferSpec, job_config
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
 from scalearn.training import train
+from scalearn.transfer_files import HeadSpec, TransferSpec, job_config
 from scalearn.unknown_name import unknown
 
 _DATA = {field.name for field in fields(DataConfig)} - {"task", "origin", "own"}

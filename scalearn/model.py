@@ -24,8 +24,8 @@ from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 from scalearn.library_head import read_head_inputs, read_library_head
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.branch import Branch
-from scalearn.saved_job import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, save_transfer
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.transfer_files import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, save_transfer
 from scalearn.weight_decay import parameter_groups
 
 Text = str | tuple[str, str] | tuple[str, Sequence[str]]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scalearn.methods.registry import get_method
-from scalearn.saved_job import TransferSpec
+from scalearn.transfer_files import TransferSpec
 
 
 @dataclass(frozen=True)

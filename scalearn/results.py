@@ -13,9 +13,9 @@ from scalearn.encoder import Encoder
 from scalearn.library_head import save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.own_model import LibraryBranch
-from scalearn.saved_job import HeadSpec, TransferSpec, save_transfer
 from scalearn.source_adapters import save_adapter
 from scalearn.training_job import JobRun
+from scalearn.transfer_files import HeadSpec, TransferSpec, save_transfer
 
 HISTORY = "history.jsonl"
 RESULT = "result.json"

@@ -19,8 +19,8 @@ from scalearn.methods.registry import METHODS, resolve_settings
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import fill_bottleneck
 from scalearn.parameters import head, method_counts
-from scalearn.saved_job import TransferSpec, job_config
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.transfer_files import TransferSpec, job_config
 from tests.scalearn.tiny import CONFIGS, LAYERS, add_random_adapter, encoder_of, library_model, save_adapters, shape, states_of, token_batch
 
 NAMES = ("one", "two", "three")

@@ -22,8 +22,8 @@ from scalearn.methods.own_model import build_full
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
 from scalearn.methods.registry import METHODS, get_method
 from scalearn.methods.soup import SoupBranch, soup_weights
-from scalearn.saved_job import load_transfer
 from scalearn.source_adapters import load_source_adapters
+from scalearn.transfer_files import load_transfer
 from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
 from tests.scalearn.tiny import CONFIGS, add_random_adapter, encoder_of, library_model, save_adapters, shape, tiny_encoder
 

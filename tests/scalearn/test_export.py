@@ -25,9 +25,9 @@ from scalearn.layers.omega import OmegaConfig
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import TransferModel
 from scalearn.runtime import PackMember, Runtime
-from scalearn.saved_job import HeadSpec, TransferSpec
 from scalearn.source_adapters import SourceAdapters
 from scalearn.training import train
+from scalearn.transfer_files import HeadSpec, TransferSpec
 from tests.scalearn.small import save_backbone
 from tests.scalearn.tiny import CONFIGS, LAYERS, loaded, random_stacks, tiny_encoder, token_batch
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel, PreTrainedTokenizerFast
 
 import scalearn
-from scalearn import saved_job as transfer_files
+from scalearn import transfer_files
 from scalearn.config import DataConfig
 from scalearn.data import load_task
 from scalearn.errors import UserError
