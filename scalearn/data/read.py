@@ -13,7 +13,7 @@ import pyarrow.parquet
 from datasets import Dataset, concatenate_datasets
 from datasets.table import InMemoryTable
 
-from scalearn.data.hub import hub_files
+from scalearn.data.hub_files import hub_files
 from scalearn.errors import UserError
 from scalearn.tasks.origin import split_files, task_directory
 from scalearn.tasks.task import HubSource, PackageSource, Task

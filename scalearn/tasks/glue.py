@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scalearn.tasks.hub import hub_source
+from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import Metric, SplitRule, Task, text_task
 
 

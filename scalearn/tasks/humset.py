@@ -1,6 +1,6 @@
 """HumSet, five multi-label tasks over the same multilingual excerpts (PROTOCOL, Data); its splits are its own."""
 
-from scalearn.tasks.hub import hub_source
+from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import SplitRule, text_task
 
 COLUMNS = ("sectors", "pillars_1d", "pillars_2d", "subpillars_1d", "subpillars_2d")

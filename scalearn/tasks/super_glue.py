@@ -1,6 +1,6 @@
 """SuperGLUE, eight tasks (PROTOCOL, Data): inputs, templates, metrics and splits of the paper."""
 
-from scalearn.tasks.hub import hub_source
+from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import Row, SplitRule, Task, Template, text_task
 
 FALSE_TRUE = ("False", "True")

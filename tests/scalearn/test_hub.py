@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from scalearn.tasks.hub import CONVERSION, HUB
+from scalearn.tasks.hub_table import CONVERSION, HUB
 
 TEXT, INT = Value("string"), Value("int32")
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from requests.exceptions import RequestException
 
 from scalearn.errors import UserError
-from scalearn.tasks.hub import CONVERSION
+from scalearn.tasks.hub_table import CONVERSION
 from scalearn.tasks.origin import FORMATS
 from scalearn.tasks.task import HubSource
 
@@ -43,7 +43,7 @@ def hub_files(task: str, source: HubSource, splits: Iterable[str]) -> dict[str, 
         missing = missing or ", ".join(split for split, files in found.items() if not files)
     raise UserError(
         f"Task {task}: data set {source.name} at revision {source.revision} has no files for configuration {source.config}, "
-        f"split {missing}; mend its entry in scalearn/tasks/hub.py, or set data.root to a directory that holds {task}/<split>.parquet."
+        f"split {missing}; mend its entry in scalearn/tasks/hub_table.py, or set data.root to a directory that holds {task}/<split>.parquet."
     )
 
 
