@@ -36,7 +36,7 @@ class DataConfig:
     max_length: int = 128
     """Tokens per input, special tokens included."""
     own: str | None = None
-    """Definition of one's own task as canonical JSON (`scalearn.tasks.own`). None: the task is a registered one."""
+    """Definition of one's own task as canonical JSON (`scalearn.tasks.user_task`). None: the task is a registered one."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class TaskNames:
 
         Args:
             benchmark: A registered one, or that of at least one of the definitions.
-            definitions: `scalearn.tasks.own` describes them; by short name or full key.
+            definitions: `scalearn.tasks.user_task` describes them; by short name or full key.
 
         Raises:
             UserError: No such benchmark, or a definition is wrong.
@@ -68,7 +68,7 @@ def defined_task(benchmark: str, name: str, definition: Mapping[str, Any]) -> Ta
     Args:
         benchmark: The sweep's.
         name: Short name within that benchmark, or full key.
-        definition: `scalearn.tasks.own` describes it.
+        definition: `scalearn.tasks.user_task` describes it.
 
     Raises:
         UserError: The definition is wrong, the name cannot be part of a path, or a registered task has it.

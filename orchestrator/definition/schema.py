@@ -226,7 +226,7 @@ class SweepSchema(Block):
     store: Name = "runs"
     """Where artifacts go: a path relative to the working directory, or an fsspec URL."""
     tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
-    """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.own` describes a definition)."""
+    """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.user_task` describes a definition)."""
     data: Annotated[Data, BeforeValidator(_as_block)] = Data()
     sources: Annotated[Sources, BeforeValidator(_as_block)] = Sources()
     targets: Names | None = None

@@ -117,8 +117,8 @@ _SOUP_RULES = MappingProxyType(
         "sentence_rows": SettingRule(10_000, low=1, meaning="training rows of each task that its similarity is measured on"),
     }
 )
-_FULL = "scalearn.methods.own_model:build_full"
-_LIBRARY = "scalearn.methods.own_model:build_library"
+_FULL = "scalearn.methods.backbone_copy:build_full"
+_LIBRARY = "scalearn.methods.backbone_copy:build_library"
 _PROPETL = "scalearn.methods.propetl:build"
 _HYPERFORMER = "scalearn.methods.hyperformer:build"
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from scalearn.config import DataConfig
 from scalearn.errors import UserError
 from scalearn.tasks import domains, glue, gsg, humset, super_glue
-from scalearn.tasks.own import definition_of, own_task
 from scalearn.tasks.task import FileSource, Head, HubSource, Kind, Metric, PackageSource, SplitRule, Task, Template
+from scalearn.tasks.user_task import definition_of, own_task
 from scalearn.unknown_name import unknown
 
 __all__ = [

@@ -166,12 +166,12 @@ def test_documentation_yaml_block_is_a_valid_sweep(block: Block, tmp_path: Path,
 
 
 def test_documentation_sweep_page_names_every_key_method_and_setting() -> None:
-    import scalearn.tasks.own
+    import scalearn.tasks.user_task
     from orchestrator.definition import schema
     from scalearn.methods.registry import METHODS
 
     blocks = [item for item in vars(schema).values() if isinstance(item, type) and issubclass(item, schema.Block)]
-    names = {name for block in blocks for name in block.model_fields} | set(scalearn.tasks.own.KEYS)
+    names = {name for block in blocks for name in block.model_fields} | set(scalearn.tasks.user_task.KEYS)
     names |= set(METHODS) | {name for method in METHODS.values() for name in method.settings}
     page = (REPOSITORY / "docs" / "sweeps.md").read_text()
     assert not sorted(name for name in names if not re.search(rf"`{name}`|`{{.*\b{name}: ", page))

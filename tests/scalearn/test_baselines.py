@@ -16,9 +16,9 @@ from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, bottleneck_config, load_encoder
 from scalearn.layers.random_streams import RowBlock
 from scalearn.methods import counts
+from scalearn.methods.backbone_copy import build_full
 from scalearn.methods.build import build_branch
 from scalearn.methods.hyperformer import HyperformerBranch
-from scalearn.methods.own_model import build_full
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
 from scalearn.methods.registry import METHODS, get_method
 from scalearn.methods.soup import SoupBranch, soup_weights
