@@ -19,7 +19,7 @@ from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_i
 from scalearn.layers.slot import Slot
 from scalearn.methods.branch import Branch, BranchPack
 
-SLOT = "pack"
+SLOT = "slot"
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
