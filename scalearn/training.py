@@ -141,8 +141,7 @@ class _PackTrainer:
         self.load_seconds = time.monotonic() - started
         # What fitted is a number of rows: a job that was in a larger pack then need not be divided now.
         self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)
-        rows = sum(run.config.optimisation.batch_size for run in self.active)
-        self.micro_batches = max(1, -(-rows // self.pass_rows)) if self.pass_rows else 1
+        self.micro_batches = 1
 
     def _start(self, pack: Sequence[PackMember]) -> list[JobRun]:
         runs: list[JobRun] = []
@@ -196,21 +195,23 @@ class _PackTrainer:
         """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
         started = time.monotonic()
         batches = self._next_batches()
+        parts = self._parts(batches)
         states = [run.generator.get_state() for run in self.active]
         while True:
             try:
-                step_losses = self._accumulate(batches)
+                step_losses = self._accumulate(batches, parts)
                 break
             except (RuntimeError, MemoryError, Stop) as interruption:
                 for run, state in zip(self.active, states, strict=True):
                     run.generator.set_state(state)
                     run.optimizer.zero_grad(set_to_none=True)
-                if not ran_out(interruption) or self.micro_batches >= max(batch.weight for batch in batches):
+                if not ran_out(interruption) or parts >= max(batch.weight for batch in batches):
                     raise
-                self.micro_batches *= 2
-                self.pass_rows = -(-sum(batch.weight for batch in batches) // self.micro_batches)
-                logger.warning("Out of memory: the batch is now computed in %d parts.", self.micro_batches)
+                parts *= 2
+                self.pass_rows = -(-sum(batch.weight for batch in batches) // parts)
+                logger.warning("Out of memory: the batch is now computed in %d parts.", parts)
             self._free_memory()
+        self.micro_batches = max(self.micro_batches, parts)
         self._update(step_losses)
         seconds = time.monotonic() - started
         for run in self.active:
@@ -231,17 +232,19 @@ class _PackTrainer:
         for run in self.active:
             plan = run.next_batch()
             batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id))
-        limit = self.runtime.micro_batch_rows
-        if limit is not None:
-            rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
-            self.micro_batches = max(self.micro_batches, -(-rows // limit))
         return batches
 
-    def _accumulate(self, batches: Sequence[JobBatch]) -> dict[int, float]:
+    def _parts(self, batches: Sequence[JobBatch]) -> int:
+        """Passes that a step takes; from its own rows alone, so that a resumed pack, which knows no earlier ones, divides alike."""
+        examples = sum(batch.weight for batch in batches)
+        rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
+        return max(-(-examples // (self.pass_rows or examples)), -(-rows // (self.runtime.micro_batch_rows or rows)))
+
+    def _accumulate(self, batches: Sequence[JobBatch], passes: int) -> dict[int, float]:
         """Computes all gradients; returns each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
         scalers = {id(run): run.scaler for run in self.active}
-        for number, parts in enumerate(split_for_memory(batches, self.micro_batches)):
+        for number, parts in enumerate(split_for_memory(batches, passes)):
             if number:
                 self.stop.check()
             members = [batch for batch, _ in parts]
