@@ -27,7 +27,8 @@ from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.branch import Branch
 from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method
-from scalearn.methods.scaling import ScalingBranch, SourceBranch
+from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.source_branch import SourceBranch
 from scalearn.source_adapters import SourceAdapters
 
 CONFIG = "transfer_config.json"

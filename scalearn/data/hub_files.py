@@ -43,7 +43,8 @@ def hub_files(task: str, source: HubSource, splits: Iterable[str]) -> dict[str, 
         missing = missing or ", ".join(split for split, files in found.items() if not files)
     raise UserError(
         f"Task {task}: data set {source.name} at revision {source.revision} has no files for configuration {source.config}, "
-        f"split {missing}; mend its entry in scalearn/tasks/hub_table.py, or set data.root to a directory that holds {task}/<split>.parquet."
+        f"split {missing}; mend its entry in scalearn/tasks/hub_table.py, "
+        f"or set data.root to a directory that holds {task}/<split>.parquet."
     )
 
 

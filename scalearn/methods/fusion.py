@@ -17,7 +17,7 @@ from scalearn.config import JobConfig
 from scalearn.encoder import Encoder
 from scalearn.layers.random_streams import BRANCH_PLACE, give_each_job_its_stream
 from scalearn.layers.source_stack import SourceStack
-from scalearn.methods.scaling import SourceBranch
+from scalearn.methods.source_branch import SourceBranch
 from scalearn.source_adapters import SourceAdapters
 
 REGULARISATION = 0.01

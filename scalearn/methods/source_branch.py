@@ -1,0 +1,43 @@
+"""A branch on frozen source adapters, however it combines them: the ScaLearn family, AdapterFusion, methods of other packages."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.branch import Branch
+
+
+class SourceBranch(Branch):
+    """A branch on frozen source adapters: jobs with the same sources share the sources' bottleneck activations."""
+
+    def __init__(self, stacks: Sequence[SourceStack]) -> None:
+        """Refers to the stacks, one per site, without owning them: they are no part of the job's own state."""
+        super().__init__()
+        self._stacks = tuple(stacks)
+
+    @property
+    def stacks(self) -> Sequence[SourceStack]:
+        """The frozen sources, one stack per site."""
+        return self._stacks
+
+    def added(self, site: int, hidden_states: Tensor) -> Tensor:
+        """See `Branch.added`."""
+        return self.combined(site, hidden_states, self._stacks[site].bottleneck(hidden_states))
+
+    def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
+        """Combines the sources, given their bottleneck activations `[rows, length, T r]`."""
+        raise TypeError(f"{type(self).__name__} does not say how it combines its sources")
+
+    def pack_key(self) -> object:
+        """Branches on the same stacks share one down-projection."""
+        return id(self._stacks[0])
+
+    @classmethod
+    def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
+        """One down-projection for all rows, then each branch's own combination."""
+        members = [branch for branch in branches if isinstance(branch, SourceBranch)]
+        bottleneck = members[0].stacks[site].bottleneck(hidden_states)
+        parts = zip(members, hidden_states.split(list(rows)), bottleneck.split(list(rows)), strict=True)
+        return torch.cat([branch.combined(site, part, activated) for branch, part, activated in parts])
