@@ -15,13 +15,12 @@ from adapters.configuration import BnConfig
 
 from scalearn.errors import UserError
 from scalearn.layers.source_stack import BottleneckWeights
-from scalearn.library_head import save_head_inputs
+from scalearn.library_files import library_name, save_adapter, save_head_inputs
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.counts import bottleneck_width
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import TransferModel, fill_bottleneck
 from scalearn.model_card import SourceOmega, model_card
-from scalearn.source_adapters import library_name, save_adapter
 
 
 @dataclass(frozen=True)

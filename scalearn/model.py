@@ -21,7 +21,7 @@ from scalearn.evaluation import evaluate_runs
 from scalearn.heads import Head
 from scalearn.layers.random_streams import RowBlock
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
-from scalearn.library_head import read_head_inputs, read_library_head
+from scalearn.library_files import read_head_inputs, read_library_head
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.branch import Branch
 from scalearn.source_adapters import SourceAdapters, load_source_adapters

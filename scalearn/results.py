@@ -10,10 +10,9 @@ from typing import Any
 
 from scalearn.checkpoint import CHECKPOINT
 from scalearn.encoder import Encoder
-from scalearn.library_head import save_head_inputs
+from scalearn.library_files import save_adapter, save_head_inputs
 from scalearn.methods.backbone_copy import LibraryBranch
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.source_adapters import save_adapter
 from scalearn.training_job import JobRun
 from scalearn.transfer_files import HeadSpec, TransferSpec, save_transfer
 

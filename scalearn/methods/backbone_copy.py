@@ -9,8 +9,9 @@ from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
+from scalearn.library_files import add_library_head
 from scalearn.methods.branch import Branch
-from scalearn.source_adapters import SourceAdapters, add_library_head
+from scalearn.source_adapters import SourceAdapters
 
 LIBRARY_NAME = "own"
 """Name of the library's adapter while it trains."""

@@ -15,9 +15,9 @@ from scalearn.encoder import SLOT, Encoder
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.source_stack import BottleneckWeights
-from scalearn.library_head import read_library_head
+from scalearn.library_files import read_library_head, save_adapter
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.source_adapters import load_source_adapters, save_adapter
+from scalearn.source_adapters import load_source_adapters
 from tests.scalearn.tiny import add_random_adapter, encoder_of, library_model, save_adapters, states_of, token_batch
 
 NAMES = ("one", "two")
