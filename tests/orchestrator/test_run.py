@@ -1,6 +1,7 @@
 """Whole runs on a real local Ray with two CPUs, real processes and a real SQLite store; only training is a double that sleeps."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,9 +11,16 @@ import pytest
 
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import Finished, Launch, table_of
+from tests.orchestrator.launching import Finished, Launch, family, survivors, table_of, wait_until
 
 BAD = "scalearn_uniform/apple/"
+FLIPPED, CUT, UNMARKED, GONE = (
+    "scalearn/apple/lr6e-03-seed1",
+    "scalearn/apple/lr6e-03-seed0",
+    "scalearn/bbc/lr6e-03-seed0",
+    "scalearn_uniform/bbc/",
+)
+"""Jobs that are damaged after the first run."""
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +94,16 @@ def test_run_writes_manifest_runs_and_report(troubled):
 
 @pytest.fixture(scope="module")
 def mended(troubled: tuple[Launch, Any]) -> tuple[Launch, dict[str, int], Finished]:
-    """The same sweep again, with the failure's cause gone and one artifact damaged in the meantime."""
+    """The same sweep again, with the failure's cause gone and four artifacts damaged in the meantime."""
     launch, _ = troubled
     before = launch.attempts()
     behave(launch.store)
-    weights = launch.store.directory(launch.node("scalearn/apple/lr6e-03-seed1")) / "transfer" / "weights.safetensors"
+    flipped, cut, unmarked, gone = (launch.store.directory(launch.node(part)) for part in (FLIPPED, CUT, UNMARKED, GONE))
+    weights = flipped / "transfer" / "weights.safetensors"
     weights.write_bytes(b"\xff" + weights.read_bytes()[1:])
+    (cut / "transfer" / "weights.safetensors").write_bytes(b"")
+    (unmarked / "SUCCESS.json").unlink()
+    shutil.rmtree(gone)
     return launch, before, launch.run()
 
 
@@ -99,9 +111,15 @@ def mended(troubled: tuple[Launch, Any]) -> tuple[Launch, dict[str, int], Finish
 def test_rerun_trains_what_failed_and_what_was_damaged_and_nothing_else(mended):
     launch, before, done = mended
     assert done.returncode == 0, done.stdout + done.stderr
-    damaged = launch.node("scalearn/apple/lr6e-03-seed1")
-    assert f"Set aside {damaged}: transfer/weights.safetensors does not match its sha256." in done.stdout
-    assert launch.attempts() == {**before, launch.node(BAD): 2, damaged: 1}
+    flipped, cut, unmarked, gone = map(launch.node, (FLIPPED, CUT, UNMARKED, GONE))
+    assert f"Set aside {flipped}: transfer/weights.safetensors does not match its sha256." in done.stdout
+    assert f"Set aside {cut}: transfer/weights.safetensors has 0 bytes and not 4096." in done.stdout
+    assert f"Set aside {unmarked}: it was done, and its SUCCESS.json is gone." in done.stdout
+    assert f"Missing {gone}: it was done, and its files are gone." in done.stdout
+    assert len(list(launch.store.root.glob(".set_aside/**/SET_ASIDE.txt"))) == 3
+    started = [record["time"] for node in (flipped, cut, unmarked, gone) for record in launch.log(node)]
+    assert len(started) == 4  # trained anew, once each
+    assert launch.attempts() == {**before, launch.node(BAD): 2}
     assert set(launch.tracked().values()) == {"FINISHED"}
 
 
@@ -144,6 +162,31 @@ def test_run_job_whose_workers_always_die_fails_alone_and_blocks_exactly_what_ne
     for node in blocked:
         assert f"blocked  {node}: its parent {culprit} failed" in done.stdout
     assert {attempts for node, attempts in launch.attempts().items() if node != culprit} <= {1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["before Ray", "while Ray starts"])
+def test_run_interrupted_while_it_starts_leaves_with_130(tmp_path, repository, moment):
+    """Ray, while it comes up, would end the process by a handler of its own."""
+    launch = Launch(tmp_path, repository)
+    process = launch.start()
+
+    def has_come() -> bool:
+        if moment == "before Ray" or process.poll() is not None:
+            return (launch.store.root / "sweeps" / "toy.json").exists()
+        return any("gcs_server" in line for line in survivors(family(process.pid)).values())
+
+    try:
+        wait_until(has_come)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, out + err
+    assert out.rstrip().endswith("Interrupted. Run the same command again to go on from the last checkpoints."), out + err
+    assert "Traceback" not in out + err
+    assert set(launch.states().values()) == {"pending"}
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from tests.scalearn.small import data, job, save_backbone
 TRAIN = "import sys; from pathlib import Path; from tests.scalearn.test_killed_training import train; train(sys.argv[1], Path(sys.argv[2]))"
 KILLS = (3, 11)
 """Records in the history at which the process is killed, a moment later."""
+_DEADLINE = 240.0
+"""Seconds that a process may take to get there, and to end."""
 
 
 def train(backbone: str, directory: Path) -> None:
@@ -34,17 +36,27 @@ def test_killed_pack_resumes_from_its_checkpoints_and_ends_as_if_nothing_had_bee
     draw = random.Random(6)
     killed = tmp_path / "killed"
     for records in KILLS:
-        process = subprocess.Popen([sys.executable, "-c", TRAIN, backbone, str(killed)], cwd=repository)
-        while min(len(_records(killed / name)) for name in ("0", "1")) < records:
-            assert process.poll() is None
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0.0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was done before it was killed: this shows nothing"
+        log = tmp_path / f"{records}.log"
+        with log.open("w") as file:
+            command = [sys.executable, "-c", TRAIN, backbone, str(killed)]
+            process = subprocess.Popen(command, cwd=repository, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + _DEADLINE
+            while min(len(_records(killed / name)) for name in ("0", "1")) < records:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.005)
+            time.sleep(draw.uniform(0.0, 0.05))
+        finally:
+            process.kill()
+            ended = process.wait(60)
+        assert ended == -signal.SIGKILL, "it was done before it was killed: this shows nothing"
         assert not list(killed.rglob("result.json"))
     # In processes of their own like the killed ones: other tests may have changed this one's number of threads, and with it the sums.
     for directory in (killed, tmp_path / "whole"):
-        subprocess.run([sys.executable, "-c", TRAIN, backbone, str(directory)], cwd=repository, check=True)
+        command = [sys.executable, "-c", TRAIN, backbone, str(directory)]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=_DEADLINE)
+        assert done.returncode == 0, done.stdout + done.stderr
     for name in ("0", "1"):
         resumed, whole = killed / name, tmp_path / "whole" / name
         # No more than rounding: killed between two checkpoints, one job goes on a step behind the other and ends alone.
