@@ -1,9 +1,8 @@
-"""What a job leaves behind: its history while it trains, and its scores, counts and weights when it is done."""
+"""What a job leaves when it is done: its scores, counts and weights."""
 
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,55 +15,8 @@ from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.training_job import JobRun
 from scalearn.transfer_files import HeadSpec, TransferSpec, save_transfer
 
-HISTORY = "history.jsonl"
 RESULT = "result.json"
 SCHEMA = 1
-
-
-def append_history(directory: Path, record: Mapping[str, Any]) -> None:
-    """Adds one evaluation's record as one line, written in one call so that no reader sees half of it."""
-    line = json.dumps(record, allow_nan=False) + "\n"
-    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
-
-
-def cut_history(directory: Path, step: int) -> None:
-    """Drops the records of steps after `step`, which a resumed job is about to repeat."""
-    path = directory / HISTORY
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    pending = path.with_suffix(".writing")
-    pending.write_text("".join(kept), encoding="utf-8")
-    os.replace(pending, path)
-
-
-def history_record(run: JobRun, learning_rate: float, validation: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The record of the evaluation just made."""
-    progress = run.progress
-    record: dict[str, Any] = {
-        "epoch": progress.step / run.steps_per_epoch,
-        "step": progress.step,
-        "total_steps": run.total_steps,
-        "time": time.time(),
-        "seconds": progress.train_seconds + progress.evaluate_seconds,
-        "learning_rate": learning_rate,
-        "train_loss": progress.loss_sum / max(1, progress.loss_steps),
-        "validation": dict(next(iter(validation.values()))) if len(validation) == 1 else {},
-    }
-    if len(validation) > 1:
-        record["tasks"] = {task: dict(scores) for task, scores in validation.items()}
-    return record
 
 
 def parameter_counts(run: JobRun) -> dict[str, int]:

@@ -21,10 +21,11 @@ from scalearn.device import gradient_scaler, open_accelerator, precision_name
 from scalearn.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.errors import UserError
 from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
+from scalearn.history import append_history, cut_history, history_record
 from scalearn.memory import ran_out
 from scalearn.methods.registry import get_method
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
-from scalearn.results import append_history, cut_history, history_record, write_artifact, write_result
+from scalearn.results import write_artifact, write_result
 from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
 from scalearn.similarity import measure, read_similarity
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
