@@ -20,8 +20,8 @@ from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig, HeadKind
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 
-WEIGHTS = "model_head.safetensors"
-PICKLED = "pytorch_model_head.bin"
+_HEAD_WEIGHTS = "model_head.safetensors"
+_HEAD_PICKLED = "pytorch_model_head.bin"
 _PARTS = ("weight", "bias")
 _INPUTS = "inputs.json"
 """Our own file beside the library's: what the library does not keep."""
@@ -115,8 +115,12 @@ def read_library_head(
     try:
         saved = json.loads((directory / "head_config.json").read_text(encoding="utf-8"))
         config, name = saved["config"], saved["name"]
-        pickled = allow_pickle and not (directory / WEIGHTS).is_file()
-        tensors = torch.load(directory / PICKLED, map_location="cpu", weights_only=True) if pickled else load_file(directory / WEIGHTS)
+        pickled = allow_pickle and not (directory / _HEAD_WEIGHTS).is_file()
+        tensors = (
+            torch.load(directory / _HEAD_PICKLED, map_location="cpu", weights_only=True)
+            if pickled
+            else load_file(directory / _HEAD_WEIGHTS)
+        )
         kind = _kind(config)
         labels = int(config["num_choices" if kind == "multiple_choice" else "num_labels"])
         head = Head(HeadConfig(kind, labels, dropout, config["layers"]), hidden)
