@@ -1,6 +1,7 @@
 """Resources against a cluster that is described, and `ray job submit` to a cluster that is real."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import cluster as cluster_module
-from orchestrator.execution.cluster import LOOKAHEAD, Cluster, slots
+from orchestrator.execution.cluster import Cluster, refuse_unplaceable
+from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
@@ -46,7 +48,9 @@ targets: [apple]
 methods:
   scalearn_uniform_pp: {}
 training: {epochs: 1}
+resources: {transfer: {custom: {fast: 1}}}
 """
+"""Two sources, and a job that fits on the second node of the cluster below alone."""
 
 
 def cluster(*nodes: dict[str, float]) -> Cluster:
@@ -65,8 +69,8 @@ def cluster(*nodes: dict[str, float]) -> Cluster:
         ([{"CPU": 4}, {"CPU": 4, "fast": 1}], [{"CPU": 1, "fast": 0.5}], 2),
     ],
 )
-def test_slots_are_what_fits_of_the_smallest_job_node_by_node_and_one_that_waits(nodes, shapes, expected):
-    assert slots(cluster(*nodes), dict(zip("abc", shapes, strict=False))) == expected + LOOKAHEAD
+def test_room_is_what_fits_of_the_smallest_job_node_by_node(nodes, shapes, expected):
+    assert max(Turns(dict(zip("abc", shapes, strict=False)), lambda: nodes).room.values()) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_slots_are_what_fits_of_the_smallest_job_node_by_node_and_one_that_waits
 )
 def test_job_that_no_node_can_hold_is_refused_with_what_is_missing(nodes, shape, sentence):
     with pytest.raises(UserError) as caught:
-        slots(cluster(*nodes), {"glue/fits": {"CPU": 0.5} if nodes else shape, "glue/x": shape})
+        refuse_unplaceable(cluster(*nodes), {"glue/fits": {"CPU": 0.5} if nodes else shape, "glue/x": shape})
     assert sentence in str(caught.value)
 
 
@@ -93,12 +97,12 @@ def test_nodes_that_an_autoscaler_may_start_count_and_dead_ones_do_not(monkeypat
     groups = [SimpleNamespace(resources={"CPU": 8, "GPU": 2}, max_count=2), SimpleNamespace(resources={"CPU": 96}, max_count=0)]
     config = SimpleNamespace(node_group_configs=groups)
     monkeypatch.setattr(cluster_module.global_state, "get_cluster_config", lambda: config)
-    found = Cluster(cluster_module._nodes(), None, is_local=False)
-    assert slots(found, {"a": {"CPU": 1, "GPU": 1}}) == 4 + LOOKAHEAD
+    shapes = {"a": {"CPU": 1, "GPU": 1}, "b": {"CPU": 16}}
+    assert Turns(shapes, cluster_module.nodes).room == {"a": 4, "b": 0}
     with pytest.raises(UserError, match="b needs 16 CPU on one node and the largest has 8"):
-        slots(found, {"b": {"CPU": 16}})
+        refuse_unplaceable(cluster(*cluster_module.nodes()), {"b": {"CPU": 16}})
     groups[1].max_count = -1  # no limit
-    assert slots(found.__class__(cluster_module._nodes(), None, is_local=False), {"b": {"CPU": 16}}) >= 1000
+    assert Turns(shapes, cluster_module.nodes).room["b"] >= 1000
 
 
 def test_methods_resources_win_over_the_stages_and_never_enter_the_identity():
@@ -129,7 +133,7 @@ def test_jobs_of_unlike_resources_are_not_packed_together():
 
 
 class Head:
-    """A cluster of one node, as `docs/cluster.md` starts it, with ports and a token of its own."""
+    """A cluster of two nodes, as `docs/cluster.md` starts it, with ports and a token of its own; the second has a resource `fast`."""
 
     def __init__(self) -> None:
         # Short: Ray puts sockets below it, whose paths may have 107 characters.
@@ -137,7 +141,7 @@ class Head:
         token = self.directory / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-        port, dashboard, client, agent = _free_ports(4)
+        port, dashboard, client, agent, second = _free_ports(5)
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -149,13 +153,22 @@ class Head:
         command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
         command += [f"--temp-dir={self.directory / 'ray'}", "--object-store-memory=200000000", "--disable-usage-stats"]
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        self.address = f"127.0.0.1:{port}"
+        self._join = ["ray", "start", "--block", f"--address={self.address}", "--disable-usage-stats", "--num-cpus=1"]
+        # Of two nodes on one machine, the later one to unpack an upload removes the other's copy where they share a directory.
+        self._join += [f"--temp-dir={self.directory / 'second'}"]
+        self._join += ['--resources={"fast": 1}', f"--dashboard-agent-listen-port={second}", "--object-store-memory=200000000"]
         self.log = self.directory / "head.log"
+        self.second: subprocess.Popen[bytes] | None = None
         self._command, self._own_environment = command, environment
         self._start()
 
     def _start(self) -> None:
+        self.process = self._call_ray(self._command)
+
+    def _call_ray(self, command: list[str]) -> "subprocess.Popen[bytes]":
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(self._command, env=self._own_environment, stdout=log, stderr=log)
+            return subprocess.Popen(command, env=self._own_environment, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Wait until the job server answers. Ray gives its own start 30 seconds, which a busy machine may need more than once."""
@@ -167,14 +180,20 @@ class Head:
                 self._start()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(1)
+        self.second = self._call_ray(self._join)
+        while "fast" not in self.call("ray", "status", f"--address={self.address}").stdout:
+            assert self.second.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
 
     def call(self, *command: str, directory: Path | None = None) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(command, env=self.environment, cwd=directory, capture_output=True, text=True, timeout=400)
 
     def stop(self) -> None:
-        """Stop this cluster alone: with `--block`, the head takes its own processes with it."""
-        self.process.terminate()
-        self.process.wait(60)
+        """Stop this cluster alone: with `--block`, a node takes its own processes with it."""
+        for process in (self.second, self.process):
+            if process is not None:
+                process.terminate()
+                process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -286,17 +305,32 @@ class Submission:
     def printed(self) -> str:
         return self._log.read_text()
 
-    def wait_for(self, text: str) -> str:
-        """Wait until a text is printed; returns what followed it on its line."""
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for something that is to happen while the sweep runs."""
         deadline = time.monotonic() + 300
-        while text not in self.printed:
+        while not happened():
             assert self.process.poll() is None, self.printed
             assert time.monotonic() < deadline, self.printed
             time.sleep(0.1)
+
+    def wait_for(self, text: str) -> str:
+        """Wait until a text is printed; returns what followed it on its line."""
+        self.until(lambda: text in self.printed)
         return self.printed.partition(text)[2].partition("\n")[0]
 
     def end(self) -> int:
         return self.process.wait(400)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that submissions share: its two sources are trained once."""
+    return tmp_path_factory.mktemp("trained") / "runs"
+
+
+def stop(head: Head, job: str) -> None:
+    done = head.call("ray", "job", "stop", job)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def driver_exit_code(head: Head, job: str) -> int:
@@ -305,19 +339,38 @@ def driver_exit_code(head: Head, job: str) -> int:
 
 
 @pytest.mark.slow
-def test_ray_job_submit_trains_on_the_cluster_and_the_sweeps_exit_code_is_the_jobs(head, project, tmp_path):
-    store = tmp_path / "runs"
+def test_ray_job_submit_trains_on_both_nodes_and_the_sweeps_exit_code_is_the_jobs(head, project, trained):
     submit = ("ray", "job", "submit", "--working-dir", ".", "--submission-id")
-    done = head.call(*submit, "good", "--", "scalearn", "run", "small.yaml", "--store", str(store), directory=project)
+    done = head.call(*submit, "good", "--", "scalearn", "run", "small.yaml", "--store", str(trained), directory=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Sweep submitted: 3 jobs, 0 done before, 3 to run." in done.stdout
     assert "ScaLearnUniform++" in done.stdout
     assert driver_exit_code(head, "good") == 0
-    assert len(list(store.glob("domains/**/SUCCESS.json"))) == 3
+    assert len(list(trained.glob("domains/**/SUCCESS.json"))) == 3
 
     done = head.call(*submit, "wrong", "--", "scalearn", "run", "small.yaml", "--set", "benchmrk=glue", directory=project)
     assert done.returncode == 1  # the command line of `ray job` knows no other failure
     assert driver_exit_code(head, "wrong") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_training_that_diverges_fails_once_with_its_reason_below_the_table_and_code_1(head, project, trained, tmp_path):
+    tracking = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    environment = ("--runtime-env-json", json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": tracking}}))
+    # Each step multiplies the head's weights by about -98, so that they overflow float32 within twenty or so.
+    values = {"learning_rate": 9.9, "weight_decay": 10, "max_gradient_norm": "null", "batch_size": 4, "epochs": 20}
+    diverging = [word for name, value in values.items() for word in ("--set", f"training.transfer.{name}={value}")]
+    submission = Submission(head, project, "small.yaml", "--store", str(trained), *diverging, *environment)
+    assert submission.end() == 1, submission.printed
+    (failure,) = trained.glob("domains/**/FAILED.json")
+    error = json.loads(failure.read_text())["error"]
+    assert "lower the learning rate" in error
+    assert json.loads(failure.with_name("job.json").read_text())["attempts"] == 1
+    printed = " ".join(submission.printed.split())
+    assert f"a: 0 of 1 jobs have a score: 1 failed ({error})." in printed
+    assert f"failed {failure.parent.relative_to(trained)}: {error}" in printed
+    assert f"MLflow: {tracking}" in printed  # the environment that came with the job
 
 
 @pytest.mark.slow
@@ -349,7 +402,7 @@ def test_submit_passes_on_that_the_cluster_refused_the_sweep(head, project, tmp_
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_interrupted_submission_leaves_the_sweep_running_and_a_stopped_sweep_is_130(head, project, tmp_path):
+def test_interrupted_submission_leaves_the_sweep_running_and_a_stopped_sweep_is_130_and_resumes(head, project, tmp_path):
     store = tmp_path / "runs"
     endless = ("--set", "training.epochs=100000", "--set", "training.patience=null")
     submission = Submission(head, project, "small.yaml", "--store", str(store), *endless)
@@ -359,15 +412,23 @@ def test_interrupted_submission_leaves_the_sweep_running_and_a_stopped_sweep_is_
     assert submission.end() == 130, submission.printed
     again = Submission(head, project, "small.yaml", "--follow", job)
     again.wait_for("Sweep submitted: 3 jobs, 0 done before, 3 to run.")
-    deadline = time.monotonic() + 300
-    while not list(store.glob("domains/**/checkpoint/*")):
-        assert again.process.poll() is None, again.printed
-        assert time.monotonic() < deadline, again.printed
-        time.sleep(0.1)
-    stopped = head.call("ray", "job", "stop", job)
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    again.until(lambda: list(store.glob("domains/**/history.jsonl")))
+    stop(head, job)
     assert again.end() == 130, again.printed
     assert "Interrupted." in again.printed
+    history = next(store.glob("domains/**/history.jsonl"))
+    assert list(history.parent.glob("checkpoint/*"))
+    before = history.read_text().splitlines()
+
+    resumed = Submission(head, project, "small.yaml", "--store", str(store), *endless)
+    resumed.until(lambda: len(history.read_text().splitlines()) > len(before))
+    stop(head, resumed.wait_for("Submitted ").split()[0])
+    assert resumed.end() == 130, resumed.printed
+    after = history.read_text().splitlines()
+    assert after[: len(before)] == before
+    epochs = [json.loads(line)["epoch"] for line in after]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert json.loads((history.parent / "job.json").read_text())["attempts"] == 2
 
 
 @pytest.mark.slow
