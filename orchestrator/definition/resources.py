@@ -42,14 +42,15 @@ def check_placeable(nodes: Sequence[Shape], shape: Shape, job: str) -> None:
     """
     if any(_fits(node, shape) for node in nodes):
         return
-    raise UserError(f"{job} {_lack(nodes, shape)}: lower `resources` in the sweep file, or use a larger cluster.")
+    raise UserError(f"{job} {lack(nodes, shape)}: lower `resources` in the sweep file, or use a larger cluster.")
 
 
 def _fits(node: Shape, shape: Shape) -> int:
     return min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in shape.items())
 
 
-def _lack(nodes: Sequence[Shape], shape: Shape) -> str:
+def lack(nodes: Sequence[Shape], shape: Shape) -> str:
+    """Return what keeps a shape from all nodes: `needs 1 GPU and the cluster has 0`."""
     for name, amount in shape.items():
         total = sum(node.get(name, 0.0) for node in nodes)
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)

@@ -12,7 +12,7 @@ import ray
 from ray._private.state import state as global_state  # an autoscaler's limits have no public name
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
 
-from orchestrator.definition.resources import Shape, check_placeable, count_fitting
+from orchestrator.definition.resources import Shape, check_placeable
 from scalearn.errors import UserError
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
@@ -25,7 +25,9 @@ _NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
 """In what Ray says of an actor that died with its node; the error itself has no field for it."""
 
 LOOKAHEAD = 1
-"""Packs handed out beyond what fits, so that a worker that falls idle has its next order waiting; more would freeze the order too early."""
+"""Packs of each shape handed out beyond what fits, so that a worker that falls idle has its next order waiting.
+
+More would freeze the order too early."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
             log_to_driver=False,
         )
     try:
-        yield Cluster(_nodes(), context.dashboard_url or None, is_local=not address)
+        yield Cluster(nodes(), context.dashboard_url or None, is_local=not address)
     finally:
         ray.shutdown()
 
@@ -98,7 +100,7 @@ def _connect(address: str) -> Any:
         raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
 
 
-def _nodes() -> tuple[Mapping[str, float], ...]:
+def nodes() -> tuple[Mapping[str, float], ...]:
     """Return the resources of the nodes that are up, and of those that the cluster's autoscaler says it may start."""
     alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     config = global_state.get_cluster_config()
@@ -119,17 +121,16 @@ def died_with_its_node(error: BaseException) -> bool:
     return named is not None and any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
 
 
-def slots(cluster: Cluster, shapes: Mapping[str, Shape]) -> int:
-    """Return how many packs to hand out at a time.
+def refuse_unplaceable(cluster: Cluster, shapes: Mapping[str, Shape]) -> None:
+    """Refuse jobs that would wait for ever.
 
     Args:
-        cluster: Where they run.
+        cluster: Where they are to run.
         shapes: The resources of one trial, by job.
 
     Raises:
-        UserError: No node can hold a job; it would wait for ever.
+        UserError: No node can hold a job.
     """
     kinds = {tuple(sorted(shape.items())): job for job, shape in shapes.items()}
     for shape, job in kinds.items():
         check_placeable(cluster.nodes, dict(shape), job)
-    return max(count_fitting(cluster.nodes, dict(shape)) for shape in kinds) + LOOKAHEAD

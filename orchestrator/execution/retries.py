@@ -5,6 +5,10 @@ from collections import Counter
 FIRST_PAUSE = 1.0
 """Seconds before the first retry of a job: a worker that died of a passing trouble is back at once."""
 
+NODE_LOSSES = 20
+"""How often a job may lose its node. Machines that are taken away at any time do that to every long job; a job that is lost
+this often in one run is rather one that brings its machines down."""
+
 _GROWTH = 4.0
 _LONGEST_PAUSE = 60.0
 
@@ -13,7 +17,7 @@ class Retries:
     """The account of the workers that died.
 
     Who died in company says nothing about any one job: all that were not done start again, each alone, and none is charged. A death alone
-    is the job's own. The loss of a node is nobody's.
+    is the job's own. The loss of a node is nobody's, unless one job keeps losing them.
     """
 
     def __init__(self, limit: int, first_pause: float = FIRST_PAUSE) -> None:
@@ -25,6 +29,7 @@ class Retries:
         """
         self._limit, self._first_pause = limit, first_pause
         self._deaths: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()
         self._suspects: set[str] = set()
 
     def is_suspect(self, node: str) -> bool:
@@ -43,7 +48,8 @@ class Retries:
             Seconds until the job may start again. None: it has died too often.
         """
         if with_node:
-            return self._first_pause
+            self._losses[node] += 1
+            return self._first_pause if self._losses[node] <= NODE_LOSSES else None
         self._suspects.add(node)
         if not alone:
             return 0.0

@@ -19,13 +19,14 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version, to_plain
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.schema import StageResources
-from orchestrator.execution.cluster import LOOKAHEAD, Cluster, connected, slots
+from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals
 from orchestrator.execution.retries import FIRST_PAUSE, Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
+from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
@@ -38,6 +39,7 @@ GRACE_SECONDS = 2.0
 """How long running jobs get to checkpoint after a signal. `ray job stop` kills after 3 seconds."""
 
 _RESOURCES = "resources"
+_MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,18 @@ def run_graph(
             announce(cluster)
             orders = _Orders(graph, store, settings, stop_file)
             pending = [node for node, state in graph.states.items() if state == "pending"]
-            concurrent = slots(cluster, {node: orders.shape(graph.job(node)) for node in pending})
+            refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
+            shapes = {orders.placement(graph.job(node)): orders.shape(graph.job(node)) for node in pending}
+            turns = Turns(shapes, nodes)
             devices = measure(graph, store, settings.cost, orders.shape, orders.placement)
-            policy = Policy(
-                graph, devices.cost, concurrent - LOOKAHEAD, orders.placement, lambda job: devices.names.get(orders.placement(job), "")
-            )
+            slots = max(turns.room.values())
+            policy = Policy(graph, devices.cost, slots, orders.placement, lambda job: devices.names.get(orders.placement(job), ""))
             policy.expect(recall_fitting(store))
             retries = Retries(settings.max_failures, settings.first_pause)
-            searcher = GraphSearcher(graph, store, orders.config, policy=policy, retries=retries, leases=leases, listeners=listeners)
-            tuner = _tuner(searcher, scratch, concurrent=concurrent)
+            searcher = GraphSearcher(
+                graph, store, orders.config, policy=policy, turns=turns, retries=retries, leases=leases, listeners=listeners
+            )
+            tuner = _tuner(searcher, scratch)
             try:
                 _fit(tuner, searcher, signals, store, stop_file)
             finally:
@@ -115,19 +120,22 @@ def run_graph(
                 store.storage.remove_tree(stop_file.parent)
 
 
-def _tuner(searcher: GraphSearcher, scratch: Path, *, concurrent: int) -> tune.Tuner:
+def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
     names = count()
 
     def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([config[_RESOURCES]])
 
+    # Tune keeps classes in the cluster by job and name, takes the number of a process's first job for all of its later ones, and
+    # removes the classes of a driver that ends: under one name, drivers of one cluster could lose theirs to each other.
+    trainable = type(f"{PackTrainable.__name__}-{scratch.name}", (PackTrainable,), {})
     return tune.Tuner(
-        tune.with_resources(PackTrainable, place),
+        tune.with_resources(trainable, place),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,  # until the searcher says that it has finished: a pack whose worker died is handed out anew
-            # A Searcher without it gets one pending trial at a time.
-            max_concurrent_trials=concurrent,
+            # A Searcher without it gets one pending trial at a time. How many there are, it decides itself: nodes come and go.
+            max_concurrent_trials=_MOST_TRIALS,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config[ORDER].members[0].node.replace("/", ":")),
             trial_dirname_creator=lambda trial: f"pack{next(names)}",

@@ -14,8 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.definition.graph import Graph, State
-from orchestrator.execution.cluster import died_with_its_node
-from orchestrator.execution.retries import Retries
+from orchestrator.execution.cluster import LOOKAHEAD, died_with_its_node
+from orchestrator.execution.retries import NODE_LOSSES, Retries
 from orchestrator.execution.trial import ENDING, Ending, describe
 from orchestrator.execution.turns import Turns
 from orchestrator.planning.packing import Policy
@@ -41,6 +41,7 @@ class GraphSearcher(Searcher):
         make_config: Callable[[tuple[str, ...]], dict[str, Any]],
         *,
         policy: Policy,
+        turns: Turns,
         retries: Retries,
         leases: Leases,
         clock: Callable[[], float] = time.monotonic,
@@ -53,6 +54,7 @@ class GraphSearcher(Searcher):
             store: Where their artifacts appear.
             make_config: Returns the trial configuration of a pack.
             policy: Decides what runs next, and what together.
+            turns: Knows what the cluster holds.
             retries: Decides what starts again after its worker died.
             leases: Keeps two drivers from training the same job.
             clock: Seconds, for all of them.
@@ -66,7 +68,7 @@ class GraphSearcher(Searcher):
         self._policy = policy
         self._clock = clock
         self._retries, self._leases = retries, leases
-        self._turns = Turns(policy.slots)
+        self._turns = turns
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
         """Jobs whose worker died to the time at which they may start again."""
@@ -99,15 +101,15 @@ class GraphSearcher(Searcher):
         now = self._clock()
         self._end_pauses(now)
         self._look_elsewhere(now)
-        if self._turns.must_wait(now):
-            return None
-        idle = max(1, self._policy.slots - len(self._packs))
-        while taken := self._policy.take(idle, now):
+        if self._turns.follow(now):
+            self._policy.bound(self._turns.room, LOOKAHEAD)
+        idle, closed = max(1, self._policy.slots - len(self._packs)), self._turns.held_back(now)
+        while taken := self._policy.take(idle, now, closed):
             pack = self._claim(taken)
             self._policy.kept(taken, pack, now)
             if pack:
                 self._packs[trial_id] = pack
-                self._turns.handed_out(trial_id)
+                self._turns.handed_out(trial_id, self._policy.apart(pack[0]))
                 for node in pack:
                     self._mark(node, "running")
                 return self._make_config(pack)
@@ -158,7 +160,7 @@ class GraphSearcher(Searcher):
                 continue
             pause = self._retries.died(node, alone=len(pack) == 1, with_node=with_node)
             if pause is None:
-                self._store.fail(node, _last_words(cause), str(cause or "no cause is known"))
+                self._store.fail(node, _last_words(cause, with_node=with_node), str(cause or "no cause is known"))
                 self._fail(node)
             else:
                 self._mark(node, "pending")
@@ -254,8 +256,10 @@ def _cause(trial: Any) -> BaseException | None:
     return None
 
 
-def _last_words(cause: BaseException | None) -> str:
+def _last_words(cause: BaseException | None, *, with_node: bool) -> str:
     """Return why a job is given up, in one line."""
+    if with_node:
+        return f"The job lost its node {NODE_LOSSES + 1} times: if no other job did, it may be what brings nodes down."
     known = getattr(cause, "cause", None) or cause  # what was raised in a worker comes wrapped
     what = "failed" if isinstance(cause, RayTaskError) else "died"
     return f"The worker {what} and so did those that took over: {describe(known) if known else 'no cause is known'}"

@@ -1,55 +1,124 @@
-"""Lets wide jobs have their turn.
+"""Who may start: as many packs of each shape as the cluster's nodes hold at the moment, and wide ones in their turn.
 
 Ray gives what becomes free to whoever fits into it, so a job that needs much would wait as long as narrow ones keep coming.
 """
 
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from orchestrator.definition.resources import Shape, count_fitting, lack
+
+LOOK_SECONDS = 5.0
+"""How often to look which nodes there are: a node takes longer to start."""
+
 _PLACING_SECONDS = 60.0
 """How long Ray may take to start a pack once there is room; the nodes that it needs may also be gone."""
 
+_ROUNDING = 1e-6
+
+logger = logging.getLogger(__name__)
+
 
 class Turns:
-    """Which packs were handed out and have not started, and when to hand out no more until they have."""
+    """What the cluster holds, which packs were handed out and have not started, and for which of them others must wait.
 
-    def __init__(self, slots: int) -> None:
-        """Begin with none.
+    A placement stands for the shape of a trial: packs of one placement need the same.
+    """
+
+    def __init__(self, shapes: Mapping[Hashable, Shape], nodes: Callable[[], Sequence[Shape]]) -> None:
+        """Look at the cluster for the first time.
 
         Args:
-            slots: A pack that so many later ones have overtaken is let through.
+            shapes: What the trials of each placement need.
+            nodes: Returns what every node has in total.
         """
-        self._slots = max(1, slots)
+        self._shapes, self._look = shapes, nodes
+        self._looked: float | None = None
+        self._missing: set[Hashable] = set()
         self._overtaken: dict[str, int] = {}
         """Trials that have not started, to how many were handed out after them."""
-        self._running: set[str] = set()
+        self._placement: dict[str, Hashable] = {}
+        """Of all trials that have not ended."""
+        self._taken: defaultdict[str, float] = defaultdict(float)
+        """What running packs have."""
         self._idle_since: float | None = None
+        self._count()
 
-    def handed_out(self, trial: str) -> None:
+    def follow(self, now: float) -> bool:
+        """Look at the cluster again if the last look is old: nodes come and go. Tell whether it holds other numbers of packs than before.
+
+        Args:
+            now: Seconds on any clock.
+        """
+        if self._looked is not None and now - self._looked < LOOK_SECONDS:
+            return False
+        first, before = self._looked is None, self.room
+        self._looked = now
+        self._count()
+        self._report()
+        return first or self.room != before
+
+    def handed_out(self, trial: str, placement: Hashable) -> None:
         """Learn that a pack is with Tune."""
+        waited_for = {kind: self._scarce(kind) for kind in {self._placement[waiting] for waiting in self._overtaken}}
         for waiting in self._overtaken:
-            self._overtaken[waiting] += 1
+            if self._shapes[placement].keys() & waited_for[self._placement[waiting]]:
+                self._overtaken[waiting] += 1
         self._overtaken[trial] = 0
+        self._placement[trial] = placement
 
     def started(self, trial: str) -> None:
         """Learn that a pack has a worker."""
         if self._overtaken.pop(trial, None) is not None:
-            self._running.add(trial)
+            self._take(trial, 1)
 
     def ended(self, trial: str) -> None:
         """Learn that a pack is gone, started or not."""
-        self._overtaken.pop(trial, None)
-        self._running.discard(trial)
+        if self._overtaken.pop(trial, None) is None and trial in self._placement:
+            self._take(trial, -1)
+        self._placement.pop(trial, None)
 
-    def must_wait(self, now: float) -> bool:
-        """Tell whether to hand out nothing, so that running packs make room for one that others have overtaken too often.
+    def held_back(self, now: float) -> set[Hashable]:
+        """Return the placements of which to hand out nothing, so that running packs make room for one that others have overtaken too often.
 
         Args:
             now: Seconds on any clock. When nothing runs, the pack gets a while to start; after that its node may be gone, and others go on.
         """
-        if max(self._overtaken.values(), default=0) < self._slots:
+        slots = max(1, *self.room.values()) if self.room else 1
+        starving = [trial for trial, count in self._overtaken.items() if count >= slots and self.room[self._placement[trial]]]
+        if not starving or len(self._placement) > len(self._overtaken):
             self._idle_since = None
-            return False
-        if self._running:
-            self._idle_since = None
-            return True
-        if self._idle_since is None:
+        elif self._idle_since is None:
             self._idle_since = now
-        return now - self._idle_since < _PLACING_SECONDS
+        if self._idle_since is not None and now - self._idle_since >= _PLACING_SECONDS:
+            return set()
+        scarce = {name for kind in {self._placement[trial] for trial in starving} for name in self._scarce(kind)}
+        return {placement for placement, shape in self._shapes.items() if shape.keys() & scarce}
+
+    def _take(self, trial: str, sign: int) -> None:
+        for name, amount in self._shapes[self._placement[trial]].items():
+            self._taken[name] += sign * amount
+
+    def _scarce(self, placement: Hashable) -> set[str]:
+        """Return the resources that a pack waits for: those of which too little is left, or all where only no single node has enough."""
+        wanted = self._shapes[placement]
+        short = {name for name, amount in wanted.items() if self._total[name] - self._taken[name] + _ROUNDING < amount}
+        return short or set(wanted)
+
+    def _count(self) -> None:
+        self._nodes = self._look()
+        self.room = {placement: count_fitting(self._nodes, shape) for placement, shape in self._shapes.items()}
+        """How many packs of each placement the nodes hold at a time."""
+        self._total: defaultdict[str, float] = defaultdict(float)
+        for name, amount in itertools.chain.from_iterable(node.items() for node in self._nodes):
+            self._total[name] += amount
+
+    def _report(self) -> None:
+        """Say once of every shape that no node holds any more that its jobs wait."""
+        missing = {placement for placement, count in self.room.items() if not count}
+        for placement in missing - self._missing:
+            reason = lack(self._nodes, self._shapes[placement])
+            logger.warning("Some jobs fit on no node any more (each %s): they wait until a node joins that holds them.", reason)
+        self._missing = missing

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
@@ -49,7 +49,8 @@ class Policy:
         self._device = device
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
-        self._kind_of: dict[str, Hashable] = {job.node: (kind(job), apart(job)) for job in graph}
+        self._apart = {job.node: apart(job) for job in graph}
+        self._kind_of: dict[str, Hashable] = {job.node: (kind(job), self._apart[job.node]) for job in graph}
         self._shares = self._least_shares()
         self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
         self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
@@ -58,7 +59,12 @@ class Policy:
         """First node of every running pack to its expected end."""
         self._ends = 0.0
         self._paths_running: list[tuple[float, str]] = []
-        self._ready: list[Entry] = []
+        self._ready: dict[Hashable, list[Entry]] = {}
+        """By what keeps jobs apart."""
+        self._most: Mapping[Hashable, int] = {}
+        """By the same, how many packs may be out at a time."""
+        self._most_together = math.inf
+        self._out: Counter[Hashable] = Counter()
         self._kinds: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
@@ -71,21 +77,41 @@ class Policy:
         """Return how many jobs are ready and wait to be taken."""
         return len(self._waiting)
 
+    def apart(self, node: str) -> Hashable:
+        """Return what a job shares with all that it may be packed with, as the constructor was told."""
+        return self._apart[node]
+
     def estimate(self, node: str) -> Estimate:
         """Return the expected course of a job."""
         return self._estimates[node]
 
-    def take(self, idle: int = 1, now: float = 0.0) -> tuple[str, ...]:
-        """Remove and return the next pack; empty when nothing is ready.
+    def bound(self, room: Mapping[Hashable, int], ahead: int) -> None:
+        """Bound how many packs are out at a time, from now on.
+
+        Jobs that need a GPU must not keep CPUs idle because they come first in the order, so each sort has a bound of its own.
+
+        Args:
+            room: By what keeps jobs apart, how many packs of that sort the cluster holds if it holds nothing else.
+            ahead: How many more of each sort may wait, where it holds any.
+        """
+        self.slots = max(1, *room.values()) if room else 1
+        self._most = {key: count + ahead if count else 0 for key, count in room.items()}
+        self._most_together = self.slots + ahead * len(room)
+
+    def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
+        """Remove and return the next pack; empty when nothing is ready that may start.
 
         Args:
             idle: Devices that are free, the one that asks included.
             now: The time, in seconds on any clock that all calls share.
+            closed: Of jobs that `apart` gives one of these, none is taken.
         """
         horizon = self.horizon(now)
-        head = self._pop(self._ready)
+        head = self._head(closed)
         if head is None:
             return ()
+        if (most := self._most.get(self._apart[head[2]])) is not None:
+            idle = max(1, min(idle, most - self._out[self._apart[head[2]]]))
         pack = [head, *self._mates(head, idle, horizon)]
         for _, _, node in pack:
             self._forget(node)
@@ -120,7 +146,9 @@ class Policy:
     def ended(self, pack: Iterable[str]) -> None:
         """Learn that a pack's device is free."""
         for node in pack:
-            self._ends -= self._running.pop(node, 0.0)
+            if node in self._running:
+                self._ends -= self._running.pop(node)
+                self._out[self._apart[node]] -= 1
 
     def kept(self, pack: Sequence[str], kept: Sequence[str], now: float = 0.0) -> None:
         """Learn that only a part of a pack that was taken starts.
@@ -158,14 +186,26 @@ class Policy:
 
     def horizon(self, now: float = 0.0) -> float:
         """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
-        while self._ready and self._ready[0][2] not in self._waiting:
-            heappop(self._ready)
+        for heap in self._ready.values():
+            while heap and heap[0][2] not in self._waiting:
+                heappop(heap)
         while self._paths_running and self._paths_running[0][1] not in self._running:
             heappop(self._paths_running)
-        waiting = -self._ready[0][0] if self._ready else 0.0
+        waiting = max((-heap[0][0] for heap in self._ready.values() if heap), default=0.0)
         running = -self._paths_running[0][0] - now if self._paths_running else 0.0
         occupied = max(0.0, self._ends - now * len(self._running))
         return max(waiting, running, (self._work_left + occupied) / self.slots)
+
+    def _head(self, closed: Container[Hashable]) -> Entry | None:
+        """Remove and return the first job that may start. `horizon` has just dropped what was taken through other heaps."""
+        if len(self._running) >= self._most_together:
+            return None
+        open_heaps = [
+            heap
+            for key, heap in self._ready.items()
+            if heap and key not in closed and ((most := self._most.get(key)) is None or self._out[key] < most)
+        ]
+        return self._pop(min(open_heaps, key=lambda heap: heap[0])) if open_heaps else None
 
     def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
         """Return the jobs that join the first one."""
@@ -210,6 +250,7 @@ class Policy:
         first = pack[0][2]
         end = now + self._cost.seconds([self._estimates[node] for _, _, node in pack])
         self._running[first] = end
+        self._out[self._apart[first]] += 1
         self._ends += end
         heappush(self._paths_running, (-(now + self._path_of(pack)), first))
 
@@ -219,7 +260,7 @@ class Policy:
         if node not in self._left:  # it may be back from another state
             self._left[node] = self._shares[node]
             self._work_left += self._left[node]
-        heappush(self._ready, entry)
+        heappush(self._ready.setdefault(self._apart[node], []), entry)
         if self._estimates[node].largest_pack > 1 and node not in self._alone:
             heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
 
@@ -266,7 +307,8 @@ class FirstCome(Policy):
         """See `Policy`."""
         self._came = 0
         super().__init__(graph, cost, slots)
-        heapify(self._ready)
+        for heap in self._ready.values():
+            heapify(heap)
 
     def _add(self, node: str) -> None:
         self._came += 1

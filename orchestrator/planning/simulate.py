@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -140,7 +140,7 @@ def least_work(members: Sequence[Estimate]) -> float:
 class Barrier(Policy):
     """The same policy with a barrier: the second stage starts when the first is done everywhere. For comparison."""
 
-    def take(self, idle: int = 1, now: float = 0.0) -> tuple[str, ...]:
+    def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
         """See `Policy.take`."""
         if not hasattr(self, "_first"):
             # Whatever else a sweep holds, a barrier waits only for what some transfer job needs.
@@ -148,7 +148,7 @@ class Barrier(Policy):
                 node for node, state in self._graph.states.items() if state not in DONE
             }
             self._held: list[str] = []
-        while pack := super().take(idle, now):
+        while pack := super().take(idle, now, closed):
             if self._graph.job(pack[0]).config.stage != "transfer" or not self._first:
                 return pack
             self.ended(pack)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,8 +95,10 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
     marker = member.directory / "checkpoint" / "epoch"
     done = int(marker.read_text()) if marker.exists() else 0
     epochs = behaviour.get("epochs", 2)
+    ray = sys.modules.get("ray")
     with (member.directory / "run.log").open("a") as log:
-        facts = {"pid": os.getpid(), "from": done, "threads": runtime.threads, "pack": together, "time": time.time()}
+        facts = {"machine": ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None}
+        facts |= {"pid": os.getpid(), "from": done, "threads": runtime.threads, "pack": together, "time": time.time()}
         print(json.dumps({**facts, "parents": {name: str(parent) for name, parent in member.parents.items()}}), file=log)
     for epoch in range(done + 1, epochs + 1):
         hold = behaviour.get("hold")

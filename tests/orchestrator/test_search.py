@@ -8,9 +8,11 @@ from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.definition.graph import Graph
+from orchestrator.execution.cluster import LOOKAHEAD
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher
 from orchestrator.execution.trial import ENDING, Ending
+from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
@@ -33,11 +35,12 @@ class Clock:
         return self.now
 
 
-def searcher_of(graph, store, pack_size=1, max_failures=3, **options):
+def searcher_of(graph, store, pack_size=1, max_failures=3, nodes=({"CPU": 1},), **options):
     policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=pack_size))
     retries = Retries(max_failures, first_pause=1.0)
     leases = options.pop("leases", None) or Leases(store)
-    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, retries=retries, leases=leases, **options)
+    turns = Turns({None: {"CPU": 1}}, lambda: nodes)
+    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, turns=turns, retries=retries, leases=leases, **options)
 
 
 def die(searcher, trial_id, cause=None):
@@ -166,6 +169,42 @@ def test_loss_of_a_node_uses_up_no_retry_and_casts_no_suspicion(store):
     assert [graph.states[node] for node in nodes] == ["pending"] * 3
 
 
+def test_job_that_loses_its_node_again_and_again_fails_with_one_sentence(store):
+    clock = Clock()
+    graph, (node,), searcher = packed(store, size=1, clock=clock)
+    for loss in range(21):
+        assert searcher.suggest(f"trial{loss}") == {"pack": (node,)}
+        die(searcher, f"trial{loss}", NodeDiedError("gone"))
+        clock.now += 1.0
+    assert graph.states[node] == "failed"
+    assert store.read_json(node, "FAILED.json")["error"] == (
+        "The job lost its node 21 times: if no other job did, it may be what brings nodes down."
+    )
+
+
+def test_packs_that_are_handed_out_follow_the_nodes_of_the_cluster(store):
+    clock, nodes = Clock(), [{"CPU": 1}]
+    graph = Graph([source("s0", seed) for seed in range(20)])
+    searcher = searcher_of(graph, store, clock=clock, nodes=nodes)
+
+    def out(count):
+        names = [f"{clock.now}-{number}" for number in range(count + 1)]
+        given = [name for name in names if searcher.suggest(name)]
+        for name in given:
+            searcher.on_trial_start(name)
+        return len(given)
+
+    assert out(20) == 1 + LOOKAHEAD
+    nodes.append({"CPU": 8})
+    assert out(20) == 0
+    clock.now += 10
+    assert out(20) == 8
+    nodes.pop()
+    clock.now += 10
+    searcher.on_trial_complete(trial_id="0.0-0", result={})
+    assert out(20) == 0
+
+
 def test_error_that_escapes_a_worker_is_named_when_the_retries_are_used_up(store):
     _, (node,), searcher = packed(store, size=1, max_failures=0)
     searcher.suggest("one")
@@ -205,15 +244,14 @@ def test_members_of_a_pack_end_one_by_one(store):
 
 def test_pack_that_memory_does_not_hold_comes_back_in_halves_until_each_job_is_alone(store):
     _, nodes, searcher = packed(store, size=8)
-    for count in (1, 2, 4, 8):
-        packs = {}
-        for name in (f"{count}-{number}" for number in range(count)):
-            packs[name] = searcher.suggest(name)["pack"]
-            searcher.on_trial_start(name)
-        assert {len(pack) for pack in packs.values()} == {8 // count}
-        assert sorted(node for pack in packs.values() for node in pack) == sorted(nodes)
-        for name, pack in packs.items():
-            searcher.on_trial_complete(trial_id=name, result={ENDING: Ending("halve", pack)})
+    sizes = []
+    while (given := searcher.suggest(f"{len(sizes)}")) != Searcher.FINISHED:
+        pack = given["pack"]
+        for node in pack[: len(pack) == 1]:
+            finish(store, node)
+        searcher.on_trial_complete(trial_id=f"{len(sizes)}", result={ENDING: Ending("halve", pack)})
+        sizes.append(len(pack))
+    assert sizes == [8, 4, 2] + [1] * len(nodes)
 
 
 def test_error_that_is_nobodys_in_particular_makes_every_job_of_the_pack_run_alone(store):

@@ -1,4 +1,4 @@
-"""A job that needs many CPUs gets its turn although jobs that need one keep coming."""
+"""Who may start on nodes that come and go; a job that needs many CPUs gets its turn although jobs that need one keep coming."""
 
 import pytest
 
@@ -21,33 +21,71 @@ methods:
 """
 
 
+SHAPES = {"wide": {"CPU": 2.0}, "narrow": {"CPU": 1.0}}
+
+
 def test_pack_that_as_many_as_fit_have_overtaken_is_let_through():
-    turns = Turns(slots=2)
+    turns = Turns(SHAPES, lambda: [{"CPU": 2.0}])
     for trial in ("narrow", "wide", "second"):
-        turns.handed_out(trial)
+        turns.handed_out(trial, "wide" if trial == "wide" else "narrow")
     turns.started("narrow")
     turns.started("second")
-    assert not turns.must_wait(0)  # overtaken once
+    assert not turns.held_back(0)  # overtaken once
     turns.ended("narrow")
-    turns.handed_out("third")
+    turns.handed_out("third", "narrow")
     turns.started("third")
-    assert turns.must_wait(1)
+    assert turns.held_back(1) == {"wide", "narrow"}
     turns.ended("second")
     turns.ended("third")
-    assert turns.must_wait(2)  # it is being placed
+    assert turns.held_back(2)  # it is being placed
     turns.started("wide")
-    assert not turns.must_wait(3)
+    assert not turns.held_back(3)
 
 
 def test_pack_whose_node_is_gone_does_not_hold_up_the_others_for_ever():
-    turns = Turns(slots=1)
-    for trial in ("wide", "narrow"):
-        turns.handed_out(trial)
+    turns = Turns(SHAPES, lambda: [{"CPU": 2.0}])
+    for trial in ("wide", "narrow", "second"):
+        turns.handed_out(trial, "wide" if trial == "wide" else "narrow")
     turns.started("narrow")
-    assert turns.must_wait(0)
+    turns.ended("second")
+    assert turns.held_back(0)
     turns.ended("narrow")
-    assert turns.must_wait(1)
-    assert not turns.must_wait(100)
+    assert turns.held_back(1)
+    assert not turns.held_back(100)
+
+
+def test_pack_that_waits_for_a_gpu_keeps_no_cpu_idle():
+    turns = Turns({"gpu": {"CPU": 1.0, "GPU": 1.0}, "cpu": {"CPU": 1.0}}, lambda: [{"CPU": 4.0, "GPU": 1.0}])
+    for trial in ("runs", "waits"):
+        turns.handed_out(trial, "gpu")
+    turns.started("runs")
+    for number in range(20):
+        turns.handed_out(f"{number}", "cpu")
+        turns.started(f"{number}")
+        assert not turns.held_back(number)
+        turns.ended(f"{number}")
+
+
+def test_room_follows_the_nodes_and_a_shape_that_fits_none_any_more_is_named_once(caplog):
+    nodes = [{"CPU": 2.0}, {"CPU": 1.0}]
+    turns = Turns(SHAPES, lambda: nodes)
+    assert turns.follow(0)  # the first
+    assert turns.room == {"wide": 1, "narrow": 3}
+    nodes[:1] = []
+    assert not turns.follow(1)  # it does not look as often
+    assert turns.follow(10)
+    assert turns.room == {"wide": 0, "narrow": 1}
+    for trial in ("wide", "narrow", "second"):
+        turns.handed_out(trial, "wide" if trial == "wide" else "narrow")
+    turns.started("narrow")
+    assert not turns.held_back(11)  # nobody makes room for what fits nowhere
+    assert not turns.follow(20)
+    assert caplog.messages == [
+        "Some jobs fit on no node any more (each needs 2 CPU and the cluster has 1): they wait until a node joins that holds them."
+    ]
+    nodes.append({"CPU": 64.0})
+    assert turns.follow(30)
+    assert turns.room == {"wide": 32, "narrow": 65}
 
 
 @pytest.mark.slow
