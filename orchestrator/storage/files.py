@@ -33,7 +33,8 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 
 _OPTIONS: dict[str, Mapping[str, Any]] = {
     # Its own patience for a server that is away is half a minute per request, beneath ours.
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}},
+    # Markers of thousands of jobs are read at once; botocore's own limit is 10 connections.
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "max_pool_connections": 64}},
 }
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
 """What a path answers that names no file."""

@@ -99,7 +99,9 @@ class Tracker:
 
     def untracked(self, nodes: Iterable[str]) -> list[str]:
         """Return those of some finished nodes that are not known to be logged in full."""
-        return [node for node in nodes if not self._ledger.has(node)]
+        names = list(nodes)
+        seen = self._store.glance(names)  # or a store behind a URL would be asked about one after the other
+        return [node for node in names if not self._ledger.has(node, seen.read_json(node, JOB))]
 
     def add(self, node: str) -> None:
         """Follow a node; thread-safe."""
@@ -279,9 +281,8 @@ class Ledger:
         """Mark of the report that is logged."""
         self._changed = False
 
-    def has(self, node: str) -> bool:
-        """Tell whether this training of a node is logged."""
-        record = self._store.read_json(node, JOB)
+    def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
+        """Tell whether the training of a node that its `job.json` speaks of is logged."""
         return record is not None and self._nodes.get(node) == str(record.get("started"))
 
     def add(self, node: str, started: str) -> None:

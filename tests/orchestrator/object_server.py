@@ -9,6 +9,7 @@ with the objects of so many finished jobs under `runs/`; the bucket `bucket` is 
 
 import argparse
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -144,7 +145,8 @@ def fill(nodes: int) -> None:
     backend = s3_backends["123456789012"]["aws"]
     for bucket in (BUCKET, MANY):
         backend.create_bucket(bucket, "us-east-1")
-    success = json.dumps({"schema": 1, "files": {"result.json": {"size": 2, "sha256": "0"}}}).encode()
+    entry = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest(), "etag": f'"{hashlib.md5(b"{}").hexdigest()}"'}
+    success = json.dumps({"schema": 1, "files": {"result.json": entry}}).encode()
     for number in range(nodes):
         node = many(number)
         for name, content in (("job.json", b"{}"), ("result.json", b"{}"), ("SUCCESS.json", success)):

@@ -317,6 +317,25 @@ class ManyJobs:
         return SimpleNamespace(config=SimpleNamespace(method=node.split("/")[3]), tasks=(node.split("/")[4],))
 
 
+def test_start_of_a_run_reads_one_object_per_finished_job(object_server, monkeypatch):
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store, nodes = Store(f"s3://{BUCKET}/{uuid.uuid4().hex}"), [many(number) for number in range(24)]
+    for node in nodes:
+        store.storage.write(store.directory(node) / "result.json", b"{}")
+    entries = {node: store.storage.listing(store.directory(node))["result.json"] for node in nodes}
+    for node, facts in entries.items():
+        entry = {"size": 2, "sha256": "never compared", "etag": facts["ETag"]}
+        store.write_json(store.directory(node) / "SUCCESS.json", {"files": {"result.json": entry}})
+        store.storage.write(store.root / ".index" / "succeeded" / node, b"")
+    before = object_server.requests()
+    verdicts = store.verify_all(nodes, thorough=False)
+    assert store.mend_index(verdicts) == {}
+    assert set(verdicts.values()) == {Verdict("complete")}
+    folders = 8  # one listing each, and two of the index
+    assert object_server.requests() - before <= len(nodes) + 2 * folders + 4
+
+
 @pytest.fixture(scope="module")
 def swept(object_server, tmp_path_factory, repository):
     """A sweep run through Ray into S3; then an object damaged, and run again on another host."""
