@@ -20,6 +20,9 @@ FILE = ".cache/devices.json"
 Known = Mapping[str, Mapping[str, Memory]]
 """Measurements by device and kind of job (`Sample.kind`)."""
 
+_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+"""What Ray calls its own resources where a task asks for them."""
+
 _PARTS = 3
 """Device, backbone and precision make the keys of the file."""
 
@@ -134,9 +137,9 @@ def measure(
 
 
 def _ask(shape: Shape, wanted: Mapping[tuple[str, str], Sample], known: Known) -> Any:
-    others = {name: amount for name, amount in shape.items() if name not in ("CPU", "GPU", "memory")}
-    remote = ray.remote(num_cpus=shape.get("CPU", 0.0), num_gpus=shape["GPU"], memory=shape.get("memory"), resources=others)
-    return remote(probe).remote(wanted, known, "cuda")
+    options: dict[str, Any] = {_OPTIONS[name]: amount for name, amount in shape.items() if name in _OPTIONS}
+    options["resources"] = {name: amount for name, amount in shape.items() if name not in _OPTIONS}
+    return ray.remote(**options)(probe).remote(wanted, known, "cuda")
 
 
 def _share(shape: Shape) -> float:

@@ -127,7 +127,7 @@ def measured_by(workers_answer, monkeypatch, tmp_path):
 def test_every_placement_with_a_gpu_is_measured_where_its_trials_run_and_gets_its_part(monkeypatch, tmp_path):
     memory = Memory("NVIDIA L4", 24e9, 1e8, 1e5, 1e6)
     workers, graph, found = measured_by(lambda wanted: dict.fromkeys(wanted, memory), monkeypatch, tmp_path)
-    assert workers.placed == [{"num_cpus": 2.0, "num_gpus": 0.25, "memory": None, "resources": {"fast": 1.0, "accelerator_type:L4": 0.001}}]
+    assert workers.placed == [{"num_cpus": 2.0, "num_gpus": 0.25, "resources": {"fast": 1.0, "accelerator_type:L4": 0.001}}]
     assert found.names == {"source": "CPU", "transfer": "0.25 NVIDIA L4"}
     (kept,) = recall(Store(tmp_path), next(iter(graph)).config)["NVIDIA L4"].values()
     assert kept == memory

@@ -85,6 +85,24 @@ def test_jobs_are_not_packed_while_devices_are_idle():
     assert sorted(map(len, drain(Policy(Graph(jobs), make_cost(pack=4), slots=1)))) == [4]
 
 
+def test_jobs_that_wait_for_gpus_leave_the_cpus_to_others():
+    """100 jobs for 4 GPUs come first in the order; 64 CPUs must not idle behind them."""
+    first = [with_epochs(source("long", seed), 30) for seed in range(100)]
+    graph = Graph([*first, *(with_epochs(source("short", seed), 1) for seed in range(100))])
+    policy = Policy(graph, make_cost(), slots=64, apart=lambda job: "gpu" if "long" in job.node else "cpu")
+    policy.bound({"gpu": 4, "cpu": 64}, ahead=1)
+    packs = drain(policy, idle=64)
+    assert sum("long" in node for (node,) in packs) == 4 + 1
+    assert len(packs) == 64 + 2
+    policy.ended(packs[0])
+    assert policy.take(closed={"gpu", "cpu"}) == ()
+    assert "short" in policy.take(closed={"gpu"})[0]
+    policy.bound({"gpu": 0, "cpu": 100}, ahead=1)
+    later = drain(policy)
+    assert later
+    assert all("short" in node for (node,) in later)
+
+
 def test_pack_does_not_grow_beyond_the_end_of_the_sweep():
     long = with_epochs(source("long"), 100)
     top = source("s0")
