@@ -45,7 +45,12 @@ class SourceStack(nn.Module):
     up_bias: Tensor
 
     def __init__(self, sources: Sequence[BottleneckWeights], activation: Activation = functional.relu) -> None:
-        """Stacks the sources in the given order; omega's rows follow it."""
+        """Stacks the sources in the given order; omega's rows follow it.
+
+        Args:
+            sources: Adapters of one width r and one hidden size d; copied.
+            activation: f, the same for all of them.
+        """
         super().__init__()
         self.activation = activation
         self.rectified = activation is functional.relu or isinstance(activation, nn.ReLU)
