@@ -10,7 +10,7 @@ from rich.table import Table
 from scalearn.backbones import get_backbone
 from scalearn.errors import UserError
 from scalearn.methods.registry import get_method
-from scalearn.parameters import all_counts
+from scalearn.parameter_counts import all_counts
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -18,7 +18,7 @@ from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.registry import METHODS, resolve_settings
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import fill_bottleneck
-from scalearn.parameters import head, method_counts
+from scalearn.parameter_counts import head, method_counts
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.transfer_files import TransferSpec, job_config
 from tests.scalearn.tiny import CONFIGS, LAYERS, add_random_adapter, encoder_of, library_model, save_adapters, shape, states_of, token_batch

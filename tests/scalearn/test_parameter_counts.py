@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cli import main
 from scalearn.backbones import get_backbone
 from scalearn.methods.registry import METHODS
-from scalearn.parameters import all_counts
+from scalearn.parameter_counts import all_counts
 
 PUBLISHED = {
     "scalearn": 73_728,
@@ -73,7 +73,7 @@ def test_params_refuses_wrong_input_in_one_line(arguments: list[str], words: str
 
 def test_counting_and_naming_load_no_torch() -> None:
     program = (
-        "import sys, scalearn, scalearn.parameters, scalearn.methods.registry, scalearn.tasks, scalearn.backbones\n"
+        "import sys, scalearn, scalearn.parameter_counts, scalearn.methods.registry, scalearn.tasks, scalearn.backbones\n"
         "print([name for name in ('torch', 'transformers', 'adapters', 'datasets') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
