@@ -14,11 +14,15 @@ from orchestrator.planning.cost import CostModel, Memory, packable
 from orchestrator.storage.store import Store
 from scalearn.config import JobConfig, Setting
 from scalearn.methods.registry import get_method
+from scalearn.runtime import Runtime
 
 FILE = ".cache/devices.json"
 
 Known = Mapping[str, Mapping[str, Memory]]
 """Measurements by device and kind of job (`Sample.kind`)."""
+
+Key = tuple[str, str]
+"""Stage and method."""
 
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """What Ray calls its own resources where a task asks for them."""
@@ -39,15 +43,15 @@ class Sample:
     source_settings: Mapping[str, Setting]
     """Of the jobs that its sources come from."""
 
-    @property
-    def kind(self) -> str:
-        """What a measurement depends on besides device, backbone and precision."""
-        return f"{self.config.stage}/{self.config.method} {len(self.config.sources)} sources, {self.length} tokens"
+    def kind(self, runtime: Runtime) -> str:
+        """Return what a measurement depends on besides device, backbone and precision."""
+        how = f"{runtime.attention}{', recomputed' if runtime.gradient_checkpointing else ''}"
+        return f"{self.config.stage}/{self.config.method} {len(self.config.sources)} sources, {self.length} tokens, {how}"
 
 
-def samples(jobs: Iterable[Job]) -> dict[tuple[str, str], Sample]:
+def samples(jobs: Iterable[Job]) -> dict[Key, Sample]:
     """Return by stage and method what to measure, where jobs can be packed."""
-    found: dict[tuple[str, str], Sample] = {}
+    found: dict[Key, Sample] = {}
     for job in jobs:
         if packable(job.config.method):
             key, sample = (job.config.stage, job.config.method), _sample(job)
@@ -57,13 +61,13 @@ def samples(jobs: Iterable[Job]) -> dict[tuple[str, str], Sample]:
     return found
 
 
-def probe(wanted: Mapping[tuple[str, str], Sample], known: Known, device: str) -> dict[tuple[str, str], Memory]:
+def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[Key, Memory]:
     """Measure the device of a worker by dry steps: seconds, most of them for loading the backbone; none where all is known.
 
     Args:
         wanted: Jobs of one backbone and precision like those that will run, by stage and method.
         known: What was measured before.
-        device: `cpu` or `cuda`.
+        runtime: How they will run. Its device is `cpu` or `cuda`.
     """
     import torch  # here, since this runs in a worker and the module is imported by the driver
 
@@ -71,15 +75,18 @@ def probe(wanted: Mapping[tuple[str, str], Sample], known: Known, device: str) -
     from scalearn.encoder import load_encoder
     from scalearn.memory import footprint
 
-    on_gpu = device != "cpu"
+    on_gpu = runtime.device != "cpu"
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
     total = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else float("inf")
     before = known.get(name, {})
-    found = {key: before[sample.kind] for key, sample in wanted.items() if sample.kind in before}
+    found = {key: before[kind] for key, sample in wanted.items() if (kind := sample.kind(runtime)) in before}
     missing = {key: sample for key, sample in wanted.items() if key not in found}
-    encoder = load_encoder(get_backbone(next(iter(missing.values())).config.backbone), device=device) if missing else None
+    if not missing:
+        return found
+    backbone = get_backbone(next(iter(missing.values())).config.backbone)
+    encoder = load_encoder(backbone, device=runtime.device, attention=runtime.attention)
+    encoder.recompute_in_backward(runtime.gradient_checkpointing)
     for key, sample in missing.items():
-        assert encoder is not None
         taken = footprint(encoder, sample.config, sample.length, sample.source_settings)
         found[key] = Memory(name, total, float(taken.fixed), taken.per_row / sample.length, float(taken.per_job))
     return found
@@ -99,6 +106,7 @@ def measure(
     graph: Graph,
     store: Store,
     cost: CostModel,
+    runtime: Runtime,
     shape_of: Callable[[Job], Shape],
     placement_of: Callable[[Job], Hashable],
 ) -> Devices:
@@ -108,6 +116,7 @@ def measure(
         graph: The jobs; those that are done count for nothing.
         store: Keeps what was measured for later runs.
         cost: What holds where nothing is measured: on CPUs, and where the size of packs is given.
+        runtime: How jobs will run.
         shape_of: The resources of a job's trial.
         placement_of: The same as a key.
     """
@@ -117,29 +126,30 @@ def measure(
             groups.setdefault(placement_of(graph.job(node)), []).append(graph.job(node))
     names: dict[Hashable, str] = {placement: _part(shape_of(jobs[0]), None) for placement, jobs in groups.items()}
     asked = {}
+    runtime = replace(runtime, device="cuda", should_stop=None)
     for placement, jobs in groups.items():
         wanted = samples(jobs)
         if wanted and cost.measures_packs and shape_of(jobs[0]).get("GPU"):
             config = next(iter(wanted.values())).config
-            asked[placement] = config, wanted, _ask(shape_of(jobs[0]), wanted, recall(store, config))
-    measured: dict[tuple[str, str], Memory] = {}
+            asked[placement] = config, wanted, _ask(shape_of(jobs[0]), wanted, recall(store, config), runtime)
+    measured: dict[Key, Memory] = {}
     for placement, (config, wanted, answer) in asked.items():
         try:
-            found: dict[tuple[str, str], Memory] = ray.get(answer)
+            found: dict[Key, Memory] = ray.get(answer)
         except RayError as error:  # the jobs themselves will say what is wrong, if it lasts
             logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", str(error).splitlines()[-1])
             continue
         shape = shape_of(groups[placement][0])
-        remember(store, config, {wanted[key].kind: memory for key, memory in found.items()})
+        remember(store, config, {wanted[key].kind(runtime): memory for key, memory in found.items()})
         names[placement] = _part(shape, next(iter(found.values())).device)
         measured |= {key: replace(memory, total=memory.total * _share(shape)) for key, memory in found.items()}
     return Devices(cost.with_memory(measured) if measured else cost, names)
 
 
-def _ask(shape: Shape, wanted: Mapping[tuple[str, str], Sample], known: Known) -> Any:
+def _ask(shape: Shape, wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> Any:
     options: dict[str, Any] = {_OPTIONS[name]: amount for name, amount in shape.items() if name in _OPTIONS}
     options["resources"] = {name: amount for name, amount in shape.items() if name not in _OPTIONS}
-    return ray.remote(**options)(probe).remote(wanted, known, "cuda")
+    return ray.remote(**options)(probe).remote(wanted, known, runtime)
 
 
 def _share(shape: Shape) -> float:

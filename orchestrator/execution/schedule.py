@@ -99,7 +99,7 @@ def run_graph(
             refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             shapes = {orders.placement(graph.job(node)): orders.shape(graph.job(node)) for node in pending}
             turns = Turns(shapes, nodes)
-            devices = measure(graph, store, settings.cost, orders.shape, orders.placement)
+            devices = measure(graph, store, settings.cost, settings.runtime, orders.shape, orders.placement)
             slots = max(turns.room.values())
             policy = Policy(graph, devices.cost, slots, orders.placement, lambda job: devices.names.get(orders.placement(job), ""))
             policy.expect(recall_fitting(store))

@@ -14,9 +14,11 @@ from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.storage.store import Store
 from scalearn.methods.registry import get_method
+from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 
 ADAPTER = ("source", "adapter")
+ON_CPU = Runtime(device="cpu")
 
 
 def with_length(job, length):
@@ -32,7 +34,7 @@ def test_dry_steps_measure_what_passes_and_jobs_hold():
     jobs = [
         dataclasses.replace(job, config=dataclasses.replace(job.config, settings=get_method(job.config.method).settings)) for job in jobs
     ]
-    short, long = (probe(samples(with_length(job, length) for job in jobs), {}, "cpu") for length in (16, 64))
+    short, long = (probe(samples(with_length(job, length) for job in jobs), {}, ON_CPU) for length in (16, 64))
     adapter, scalearn, fusion = ({job.config.method: short[job.config.stage, job.config.method] for job in jobs}[name] for name in methods)
     layers, hidden = 6, 384
     # At least the input of each of a layer's six maps is kept, and attention's share grows with the length.
@@ -91,7 +93,16 @@ def test_measurements_and_what_did_not_fit_are_kept_in_the_store_by_device(tmp_p
 def test_device_that_is_known_is_not_measured_again():
     wanted = samples([source("s0")])
     memory = Memory("CPU", 1e9, 1e8, 1e5, 1e6)
-    assert probe(wanted, {"CPU": {wanted[ADAPTER].kind: memory}}, "cpu") == {ADAPTER: memory}
+    assert probe(wanted, {"CPU": {wanted[ADAPTER].kind(ON_CPU): memory}}, ON_CPU) == {ADAPTER: memory}
+
+
+def test_recomputed_activations_take_less_and_are_measured_apart():
+    job = source("s0")
+    wanted = samples([dataclasses.replace(job, config=dataclasses.replace(job.config, settings=get_method("adapter").settings))])
+    recomputed = dataclasses.replace(ON_CPU, gradient_checkpointing=True)
+    kept = probe(wanted, {}, ON_CPU)
+    less = probe(wanted, {"CPU": {wanted[ADAPTER].kind(ON_CPU): kept[ADAPTER]}}, recomputed)
+    assert less[ADAPTER].per_token < kept[ADAPTER].per_token / 3
 
 
 class Workers:
@@ -104,7 +115,7 @@ class Workers:
 
     def _remote(self, **resources):
         self.placed.append(resources)
-        return lambda function: SimpleNamespace(remote=lambda wanted, known, device: lambda: self._answer(wanted))
+        return lambda function: SimpleNamespace(remote=lambda wanted, known, runtime: lambda: self._answer(wanted))
 
 
 SHAPES = {
@@ -120,7 +131,7 @@ def measured_by(workers_answer, monkeypatch, tmp_path):
     def shape(job):
         return SHAPES[job.config.stage]
 
-    found = measure(graph, Store(tmp_path), CostModel(load_profile("h100_estimate")), shape, lambda job: job.config.stage)
+    found = measure(graph, Store(tmp_path), CostModel(load_profile("h100_estimate")), Runtime(), shape, lambda job: job.config.stage)
     return workers, graph, found
 
 
