@@ -99,6 +99,7 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
     with (member.directory / "run.log").open("a") as log:
         facts = {"machine": ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None}
         facts |= {"pid": os.getpid(), "from": done, "threads": runtime.threads, "pack": together, "time": time.time()}
+        facts["devices"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         print(json.dumps({**facts, "parents": {name: str(parent) for name, parent in member.parents.items()}}), file=log)
     for epoch in range(done + 1, epochs + 1):
         hold = behaviour.get("hold")

@@ -1,6 +1,7 @@
 """A sweep in a directory of its own, and `scalearn run` on it as a process, with the double in place of training."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -85,6 +86,11 @@ class Launch:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def graph(self) -> Graph:
+        return self._graph
+
+    @functools.cached_property
+    def _graph(self) -> Graph:
+        """Read once: tests that look many times a second would take the time from what they look at."""
         return Sweep.load(self.file).expand()
 
     def node(self, part: str) -> str:

@@ -1,14 +1,18 @@
 """Whole runs on a real local Ray with two CPUs, real processes and a real SQLite store; only training is a double that sleeps."""
 
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
 from tests.orchestrator.launching import Finished, Launch, family, survivors, table_of, wait_until
@@ -141,6 +145,32 @@ def test_run_with_the_tracking_server_away_succeeds_and_says_what_is_left(tmp_pa
     assert "1 jobs are not in MLflow yet" in done.stdout
     assert launch.run("--only", "source/adapter/bbc").returncode == 0
     assert launch.tracked() == {launch.node("source/adapter/bbc"): "FINISHED"}
+
+
+@pytest.mark.slow
+def test_run_shares_gpus_by_fractions_and_refuses_what_no_node_holds_before_any_job_starts(tmp_path, repository):
+    halves = "resources: {source: {cpu: 0.25, gpu: 0.5}}\npacking: {size: 1, profile: h100_estimate}\n"
+    (tmp_path / "toy.yaml").write_text(SWEEP + halves)
+    store = Store(tmp_path / "runs")
+    behave(store, (".", {"hold": {"epoch": 1, "until": "all here"}}))
+
+    def start(*flags: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(tmp_path / "toy.yaml"), "--store", store.url, *flags]
+        return subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with start("--gpus", "2", "--cpus", "1", "--set", "resources.transfer.cpu=4") as refused:
+        out, err = refused.communicate(timeout=300)
+    assert refused.returncode == 2, out + err
+    assert re.fullmatch(r"scalearn: \S+ needs 4 CPU and the cluster has 1: lower `resources` in the sweep file, .*\n", err), err
+    assert not list(store.root.glob("domains/**/job.json"))
+
+    with start("--gpus", "2", "--cpus", "1", "--only", "source/") as run:  # GPUs in name: training is a double
+        wait_until(lambda: len(list(store.root.glob("domains/**/run.log"))) == 4 or run.poll() is not None)
+        (store.root / "all here").touch()
+        out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, out + err
+    logs = [json.loads(path.read_text()) for path in store.root.glob("domains/**/run.log")]
+    assert sorted(log["devices"] for log in logs) == ["0", "0", "1", "1"]
 
 
 @pytest.mark.slow
