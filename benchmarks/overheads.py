@@ -25,7 +25,8 @@ from rich.console import Console  # noqa: E402
 from orchestrator.definition.sweep import Sweep  # noqa: E402
 from orchestrator.execution.run import Options, run_sweep  # noqa: E402
 from orchestrator.storage.store import Store  # noqa: E402
-from scalearn.runtime import Outcome, PackMember, Report, Runtime  # noqa: E402
+from scalearn.pack import Outcome, PackMember, Report  # noqa: E402
+from scalearn.runtime import Runtime  # noqa: E402
 
 
 def sweep_text(jobs: int, name: str = "noop") -> str:

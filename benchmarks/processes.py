@@ -15,7 +15,8 @@ from pathlib import Path
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 
 
 def child(sweep: Sweep, node: str, folder: Path, threads: int) -> None:

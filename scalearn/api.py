@@ -20,7 +20,8 @@ from scalearn.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method, resolve_settings
 from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin

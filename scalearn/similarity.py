@@ -21,8 +21,9 @@ from scalearn.data import load_task
 from scalearn.device import open_accelerator
 from scalearn.encoder import load_tokenizer
 from scalearn.errors import UserError
+from scalearn.pack import Outcome, PackMember, Report
 from scalearn.results import write_json
-from scalearn.runtime import Outcome, PackMember, Report, Runtime
+from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
 TABLE = "similarity.json"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from scalearn.runtime import Stop
+from scalearn.pack import Stop
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SHARE_OF_TIME = 0.05

@@ -24,9 +24,10 @@ from scalearn.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_me
 from scalearn.history import append_history, cut_history, history_record
 from scalearn.memory import ran_out
 from scalearn.methods.registry import get_method
+from scalearn.pack import Outcome, OutOfMemory, PackMember, Report, Stop
 from scalearn.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
 from scalearn.results import write_artifact, write_result
-from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
+from scalearn.runtime import Runtime
 from scalearn.similarity import measure, read_similarity
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.stop_signal import StopSignal

@@ -20,7 +20,7 @@ from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.learning_rate import learning_rate_factor, total_steps
 from scalearn.methods.build import build_branch
-from scalearn.runtime import PackMember
+from scalearn.pack import PackMember
 from scalearn.source_adapters import SourceAdapters
 from scalearn.weight_decay import parameter_groups
 

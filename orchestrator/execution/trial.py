@@ -22,7 +22,8 @@ from orchestrator.storage.patience import Patience, StoreUnavailable, is_disk_tr
 from orchestrator.storage.store import CACHE, HISTORY, JOB, Store
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
-from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
+from scalearn.pack import Outcome, OutOfMemory, PackMember, Report, Stop
+from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from scalearn.encoder import load_encoder
 from scalearn.errors import UserError
 from scalearn.memory import bytes_per_row
 from scalearn.methods.registry import get_method
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.tasks import definition_of, own_task
 from scalearn.training import train
 

@@ -21,7 +21,8 @@ from typing import Any
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.storage.store import Store
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
-from scalearn.runtime import Outcome, OutOfMemory, PackMember, Report, Runtime, Stop
+from scalearn.pack import Outcome, OutOfMemory, PackMember, Report, Stop
+from scalearn.runtime import Runtime
 
 TRAIN = "tests.orchestrator.doubles:train"
 

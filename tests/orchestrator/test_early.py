@@ -19,7 +19,8 @@ from orchestrator.execution.run import Options, run_sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import HISTORY, Store
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, behave, source, transfer
 
 SWEEP = """

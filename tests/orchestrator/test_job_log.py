@@ -15,7 +15,8 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
 from orchestrator.storage.job_log import LOG, follow
 from orchestrator.storage.store import Store
-from scalearn.runtime import Outcome, PackMember, Report, Runtime
+from scalearn.pack import Outcome, PackMember, Report
+from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import behave, run_jobs, source, train
 from tests.orchestrator.launch import SWEEP
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from orchestrator.execution.trial import Ending, MemberOrder, PackOrder, run_pack
 from orchestrator.storage.store import Store
-from scalearn.runtime import Outcome, PackMember, Report, Runtime, Stop
+from scalearn.pack import Outcome, PackMember, Report, Stop
+from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import source
 
 STOP_FILE = "stop"

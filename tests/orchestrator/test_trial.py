@@ -8,7 +8,8 @@ import pytest
 from orchestrator.execution.trial import Ending, MemberOrder, PackOrder, run_pack
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store
-from scalearn.runtime import Outcome, PackMember, Report, Runtime
+from scalearn.pack import Outcome, PackMember, Report
+from scalearn.runtime import Runtime
 from tests.orchestrator.doubles import TRAIN, behave, source
 
 JOBS = [source("s0"), source("s1")]

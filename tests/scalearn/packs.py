@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scalearn.config import JobConfig
-from scalearn.runtime import Outcome, PackMember, Runtime, Stop
+from scalearn.pack import Outcome, PackMember, Stop
+from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.small import data, job
 

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.methods.registry import get_method, resolve_settings
-from scalearn.runtime import Outcome, PackMember, Runtime
+from scalearn.pack import Outcome, PackMember
+from scalearn.runtime import Runtime
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
 from scalearn.training import train

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.tasks import benchmark_tasks, get_task
 from scalearn.training import train
 from tests.scalearn.small import save_backbone

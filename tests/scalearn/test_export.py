@@ -24,7 +24,8 @@ from scalearn.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import TransferModel
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.source_adapters import SourceAdapters
 from scalearn.training import train
 from scalearn.transfer_files import HeadSpec, TransferSpec

@@ -21,7 +21,8 @@ from orchestrator.storage.store import Store
 from scalearn.adapter_files import SEQ_BN, external_adapter, read_adapter_config
 from scalearn.config import JobConfig
 from scalearn.model import load_backbone, load_model
-from scalearn.runtime import Outcome, PackMember, Runtime
+from scalearn.pack import Outcome, PackMember
+from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.small import data, job, run, save_backbone
 

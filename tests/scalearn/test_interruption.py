@@ -11,7 +11,8 @@ import torch
 
 from scalearn import evaluation, stop_signal, training, training_job
 from scalearn.checkpoint import load_checkpoint
-from scalearn.runtime import OutOfMemory, PackMember, Runtime, Stop
+from scalearn.pack import OutOfMemory, PackMember, Stop
+from scalearn.runtime import Runtime
 from scalearn.stop_signal import StopSignal
 from scalearn.training_job import JobRun
 from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack

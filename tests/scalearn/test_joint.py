@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scalearn.batches import BatchPlan, epoch_batches
 from scalearn.learning_rate import learning_rate_factor
-from scalearn.runtime import Stop
+from scalearn.pack import Stop
 from tests.scalearn.small import data, job, run, save_backbone
 
 TASKS = ("domains/apple", "domains/coachella", "domains/bbc")

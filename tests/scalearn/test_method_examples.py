@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from orchestrator.definition.graph import Job
 from orchestrator.definition.sweep import Sweep
 from scalearn.methods.registry import METHODS
-from scalearn.runtime import PackMember, Runtime
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.small import save_backbone
 

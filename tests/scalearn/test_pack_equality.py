@@ -16,7 +16,8 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from scalearn import evaluation, training
 from scalearn.config import JobConfig
-from scalearn.runtime import PackMember, Runtime, Stop
+from scalearn.pack import PackMember, Stop
+from scalearn.runtime import Runtime
 from tests.scalearn.packs import stop_at
 from tests.scalearn.small import data, job, run, save_backbone
 

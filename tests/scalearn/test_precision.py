@@ -20,7 +20,7 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import ScalingBranch
-from scalearn.runtime import Stop
+from scalearn.pack import Stop
 from tests.scalearn.packs import config_of, difference, history, result, stop_at, train_pack
 from tests.scalearn.tiny import CONFIGS, HIDDEN, LAYERS, encoder_of, library_model, random_stacks, states_of, tiny_encoder, token_batch
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from scalearn import training
 from scalearn.checkpoint import load_checkpoint
 from scalearn.errors import UserError
-from scalearn.runtime import OutOfMemory, PackMember, Runtime, Stop
+from scalearn.pack import OutOfMemory, PackMember, Stop
+from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.packs import SOURCES, TARGET, config_of, difference, history, result, stop_at, train_pack, weights
 from tests.scalearn.small import data, job, run, save_backbone

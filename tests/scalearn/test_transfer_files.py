@@ -24,7 +24,8 @@ from scalearn.errors import UserError
 from scalearn.layers.omega import OmegaConfig
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import LoadedBackbone, load_backbone, load_model
-from scalearn.runtime import Runtime, Stop
+from scalearn.pack import Stop
+from scalearn.runtime import Runtime
 from scalearn.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.tasks import own_task, register_task
 from tests.scalearn.packs import difference, stop_at

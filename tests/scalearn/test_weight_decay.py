@@ -13,7 +13,7 @@ from scalearn.backbones import get_backbone
 from scalearn.data import tokenised
 from scalearn.encoder import load_encoder, load_tokenizer
 from scalearn.methods.registry import METHODS, get_method
-from scalearn.runtime import PackMember
+from scalearn.pack import PackMember
 from scalearn.source_adapters import load_source_adapters
 from scalearn.training_job import JobRun
 from tests.scalearn.small import data, job, run, save_backbone

@@ -13,7 +13,8 @@ import torch
 from scalearn import source_adapters, training
 from scalearn.config import JobConfig
 from scalearn.encoder import SLOT
-from scalearn.runtime import PackMember, Runtime, Stop
+from scalearn.pack import PackMember, Stop
+from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.packs import config_of, difference, result
 from tests.scalearn.small import data, job, run
