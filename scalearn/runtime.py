@@ -29,4 +29,4 @@ class Runtime:
     allow_pickle: bool = False
     """Whether source adapters with pickled weights are accepted."""
     should_stop: Callable[[], bool] | None = None
-    """Asked a few times a second between passes; when it says so, all jobs write a checkpoint and `scalearn.pack.Stop` is raised. None: never."""
+    """Asked a few times a second between passes; when it says so, all jobs write a checkpoint and `pack.Stop` is raised. None: never."""
