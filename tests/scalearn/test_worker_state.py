@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalearn import source_adapters, training
+from scalearn import library_files, training
 from scalearn.config import JobConfig
 from scalearn.encoder import SLOT
 from scalearn.pack import PackMember, Stop
@@ -131,13 +131,13 @@ def test_adapter_that_cannot_be_saved_leaves_nothing_on_the_backbone(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's head is half made when an error comes."""
-    original = source_adapters.add_library_head
+    original = library_files.add_library_head
 
     def broken(model: Any, name: str, *arguments: Any) -> None:
         original(model, name, *arguments)
         raise Broken
 
-    monkeypatch.setattr(source_adapters, "add_library_head", broken)
+    monkeypatch.setattr(library_files, "add_library_head", broken)
     with pytest.raises(Broken):
         run(job("adapter", TWO[:1], backbone), tmp_path)
     for encoder, _ in training._warm.values():
