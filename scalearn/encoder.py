@@ -139,7 +139,7 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
             and draws it from the global stream.
 
     Raises:
-        UserError: The weights cannot be found or read.
+        UserError: The weights cannot be found or read, or the architecture has no such attention.
     """
     try:
         config = AutoConfig.from_pretrained(backbone.locate(), revision=backbone.revision)
@@ -147,6 +147,8 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
             backbone.locate(), revision=backbone.revision, config=copy.deepcopy(config), attn_implementation=attention
         )
     except (OSError, ValueError) as error:
+        if "attention implementation" in str(error):
+            raise UserError(f"Architecture {config.model_type} has no attention {attention}: set attention to eager.") from error
         reason = str(error).splitlines()[0]
         raise UserError(f"Backbone '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
     return Encoder(model.to(device)).to(device).eval()

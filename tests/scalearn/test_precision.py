@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, DebertaV2Model
 
 from scalearn import training
+from scalearn.backbones import get_backbone
 from scalearn.checkpoint import load_checkpoint
 from scalearn.device import open_accelerator, resolve_precision
-from scalearn.encoder import Encoder
+from scalearn.encoder import Encoder, load_encoder
 from scalearn.errors import UserError
 from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
@@ -73,6 +74,12 @@ def test_sdpa_attention_equals_eager_attention_in_evaluation(architecture: str) 
     inputs, branch = token_batch(), ScalingBranch(STACKS, OmegaConfig()).eval()
     seen = inputs["attention_mask"].bool()
     torch.testing.assert_close(states_of(sdpa, branch, inputs)[seen], states_of(eager, branch, inputs)[seen], atol=1e-5, rtol=0)
+
+
+def test_architecture_without_sdpa_attention_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    DebertaV2Model(CONFIGS["deberta-v2"]()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^Architecture deberta-v2 has no attention sdpa: set attention to eager\.$"):
+        load_encoder(get_backbone(str(tmp_path)), attention="sdpa")
 
 
 def test_bf16_is_close_to_fp32() -> None:
