@@ -24,6 +24,9 @@ Known = Mapping[str, Mapping[str, Memory]]
 Key = tuple[str, str]
 """Stage and method."""
 
+_PATIENCE = 600.0
+"""Seconds in which a GPU must be free, or be started by an autoscaler, to be measured: a sweep does not wait longer for its beginning."""
+
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """What Ray calls its own resources where a task asks for them."""
 
@@ -135,9 +138,11 @@ def measure(
     measured: dict[Key, Memory] = {}
     for placement, (config, wanted, answer) in asked.items():
         try:
-            found: dict[Key, Memory] = ray.get(answer)
+            found: dict[Key, Memory] = ray.get(answer, timeout=_PATIENCE)
         except RayError as error:  # the jobs themselves will say what is wrong, if it lasts
-            logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", str(error).splitlines()[-1])
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", reason)
+            ray.cancel(answer)
             continue
         shape = shape_of(groups[placement][0])
         remember(store, config, {wanted[key].kind(runtime): memory for key, memory in found.items()})

@@ -109,8 +109,10 @@ class Workers:
     """Stands for Ray with workers whose GPU is given."""
 
     def __init__(self, monkeypatch, answer):
-        self.placed = []
-        monkeypatch.setattr(devices, "ray", SimpleNamespace(remote=self._remote, get=lambda answer: answer()))
+        self.placed, self.cancelled = [], []
+        monkeypatch.setattr(
+            devices, "ray", SimpleNamespace(remote=self._remote, get=lambda answer, timeout: answer(), cancel=self.cancelled.append)
+        )
         self._answer = answer
 
     def _remote(self, **resources):
@@ -151,7 +153,8 @@ def test_gpu_that_cannot_be_measured_is_planned_by_the_profile(monkeypatch, tmp_
     def fails(wanted):
         raise RaySystemError("the worker died")
 
-    _, graph, found = measured_by(fails, monkeypatch, tmp_path)
+    workers, graph, found = measured_by(fails, monkeypatch, tmp_path)
+    assert len(workers.cancelled) == 1
     target = next(job for job in graph if job.config.stage == "transfer")
     assert found.cost.estimate(target) == CostModel(load_profile("h100_estimate")).estimate(target)
     assert found.names["transfer"] == "0.25 L4"
