@@ -5,7 +5,7 @@ A job that another driver has claimed is waited for: its artifact is as good as 
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from orchestrator.execution.trial import ENDING, Ending, describe
 from orchestrator.execution.turns import Turns
 from orchestrator.planning.packing import Policy
 from orchestrator.storage.leases import Leases
+from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import FAILED, Store
 
 Listener = Callable[[str, State], None]
@@ -76,6 +77,7 @@ class GraphSearcher(Searcher):
         """Jobs of other drivers to how they had failed before, if they had."""
         self._looked = -LOOK_SECONDS
         self._stopping = False
+        self._lost: StoreUnavailable | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
         """Stay one object: a copy would not hear what becomes of the jobs."""
@@ -98,6 +100,8 @@ class GraphSearcher(Searcher):
         """Return the next pack's configuration; None while every job that is left waits; FINISHED when none will come."""
         if self._stopping:
             return str(Searcher.FINISHED)
+        if self._lost is not None:
+            raise self._lost
         now = self._clock()
         self._end_pauses(now)
         self._look_elsewhere(now)
@@ -123,8 +127,11 @@ class GraphSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `TrialNews`."""
         self._turns.ended(trial_id)
-        if error:
-            return
+        if not error:
+            with self._remembering_a_lost_store():
+                self._end(trial_id, result)
+
+    def _end(self, trial_id: str, result: dict[str, Any] | None) -> None:
         pack = self._packs.pop(trial_id, ())
         self._policy.ended(pack)
         ending: Ending = (result or {}).get(ENDING, Ending())
@@ -151,6 +158,18 @@ class GraphSearcher(Searcher):
             trial_id: The trial.
             cause: What Ray says about it. None: nothing.
         """
+        with self._remembering_a_lost_store():
+            self._end_dead(trial_id, cause)
+
+    @contextlib.contextmanager
+    def _remembering_a_lost_store(self) -> Iterator[None]:
+        """Keep for `suggest` that the store is lost: what is raised elsewhere Tune takes for the trial's failure, and waits for ever."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._lost = error
+
+    def _end_dead(self, trial_id: str, cause: BaseException | None) -> None:
         pack = self._packs.pop(trial_id, ())
         self._policy.ended(pack)
         with_node = cause is not None and died_with_its_node(cause)
