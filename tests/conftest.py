@@ -36,10 +36,9 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the tests, keep in one process what shares a fixture, and begin with what takes longest."""
-    if not hasattr(config, "workerinput"):
+    if not config.getoption("numprocesses", default=None):
         return
     for item in items:
         group = "quickstart" if "quickstart" in getattr(item, "fixturenames", ()) else item.path.name
