@@ -36,21 +36,6 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, keep in one process what shares a fixture, and begin with what takes longest."""
-    if not config.getoption("numprocesses", default=None):
-        return
-    for item in items:
-        group = "quickstart" if "quickstart" in getattr(item, "fixturenames", ()) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-    def takes_long(item: pytest.Item) -> bool:
-        return any(item.get_closest_marker(name) for name in ("slow", "fault"))
-
-    long = {item.path for item in items if takes_long(item)}
-    items.sort(key=lambda item: ("quickstart" not in getattr(item, "fixturenames", ()), item.path not in long))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an accelerator where there is none."""
     if item.get_closest_marker("gpu"):
