@@ -151,8 +151,7 @@ class Storage:
         if not self.is_local:
             self._files.pipe_file(self.key(path), data)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        beside = _beside(path)
         try:
             beside.write_bytes(data)
             os.replace(beside, path)
@@ -186,8 +185,7 @@ class Storage:
 
     def _create_local(self, path: Path, data: bytes) -> None:
         """Link a finished file into place: with `O_EXCL` alone a reader could see half of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        beside = _beside(path)
         try:
             beside.write_bytes(data)
             os.link(beside, path)
@@ -386,3 +384,9 @@ def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def missing(path: Path, why: str) -> FileNotFoundError:
     """Return the error for a file that ought to be there."""
     return FileNotFoundError(errno.ENOENT, why, str(path))
+
+
+def _beside(path: Path) -> Path:
+    """Return where to write a file before it is put in its place whole; its folder is there then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
