@@ -3,11 +3,14 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from tests.orchestrator.object_server import ObjectServer, serving
+
+if TYPE_CHECKING:
+    import subprocess
 
 T = TypeVar("T")
 
@@ -38,3 +41,13 @@ def object_server() -> Iterator[ObjectServer]:
     """An S3-compatible server on loopback: one for all tests, since fsspec remembers the address that it first saw."""
     with serving("--nodes", "10000") as server:
         yield server
+
+
+@pytest.fixture
+def started() -> Iterator[list["subprocess.Popen[str]"]]:
+    """Drivers that a test leaves running are killed at its end."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -6,7 +6,6 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,16 +114,6 @@ def test_twenty_workers_killed_at_random_cost_no_job_more_than_one_interval(tmp_
     check_that_nothing_was_lost_or_doubled(launch, table_of(done.stdout), undisturbed)
     # A worker may have been killed in the moment in which it had just ended its job.
     assert KILLS - 3 <= sum(launch.attempts().values()) - JOBS <= KILLS
-
-
-@pytest.fixture
-def started() -> Iterator[list["subprocess.Popen[str]"]]:
-    """Drivers that a test leaves running are killed at its end."""
-    processes: list[subprocess.Popen[str]] = []
-    yield processes
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def test_driver_killed_at_five_moments_and_run_again_ends_with_the_same_table(tmp_path, repository, shared_ray, undisturbed, started):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ training: {{epochs: 40, patience: null, batch_size: 8, precision: fp32}}
 resources: {{attention: sdpa, gradient_checkpointing: true}}
 """
 """One source and one job that waits for it, with an evaluation and a checkpoint every five steps."""
-
-
-@pytest.fixture
-def started() -> Iterator[list["subprocess.Popen[str]"]]:
-    """Drivers that are killed if the test ends before them."""
-    processes: list[subprocess.Popen[str]] = []
-    yield processes
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def weights(store: Store, node: str) -> dict[str, str]:

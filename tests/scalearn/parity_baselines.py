@@ -6,9 +6,7 @@ from pathlib import Path
 
 import torch
 from adapters import AutoAdapterModel
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import RobertaConfig
 
 from scalearn.encoder import SLOT, Encoder, bottleneck_config
 from scalearn.heads import Head, HeadConfig
@@ -16,24 +14,20 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.branch import Branch
 from scalearn.methods.hyperformer import HyperConfig, HyperformerBranch
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch
-from tests.scalearn.parity_files import JOINT_AND_PROPETL, Differences, assert_reproduced
+from tests.scalearn.parity_files import JOINT_AND_PROPETL, Differences, Recording, assert_reproduced
 
 HYPER = "roberta.encoder.adapter_layers_hyper_net"
 
 
-class Recording:
+class JointRecording(Recording):
     """One file: parameters, and each task's inputs, outputs and gradients, of the official implementation."""
 
     def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in tuple(file.keys())}
-            metadata = file.metadata()
-        self.variant = metadata["variant"]
-        self.tasks: list[str] = list(json.loads(metadata["tasks"]))
-        self.config = RobertaConfig(**json.loads(metadata["config"]))
-        self.method = json.loads(metadata.get("method_config", "{}"))
-        self.reduction = self.method.get("reduction_factor") or float(metadata["reduction_factor"])
-        self.sparsity = self.method.get("sparsity") or float(metadata.get("sparsity", "nan"))
+        super().__init__(path)
+        self.tasks: list[str] = list(json.loads(self.metadata["tasks"]))
+        self.method = json.loads(self.metadata.get("method_config", "{}"))
+        self.reduction = self.method.get("reduction_factor") or float(self.metadata["reduction_factor"])
+        self.sparsity = self.method.get("sparsity") or float(self.metadata.get("sparsity", "nan"))
         if self.method:
             self.tasks = self.method["tasks"]
 
@@ -172,7 +166,7 @@ def _hyperformer_places(branch: HyperformerBranch, tasks: list[str]) -> Places:
         yield f"{HYPER}.layer_id_embeddings.weight", (branch.layer_embeddings, None)
 
 
-def assert_no_gradient_here_alone(recording: Recording, task: str, places: Mapping[str, Place]) -> None:
+def assert_no_gradient_here_alone(recording: JointRecording, task: str, places: Mapping[str, Place]) -> None:
     """What has no recorded gradient for this task must have none here; a value under several names is recorded under one."""
     recorded, anywhere = (
         {_where(places[name]) for name in found if name in places} for found in (recording.gradients(task), _all(recording))
@@ -190,11 +184,11 @@ def _where(place: Place) -> tuple[int, int | None]:
     return id(place[0]), place[1]
 
 
-def _all(recording: Recording) -> set[str]:
+def _all(recording: JointRecording) -> set[str]:
     return {name for task in recording.tasks for name in recording.gradients(task)}
 
 
-def compare(recording: Recording, task: str, encoder: Encoder) -> Differences:
+def compare(recording: JointRecording, task: str, encoder: Encoder) -> Differences:
     branch, places = recording.branch()
     branch.eval()
     head, head_parameters = recording.head(task)
@@ -225,7 +219,7 @@ def compare(recording: Recording, task: str, encoder: Encoder) -> Differences:
 
 
 def reproduce(path: Path) -> None:
-    recording = Recording(path)
+    recording = JointRecording(path)
     assert recording.variant in JOINT_AND_PROPETL, path.name
     encoder = recording.encoder()
     for task in recording.tasks:

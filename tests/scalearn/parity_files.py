@@ -1,15 +1,28 @@
 """The recorded outputs of the official implementation: where they lie, and how close is close enough."""
 
+import json
 import os
 from pathlib import Path
 
 from safetensors import safe_open
+from transformers import RobertaConfig
 
 JOINT_AND_PROPETL = {"propetl", "propetl_m", "hyperformer", "hyperformer_pp"}
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 Differences = tuple[float, float, float]
 """Largest ones: of logits, of the loss, and of gradients relative to each gradient's largest entry."""
+
+
+class Recording:
+    """One file: the tensors of the official implementation, and what they belong to."""
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            self.tensors = {name: file.get_tensor(name) for name in tuple(file.keys())}
+            self.metadata: dict[str, str] = file.metadata()
+        self.variant = self.metadata["variant"]
+        self.config = RobertaConfig(**json.loads(self.metadata["config"]))
 
 
 def directory() -> Path | None:

@@ -1,4 +1,4 @@
-"""Source adapters that no job trained: loaded, checked against what was planned, and stacked like any others."""
+"""Source adapters that no job parents: loaded, checked against what was planned, and stacked like any others."""
 
 import json
 import shutil
@@ -13,7 +13,6 @@ import pytest
 import torch
 from adapters.configuration import SeqBnConfig
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
 
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
@@ -24,7 +23,7 @@ from scalearn.model import load_backbone, load_model
 from scalearn.pack import Outcome, PackMember
 from scalearn.runtime import Runtime
 from scalearn.training import train
-from tests.scalearn.small import data, job, run, save_backbone
+from tests.scalearn.small import data, job
 
 TARGET = (data("domains/apple"),)
 SWEEP = """\
@@ -39,24 +38,11 @@ training: {{epochs: 1, batch_size: 8}}
 """
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def trained(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("sources")
-    for name in ("apple", "coachella"):
-        assert run(job("adapter", (data(f"domains/{name}"),), backbone), root / name).error is None
-    return {name: root / name for name in ("apple", "coachella")}
-
-
 @pytest.fixture
-def places(trained: Mapping[str, Path], tmp_path: Path) -> dict[str, Path]:
+def places(parents: Mapping[str, Path], tmp_path: Path) -> dict[str, Path]:
     """A job's directory, and a bare adapter that came from elsewhere."""
-    shutil.copytree(trained["coachella"] / "adapter", tmp_path / "downloaded")
-    return {"apple": trained["apple"], "other": tmp_path / "downloaded"}
+    shutil.copytree(parents["coachella"] / "adapter", tmp_path / "downloaded")
+    return {"apple": parents["apple"], "other": tmp_path / "downloaded"}
 
 
 def config_of(backbone: str, places: Mapping[str, Path], *, allow_pickle: bool = False) -> JobConfig:
@@ -75,11 +61,11 @@ def omega(directory: Path) -> torch.Tensor:
 
 
 def test_external_adapter_does_what_the_adapter_of_a_job_does(
-    backbone: str, trained: Mapping[str, Path], places: dict[str, Path], tmp_path: Path
+    backbone: str, parents: Mapping[str, Path], places: dict[str, Path], tmp_path: Path
 ) -> None:
     assert train_job(config_of(backbone, places), tmp_path / "external", places).error is None
-    own = job("scalearn", TARGET, backbone, sources=tuple(trained))
-    assert train_job(own, tmp_path / "own", trained).error is None
+    own = job("scalearn", TARGET, backbone, sources=tuple(parents))
+    assert train_job(own, tmp_path / "own", parents).error is None
     assert torch.equal(omega(tmp_path / "external"), omega(tmp_path / "own"))
 
 

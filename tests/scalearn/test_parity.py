@@ -1,6 +1,5 @@
 """Parity with the recorded outputs of the official implementation, file by file."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from adapters import AutoAdapterModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import RobertaConfig
 
 from scalearn.encoder import Encoder
 from scalearn.heads import Head, HeadConfig
@@ -21,7 +19,7 @@ from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
 from tests.scalearn import parity_baselines
-from tests.scalearn.parity_files import Differences, assert_reproduced, directory, is_baseline, recorded_files
+from tests.scalearn.parity_files import Differences, Recording, assert_reproduced, directory, is_baseline, recorded_files
 
 SHAPES = {
     "scalearn": OmegaConfig(),
@@ -36,16 +34,12 @@ SHAPES = {
 FILES = recorded_files()
 
 
-class Recording:
+class StackedRecording(Recording):
     """One file: parameters, inputs, outputs and gradients of the official implementation."""
 
     def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in tuple(file.keys())}
-            metadata = file.metadata()
-        self.variant = metadata["variant"]
-        self.sources = metadata["adapters"].split(",")
-        self.config = RobertaConfig(**json.loads(metadata["config"]))
+        super().__init__(path)
+        self.sources = self.metadata["adapters"].split(",")
 
     def parameters(self) -> dict[str, Tensor]:
         return {name.removeprefix("param."): tensor for name, tensor in self.tensors.items() if name.startswith("param.")}
@@ -83,7 +77,7 @@ class Recording:
         return head
 
 
-def scaling_branch(recording: Recording, stacks: list[SourceStack], branch_class: type[ScalingBranch]) -> ScalingBranch:
+def scaling_branch(recording: StackedRecording, stacks: list[SourceStack], branch_class: type[ScalingBranch]) -> ScalingBranch:
     branch = branch_class(stacks, SHAPES[recording.variant])
     parameters, group = recording.parameters(), ",".join(recording.sources)
     names = (
@@ -107,7 +101,7 @@ class PlainFusionBranch(FusionBranch):
         return mixed
 
 
-def fusion_branch(recording: Recording, stacks: list[SourceStack], branch_class: type[FusionBranch]) -> FusionBranch:
+def fusion_branch(recording: StackedRecording, stacks: list[SourceStack], branch_class: type[FusionBranch]) -> FusionBranch:
     branch, parameters = branch_class(stacks, attention_dropout=0.1), recording.parameters()
     with torch.no_grad():
         for layer, fusion in enumerate(branch.fusions):
@@ -117,7 +111,7 @@ def fusion_branch(recording: Recording, stacks: list[SourceStack], branch_class:
     return branch
 
 
-def own_gradients(recording: Recording, branch: Branch, head: Head) -> dict[str, Tensor]:
+def own_gradients(recording: StackedRecording, branch: Branch, head: Head) -> dict[str, Tensor]:
     """Our gradients under the official names."""
     group = ",".join(recording.sources)
     gradients = {}
@@ -138,7 +132,7 @@ def own_gradients(recording: Recording, branch: Branch, head: Head) -> dict[str,
     return gradients
 
 
-def compare(recording: Recording, branch: Branch, encoder: Encoder) -> Differences:
+def compare(recording: StackedRecording, branch: Branch, encoder: Encoder) -> Differences:
     head = recording.head()
     branch.eval()
     inputs = {"input_ids": recording.tensors["in.input_ids"], "attention_mask": recording.tensors["in.attention_mask"]}
@@ -162,7 +156,7 @@ def compare(recording: Recording, branch: Branch, encoder: Encoder) -> Differenc
 
 
 def reproduce(path: Path) -> None:
-    recording = Recording(path)
+    recording = StackedRecording(path)
     encoder = recording.encoder()
     stacks = recording.stacks(encoder)
     branches: list[Branch]
