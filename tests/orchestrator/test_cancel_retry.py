@@ -98,7 +98,10 @@ def test_cancel_stops_a_run_from_elsewhere_and_retry_mends_only_what_failed(stor
     behave(store, ("adapter/apple/", {"error": "The loss became nan."}), ("adapter/bbc/", {"seconds": 0.2, "epochs": 10000}))
     process = start("run", "toy.yaml")
     checkpoint = store.directory(slow) / "checkpoint" / "epoch"
-    wait_for(lambda: store.state(failing) == "failed" and checkpoint.exists(), process)
+    # A driver says every few seconds what it runs.
+    wait_for(
+        lambda: store.state(failing) == "failed" and checkpoint.exists() and any(slow in each.running for each in drivers(store, "toy")), process
+    )
 
     assert main(["status", "toy.yaml", "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
