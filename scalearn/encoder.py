@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from scalearn.backbones import Backbone
 from scalearn.errors import UserError
+from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
 from scalearn.layers.slot import Slot
 from scalearn.methods.branch import Branch, BranchPack
@@ -37,6 +38,8 @@ class Encoder(nn.Module):
         self.pack = BranchPack()
         model.requires_grad_(False)
         give_each_job_its_stream(model, self.streams)
+        last_layer = [layer for _, layer in self.model.iter_layers()][-1]
+        keep_first_token(last_layer, self.config.model_type, self.config._attn_implementation)
         self.sites = self._place_slots()
 
     @property
@@ -71,7 +74,7 @@ class Encoder(nn.Module):
             blocks: The rows of each job.
 
         Returns:
-            Last hidden states: `[rows, length, hidden]`.
+            The last hidden state of every row's first token: `[rows, hidden]`.
         """
         self.pack.load(branches, blocks)
         self.streams.blocks = tuple(blocks)
@@ -83,7 +86,7 @@ class Encoder(nn.Module):
                     model.set_active_adapters(SLOT if branches else None)
         accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
         states: Tensor = model.base_model(**accepted)[0]
-        return states
+        return states[:, 0]
 
     def copy_of_model(self) -> Any:
         """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""

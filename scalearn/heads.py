@@ -48,17 +48,17 @@ class Head(nn.Module):
                 nn.init.normal_(layer.weight, std=init_std)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, hidden_states: Tensor, seed: int | None = None) -> Tensor:
-        """Scores the first token.
+    def forward(self, first_token: Tensor, seed: int | None = None) -> Tensor:
+        """Scores rows by their first token.
 
         Args:
-            hidden_states: `[rows, length, hidden]`.
+            first_token: Its last hidden state, `[rows, hidden]`.
             seed: Of the job's pass, for the dropout. Default: the global random stream.
 
         Returns:
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
-        first = self._dropped(hidden_states[:, 0], seed, HEAD_PLACE)
+        first = self._dropped(first_token, seed, HEAD_PLACE)
         if self.dense is not None:
             first = self._dropped(torch.tanh(self.dense(first)), seed, HEAD_PLACE + 1)
         logits: Tensor = self.out(first).float()

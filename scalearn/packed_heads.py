@@ -15,7 +15,7 @@ def head_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Sequence
 
     Args:
         heads: One per job.
-        states: Each job's rows: `[its rows, length, hidden]`.
+        states: Each job's rows: `[its rows, hidden]`.
         seeds: Of each job's pass, for its dropout.
 
     Returns:
@@ -40,13 +40,13 @@ def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Seque
 
     Args:
         heads: Of one configuration.
-        states: `[rows, length, hidden]` of each job, the same number of rows for all.
+        states: `[rows, hidden]` of each job, the same number of rows for all.
         seeds: Of each job's pass.
 
     Returns:
         What each head alone returns for its rows.
     """
-    first = _dropped([rows[:, 0] for rows in states], heads, seeds, HEAD_PLACE)
+    first = _dropped(states, heads, seeds, HEAD_PLACE)
     layers = [[head.dense for head in heads if head.dense is not None], [head.out for head in heads]]
     if layers[0]:
         first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, seeds, HEAD_PLACE + 1)

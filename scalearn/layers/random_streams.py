@@ -75,7 +75,8 @@ def _without(values: Tensor, dropped: Tensor, rate: float) -> Tensor:
 class RowDropout(nn.Module):
     """Dropout that draws the mask of each job's rows from that job's stream.
 
-    A mask is drawn for the job's own padded length only, so it is the mask that the job draws when it trains alone.
+    A mask is drawn for the job's own padded length only, or for the first token where there is no other, so it is the mask that the job
+    draws when it trains alone.
     """
 
     def __init__(self, rate: float, streams: RowStreams, place: int) -> None:
@@ -105,7 +106,7 @@ class RowDropout(nn.Module):
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
             own = part
             for dim in sequence_dims:
-                own = own.narrow(dim, 0, block.length)
+                own = own.narrow(dim, 0, min(block.length, own.shape[dim]))
             own.copy_(dropped_entries(own.shape, self.rate, values.device, block.seed, self.place))
         return mask
 

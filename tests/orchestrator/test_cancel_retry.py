@@ -100,7 +100,8 @@ def test_cancel_stops_a_run_from_elsewhere_and_retry_mends_only_what_failed(stor
     checkpoint = store.directory(slow) / "checkpoint" / "epoch"
     # A driver says every few seconds what it runs.
     wait_for(
-        lambda: store.state(failing) == "failed" and checkpoint.exists() and any(slow in each.running for each in drivers(store, "toy")), process
+        lambda: store.state(failing) == "failed" and checkpoint.exists() and any(slow in each.running for each in drivers(store, "toy")),
+        process,
     )
 
     assert main(["status", "toy.yaml", "--json"]) == 0

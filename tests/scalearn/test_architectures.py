@@ -50,8 +50,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def library_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Of the first token, which is all that a head reads, from a pass over all tokens in all layers."""
     states: Tensor = model.base_model(**inputs)[0]
-    return states
+    assert states.shape[1] == inputs["input_ids"].shape[1]
+    return states[:, 0]
 
 
 def branch_of(method: str, encoder: Any, sources: SourceAdapters) -> Any:
@@ -78,6 +80,19 @@ def test_single_adapter_computes_as_in_the_library(pair: tuple[Any, Any, SourceA
     torch.testing.assert_close(states_of(encoder, branch, inputs), library_states(model, inputs), atol=1e-5, rtol=0)
 
 
+def test_last_site_gets_the_first_token_alone(pair: tuple[Any, Any, SourceAdapters]) -> None:
+    _, encoder, sources = pair
+    lengths = []
+
+    class Watched(ScalingBranch):
+        def added(self, site: int, hidden_states: Tensor) -> Tensor:
+            lengths.append(hidden_states.shape[1])
+            return super().added(site, hidden_states)
+
+    states_of(encoder, Watched(sources.stacks, OmegaConfig()), token_batch())
+    assert lengths == [8] * (LAYERS - 1) + [1]
+
+
 @pytest.mark.parametrize("method", VARIANTS)
 def test_scaling_variant_computes_as_the_librarys_fuse_does_with_the_same_arithmetic(
     method: str, pair: tuple[Any, Any, SourceAdapters]
@@ -98,7 +113,7 @@ def test_scaling_variant_computes_as_the_librarys_fuse_does_with_the_same_arithm
         layer.adapter_fusion_layer["scaling"] = LibraryScaling(constrained[index if branch.omega.config.per_layer else 0])
     model.set_active_adapters(group)
     try:
-        expected, weights = library_states(model, inputs), torch.randn(3, 8, encoder.hidden_size)
+        expected, weights = library_states(model, inputs), torch.randn(3, encoder.hidden_size)
         computed = states_of(encoder, branch, inputs)
         torch.testing.assert_close(computed, expected, atol=2e-5, rtol=1e-5)
         if omega.requires_grad:
@@ -132,7 +147,7 @@ def test_adapterfusion_computes_as_in_the_library(pair: tuple[Any, Any, SourceAd
                     parameter.add_(0.1 * torch.randn_like(parameter))
             ours.load_state_dict(theirs.state_dict())
         model.eval()
-        expected, weights = library_states(model, inputs), torch.randn(3, 8, encoder.hidden_size)
+        expected, weights = library_states(model, inputs), torch.randn(3, encoder.hidden_size)
         computed = states_of(encoder, branch, inputs)
         torch.testing.assert_close(computed, expected, atol=2e-5, rtol=1e-5)
         (expected * weights).sum().backward()

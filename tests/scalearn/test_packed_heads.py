@@ -17,7 +17,7 @@ KINDS = [
 def test_batched_heads_equal_each_head_alone_in_logits_and_gradients(config: HeadConfig, training: bool) -> None:
     torch.manual_seed(0)
     heads = [Head(config, hidden=16).train(training) for _ in range(3)]
-    states = [torch.randn(4, 5, 16, requires_grad=True) for _ in heads]
+    states = [torch.randn(4, 16, requires_grad=True) for _ in heads]
     inputs = [*states, *(parameter for head in heads for parameter in head.parameters())]
     seeds = [11, 12, 13]
 
@@ -34,7 +34,7 @@ def test_batched_heads_equal_each_head_alone_in_logits_and_gradients(config: Hea
 @pytest.mark.gpu
 def test_heads_of_unlike_jobs_keep_their_order_on_a_gpu() -> None:
     heads = [Head(config, hidden=16).cuda().eval() for config in (*KINDS, *KINDS)]
-    states = [torch.randn(4, 5, 16, device="cuda") for _ in heads]
+    states = [torch.randn(4, 16, device="cuda") for _ in heads]
     scored = head_logits(heads, states, [0] * len(heads))
     for head, rows, logits in zip(heads, states, scored, strict=True):
         torch.testing.assert_close(logits, head(rows, 0), rtol=1e-4, atol=1e-5)

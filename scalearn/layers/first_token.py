@@ -1,0 +1,51 @@
+"""The last layer of a backbone, computed for the first token alone: a classification head reads no other.
+
+The last attention takes its keys and values from all tokens. Its queries and all that comes after it, output projection, feed-forward
+block and adapters, are computed token by token, so there the other tokens can be left out: the layer's work falls by three quarters or
+more, and no result changes.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Modules of a layer, by their names within it."""
+
+    query: str | None
+    """The projection to queries. None: the attention needs the queries of all tokens, as DeBERTa's relative positions do."""
+    after_attention: str
+    """The first module past the attention, called with its input and the residual."""
+
+
+_BERT = _Places("attention.self.query", "attention.output")
+_PLACES = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "deberta-v2": _Places(None, "attention.output"),
+    "distilbert": _Places("attention.q_lin", "attention_adapters"),
+}
+
+
+def keep_first_token(last_layer: nn.Module, model_type: str, attention: str) -> None:
+    """Makes a backbone's last layer return `[rows, 1, hidden]`, by hooks that a copy of the backbone has too.
+
+    An architecture that is not known here goes on with all tokens: its layers may share modules (ALBERT), or be called otherwise.
+
+    Args:
+        last_layer: The layer.
+        model_type: As the configuration names the architecture.
+        attention: `eager` or `sdpa`; the latter's mask is made for the queries of all tokens.
+    """
+    if (places := _PLACES.get(model_type)) is None:
+        return
+    if places.query is not None and attention == "eager":
+        last_layer.get_submodule(places.query).register_forward_pre_hook(_first_token)
+    last_layer.get_submodule(places.after_attention).register_forward_pre_hook(_first_token)
+
+
+def _first_token(module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(each[:, :1] if isinstance(each, Tensor) else each for each in inputs)
