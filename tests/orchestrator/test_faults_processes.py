@@ -45,7 +45,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, repository: Path, shar
     return table_of(done.stdout)
 
 
-def check_that_nothing_was_lost_or_doubled(launch: Launch, table: list[str], undisturbed: list[str]) -> None:
+def check_that_nothing_was_lost_or_doubled(launch: Launch, table: list[str], undisturbed: list[str], unlogged: int = 0) -> None:
+    """Look at what a run left; a job may have been begun so many times by workers that were gone before they noted it in its log."""
     assert len(launch.graph()) == JOBS
     assert set(launch.states().values()) == {"succeeded"}
     assert table == undisturbed
@@ -55,7 +56,7 @@ def check_that_nothing_was_lost_or_doubled(launch: Launch, table: list[str], und
     assert len(set(rows)) == len(rows)
     for node, attempts in launch.attempts().items():
         entries = launch.log(node)
-        assert len(entries) == attempts
+        assert 0 <= attempts - len(entries) <= unlogged
         done = launch.store.read_json(node, "SUCCESS.json")["time"]
         assert all(entry["time"] < done for entry in entries), f"{node} ran again after it was done"
         history = launch.history(node)
@@ -123,9 +124,11 @@ def test_driver_killed_at_five_moments_and_run_again_ends_with_the_same_table(tm
     finished: dict[str, int] = {}
     for moment in (0, 5, 10, 15, 20):
         environment = {} if moment == 20 else {"RAY_ADDRESS": shared_ray}  # the last one has a Ray of its own
+        begun = sum(launch.attempts().values())
         driver = launch.start(**environment)
         started.append(driver)
         wait_until(lambda moment=moment: list(launch.states().values()).count("succeeded") >= moment)
+        wait_until(lambda begun=begun: sum(launch.attempts().values()) > begun)  # there are checkpoints of the driver before, too
         wait_until(lambda: any(0 < launch.epoch(node) < EPOCHS - 2 for node in nodes))
         members = family(driver.pid)
         driver.send_signal(signal.SIGKILL)
@@ -136,7 +139,8 @@ def test_driver_killed_at_five_moments_and_run_again_ends_with_the_same_table(tm
     assert len(members) > 5  # a driver with a Ray of its own
     done = launch.run(RAY_ADDRESS=shared_ray)
     assert done.returncode == 0, done.stdout + done.stderr
-    check_that_nothing_was_lost_or_doubled(launch, table_of(done.stdout), undisturbed)
+    # Workers die with their driver, and one may have just begun a job.
+    check_that_nothing_was_lost_or_doubled(launch, table_of(done.stdout), undisturbed, unlogged=5)
     assert {node: launch.attempts()[node] for node in finished} == finished
     assert any(launch.log(node)[-1]["from"] > 0 for node in nodes)  # it went on where a killed driver had left it
     wait_until(lambda: not survivors(members))
