@@ -22,7 +22,7 @@ from tests.orchestrator.launch import SWEEP
 Finished: TypeAlias = "subprocess.CompletedProcess[str]"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 600.0) -> None:
     """Look again and again; fails when the condition stays false."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -62,6 +62,15 @@ def survivors(members: dict[int, str]) -> dict[int, str]:
     return left
 
 
+def finished(process: "subprocess.Popen[str]") -> Finished:
+    """Wait until a driver has ended; one that never does is killed."""
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 class Launch:
     """A working directory with a sweep, and `scalearn run` on it as a process of its own."""
 
@@ -81,9 +90,7 @@ class Launch:
         return subprocess.Popen(command, cwd=self.place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, *flags: str, **environment: str) -> Finished:
-        process = self.start(*flags, **environment)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return finished(self.start(*flags, **environment))
 
     def graph(self) -> Graph:
         return self._graph
@@ -102,8 +109,10 @@ class Launch:
 
     def epoch(self, node: str) -> int:
         """The last epoch of a node that has a checkpoint; 0 while there is none."""
-        marker = self.store.directory(node) / "checkpoint" / "epoch"
-        return int(marker.read_text() or 0) if marker.exists() else 0
+        try:
+            return int((self.store.directory(node) / "checkpoint" / "epoch").read_text() or 0)
+        except FileNotFoundError:  # a job that is done has none either
+            return 0
 
     def attempts(self) -> dict[str, int]:
         records = {node: self.store.read_json(node, "job.json") for node in self.graph().nodes()}

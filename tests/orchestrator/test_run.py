@@ -15,9 +15,11 @@ import pytest
 from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import Finished, Launch, family, survivors, table_of, wait_until
+from tests.orchestrator.launching import Finished, Launch, family, finished, survivors, table_of, wait_until
 
 BAD = "scalearn_uniform/apple/"
+EARLY = "scalearn_uniform/bbc/"
+"""Needs the adapters of airlines and apple alone."""
 FLIPPED, CUT, UNMARKED, GONE = (
     "scalearn/apple/lr6e-03-seed1",
     "scalearn/apple/lr6e-03-seed0",
@@ -29,15 +31,20 @@ FLIPPED, CUT, UNMARKED, GONE = (
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Launch, Finished]:
-    """A run in which one source is slow, one job fails, and one worker is killed; the tests below look at what it left."""
+    """A run in which a job begins that can do without one source, one fails, and one worker is killed; the tests look at what it left."""
     launch = Launch(tmp_path_factory.mktemp("troubled"), repository)
     behave(
         launch.store,
-        ("source/adapter/bbc/", {"seconds": 2.0}),
+        ("source/adapter/bbc/", {"hold": {"epoch": 1, "until": "go"}}),
         (BAD, {"error": "The training loss became nan at step 3."}),
         ("source/adapter/airlines/", {"die": {"epoch": 1, "times": 1}}),
     )
-    return launch, launch.run()
+    process = launch.start()
+    try:
+        wait_until(lambda: launch.node(EARLY) in launch.moments("running") or process.poll() is not None)
+    finally:
+        (launch.store.root / "go").touch()
+    return launch, finished(process)
 
 
 @pytest.mark.slow
@@ -55,8 +62,7 @@ def test_run_failed_job_ends_with_code_1_and_names_job_error_and_traceback(troub
 def test_run_stage_2_job_starts_before_the_last_source_has_ended(troubled):
     launch, _ = troubled
     begun, ended = launch.moments("running"), launch.moments("succeeded")
-    # This target needs airlines and apple alone, and bbc takes seconds longer.
-    assert begun[launch.node("scalearn_uniform/bbc/")] < ended[launch.node("source/adapter/bbc/")]
+    assert begun[launch.node(EARLY)] < ended[launch.node("source/adapter/bbc/")]
 
 
 @pytest.mark.slow
