@@ -28,11 +28,13 @@ class Memory:
     total: float
     """Bytes that a trial may use."""
     fixed: float
-    """Bytes that a pack holds once: the backbone, and the source adapters where the method has any."""
+    """Bytes that a pack holds once: the backbone."""
     per_token: float
     """Bytes that a padded token of a training batch holds."""
     per_job: float
     """Bytes that every job holds however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    per_stack: float = 0.0
+    """Bytes that a pack holds once for every set of source adapters that its jobs stack."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Estimate:
     """Duration of the job alone, with a warm worker."""
     largest_pack: int
     """How many such jobs fit the device, and are worth to be packed."""
+    most: int
+    """How many jobs are worth to be packed, whether they fit or not; 1 where a method shares no pass."""
+    memory: Memory
+    room: float
+    """Bytes that a pack may fill."""
 
     @property
     def passes(self) -> int:
@@ -141,19 +148,18 @@ class CostModel:
         padded = sum(length * size.train for length, size in zip(lengths, sizes, strict=True)) / sum(size.train for size in sizes)
         longest = float(max(one.max_length for one in data))
         memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor)
-        largest = self._largest(method, train, memory, rows * longest)
+        room = memory.total * self._memory_share
+        most = 1 if not packable(method) else train.largest_pack if self._pack is None else self._pack
+        each = memory.per_token * rows * longest + memory.per_job
+        fits = (room - memory.fixed - (memory.per_stack if sources else 0.0)) / each if each else math.inf
+        largest = max(1, int(min(fits, most)))
         evaluations = math.ceil(steps / every)
-        alone = Estimate(steps, rows, padded, longest, evaluations, *validation, *test, train, evaluate, rates.job_seconds, 0.0, largest)
+        around = rates.job_seconds
+        alone = Estimate(
+            steps, rows, padded, longest, evaluations, *validation, *test, train, evaluate, around, 0.0, largest, most, memory, room
+        )
         seconds = alone.around + _test_seconds(alone) + steps * _step_seconds([alone]) + _validation_seconds([alone])
         return replace(alone, seconds=seconds)
-
-    def _largest(self, method: str, train: Pace, memory: Memory, tokens: float) -> int:
-        if not packable(method):
-            return 1
-        room = memory.total * self._memory_share - memory.fixed
-        each = memory.per_token * tokens + memory.per_job
-        fits = int(room // each) if each else train.largest_pack
-        return max(1, min(fits, train.largest_pack if self._pack is None else self._pack))
 
 
 def _reckoned(profile: Profile, rates: Rates, factor: float) -> Memory:

@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.planning.cost import CostModel, Estimate, packable
+from orchestrator.planning.load import Load, stack_of
 from orchestrator.planning.sizes import size_of
 
 _SLACK = 1.01
@@ -116,9 +117,9 @@ class Policy:
         for _, _, node in pack:
             self._forget(node)
         self._start(pack, now)
-        # Neighbours in the batch that are of one method share what that method can share.
+        # Neighbours in the batch that are of one method and have the same sources share what they can share.
         members = (self._graph.job(node) for _, _, node in pack)
-        return tuple(job.node for job in sorted(members, key=lambda job: (job.config.method, self._place[job.node])))
+        return tuple(job.node for job in sorted(members, key=self._place_in_pack))
 
     def succeeded(self, node: str) -> None:
         """Learn that a job is done, and queue the jobs that waited only for it."""
@@ -208,21 +209,24 @@ class Policy:
         return self._pop(min(open_heaps, key=lambda heap: heap[0])) if open_heaps else None
 
     def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
-        """Return the jobs that join the first one."""
-        first = self._estimates[head[2]]
+        """Return the jobs that join the first one: as many as memory, what was measured to pay, and time allow."""
         enough = -(-(len(self._waiting) + 1) // max(1, idle))
-        most = min(first.largest_pack, enough)
-        if self._fitting and (room := self._fitting.get(self._device_kind(head[2]))) is not None:
-            most = min(most, max(1, int(room / (first.rows * first.longest))))
-        if most <= 1 or head[2] in self._alone:
+        load = Load().plus(self._estimates[head[2]], self._stack(head[2]))
+        if min(load.most, enough) <= 1 or head[2] in self._alone:
             return []
+        tokens = self._fitting.get(self._device_kind(head[2]), math.inf)
         queue = self._kinds[self._kind_of[head[2]]]
         mates: list[Entry] = []
-        while len(mates) < most - 1 and (mate := self._pop(queue)) is not None:
+        while load.jobs < min(load.most, enough) and (mate := self._pop(queue)) is not None:
             if mate[2] in self._alone:  # queued here before that was known; its other entry stays
                 self._waiting.add(mate[2])
-            else:
-                mates.append(mate)
+                continue
+            load = load.plus(self._estimates[mate[2]], self._stack(mate[2]))
+            if not load.fits or load.tokens > tokens:
+                self._waiting.add(mate[2])
+                heappush(queue, mate)
+                break
+            mates.append(mate)
         kept = self._largest_in_time(head, mates, max(horizon, -head[0]) * _SLACK)
         for mate in mates[kept:]:
             self._waiting.add(mate[2])
@@ -261,7 +265,7 @@ class Policy:
             self._left[node] = self._shares[node]
             self._work_left += self._left[node]
         heappush(self._ready.setdefault(self._apart[node], []), entry)
-        if self._estimates[node].largest_pack > 1 and node not in self._alone:
+        if self._estimates[node].most > 1 and node not in self._alone:
             heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
 
     def _entry(self, node: str) -> Entry:
@@ -270,6 +274,12 @@ class Policy:
     def _device_kind(self, node: str) -> Hashable:
         job = self._graph.job(node)
         return self._device(job), job.config.backbone_origin, job.config.optimisation.precision
+
+    def _stack(self, node: str) -> Hashable:
+        return stack_of(self._graph.job(node))
+
+    def _place_in_pack(self, job: Job) -> tuple[str, tuple[str, ...], int]:
+        return job.config.method, self._graph.parents(job.node), self._place[job.node]
 
     def _forget(self, node: str) -> None:
         self._waiting.discard(node)
@@ -347,9 +357,10 @@ def remaining_paths(
 def kind(job: Job) -> Hashable:
     """Return what jobs must have in common to train as one.
 
-    Always the backbone and the precision. Jobs of the second stage also share their sources and their target's rows, so that a batch
-    has one length and the sources are applied to all rows at once. Jobs of the first stage only need rows of like length: a pack is
-    padded to its longest. Method, settings, learning rate, seed and few-shot subset may differ.
+    Always the backbone and the precision. Jobs of the second stage also share their target and the tasks of their sources, so that a
+    batch has one length. The sources themselves may differ: the target's own was trained on as many rows as the job has. Jobs of the
+    first stage only need rows of like length: a pack is padded to its longest. Method, settings, learning rate, seed and few-shot
+    subset may differ.
     """
     config = job.config
     optimisation = config.optimisation
@@ -360,7 +371,8 @@ def kind(job: Job) -> Hashable:
         return (*common, max(length_class(size_of(data).padded) for data in config.data))
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
     steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
-    return (*common, rows, steps, tuple(parent.node for parent in job.parents), config.external)
+    sources = tuple(parent.config.task for parent in job.parents if parent.config.stage == "source")
+    return (*common, rows, steps, config.sources, sources, config.external)
 
 
 def length_class(tokens: float) -> int:

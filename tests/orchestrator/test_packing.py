@@ -1,6 +1,8 @@
 """The order of ready jobs and what shares a pack."""
 
 import dataclasses
+import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.definition.graph import Graph
-from orchestrator.planning.cost import CostModel
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel, Memory
 from orchestrator.planning.packing import FirstCome, Policy, kind, length_class, remaining_paths
 from orchestrator.planning.profile import load_profile
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
@@ -128,6 +131,84 @@ def test_jobs_on_few_shot_subsets_of_one_target_share_a_pack():
     (data,) = job.config.data
     subsets = [replace(job, config=replace(job.config, data=(replace(data, few_shot=count),))) for count in (4, 16)]
     assert kind(subsets[0]) == kind(subsets[1]) == kind(job)
+
+
+def test_sizes_of_the_few_shot_sweep_share_packs():
+    graph = Sweep.load("few_shot").expand()
+    for job in graph:
+        if job.config.stage == "source":
+            graph.mark(job.node, "cached")
+    transfers = [job for job in graph if job.config.stage == "transfer"]
+    assert len(transfers) == 800
+    assert len({kind(job) for job in transfers}) == 8
+    packs = [[graph.job(node).config.data[0].few_shot for node in pack] for pack in drain(Policy(graph, CostModel(PROFILE)))]
+    assert {frozenset(sizes) for sizes in packs if len(set(sizes)) > 1}
+    assert len(packs) <= 8 * math.ceil(100 / 16)
+
+
+def test_job_waits_for_its_own_sources_while_others_of_its_kind_start():
+    own = [dataclasses.replace(job, config=replace(job.config, data=(replace(job.config.data[0], few_shot=rows),)))
+           for job in [source("t0")] for rows in (4, 16)]  # fmt: skip
+    few, many = (transfer("t0", [source("s0"), parent]) for parent in own)
+    assert kind(few) == kind(many)
+    graph = Graph([few, many])
+    for parent in (*few.parents[:1], own[0]):
+        graph.mark(parent.node, "cached")
+    policy = Policy(graph, make_cost(pack=4))
+    taken = drain(policy)
+    assert (few.node,) in taken
+    assert not any(many.node in pack for pack in taken)
+    graph.mark(own[1].node, "succeeded")
+    policy.succeeded(own[1].node)
+    assert policy.take() == (many.node,)
+
+
+GIGABYTE = 1e9
+LIGHT, HEAVY = (Memory("GPU", 20 * GIGABYTE, GIGABYTE, 0.0, each * GIGABYTE, GIGABYTE) for each in (0.5, 2.0))
+MEASURED = {("transfer", "scalearn"): LIGHT, ("transfer", "adapterfusion"): HEAVY}
+
+
+def light_and_heavy(heavy_first: bool) -> Graph:
+    """Jobs of half a gigabyte and of two; one of either kind is the longest."""
+    top = source("s0")
+    heavy = [make_job("transfer", "adapterfusion", "t0", seed, (top,)) for seed in range(8 if not heavy_first else 1)]
+    light = [transfer("t0", [top], seed) for seed in range(30 if heavy_first else 1)]
+    graph = Graph([*heavy, *light])
+    graph.mark(top.node, "cached")
+    return graph
+
+
+@pytest.mark.parametrize(("heavy_first", "jobs"), [(True, 1 + 28), (False, 1 + 7)])
+def test_pack_of_unlike_jobs_fills_the_memory_and_no_more(heavy_first, jobs):
+    graph = light_and_heavy(heavy_first)
+    profile = with_pace(adapterfusion=100, scalearn=100, longest="adapterfusion" if heavy_first else "scalearn")
+    pack = Policy(graph, CostModel(profile, memory_share=0.9, measured=MEASURED)).take()
+    taken = sum((HEAVY if "adapterfusion" in node else LIGHT).per_job for node in pack)
+    assert 16 * GIGABYTE - HEAVY.per_job < taken <= 16 * GIGABYTE  # 0.9 of 20, without the backbone and the sources
+    assert len(pack) == jobs
+
+
+def with_pace(longest, **most):
+    """The profile with packs of so many jobs, and one method that takes longest."""
+    (rates,) = PROFILE.rates
+    train = {
+        name: replace(pace, largest_pack=most.get(name, 1), per_token=1e-5 * (1 + (name == longest))) for name, pace in rates.train.items()
+    }
+    return replace(PROFILE, rates=(replace(rates, train=train),))
+
+
+def test_every_other_set_of_sources_takes_its_memory():
+    own = [replace(source("t0"), config=replace(source("t0").config, seed=seed)) for seed in range(4)]
+    jobs = [transfer("t0", [parent], seed) for parent in own for seed in range(6)]
+    graph = Graph(jobs)
+    for parent in own:
+        graph.mark(parent.node, "cached")
+    cost = CostModel(with_pace("scalearn", scalearn=100), measured={("transfer", "scalearn"): replace(LIGHT, per_stack=5 * GIGABYTE)})
+    pack = Policy(graph, cost).take()
+    assert len({graph.parents(node) for node in pack}) == 2
+    assert len(pack) == 6 + 6
+    stacks = [graph.parents(node) for node in pack]
+    assert sum(before != after for before, after in itertools.pairwise(stacks)) == 1  # neighbours share their sources
 
 
 def test_first_stage_packs_across_tasks_of_like_length():
