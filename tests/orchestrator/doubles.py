@@ -29,7 +29,9 @@ TRAIN = "tests.orchestrator.doubles:train"
 
 def behave(store: Store, *rules: tuple[str, dict[str, Any]]) -> None:
     store.root.mkdir(parents=True, exist_ok=True)
-    (store.root / "behaviour.json").write_text(json.dumps(rules))
+    beside = store.root / "behaviour.writing"
+    beside.write_text(json.dumps(rules))
+    beside.replace(store.root / "behaviour.json")  # a job that begins at this moment must not read half of it
 
 
 def source(task: str, seed: int = 0) -> Job:

@@ -277,10 +277,11 @@ def taken_over(tmp_path_factory, repository, shared_ray):
     try:
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)
+        reached = {node: first.epoch(node) for node in nodes.values()}
+        # Before the kill: the third driver may begin a job at once.
+        behave(first.store, (slow, {"epochs": max(reached.values()) + 20, "seconds": 0.05, "looks": True}))
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
-        reached = {node: first.epoch(node) for node in nodes.values()}
-        behave(first.store, (slow, {"epochs": max(reached.values()) + 20, "seconds": 0.05, "looks": True}))
         ended = [Ended(*third.communicate(timeout=300), third.returncode)]
         artifacts = {node: first.store.read_json(node, "SUCCESS.json") for node in nodes.values()}
     finally:
