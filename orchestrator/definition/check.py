@@ -148,7 +148,7 @@ def _resources(sweep: SweepSchema) -> None:
         _at(("resources", "methods", key), get_method, key)
         blocks["resources", "methods", key] = block
     for place, block in blocks.items():
-        if block.gpu > 1 and block.gpu != int(block.gpu):
+        if block.gpu is not None and block.gpu > 1 and block.gpu != int(block.gpu):
             raise Misfit((*place, "gpu"), f"{{key}} must be a fraction of one GPU or a whole number of them, not {block.gpu:g}.")
         for name in block.custom:
             if name in RESERVED or ":" in name:

@@ -16,12 +16,27 @@ _TRACE = 0.001
 """What Ray itself asks of a node's accelerator type: the type is a condition, not something that is used up."""
 
 
-def shape_of(resources: Resources) -> dict[str, float]:
-    """Return what Ray sets aside for one trial."""
-    shape = {"CPU": resources.cpu, "GPU": resources.gpu, "memory": float(resources.memory or 0), **resources.custom}
+def shape_of(resources: Resources, gpu: float = 0.0) -> dict[str, float]:
+    """Return what Ray sets aside for one trial.
+
+    Args:
+        resources: As the sweep file states them.
+        gpu: GPUs of a trial for which it states none: `default_gpu`, or 0 for a cluster without.
+    """
+    shape = {
+        "CPU": resources.cpu,
+        "GPU": gpu if resources.gpu is None else resources.gpu,
+        "memory": float(resources.memory or 0),
+        **resources.custom,
+    }
     if resources.accelerator_type is not None:
         shape[f"{ACCELERATOR}{resources.accelerator_type}"] = _TRACE
     return {name: amount for name, amount in shape.items() if amount > 0}
+
+
+def default_gpu(nodes: Iterable[Shape]) -> float:
+    """Return the GPUs of a trial whose sweep file states none: one where any node has one."""
+    return 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
 
 
 def count_fitting(nodes: Iterable[Shape], shape: Shape) -> int:
@@ -42,7 +57,11 @@ def check_placeable(nodes: Sequence[Shape], shape: Shape, job: str) -> None:
     """
     if any(_fits(node, shape) for node in nodes):
         return
-    raise UserError(f"{job} {lack(nodes, shape)}: lower `resources` in the sweep file, or use a larger cluster.")
+    advice = "lower `resources` in the sweep file, or use a larger cluster"
+    without = {name: amount for name, amount in shape.items() if name != "GPU"}
+    if without != shape and any(_fits(node, without) for node in nodes):
+        advice += "; `gpu: 0` keeps the job on CPUs"
+    raise UserError(f"{job} {lack(nodes, shape)}: {advice}.")
 
 
 def _fits(node: Shape, shape: Shape) -> int:

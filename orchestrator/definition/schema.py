@@ -154,8 +154,8 @@ class Resources(Block):
 
     cpu: Annotated[float, Field(gt=0, le=4096)] = 1.0
     """Also the number of threads of the process, rounded down to at least 1."""
-    gpu: Annotated[float, Field(ge=0, le=1024)] = 0.0
-    """A fraction of one, or a whole number."""
+    gpu: Annotated[float, Field(ge=0, le=1024)] | None = None
+    """A fraction of one, or a whole number. None: 1 where the cluster has GPUs, so that one file serves a laptop and a cluster."""
     memory: Annotated[ByteSize, Field(ge=1, le=2**60)] | None = None
     """Bytes, or text such as `8 GiB`. None: Ray counts no memory for the job."""
     custom: Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e9)]], BeforeValidator(_as_block)] = {}

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import ray
 from ray._private.state import state as global_state  # an autoscaler's limits have no public name
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
 
-from orchestrator.definition.resources import Shape, check_placeable
+from orchestrator.definition.resources import Shape, check_placeable, default_gpu
 from scalearn.errors import UserError
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
@@ -40,6 +40,15 @@ class Cluster:
     """Address of Ray's dashboard, where it runs."""
     is_local: bool
     """Whether this process started it."""
+    gpus: float = 0.0
+    """GPUs of the nodes that are up."""
+    torch_sees_gpus: bool = True
+    """False: Ray found GPUs on this machine that its torch cannot use, a build for CPUs for one."""
+
+    @property
+    def default_gpu(self) -> float:
+        """GPUs of a trial whose sweep file states none. An autoscaler's nodes count before they are up: nothing else would start them."""
+        return default_gpu(self.nodes) if self.torch_sees_gpus else 0.0
 
 
 @contextlib.contextmanager
@@ -73,7 +82,9 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
             log_to_driver=False,
         )
     try:
-        yield Cluster(nodes(), context.dashboard_url or None, is_local=not address)
+        up = ray.cluster_resources().get("GPU", 0.0)
+        sees = bool(address) or gpus is not None or not up or _torch_sees_gpus()
+        yield Cluster(nodes(), context.dashboard_url or None, is_local=not address, gpus=up, torch_sees_gpus=sees)
     finally:
         ray.shutdown()
 
@@ -100,6 +111,12 @@ def _connect(address: str) -> Any:
         raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
 
 
+def _torch_sees_gpus() -> bool:
+    import torch  # here: seconds that a machine without GPUs does not spend
+
+    return torch.cuda.is_available()
+
+
 def nodes() -> tuple[Mapping[str, float], ...]:
     """Return the resources of the nodes that are up, and of those that the cluster's autoscaler says it may start."""
     alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
@@ -119,6 +136,23 @@ def died_with_its_node(error: BaseException) -> bool:
         return True
     named = _NODE_ID.search(str(error))
     return named is not None and any(node["NodeID"] == named[1] and not node["Alive"] for node in ray.nodes())
+
+
+def describe_gpus(cluster: Cluster, shapes: Iterable[Shape]) -> str:
+    """Return in one line what is used of a cluster's GPUs.
+
+    Args:
+        cluster: Where jobs are to run.
+        shapes: The resources of their trials.
+    """
+    if not default_gpu(cluster.nodes):
+        return "GPUs: none; jobs run on CPUs"
+    there = f"GPUs: {cluster.gpus:g}" if cluster.gpus else "GPUs: none up yet, some are started when jobs wait"
+    amounts = sorted({shape.get("GPU", 0.0) for shape in shapes})
+    if any(amounts):
+        return f"{there}, {' to '.join(f'{amount:g}' for amount in dict.fromkeys((amounts[0], amounts[-1])))} per job or pack"
+    reason = "`gpu: 0` in the sweep file" if cluster.torch_sees_gpus else "the torch that is installed cannot use them"
+    return f"{there}, not used ({reason}); jobs run on CPUs"
 
 
 def refuse_unplaceable(cluster: Cluster, shapes: Mapping[str, Shape]) -> None:

@@ -3,15 +3,17 @@
 import logging
 import re
 import shlex
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from orchestrator import provenance
 from orchestrator.definition.graph import DONE, Graph
+from orchestrator.definition.resources import Shape
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.signals import Signals
 from orchestrator.planning.cost import CostModel
@@ -24,7 +26,6 @@ from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.tracking.writer import Target, Tracker, logged_before, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, write_run_report
-from scalearn.config import Stage
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
@@ -153,7 +154,9 @@ def _run_pending(
         tracker.start()
     if not pending:
         return SUCCEEDED
-    from orchestrator.execution.schedule import Settings, run_graph  # Ray: seconds that a finished sweep does not spend
+    # Ray: seconds that a finished sweep does not spend
+    from orchestrator.execution.cluster import describe_gpus
+    from orchestrator.execution.schedule import Settings, run_graph
 
     settings = Settings(
         resources=sweep.resources,
@@ -174,9 +177,10 @@ def _run_pending(
         cost=_cost(sweep),
     )
 
-    def announce(cluster: "Cluster") -> None:
+    def announce(cluster: "Cluster", shapes: Collection[Shape]) -> None:
         place = f"http://{cluster.dashboard}" if cluster.dashboard else "off; --dashboard serves it on loopback"
         console.print(f"Ray dashboard: {place}", highlight=False, soft_wrap=True)
+        console.print(describe_gpus(cluster, shapes), highlight=False, soft_wrap=True, markup=False)
 
     # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -188,11 +192,15 @@ def _run_pending(
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
 
 
-def _cost(sweep: Sweep) -> CostModel:
-    """Return what orders and packs the jobs."""
-    on_gpus = any(sweep.resources.of(stage, method).gpu for stage in get_args(Stage) for method in (None, *sweep.methods))
-    profile = sweep.packing.profile or (DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
-    return CostModel(load_profile(profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
+def _cost(sweep: Sweep) -> Callable[[bool], CostModel]:
+    """Return what tells how to order and pack the jobs, by whether any of them has a GPU. A profile of one's own is read at once."""
+    named = None if sweep.packing.profile is None else load_profile(sweep.packing.profile)
+
+    def model(on_gpus: bool) -> CostModel:
+        profile = named or load_profile(DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
+        return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
+
+    return model
 
 
 def _finish_tracking(tracker: Tracker, code: int, report: Report | None) -> int:

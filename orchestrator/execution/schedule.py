@@ -7,8 +7,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ray import tune
 
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version, to_plain
-from orchestrator.definition.resources import shape_of
+from orchestrator.definition.resources import Shape, shape_of
 from orchestrator.definition.schema import StageResources
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
@@ -56,8 +56,8 @@ class Settings:
     """How often a job whose worker dies is started again."""
     first_pause: float = FIRST_PAUSE
     """Seconds before the first such start; later ones take longer."""
-    cost: CostModel = field(default_factory=lambda: CostModel(load_profile(DEFAULT_PROFILE), pack=1))
-    """Expected durations, by which jobs are ordered and packed."""
+    cost: Callable[[bool], CostModel] = lambda on_gpus: CostModel(load_profile(DEFAULT_PROFILE), pack=1)
+    """Returns the expected durations, by which jobs are ordered and packed, where any job has a GPU, or where none has."""
     train: str = "scalearn.training:train"
 
 
@@ -68,7 +68,7 @@ def run_graph(
     *,
     signals: Signals,
     listeners: Iterable[Listener] = (),
-    announce: Callable[[Cluster], None] = lambda _: None,
+    announce: Callable[[Cluster, Collection[Shape]], None] = lambda cluster, shapes: None,
 ) -> None:
     """Run every pending job of a graph; the graph's states tell how each ended.
 
@@ -78,7 +78,7 @@ def run_graph(
         settings: How to run.
         signals: What tells of an interruption.
         listeners: Called with every change of a job's state.
-        announce: Called once Ray is up.
+        announce: Called once Ray is up, with the resources of the trials that are to run.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
@@ -93,13 +93,14 @@ def run_graph(
             connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
         ):
             signals.install()  # Ray has put its own in their place
-            announce(cluster)
-            orders = _Orders(graph, store, settings, stop_file)
+            orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
             pending = [node for node, state in graph.states.items() if state == "pending"]
-            refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             shapes = {orders.placement(graph.job(node)): orders.shape(graph.job(node)) for node in pending}
+            announce(cluster, shapes.values())
+            refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             turns = Turns(shapes, nodes)
-            devices = measure(graph, store, settings.cost, settings.runtime, orders.shape, orders.placement)
+            cost = settings.cost(any("GPU" in shape for shape in shapes.values()))
+            devices = measure(graph, store, cost, settings.runtime, orders.shape, orders.placement)
             slots = max(turns.room.values())
             policy = Policy(graph, devices.cost, slots, orders.placement, lambda job: devices.names.get(orders.placement(job), ""))
             policy.expect(recall_fitting(store))
@@ -182,8 +183,9 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, signals: Signals, store: St
 class _Orders:
     """Turns nodes into what workers need."""
 
-    def __init__(self, graph: Graph, store: Store, settings: Settings, stop_file: Path) -> None:
+    def __init__(self, graph: Graph, store: Store, settings: Settings, stop_file: Path, gpu: float) -> None:
         self._graph = graph
+        self._gpu = gpu
         self._store = store
         self._settings = settings
         self._stop_file = stop_file
@@ -191,7 +193,7 @@ class _Orders:
 
     def shape(self, job: Job) -> dict[str, float]:
         """Return the resources of one trial, by Ray's names."""
-        return shape_of(self._settings.resources.of(job.config.stage, job.config.method))
+        return shape_of(self._settings.resources.of(job.config.stage, job.config.method), self._gpu)
 
     def placement(self, job: Job) -> Hashable:
         """Return what jobs of one pack must share, since one pack is placed once."""

@@ -23,7 +23,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import cluster as cluster_module
-from orchestrator.execution.cluster import Cluster, refuse_unplaceable
+from orchestrator.execution.cluster import Cluster, describe_gpus, refuse_unplaceable
 from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
@@ -76,7 +76,11 @@ def test_room_is_what_fits_of_the_smallest_job_node_by_node(nodes, shapes, expec
 @pytest.mark.parametrize(
     ("nodes", "shape", "sentence"),
     [
-        ([{"CPU": 8}], {"CPU": 1, "GPU": 1}, "glue/x needs 1 GPU and the cluster has 0: lower `resources`"),
+        (
+            [{"CPU": 8}],
+            {"CPU": 1, "GPU": 1},
+            "glue/x needs 1 GPU and the cluster has 0: lower `resources` in the sweep file, or use a larger cluster; `gpu: 0` keeps",
+        ),
         ([{"CPU": 4}, {"CPU": 4}], {"CPU": 6}, "needs 6 CPU on one node and the largest has 4:"),
         ([{"CPU": 16}, {"CPU": 2, "GPU": 1}], {"CPU": 4, "GPU": 1}, "needs 4 CPU and 1 GPU on one node, and no node has them together:"),
         ([{"CPU": 4, "memory": 2**32}], {"CPU": 1, "memory": 2**33}, "needs 8 GiB of memory and the cluster has 4 GiB:"),
@@ -119,6 +123,29 @@ def test_methods_resources_win_over_the_stages_and_never_enter_the_identity():
     }
     assert shape_of(sweep.resources.of("transfer", "scalearn_pp")) == {"CPU": 2.0, "GPU": 0.5}
     assert sweep.expand().nodes() == plain.expand().nodes()
+
+
+GPU_NODES = ({"CPU": 8.0}, {"CPU": 8.0, "GPU": 8.0})
+STATED = "resources: {transfer: {gpu: 0.25}, single: {gpu: 0}, methods: {scalearn: {cpu: 2}}}"
+NO_TORCH = "GPUs: 8, not used (the torch that is installed cannot use them); jobs run on CPUs"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "amounts", "line"),
+    [
+        (Cluster(GPU_NODES, None, False, gpus=8.0), {"source": 1.0, "transfer": 0.25, "single": 0.0}, "GPUs: 8, 0 to 1 per job or pack"),
+        (Cluster(GPU_NODES, None, False), {"source": 1.0}, "GPUs: none up yet, some are started when jobs wait, 1 per job or pack"),
+        (Cluster(GPU_NODES[:1], None, False), {"source": 0.0, "single": 0.0}, "GPUs: none; jobs run on CPUs"),
+        (Cluster(GPU_NODES, None, False, gpus=8.0), {"single": 0.0}, "GPUs: 8, not used (`gpu: 0` in the sweep file); jobs run on CPUs"),
+        (Cluster(GPU_NODES, None, True, gpus=8.0, torch_sees_gpus=False), {"source": 0.0, "single": 0.0}, NO_TORCH),
+    ],
+)
+def test_trial_without_a_stated_gpu_gets_one_where_the_cluster_has_any(cluster, amounts, line):
+    resources = Sweep.from_text(SMALL + STATED).resources
+    shapes = {stage: shape_of(resources.of(stage), cluster.default_gpu) for stage in amounts}
+    assert {stage: shape.get("GPU", 0.0) for stage, shape in shapes.items()} == amounts
+    assert shape_of(resources.of("transfer", "scalearn"), cluster.default_gpu) == {"CPU": 2.0, "GPU": 0.25}
+    assert describe_gpus(cluster, shapes.values()) == line
 
 
 def test_jobs_of_unlike_resources_are_not_packed_together():

@@ -207,6 +207,7 @@ methods: {adapter: {}, scalearn: {}}
         "name=other",
         "store=s3://bucket/x",
         "resources.source.gpu=0.5",
+        "resources.source.gpu=0",
         "tracking.uri=http://there",
         "description=x",
         "resources.transfer.cpu=2",

@@ -155,7 +155,7 @@ def test_run_with_the_tracking_server_away_succeeds_and_says_what_is_left(tmp_pa
 
 @pytest.mark.slow
 def test_run_shares_gpus_by_fractions_and_refuses_what_no_node_holds_before_any_job_starts(tmp_path, repository):
-    halves = "resources: {source: {cpu: 0.25, gpu: 0.5}}\npacking: {size: 1, profile: h100_estimate}\n"
+    halves = "resources: {source: {cpu: 0.25, gpu: 0.5}, transfer: {cpu: 0.25}}\npacking: {size: 1, profile: h100_estimate}\n"
     (tmp_path / "toy.yaml").write_text(SWEEP + halves)
     store = Store(tmp_path / "runs")
     behave(store, (".", {"hold": {"epoch": 1, "until": "all here"}}))
@@ -170,13 +170,19 @@ def test_run_shares_gpus_by_fractions_and_refuses_what_no_node_holds_before_any_
     assert re.fullmatch(r"scalearn: \S+ needs 4 CPU and the cluster has 1: lower `resources` in the sweep file, .*\n", err), err
     assert not list(store.root.glob("domains/**/job.json"))
 
-    with start("--gpus", "2", "--cpus", "1", "--only", "source/") as run:  # GPUs in name: training is a double
+    with start("--gpus", "2", "--cpus", "1") as run:  # GPUs in name: training is a double
         wait_until(lambda: len(list(store.root.glob("domains/**/run.log"))) == 4 or run.poll() is not None)
         (store.root / "all here").touch()
         out, err = run.communicate(timeout=300)
     assert run.returncode == 0, out + err
-    logs = [json.loads(path.read_text()) for path in store.root.glob("domains/**/run.log")]
-    assert sorted(log["devices"] for log in logs) == ["0", "0", "1", "1"]
+    assert "GPUs: 2, 0.5 to 1 per job or pack\n" in out
+    devices = {
+        stage: sorted(json.loads(path.read_text())["devices"] for path in store.root.glob(f"domains/minilm/{stage}/**/run.log"))
+        for stage in ("source", "transfer")
+    }
+    assert devices["source"] == ["0", "0", "1", "1"]
+    assert len(devices["transfer"]) == 6
+    assert set(devices["transfer"]) <= {"0", "1"}  # stated nowhere: each has a GPU of its own
 
 
 @pytest.mark.slow
