@@ -91,7 +91,7 @@ def training_step(encoder: Encoder, branch: Branch, batch: Batch, precision: str
     def run() -> None:
         seed = next(seeds)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits = head(encoder(batch.inputs, [branch], [RowBlock(rows, length, seed)]), seed)
+            logits = head(encoder(batch.inputs, [branch], [block := RowBlock(rows, length, seed)]), block)
         head.loss(logits, batch.labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

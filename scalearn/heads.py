@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scalearn.layers.random_streams import HEAD_PLACE, dropout
+from scalearn.layers.random_streams import HEAD_PLACE, RowBlock
 
 HeadKind = Literal["classification", "regression", "multi_label", "multiple_choice"]
 
@@ -48,19 +48,19 @@ class Head(nn.Module):
                 nn.init.normal_(layer.weight, std=init_std)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, first_token: Tensor, seed: int | None = None) -> Tensor:
+    def forward(self, first_token: Tensor, block: RowBlock | None = None) -> Tensor:
         """Scores rows by their first token.
 
         Args:
             first_token: Its last hidden state, `[rows, hidden]`.
-            seed: Of the job's pass, for the dropout. Default: the global random stream.
+            block: What rows these are, for the dropout. Default: the global random stream is used.
 
         Returns:
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
-        first = self._dropped(first_token, seed, HEAD_PLACE)
+        first = self._dropped(first_token, block, HEAD_PLACE)
         if self.dense is not None:
-            first = self._dropped(torch.tanh(self.dense(first)), seed, HEAD_PLACE + 1)
+            first = self._dropped(torch.tanh(self.dense(first)), block, HEAD_PLACE + 1)
         logits: Tensor = self.out(first).float()
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
@@ -80,7 +80,7 @@ class Head(nn.Module):
             return functional.binary_cross_entropy_with_logits(logits, labels.float())
         return functional.cross_entropy(logits, labels)
 
-    def _dropped(self, values: Tensor, seed: int | None, place: int) -> Tensor:
+    def _dropped(self, values: Tensor, block: RowBlock | None, place: int) -> Tensor:
         if not self.training or self.dropout == 0.0:
             return values
-        return dropout(values, self.dropout, seed, place)
+        return functional.dropout(values, self.dropout) if block is None else block.dropout(values, self.dropout, place)

@@ -102,7 +102,7 @@ class TransferModel(nn.Module):
         rows, length = inputs["input_ids"].shape
         seed = int(torch.randint(2**62, ())) if self.training else 0
         block = RowBlock(rows, length, seed)
-        logits: Tensor = self.head(self.encoder(inputs, [self.branch], [block]), seed)
+        logits: Tensor = self.head(self.encoder(inputs, [self.branch], [block]), block)
         return logits
 
     def learned(self) -> dict[str, nn.Parameter]:
@@ -240,9 +240,6 @@ class _Judged:
     def __init__(self, model: TransferModel, task: TokenisedTask) -> None:
         self.branch, self.heads, self.tasks = model.branch, [model.head], [task]
         self.warnings: set[str] = set()
-
-    def pass_seed(self) -> int:
-        return 0
 
     def rows_by_length(self, task: int, split: str) -> list[int]:
         return list(range(len(self.tasks[task].splits[split])))

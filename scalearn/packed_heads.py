@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from scalearn.heads import Head
-from scalearn.layers.random_streams import HEAD_PLACE, dropout
+from scalearn.layers.random_streams import HEAD_PLACE, RowBlock
 
 
-def head_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
+def head_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequence[RowBlock]) -> list[Tensor]:
     """Scores each job's rows by its own head.
 
     Args:
         heads: One per job.
         states: Each job's rows: `[its rows, hidden]`.
-        seeds: Of each job's pass, for its dropout.
+        blocks: What rows they are, for the dropout.
 
     Returns:
         Each job's logits in float32: `[its rows, labels]`.
@@ -28,28 +28,28 @@ def head_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Sequence
     logits: dict[int, Tensor] = {}
     for group in alike.values():
         if len(group) == 1:
-            logits[group[0]] = heads[group[0]](states[group[0]], seeds[group[0]])
+            logits[group[0]] = heads[group[0]](states[group[0]], blocks[group[0]])
         else:
-            scored = batched_logits([heads[one] for one in group], [states[one] for one in group], [seeds[one] for one in group])
+            scored = batched_logits([heads[one] for one in group], [states[one] for one in group], [blocks[one] for one in group])
             logits |= zip(group, scored, strict=True)
     return [logits[index] for index in range(len(heads))]
 
 
-def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
+def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequence[RowBlock]) -> list[Tensor]:
     """Scores the rows of K jobs at once.
 
     Args:
         heads: Of one configuration.
         states: `[rows, hidden]` of each job, the same number of rows for all.
-        seeds: Of each job's pass.
+        blocks: What rows they are.
 
     Returns:
         What each head alone returns for its rows.
     """
-    first = _dropped(states, heads, seeds, HEAD_PLACE)
+    first = _dropped(states, heads, blocks, HEAD_PLACE)
     layers = [[head.dense for head in heads if head.dense is not None], [head.out for head in heads]]
     if layers[0]:
-        first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, seeds, HEAD_PLACE + 1)
+        first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, blocks, HEAD_PLACE + 1)
     logits = _linear(layers[1], first).float()
     config = heads[0].config
     return [rows.view(-1, config.labels) if config.kind == "multiple_choice" else rows for rows in logits]
@@ -61,10 +61,10 @@ def _linear(layers: Sequence[torch.nn.Linear], values: Tensor) -> Tensor:
     return torch.baddbmm(biases.unsqueeze(1).to(values.dtype), values, weights.transpose(1, 2).to(values.dtype))
 
 
-def _dropped(values: Sequence[Tensor], heads: Sequence[Head], seeds: Sequence[int], place: int) -> Tensor:
+def _dropped(values: Sequence[Tensor], heads: Sequence[Head], blocks: Sequence[RowBlock], place: int) -> Tensor:
     """Stacks each job's values, its own mask drawn from its own stream."""
     kept = [
-        dropout(rows, head.dropout, seed, place) if head.training and head.dropout else rows
-        for rows, head, seed in zip(values, heads, seeds, strict=True)
+        block.dropout(rows, head.dropout, place) if head.training and head.dropout else rows
+        for rows, head, block in zip(values, heads, blocks, strict=True)
     ]
     return torch.stack(kept)

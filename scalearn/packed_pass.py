@@ -31,9 +31,6 @@ class Job(Protocol):
     def heads(self) -> Sequence[Head]:
         """One per task."""
 
-    def pass_seed(self) -> int:
-        """The seed of its next pass."""
-
 
 @dataclass(frozen=True)
 class JobBatch:
@@ -43,17 +40,29 @@ class JobBatch:
     task: int
     inputs: Mapping[str, Tensor]
     """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
+    seed: int = 0
+    """Of the batch, for its dropout."""
+    first: int = 0
+    """Where its rows begin in the whole batch that it is a part of."""
+    batch_rows: int | None = None
+    """Rows of that whole batch. None: it is whole."""
 
     @property
     def weight(self) -> int:
         """Number of examples: the rows of `labels`."""
         return int(self.inputs["labels"].shape[0])
 
+    @property
+    def block(self) -> RowBlock:
+        """What rows these are in a pass through the backbone."""
+        rows, length = self.inputs["input_ids"].shape
+        return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_rows)
 
-def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
+
+def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
     """Reads and pads rows of one split of one of the job's tasks."""
     data = run.tasks[task].splits[split]
-    return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id))
+    return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id), seed)
 
 
 def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: int) -> list[Tensor]:
@@ -69,12 +78,10 @@ def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: i
     """
     merged = merge_batches([batch.inputs for batch in batches], pad_token_id)
     inputs = {name: tensor.to(encoder.device, non_blocking=True) for name, tensor in merged.items()}
-    shapes = [batch.inputs["input_ids"].shape for batch in batches]
-    seeds = [batch.run.pass_seed() if encoder.training else 0 for batch in batches]
-    blocks = [RowBlock(rows, length, seed, batch.task) for (rows, length), seed, batch in zip(shapes, seeds, batches, strict=True)]
+    blocks = [batch.block for batch in batches]
     states = encoder(inputs, [batch.run.branch for batch in batches], blocks)
     parts = states.split([block.rows for block in blocks])
-    return head_logits([batch.run.heads[batch.task] for batch in batches], parts, [block.seed for block in blocks])
+    return head_logits([batch.run.heads[batch.task] for batch in batches], parts, blocks)
 
 
 def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor]:
@@ -95,11 +102,12 @@ def split_for_memory(batches: Sequence[JobBatch], micro_batches: int) -> list[li
     for batch in batches:
         per_example = batch.inputs["input_ids"].shape[0] // batch.weight
         parts = torch.arange(batch.weight).tensor_split(min(micro_batches, batch.weight))
-        for index, part in enumerate(parts):
-            first, last = int(part[0]), int(part[-1]) + 1
+        for index, examples in enumerate(parts):
+            first, last = int(examples[0]), int(examples[-1]) + 1
             inputs = {
                 name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
                 for name, tensor in batch.inputs.items()
             }
-            passes[index].append((JobBatch(batch.run, batch.task, inputs), (last - first) / batch.weight))
+            part = JobBatch(batch.run, batch.task, inputs, batch.seed, first * per_example, batch.weight * per_example)
+            passes[index].append((part, (last - first) / batch.weight))
     return [one for one in passes if one]

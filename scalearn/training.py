@@ -196,18 +196,21 @@ class _PackTrainer:
     def _step(self) -> None:
         """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
         started = time.monotonic()
+        states = [run.generator.get_state() for run in self.active]
         batches = self._next_batches()
         parts = self._parts(batches)
-        states = [run.generator.get_state() for run in self.active]
         while True:
             try:
                 step_losses = self._accumulate(batches, parts)
                 break
-            except (RuntimeError, MemoryError, Stop) as interruption:
+            except Stop:
                 for run, state in zip(self.active, states, strict=True):
-                    run.generator.set_state(state)
+                    run.generator.set_state(state)  # as before the step, which is made again by who resumes
+                raise
+            except (RuntimeError, MemoryError) as error:
+                for run in self.active:
                     run.optimizer.zero_grad(set_to_none=True)
-                if not ran_out(interruption) or parts >= max(batch.weight for batch in batches):
+                if not ran_out(error) or parts >= max(batch.weight for batch in batches):
                     raise
                 parts *= 2
                 self.pass_rows = -(-sum(batch.weight for batch in batches) // parts)
@@ -233,7 +236,7 @@ class _PackTrainer:
         batches = []
         for run in self.active:
             plan = run.next_batch()
-            batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id))
+            batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id, run.batch_seed()))
         return batches
 
     def _parts(self, batches: Sequence[JobBatch]) -> int:

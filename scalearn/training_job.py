@@ -151,8 +151,8 @@ class JobRun:
             self._lengths[key] = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
         return self._lengths[key]
 
-    def pass_seed(self) -> int:
-        """The seed of the job's next pass: its dropout masks follow from it."""
+    def batch_seed(self) -> int:
+        """The seed of the job's next batch: its dropout masks follow from it."""
         return int(torch.randint(2**62, (), generator=self.generator))
 
     def train_mode(self, training: bool) -> None:

@@ -1,7 +1,8 @@
 """Random streams per job, so that a job's dropout does not depend on the jobs it is packed with.
 
-Every pass of a job has one seed, and every dropout has a place of its own. The mask is a function of both, so a layer that
-is computed again for the backward pass (gradient checkpointing) draws the same mask again.
+Every batch of a job has one seed, and every dropout has a place of its own. The mask is a function of both, so a layer that
+is computed again for the backward pass (gradient checkpointing) draws the same mask again, and a batch that is computed in parts,
+for want of memory, is dropped out as the whole batch would be.
 """
 
 import math
@@ -27,9 +28,22 @@ class RowBlock:
     length: int
     """The job's own padded length; the packed batch may be longer."""
     seed: int
-    """Of this pass of this job."""
+    """Of this batch of this job."""
     task: int = 0
     """Index into the job's tasks: whose rows these are. 0 but for joint jobs."""
+    first: int = 0
+    """Where the rows begin in the job's batch, if that is computed in parts."""
+    batch_rows: int | None = None
+    """Rows of the job's batch. None: as many as these."""
+
+    def dropped_entries(self, shape: Sequence[int], rate: float, device: torch.device, place: int) -> Tensor:
+        """The part of the batch's mask that belongs to these rows: `shape`, whose first dimension they are."""
+        whole = dropped_entries((self.batch_rows or shape[0], *shape[1:]), rate, device, self.seed, place)
+        return whole[self.first : self.first + shape[0]]
+
+    def dropout(self, values: Tensor, rate: float, place: int) -> Tensor:
+        """Zeroes entries of `values`, `[rows, ...]`, and rescales the rest."""
+        return _without(values, self.dropped_entries(values.shape, rate, values.device, place), rate)
 
 
 @dataclass
@@ -101,13 +115,13 @@ class RowDropout(nn.Module):
         blocks = self.streams.blocks
         sequence_dims = (2, 3) if values.dim() == 4 else (1,)
         if len(blocks) == 1 and blocks[0].length == values.shape[sequence_dims[0]]:
-            return dropped_entries(values.shape, self.rate, values.device, blocks[0].seed, self.place)
+            return blocks[0].dropped_entries(values.shape, self.rate, values.device, self.place)
         mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
             own = part
             for dim in sequence_dims:
                 own = own.narrow(dim, 0, min(block.length, own.shape[dim]))
-            own.copy_(dropped_entries(own.shape, self.rate, values.device, block.seed, self.place))
+            own.copy_(block.dropped_entries(own.shape, self.rate, values.device, self.place))
         return mask
 
 
