@@ -4,11 +4,13 @@
     python benchmarks/step.py --rows 32 --length 128 --precision bf16 --device cuda
 
 The backbone has the size of roberta-base and random weights. Each path is one forward, backward and optimiser step with
-dropout on. What is printed are ratios within a round, as median and quartiles.
+dropout on. The library's path is a step of the adapters library without this package, as its users train an adapter. What is printed
+are ratios within a round, as median and quartiles.
 """
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from adapters import AutoAdapterModel
@@ -50,12 +52,11 @@ class Batch:
     labels: Tensor
 
 
-def build_encoder(device: str, attention: str, layers: int, hidden: int) -> Encoder:
-    """A frozen encoder, by default of roberta-base's size."""
+def build_model(device: str, attention: str, layers: int, hidden: int) -> Any:
+    """A model of the adapters library, by default of roberta-base's size."""
     shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": hidden // 64, "intermediate_size": 4 * hidden}
     config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **shape)
-    model = AutoAdapterModel.from_config(config, attn_implementation=attention)
-    return Encoder(model.to(device)).to(device).train()
+    return AutoAdapterModel.from_config(config, attn_implementation=attention).to(device)
 
 
 def build_batch(rows: int, length: int, device: str) -> Batch:
@@ -99,6 +100,24 @@ def training_step(encoder: Encoder, branch: Branch, batch: Batch, precision: str
     return run
 
 
+def library_step(model: Any, batch: Batch, precision: str, device: str) -> Run:
+    """The same with one adapter and a head of the library."""
+    model.add_adapter("single", config=bottleneck_config({}))
+    model.add_classification_head("single", num_labels=LABELS)
+    model.train_adapter("single")
+    model.to(device).train()
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
+
+    def run() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**batch.inputs, labels=batch.labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
 def peak_bytes(run: Run) -> int:
     """Peak memory of one step on a GPU."""
     torch.cuda.empty_cache()
@@ -124,11 +143,13 @@ def main() -> None:
     torch.manual_seed(0)
     if given.device == "cpu":
         keep_freed_memory()  # as training does
-    encoder = build_encoder(given.device, given.attention, given.layers, given.hidden)
+    backbone, alone = (build_model(given.device, given.attention, given.layers, given.hidden) for _ in range(2))
+    encoder = Encoder(backbone).to(given.device).train()
     batch = build_batch(given.rows, given.length, given.device)
     branches = build_branches(encoder, given.sources, given.device)
     precision, device = given.precision, given.device
     runs = {name: training_step(encoder, branch, batch, precision, device) for name, branch in branches.items()}
+    runs["single adapter, library's step"] = library_step(alone, batch, precision, device)
     times = interleaved(runs, given.rounds, given.device)
     size = f"T = {given.sources}, {given.rows} x {given.length} tokens"
     print(f"{size}, {precision}, {given.attention} attention, {machine(device)}")

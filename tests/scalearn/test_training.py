@@ -17,7 +17,7 @@ from scalearn.pack import OutOfMemory, PackMember, Stop
 from scalearn.runtime import Runtime
 from scalearn.training import train
 from tests.scalearn.packs import SOURCES, TARGET, config_of, difference, history, result, stop_at, train_pack, weights
-from tests.scalearn.small import data, job, run, save_backbone
+from tests.scalearn.small import job, run, save_backbone
 
 METHODS = ("adapter", "scalearn", "adapterfusion")
 
