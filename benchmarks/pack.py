@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,7 +66,9 @@ def child(arguments: argparse.Namespace) -> None:
 def open_bench(folder: Path, backbone: str, arguments: argparse.Namespace, adapter: Path | None = None) -> Bench:
     """Return a bench with rows for all steps."""
     given = arguments.precision, arguments.device, arguments.threads
-    return Bench(folder, backbone, *given, most_steps=arguments.steps, adapter=adapter)
+    bench = Bench(folder, backbone, *given, most_steps=arguments.steps, adapter=adapter)
+    bench.runtime = replace(bench.runtime, micro_batch_rows=arguments.rows_per_pass)
+    return bench
 
 
 def measure(arguments: argparse.Namespace, bench: Bench, method: str, length: int) -> dict[tuple[str, int], list[float]]:
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rows-per-pass", type=int, help="compute a pack's batch in parts of so many rows where memory is short")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--child", help=argparse.SUPPRESS)
