@@ -1,6 +1,8 @@
 """The command line: one module of `commands` per command; errors become one line and an exit code."""
 
 import argparse
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,17 +27,29 @@ from orchestrator.commands import (
 )
 from scalearn.errors import UserError
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
 
 _COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 some jobs failed, 2 wrong input, 130 interrupted.
+    """Run one command; returns the exit code: 0 well, 1 some jobs failed, 2 wrong input, 130 interrupted, 141 nobody reads the output.
 
     Args:
         arguments: Those after the program's name. None: the process's own.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # at the interpreter's end a reader that has left would be complained of
+    except (BrokenPipeError, SystemExit) as error:
+        if not _reader_left(error):
+            raise
+        return READER_LEFT
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         if arguments is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -62,6 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     for command in _COMMANDS:
         command.add(commands)
     return parser
+
+
+def _reader_left(error: BaseException) -> bool:
+    """Whether it was the reader of the output that went away, as `head` does, and not the other end of some other pipe."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)  # how rich leaves
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    return True
 
 
 def _complain(sentence: str) -> int:

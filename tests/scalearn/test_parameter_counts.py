@@ -1,6 +1,7 @@
 """Counts by formula: the published table, and the command that prints it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,6 +45,18 @@ def test_params_prints_the_counts_as_json(capsys: pytest.CaptureFixture[str]) ->
     printed = json.loads(capsys.readouterr().out)
     assert {method: printed[method]["transfer"] for method in PUBLISHED} == PUBLISHED
     assert set(printed["scalearn"]) == {"transfer", "source", "head"}
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_params_ends_quietly_when_nobody_reads_on(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "orchestrator.cli", "params", "--backbone", "roberta-base", *arguments]
+        ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 def test_params_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
