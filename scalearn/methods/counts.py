@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from scalearn.backbones import Shape
 from scalearn.config import Setting
 
-Count = Callable[[Shape, int, Mapping[str, Setting]], int]
-"""Parameters that a job learns besides its heads, given the backbone, the number of sources T and the method's settings."""
+Count = Callable[[Shape, int, Mapping[str, Setting]], int | None]
+"""Parameters that a job learns besides its heads, given the backbone, the number of sources T and the method's settings.
+None: there is no formula for this backbone."""
 
 
 def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
@@ -45,16 +46,9 @@ def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
     return shape.layers * (3 * shape.hidden_size**2 + 2 * shape.hidden_size)
 
 
-def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Embeddings and layers of an encoder of the BERT, RoBERTa or DistilBERT family, without pooler.
-
-    With hidden size d and intermediate size i: `d (vocabulary + positions + types + 2) + layers * (4 (d^2 + d) + 2 d i + i + d + 4 d)`.
-    """
-    d, i = shape.hidden_size, shape.intermediate_size
-    roberta = "roberta" in shape.architecture
-    # RoBERTa numbers positions from 2 and has one token type, BERT from 0 and two, DistilBERT from 0 and none.
-    positions, types = (shape.positions + 2, 1) if roberta else (shape.positions, 0 if shape.architecture == "distilbert" else 2)
-    return d * (shape.vocabulary + positions + types + 2) + shape.layers * (4 * (d * d + d) + 2 * d * i + i + d + 4 * d)
+def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int | None:
+    """All of an encoder but its pooler, see `scalearn.encoder_parameters`."""
+    return shape.parameters
 
 
 def compacter(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from scalearn.methods.soup import SoupBranch, soup_weights
 from scalearn.source_adapters import load_source_adapters
 from scalearn.transfer_files import load_transfer
 from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
-from tests.scalearn.tiny import CONFIGS, add_random_adapter, encoder_of, library_model, save_adapters, shape, tiny_encoder
+from tests.scalearn.tiny import CONFIGS, add_random_adapter, architecture, encoder_of, library_model, save_adapters, shape, tiny_encoder
 
 TWO = ("domains/apple", "domains/coachella")
 INPUTS = {"input_ids": torch.arange(3, 35).view(4, 8), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
@@ -173,8 +174,28 @@ def test_full_fine_tuning_learns_all_but_the_pooler_of_every_architecture(name: 
     branch = build_full(job("full_ft", (data(TWO[0]),), "minilm"), tiny_encoder(name), None)
     frozen = {key for key, parameter in branch.model.base_model.named_parameters() if not parameter.requires_grad}
     assert all(key.startswith("pooler.") for key in frozen)
-    if name in ("bert", "distilbert"):
-        assert sum(parameter.numel() for parameter in branch.learned().values()) == counts.everything(shape(tiny_encoder(name)), 0, {})
+    assert sum(parameter.numel() for parameter in branch.learned().values()) == counts.everything(shape(tiny_encoder(name)), 0, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("roberta", {"type_vocab_size": 1}),
+        ("deberta-v2", {"relative_attention": False}),
+        (
+            "deberta-v2",  # as v3 is built
+            {"position_biased_input": False, "share_att_key": True, "norm_rel_ebd": "layer_norm", "max_relative_positions": 9},
+        ),
+        (
+            "deberta-v2",  # as v2-xlarge is, with more besides
+            {"conv_kernel_size": 3, "conv_groups": 2, "embedding_size": 16, "type_vocab_size": 3, "position_buckets": -1},
+        ),
+    ],
+)
+def test_encoder_is_counted_by_formula_however_it_is_configured(name: str, extra: dict[str, Any]) -> None:
+    encoder = Encoder(AutoAdapterModel.from_config(architecture(name, **extra)))
+    own = [(key, parameter.numel()) for key, parameter in encoder.copy_of_model().base_model.named_parameters()]
+    assert sum(size for key, size in own if not key.startswith("pooler.")) == counts.everything(shape(encoder), 0, {})
 
 
 def test_joint_adapter_is_one_for_all_tasks_and_heads_are_their_own(backbone: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from scalearn.backbones import Backbone, Shape
+from scalearn.backbones import Backbone, Shape, shape_of
 from scalearn.encoder import Encoder
 from scalearn.layers.random_streams import RowBlock
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack
@@ -86,8 +86,7 @@ def loaded(encoder: Encoder, tokenizer: Any = None) -> LoadedBackbone:
 
 
 def shape(encoder: Encoder) -> Shape:
-    config = encoder.config
-    return Shape(config.model_type, config.hidden_size, config.num_hidden_layers, 48, config.vocab_size, config.max_position_embeddings)
+    return shape_of("tiny", encoder.config.to_dict())
 
 
 def add_random_adapter(model: Any, name: str, reduction: float = 4, **settings: Any) -> None:
