@@ -155,6 +155,27 @@ def test_eight_mixed_jobs_go_the_same_way_packed_and_alone(
         assert_equal(directory, alone, courses)
 
 
+def test_jobs_whose_target_adapters_saw_other_rows_go_the_same_way_packed_and_alone(
+    backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
+) -> None:
+    """What a few-shot sweep packs: sources of the same tasks, the target's own trained on as many rows as each job has."""
+    few = {**parents, "apple": tmp_path / "few"}
+    assert run(job("adapter", FEW_SHOT, backbone, learning_rate=1e-2), few["apple"]).error is None
+    assert max(distance(tensor, weights(parents["apple"])[name]) for name, tensor in weights(few["apple"]).items()) > 0.01
+    kinds = [("scalearn", TARGET, parents), ("scalearn", FEW_SHOT, few), ("adapterfusion", FEW_SHOT, few), ("scalearn_pp", TARGET, parents)]
+    members = []
+    for seed, (method, rows, sources) in enumerate(kinds):
+        for name in ("pack", "alone"):
+            (tmp_path / name / str(seed)).mkdir(parents=True)
+        config = job(method, rows, backbone, {}, seed, SOURCES, epochs=2, patience=None, learning_rate=5e-3)
+        members.append(PackMember(config, tmp_path / "pack" / str(seed), sources))
+    assert [outcome.error for outcome in training.train(members, Runtime(device="cpu"), lambda *_: None)] == [None] * 4
+    for member in members:
+        alone = tmp_path / "alone" / member.directory.name
+        assert run(member.config, alone, member.parents).error is None
+        assert_equal(member.directory, alone, courses)
+
+
 def test_neighbours_do_not_matter(backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path) -> None:
     jobs = mixed_jobs(backbone)
     first = train_pack([jobs[0], jobs[6], jobs[3]], tmp_path / "first", parents)[0]
