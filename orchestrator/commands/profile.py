@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.commands.arguments import positive_seconds
 from orchestrator.planning.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
 
@@ -17,10 +18,22 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "profile",
         help="measure how fast this device trains",
-        description="Measure start-up, seconds per step and memory per token on the device at hand, in under two minutes.",
+        description="Measure start-up, seconds per step and memory per token on the device at hand, in under two minutes: "
+        "what tells most first, and what there was no time for is named.",
     )
-    parser.add_argument("--backbone", default="minilm", metavar="NAME", help="registered name or local directory (default: minilm)")
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="as a sweep says it (default: auto)")
+    parser.add_argument(
+        "--backbone", action="append", metavar="NAME", help="registered name or local directory; repeatable (default: minilm)"
+    )
+    parser.add_argument(
+        "--precision", action="append", choices=("auto", *PRECISIONS), help="as a sweep says it; repeatable (default: auto)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive_seconds,
+        default=110.0,
+        metavar="N",
+        help="time for all backbones and precisions together; a large one may need more for the least that a profile holds (default: 110)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU where there is one")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of one worker (default: half of the CPUs)")
     parser.add_argument("--quick", action="store_true", help="a few seconds and rough figures")
@@ -40,7 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     began = time.monotonic()
     profile = measure_profile(
-        [arguments.backbone], [arguments.precision], device=arguments.device, threads=arguments.threads, quick=arguments.quick
+        arguments.backbone or ["minilm"],
+        arguments.precision or ["auto"],
+        device=arguments.device,
+        threads=arguments.threads,
+        seconds=arguments.seconds,
+        quick=arguments.quick,
     )
     if arguments.out:
         try:
@@ -57,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 def print_profile(profile: Profile, console: Console) -> None:
     """Print what was measured, one line per method and pack."""
     console.print(f"{profile.device}: a worker starts in {profile.worker_seconds:g} s", highlight=False)
+    console.print(profile.note, highlight=False, soft_wrap=True, markup=False)
     for rates in profile.rates:
         console.print(
             f"{rates.backbone} in {rates.precision}: {rates.job_seconds:g} s around a job, {rates.bytes_per_token / 1e3:.0f} kB per token",

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import torch
 from scipy.optimize import nnls
 
+from orchestrator.planning.course import ESSENTIAL, Deadline, Extent, take
 from orchestrator.planning.profile import Pace, Profile, Rates
 from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Precision
@@ -34,10 +35,19 @@ from scalearn.training import train
 
 SOURCES = 8
 BATCH = 32
-METHODS = ("adapter", "scalearn", "adapterfusion")
+METHODS = (*ESSENTIAL, "adapterfusion")
+SECONDS = 110.0
+"""What a measurement may take: under two minutes, its own start included."""
 
 _TASK = "profile/rows"
 _EVALUATION_ROWS = 64
+
+
+_QUICK = Extent(lengths=(32, 64), packs=(1, 2), methods=ESSENTIAL, steps=1, rounds=1)
+_EXTENTS = {
+    "cpu": Extent(lengths=(32, 128), packs=(1, 2, 4), methods=METHODS, steps=2, rounds=2),
+    "cuda": Extent(lengths=(64, 128), packs=(1, 4, 16, 32), methods=METHODS, steps=20, rounds=2),
+}
 
 
 @dataclass(frozen=True)
@@ -116,12 +126,6 @@ class Bench:
         around = wall - training - evaluation
         return Point(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
 
-    def points(self, method: str, shapes: Sequence[tuple[int, int]], steps: int, rounds: int) -> list[Point]:
-        """Train packs of several shapes (jobs, length), after one that warms up; every shape counts by its fastest round."""
-        self.run(method, 1, min(length for _, length in shapes), 1)
-        measured = [[self.run(method, jobs, length, steps) for jobs, length in shapes] for _ in range(rounds)]
-        return [_fastest(points) for points in zip(*measured, strict=True)]
-
     def job(self, method: str, seed: int, length: int, steps: int, rows: int = BATCH) -> JobConfig:
         """Return a job of a method on the made-up rows."""
         known = get_method(method)
@@ -149,36 +153,32 @@ class Bench:
         return PackMember(config, directory, parents)
 
 
-def measure_rates(
-    bench: Bench, device: str, *, packs: Sequence[int], lengths: Sequence[int], steps: int, rounds: int, methods: Sequence[str]
-) -> Rates:
-    """Measure one backbone in one precision.
+def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline) -> tuple[Rates, tuple[str, ...]]:
+    """Measure one backbone in one precision, and say what there was no time for.
 
     Args:
         bench: Where.
         device: `cpu` or `cuda`.
-        packs: Pack sizes, from 1.
-        lengths: At least two input lengths; larger packs are measured at the first one only.
-        steps: Per pack.
-        rounds: How often each pack is measured.
-        methods: At least `adapter` and `scalearn`.
+        extent: What to measure.
+        deadline: When to be done.
     """
     resolved = resolve_precision(bench.precision, torch.device(device))
     train_paces, evaluate_paces, around = {}, {}, []
     began = time.monotonic()
-    bench.run("adapter", 1, lengths[0], 1)
+    bench.run("adapter", 1, extent.lengths[0], 1)
     load_seconds = time.monotonic() - began
-    for method in methods:
-        shapes = [(1, length) for length in lengths] + [(jobs, lengths[0]) for jobs in packs if jobs > 1]
-        points = bench.points(method, shapes, steps, rounds)
+    encoder = load_encoder(bench.backbone, device=device)
+    longest = extent.lengths[-1]
+    memory = bytes_per_row(encoder, bench.job("adapter", 0, longest, 1), longest) / longest
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    taken = take(bench.run, extent, deadline)
+    for method, rounds in taken.points.items():
+        points = [_fastest(measured) for measured in rounds]
         train_paces[method] = fit_pace(points)
         evaluate_paces[method] = _fit_evaluation(points)
         around += [point.around_seconds for point in points if point.jobs == 1]
-    encoder = load_encoder(bench.backbone, device=device)
-    memory = bytes_per_row(encoder, bench.job("adapter", 0, lengths[-1], 1), lengths[-1]) / lengths[-1]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
     around_job = float(np.median(around))
-    return Rates(
+    rates = Rates(
         bench.backbone.name,
         resolved,
         round(around_job, 3),
@@ -189,6 +189,7 @@ def measure_rates(
         evaluate_paces,
         SOURCES,
     )
+    return rates, taken.left_out
 
 
 def fit_pace(points: Sequence[Point]) -> Pace:
@@ -228,37 +229,46 @@ def measure_profile(
     *,
     device: str = "auto",
     threads: int | None = None,
-    rounds: int = 2,
+    seconds: float = SECONDS,
     quick: bool = False,
 ) -> Profile:
-    """Measure the device at hand.
+    """Measure the device at hand; its note says what there was no time for.
 
     Args:
         backbones: Registered names or local directories.
         precisions: As sweeps say them.
         device: As `Runtime.device`.
         threads: CPU threads of one worker. None: half of those that this process may use, as two workers would have.
-        rounds: How often each pack is measured; the fastest counts, since others may use the machine too.
+        seconds: In which to be done, shared by all backbones and precisions. What a profile cannot do without is measured in any case.
         quick: Fewer points, for tests.
+
+    Raises:
+        UserError: A backbone or a precision is not to be had.
     """
+    whole = Deadline(seconds)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
-    packs = (1, 2) if quick else (1, 2, 4) if kind == "cpu" else (1, 4, 16, 32)
-    rates = []
-    for backbone, precision in itertools.product(backbones, precisions):
+    extent = _QUICK if quick else _EXTENTS[kind]
+    # `auto` may be one of the others.
+    resolved = {resolve_precision(precision, torch.device(kind)): precision for precision in precisions}
+    wanted = list(itertools.product(dict.fromkeys(backbones), resolved.values()))
+    worker_seconds = _worker_seconds()
+    rates, notes = [], []
+    for number, (backbone, precision) in enumerate(wanted):
         with tempfile.TemporaryDirectory(prefix="scalearn-profile-") as folder:
             bench = Bench(Path(folder), backbone, precision, kind, threads)
-            lengths, steps = ((32, 64), 1) if quick else ((32, 128), 2) if kind == "cpu" else ((64, 128), 20)
-            methods = METHODS[:2] if quick else METHODS
-            count = 1 if quick else rounds
-            rates.append(measure_rates(bench, kind, packs=packs, lengths=lengths, steps=steps, rounds=count, methods=methods))
+            measured, left_out = measure_rates(bench, kind, extent, whole.share(len(wanted) - number))
+        rates.append(measured)
+        if left_out:
+            notes.append(f"; no time in {seconds:g} s for {measured.backbone} in {measured.precision}: {', '.join(left_out)}")
     return Profile(
         device=device_name(kind),
         measured=True,
-        note=f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {threads} threads per worker, load {os.getloadavg()[0]:.1f}",
+        note=f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {threads} threads per worker, load {os.getloadavg()[0]:.1f}"
+        + "".join(notes),
         memory_bytes=_memory(kind),
         auto_precision=resolve_precision("auto", torch.device(kind)),
-        worker_seconds=_worker_seconds(),
+        worker_seconds=worker_seconds,
         rates=tuple(rates),
     )
 
