@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
-from orchestrator.planning.cost import CostModel
+from orchestrator.planning.cost import cost_of
 from orchestrator.planning.forecast import forecast, print_forecast
 from orchestrator.planning.plan import plan, print_plan
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile, profile_names
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     sweep, store, graph = open_sweep(arguments)
     result = plan(sweep.name, graph, store.glance(graph.nodes()))
-    cost = CostModel(load_profile(arguments.profile), pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
-    expected = forecast(graph, result.cached(), cost, arguments.gpus) if arguments.gpus else None
+    cost = cost_of(sweep, load_profile(arguments.profile))
+    expected = forecast(graph, result.cached(), cost, arguments.gpus, sweep.resources) if arguments.gpus else None
     if arguments.json:
         print(json.dumps(result.to_json() | ({"forecast": expected} if expected else {}), indent=2))
         return 0

@@ -24,11 +24,6 @@ _MOST_OF_A_KIND = 1000
 _NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
 """In what Ray says of an actor that died with its node; the error itself has no field for it."""
 
-LOOKAHEAD = 1
-"""Packs of each shape handed out beyond what fits, so that a worker that falls idle has its next order waiting.
-
-More would freeze the order too early."""
-
 
 @dataclass(frozen=True)
 class Cluster:

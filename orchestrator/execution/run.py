@@ -16,7 +16,7 @@ from orchestrator.definition.graph import DONE, Graph
 from orchestrator.definition.resources import Shape
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.signals import Signals
-from orchestrator.planning.cost import CostModel
+from orchestrator.planning.cost import CostModel, cost_of
 from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.storage.journal import Journal
 from orchestrator.storage.manifest import write_manifest
@@ -198,7 +198,7 @@ def _cost(sweep: Sweep) -> Callable[[bool], CostModel]:
 
     def model(on_gpus: bool) -> CostModel:
         profile = named or load_profile(DEFAULT_PROFILE if on_gpus else DEFAULT_CPU_PROFILE)
-        return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share)
+        return cost_of(sweep, profile)
 
     return model
 

@@ -26,10 +26,10 @@ from orchestrator.execution.retries import FIRST_PAUSE, Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
-from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.planning.turns import Turns
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store

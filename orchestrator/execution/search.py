@@ -14,11 +14,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.definition.graph import Graph, State
-from orchestrator.execution.cluster import LOOKAHEAD, died_with_its_node
+from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import NODE_LOSSES, Retries
 from orchestrator.execution.trial import ENDING, Ending, describe
-from orchestrator.execution.turns import Turns
 from orchestrator.planning.packing import Policy
+from orchestrator.planning.turns import LOOKAHEAD, Turns
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import FAILED, Store

@@ -1,16 +1,20 @@
 """What a job costs before it runs: seconds = worker start + steps x (fixed + jobs + tokens) + evaluation, from a device's profile."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from orchestrator.definition.graph import Job
 from orchestrator.planning.profile import Pace, Profile, Rates
 from orchestrator.planning.sizes import Size, size_of
-from scalearn.config import DataConfig, OptimisationConfig
+from scalearn.config import DataConfig, OptimisationConfig, Stage
 from scalearn.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from orchestrator.definition.sweep import Sweep
 
 _EVALUATION_ROWS = 64
 """Rows of one job in one pass of an evaluation."""
@@ -84,6 +88,7 @@ class CostModel:
         pack: int | None = None,
         memory_share: float = 0.9,
         measured: Mapping[tuple[str, str], Memory] = MappingProxyType({}),
+        part: Callable[[Stage, str], float] = lambda stage, method: 1.0,
     ) -> None:
         """Prepare.
 
@@ -92,16 +97,19 @@ class CostModel:
             pack: The most jobs of a pack. None: as many as fit and pay.
             memory_share: Share of the device's memory that a pack may fill.
             measured: By stage and method, what jobs of this very backbone take. Others are reckoned from the profile.
+            part: Returns by stage and method the part of a device that a trial has: of its memory, and of its speed on tokens, since
+                packs that share a device compute in turn.
         """
         self.profile = profile
         self._pack = pack
         self._memory_share = memory_share
         self._measured = measured
+        self._part = part
         self._estimate = lru_cache(maxsize=None)(self._fresh_estimate)
 
     def with_memory(self, measured: Mapping[tuple[str, str], Memory]) -> "CostModel":
         """Return the same model with packs that fit a measured device."""
-        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured)
+        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured, part=self._part)
 
     @property
     def measures_packs(self) -> bool:
@@ -132,11 +140,13 @@ class CostModel:
         return total + _validation_seconds(members)
 
     def _fresh_estimate(
-        self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, stage: str, method: str, backbone: str, sources: int
+        self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, stage: Stage, method: str, backbone: str, sources: int
     ) -> Estimate:
         precision = self.profile.auto_precision if optimisation.precision == "auto" else optimisation.precision
         rates, factor = self.profile.of(backbone, precision)
+        part = self._part(stage, method)
         train, evaluate = (_pace(rates, method, sources, factor, training=training) for training in (True, False))
+        train, evaluate = (replace(pace, per_token=pace.per_token / part) for pace in (train, evaluate))
         sizes = [size_of(one) for one in data]
         steps = total_steps(sizes, optimisation)
         rows = optimisation.batch_size * max(size.inputs for size in sizes)
@@ -147,7 +157,7 @@ class CostModel:
         lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
         padded = sum(length * size.train for length, size in zip(lengths, sizes, strict=True)) / sum(size.train for size in sizes)
         longest = float(max(one.max_length for one in data))
-        memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor)
+        memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor, part)
         room = memory.total * self._memory_share
         most = 1 if not packable(method) else train.largest_pack if self._pack is None else self._pack
         each = memory.per_token * rows * longest + memory.per_job
@@ -162,10 +172,20 @@ class CostModel:
         return replace(alone, seconds=seconds)
 
 
-def _reckoned(profile: Profile, rates: Rates, factor: float) -> Memory:
+def cost_of(sweep: "Sweep", profile: Profile) -> CostModel:
+    """Return the cost model of a sweep, the same for a run and for a plan."""
+
+    def part(stage: Stage, method: str) -> float:
+        return min(1.0, sweep.resources.of(stage, method).gpu or 1.0)
+
+    return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share, part=part)
+
+
+def _reckoned(profile: Profile, rates: Rates, factor: float, part: float) -> Memory:
     """Return what a profile says of a backbone that differs from the measured one by a factor of the work per token."""
     # Wider models hold more per token: about the root of the work, since work grows with the square of the width.
-    return Memory(profile.device, profile.memory_bytes, rates.fixed_bytes * factor, rates.bytes_per_token * math.sqrt(factor), 0.0)
+    per_token = rates.bytes_per_token * math.sqrt(factor)
+    return Memory(profile.device, profile.memory_bytes * part, rates.fixed_bytes * factor, per_token, 0.0)
 
 
 def packable(method: str) -> bool:

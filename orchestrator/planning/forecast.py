@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.definition.graph import Graph
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.resources import Shape, shape_of
+from orchestrator.definition.schema import StageResources
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import FirstCome
 from orchestrator.planning.simulate import Barrier, Forecast, simulate, slices
@@ -16,21 +18,29 @@ from orchestrator.watching.progress import show_seconds
 _LONGEST = 5
 
 
-def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int) -> dict[str, Any]:
+def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, resources: StageResources) -> dict[str, Any]:
     """Return a forecast as JSON values; seconds everywhere.
 
     Args:
         graph: The sweep's jobs; it is marked as a run would mark it.
         done: Nodes that are finished already, and cost nothing.
         cost: Expected durations.
-        devices: How many packs run at a time.
+        devices: How many there are.
+        resources: What a trial has of them. Jobs that state no GPU are planned on a whole device.
+
+    Raises:
+        UserError: A job needs more devices than there are.
     """
     finished = set(done)
+
+    def shape(job: Job) -> Shape:
+        return shape_of(resources.of(job.config.stage, job.config.method), gpu=1.0)
+
     for node in finished:
         graph.mark(node, "cached")
-    played = simulate(graph, cost, devices)
+    played = simulate(graph, cost, devices, shape=shape)
     others = {"first_come": FirstCome, "barrier": Barrier}
-    comparison = {name: simulate(_copy(graph, finished), cost, devices, policy).makespan for name, policy in others.items()}
+    comparison = {name: simulate(_copy(graph, finished), cost, devices, policy, shape=shape).makespan for name, policy in others.items()}
     return {
         "devices": devices,
         "profile": {"device": cost.profile.device, "measured": cost.profile.measured, "note": cost.profile.note},
@@ -84,7 +94,7 @@ def _by_task(graph: Graph, played: Forecast) -> list[dict[str, Any]]:
     for pack in played.packs:
         for node in pack.nodes:
             task = "+".join(graph.job(node).tasks)
-            seconds[task] = seconds.get(task, 0.0) + (pack.end - pack.begin) / len(pack.nodes)
+            seconds[task] = seconds.get(task, 0.0) + pack.device_seconds / len(pack.nodes)
     ordered = sorted(seconds.items(), key=lambda item: -item[1])
     return [{"task": task, "device_seconds": value} for task, value in ordered]
 

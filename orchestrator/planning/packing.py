@@ -313,10 +313,10 @@ class Policy:
 class FirstCome(Policy):
     """What a plain queue does: jobs in the order in which they became ready, packs spread over the idle devices. For comparison."""
 
-    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1) -> None:
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
         """See `Policy`."""
         self._came = 0
-        super().__init__(graph, cost, slots)
+        super().__init__(graph, cost, slots, apart)
         for heap in self._ready.values():
             heapify(heap)
 

@@ -2,15 +2,19 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from orchestrator.definition.graph import DONE, Graph
+from orchestrator.definition.graph import DONE, Graph, Job
+from orchestrator.definition.resources import Shape
 from orchestrator.planning.cost import CostModel, Estimate
+from orchestrator.planning.idle import IdleDevices
 from orchestrator.planning.packing import Policy, kind, remaining_paths
+from orchestrator.planning.turns import LOOKAHEAD, Turns
+from scalearn.errors import UserError
 
-MakePolicy = Callable[[Graph, CostModel, int], Policy]
+MakePolicy = Callable[[Graph, CostModel, int, Callable[[Job], Hashable]], Policy]
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,17 @@ class Played:
 
     nodes: tuple[str, ...]
     device: int
+    """The first, where it has several."""
     begin: float
     """Seconds since the start of the sweep."""
     end: float
+    amount: float = 1.0
+    """Devices that it has: a part of one, or several."""
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of the devices, as far as it has them."""
+        return (self.end - self.begin) * self.amount
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Forecast:
     @property
     def device_seconds(self) -> float:
         """Seconds of all devices in use."""
-        return sum(pack.end - pack.begin for pack in self.packs)
+        return sum(pack.device_seconds for pack in self.packs)
 
     @property
     def utilisation(self) -> float:
@@ -69,58 +81,125 @@ class Forecast:
         return self.makespan / self.bounds.makespan if self.bounds.makespan else 1.0
 
 
-def simulate(graph: Graph, cost: CostModel, devices: int, policy: MakePolicy = Policy, *, noise: float = 0.0, seed: int = 0) -> Forecast:
-    """Play a sweep. The graph is marked as a run would mark it.
+def whole(job: Job) -> Shape:
+    """Return the resources of a trial that has a device to itself."""
+    return {"GPU": 1.0}
+
+
+def simulate(
+    graph: Graph,
+    cost: CostModel,
+    devices: int,
+    policy: MakePolicy = Policy,
+    *,
+    shape: Callable[[Job], Shape] = whole,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Forecast:
+    """Play a sweep as the live searcher does, lookahead and turns included. The graph is marked as a run would mark it.
 
     Args:
         graph: The jobs; those that are done marked so.
         cost: Estimates the durations.
-        devices: How many packs run at a time.
+        devices: How many there are.
         policy: Decides what runs next.
+        shape: Returns the resources of a job's trial, by Ray's names. Those without a GPU take a whole device; of CPUs, memory and all
+            else there is enough.
         noise: Standard deviation of the logarithm of true over expected duration. The policy only knows the expected one.
         seed: Of the noise.
+
+    Raises:
+        UserError: A job needs more devices than there are.
     """
-    bounds = lower_bounds(graph, cost, devices)
-    player = policy(graph, cost, devices)
-    chance = random.Random(seed)
-    idle, cold = list(range(devices)), set(range(devices))
-    events: list[tuple[float, int]] = []
+    bounds = lower_bounds(graph, cost, devices, shape)
+    there = [{"GPU": float(devices)}]
+    amounts = _amounts(graph, shape)
+    if (largest := max(amounts.values(), default=0.0)) > devices:
+        raise UserError(f"A job needs {largest:g} GPUs and the plan has {devices}: lower `resources` in the sweep file, or plan for more.")
+    if not amounts:
+        return Forecast((), devices, bounds)
+    turns = Turns({placement: {"GPU": amount} for placement, amount in amounts.items()}, lambda: there)
+    player = policy(graph, cost, max(turns.room.values()), lambda job: _placement(shape(job)))
+    player.bound(turns.room, LOOKAHEAD)
+    chance, idle = random.Random(seed), IdleDevices(devices)
+    waiting: dict[str, tuple[str, ...]] = {}
+    running: dict[str, tuple[tuple[int, ...], int]] = {}
+    """Trial to its devices and its place in what was played."""
+    events: list[tuple[float, int, str]] = []
     packs: list[Played] = []
-    now = 0.0
+    now, trials = 0.0, 0
     while True:
-        while idle and (nodes := player.take(len(idle), now)):
-            device = heappop(idle)
+        for trial, nodes in list(waiting.items()):
+            placement = player.apart(nodes[0])
+            if (place := idle.take(placement, amounts[placement])) is None:
+                continue
+            on, warm = place
             seconds = cost.seconds([player.estimate(node) for node in nodes])
             seconds *= chance.lognormvariate(0.0, noise) if noise else 1.0
-            if device in cold:
-                cold.remove(device)
-                seconds += cost.worker_seconds
-            for node in nodes:
+            seconds += 0.0 if warm else cost.worker_seconds
+            turns.started(trial)
+            heappush(events, (now + seconds, len(packs), trial))
+            running[trial] = on, len(packs)
+            packs.append(Played(nodes, on[0], now, now + seconds, amounts[placement]))
+            del waiting[trial]
+        free = max(1, player.slots - len(waiting) - len(running))
+        if taken := player.take(free, now, turns.held_back(now)):
+            trial, trials = str(trials), trials + 1
+            turns.handed_out(trial, player.apart(taken[0]))
+            for node in taken:
                 graph.mark(node, "running")
-            heappush(events, (now + seconds, len(packs)))
-            packs.append(Played(nodes, device, now, now + seconds))
+            waiting[trial] = taken
+            continue
         if not events:
             return Forecast(tuple(packs), devices, bounds)
-        now, ended = heappop(events)
-        heappush(idle, packs[ended].device)
-        player.ended(packs[ended].nodes)
-        for node in packs[ended].nodes:
+        now, _, ended = heappop(events)
+        on, number = running.pop(ended)
+        placement = player.apart(packs[number].nodes[0])
+        idle.give_back(on, placement, amounts[placement])
+        turns.ended(ended)
+        player.ended(packs[number].nodes)
+        for node in packs[number].nodes:
             graph.mark(node, "succeeded")
             player.succeeded(node)
 
 
-def lower_bounds(graph: Graph, cost: CostModel, devices: int) -> Bounds:
-    """Return what no schedule of the jobs that are left can beat."""
+def _placement(shape: Shape) -> Hashable:
+    return tuple(sorted(shape.items()))
+
+
+def _amount(shape: Shape) -> float:
+    return shape.get("GPU") or 1.0
+
+
+def _amounts(graph: Graph, shape: Callable[[Job], Shape]) -> Mapping[Hashable, float]:
+    """Return the devices of a trial by its placement, of jobs that are not done."""
+    shapes = [shape(job) for job in graph if graph.states[job.node] not in DONE]
+    return {_placement(one): _amount(one) for one in shapes}
+
+
+def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[Job], Shape] = whole) -> Bounds:
+    """Return what no schedule of the jobs that are left can beat.
+
+    Args:
+        graph: The jobs; those that are done marked so.
+        cost: Estimates the durations.
+        devices: How many there are.
+        shape: As for `simulate`.
+    """
     estimates = {job.node: cost.estimate(job) for job in graph}
-    kinds: dict[Hashable, list[Estimate]] = defaultdict(list)
+    kinds: dict[tuple[Hashable, Hashable], list[Estimate]] = defaultdict(list)
+    amounts: dict[Hashable, float] = {}
     for job in graph:
         if graph.states[job.node] not in DONE:
-            kinds[kind(job)].append(estimates[job.node])
+            placement = _placement(one := shape(job))
+            amounts[placement] = _amount(one)
+            kinds[placement, kind(job)].append(estimates[job.node])
     if not kinds:
         return Bounds(0.0, 0.0, devices)
     paths = remaining_paths(graph, estimates)
     path = max(paths[job.node] for job in graph if graph.states[job.node] not in DONE)
-    return Bounds(path + cost.worker_seconds, sum(map(least_work, kinds.values())), devices)
+    work = sum(amounts[placement] * least_work(members) for (placement, _), members in kinds.items())
+    return Bounds(path + cost.worker_seconds, work, devices)
 
 
 def least_work(members: Sequence[Estimate]) -> float:
@@ -190,7 +269,7 @@ def slices(graph: Graph, forecast: Forecast) -> list[Slice]:
         packs.update(set(keys))
         for key in keys:
             jobs[key] += 1
-            seconds[key] += (pack.end - pack.begin) / len(keys)
+            seconds[key] += pack.device_seconds / len(keys)
             begins.setdefault(key, pack.begin)
             ends[key] = max(ends[key], pack.end)
     found = [Slice(*key, jobs[key], packs[key], seconds[key], begins[key], ends[key]) for key in jobs]

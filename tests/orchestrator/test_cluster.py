@@ -24,10 +24,10 @@ from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import cluster as cluster_module
 from orchestrator.execution.cluster import Cluster, describe_gpus, refuse_unplaceable
-from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
+from orchestrator.planning.turns import Turns
 from scalearn.errors import UserError
 from tests.orchestrator.doubles import source, transfer
 

@@ -8,14 +8,13 @@ from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError
 from ray.tune.search import Searcher
 
 from orchestrator.definition.graph import Graph
-from orchestrator.execution.cluster import LOOKAHEAD
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher
 from orchestrator.execution.trial import ENDING, Ending
-from orchestrator.execution.turns import Turns
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
+from orchestrator.planning.turns import LOOKAHEAD, Turns
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import source, transfer

@@ -2,16 +2,21 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.definition.graph import Graph
-from orchestrator.planning.cost import CostModel
+from orchestrator.definition.resources import shape_of
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel, cost_of
 from orchestrator.planning.packing import FirstCome, Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.planning.simulate import Barrier, lower_bounds, simulate, slices
+from orchestrator.planning.turns import LOOKAHEAD
+from scalearn.errors import UserError
 from tests.orchestrator.doubles import make_job, source, transfer, two_stages
 from tests.orchestrator.test_packing import with_epochs
 
@@ -152,3 +157,72 @@ def test_first_pack_of_a_device_pays_for_its_worker():
     played = simulate(Graph(jobs), cost, 1)
     alone = cost.estimate(jobs[0]).seconds
     assert played.makespan == pytest.approx(3 * alone + cost.worker_seconds)
+
+
+PARTS = """
+name: parts
+benchmark: glue
+backbone: roberta-base
+targets: [rte]
+seeds: [0, 1, 2, 3]
+resources: {source: {gpu: 1}, transfer: {gpu: 1}, methods: {scalearn: {gpu: 0.25}}}
+methods:
+  scalearn: {}
+  scalearn_pp: {}
+"""
+
+
+def play_parts(text: str = PARTS, devices: int = 1):
+    sweep = Sweep.from_text(text)
+    graph = sweep.expand()
+    for node in graph.nodes():
+        if graph.stage_of(node) == "source":
+            graph.mark(node, "cached")
+    cost = cost_of(sweep, PROFILE)
+    return graph, cost, simulate(graph, cost, devices, shape=lambda job: shape_of(sweep.resources.of(job.config.stage, job.config.method)))
+
+
+def test_plan_packs_no_jobs_of_unlike_resources_together():
+    graph, _, played = play_parts()
+    methods = [{graph.job(node).config.method for node in pack.nodes} for pack in played.packs]
+    assert sorted(map(sorted, {frozenset(names) for names in methods})) == [["scalearn"], ["scalearn_pp"]]
+    _, _, alike = play_parts(PARTS.replace("0.25", "1"))
+    assert any(len({graph.job(node).config.method for node in pack.nodes}) == 2 for pack in alike.packs)
+
+
+def test_four_packs_with_a_quarter_each_share_a_device_its_memory_and_its_time():
+    text = PARTS.replace("seeds: [0, 1, 2, 3]", "seeds: [0, 1, 2, 3, 4, 5, 6, 7]").replace("  scalearn_pp: {}\n", "")
+    graph, cost, played = play_parts(text, devices=2)
+    assert [pack.begin for pack in played.packs] == [0.0] * 8
+    assert Counter(pack.device for pack in played.packs) == {0: 4, 1: 4}
+    assert {pack.amount for pack in played.packs} == {0.25}
+    assert played.utilisation <= 1 + 1e-9
+    _, undivided, whole = play_parts(text.replace("0.25", "1"), devices=2)
+    job = next(job for job in graph if job.config.stage == "transfer")
+    assert cost.estimate(job).room == undivided.estimate(job).room / 4
+    assert undivided.estimate(job).seconds < cost.estimate(job).seconds < 4 * undivided.estimate(job).seconds
+    assert played.makespan >= whole.makespan / 2
+
+
+def test_jobs_that_need_more_devices_than_there_are_are_refused():
+    with pytest.raises(UserError, match="needs 2 GPU"):
+        play_parts(PARTS.replace("transfer: {gpu: 1}", "transfer: {gpu: 2}"))
+
+
+def test_no_more_packs_wait_than_the_live_searcher_lets_wait():
+    """What is handed out ahead is fixed, so the simulator must not see more of the future than a run does."""
+    handed, most = [], [0]
+
+    class Watched(Policy):
+        def take(self, idle=1, now=0.0, closed=()):
+            pack = super().take(idle, now, closed)
+            handed.extend([1] if pack else [])
+            most[0] = max(most[0], sum(handed))
+            return pack
+
+        def ended(self, pack):
+            super().ended(pack)
+            handed.append(-1)
+
+    simulate(Graph([source("s", seed) for seed in range(20)]), make_cost(), 3, Watched)
+    assert most[0] == 3 + LOOKAHEAD

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.execution.turns import Turns
+from orchestrator.planning.turns import Turns
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launching import Launch
 

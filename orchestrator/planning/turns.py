@@ -10,6 +10,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from orchestrator.definition.resources import Shape, count_fitting, lack
 
+LOOKAHEAD = 1
+"""Packs of each shape handed out beyond what fits, so that a worker that falls idle has its next order waiting.
+
+More would freeze the order too early."""
+
 LOOK_SECONDS = 5.0
 """How often to look which nodes there are: a node takes longer to start."""
 
