@@ -104,6 +104,8 @@ class JobConfig:
     """The method's own settings; the method's registry entry names them, with defaults."""
     external: tuple[ExternalAdapter, ...] = ()
     """Those of the sources that no job trains, in the order of `sources`."""
+    compared: tuple[tuple[float, int], ...] = ()
+    """Learning rates and seeds of the jobs that early stopping compares, this one among them; sorted. Empty: it runs to its end."""
 
     @property
     def task(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.definition.comparison import with_compared
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames, per_task
 from orchestrator.definition.settings import setting_points
@@ -52,7 +53,7 @@ def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = da
     Raises:
         UserError: The data of a task is missing.
     """
-    return Graph(_Expansion(sweep, origin).jobs())
+    return Graph(with_compared(_Expansion(sweep, origin).jobs()))
 
 
 class _Expansion:

@@ -26,7 +26,7 @@ PLACES = frozenset({"JobConfig.backbone", "ExternalAdapter.place"})
 """Fields that only say where something is or how it is called; `backbone_origin` and `ExternalAdapter.origin` identify the weights."""
 
 ADDED_LATER: frozenset[str] = frozenset(
-    {"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length", "JobConfig.external"},
+    {"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length", "JobConfig.external", "JobConfig.compared"},
 )
 """Fields (`Class.field`) that came after schema version 1: left out while they hold their default, so that older results stay valid."""
 

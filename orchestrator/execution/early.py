@@ -11,12 +11,11 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.definition.graph import Graph, Job
-from orchestrator.definition.identity import canonical_json
+from orchestrator.definition.comparison import compared_group
+from orchestrator.definition.graph import Graph
 from orchestrator.storage.artifact import HISTORY
 from scalearn.config import Selection
 
@@ -54,7 +53,7 @@ def rivals(graph: Graph) -> dict[str, tuple[str, ...]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for job in graph:
         if job.config.optimisation.early_stopping is not None:
-            groups[_group(job)].append(job.node)
+            groups[compared_group(job)].append(job.node)
     return {node: tuple(other for other in nodes if other != node) for nodes in groups.values() for node in nodes}
 
 
@@ -108,9 +107,3 @@ def must_stop(directory: Path, others: Callable[[], Iterable[bytes]], selection:
     with decisions.open("a", encoding="utf-8") as file:
         file.write(json.dumps(decision) + "\n")
     return not decision["goes_on"]
-
-
-def _group(job: Job) -> str:
-    optimisation = replace(job.config.optimisation, learning_rate=0.0)
-    parents = [parent.node for parent in job.parents]
-    return canonical_json([replace(job.config, optimisation=optimisation, seed=0), parents])

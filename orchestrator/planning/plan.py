@@ -164,10 +164,12 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(wanted.keys() | stored.keys()):
         if not PLACES.isdisjoint({f"JobConfig.{name}", f"ExternalAdapter.{name.rpartition('.')[2]}"}):
             continue
-        if not wanted.get(name) and name not in stored:  # a field that is younger than the stored job, at its default
+        if name.startswith("compared") or (not wanted.get(name) and name not in stored):  # younger than the stored job, at its default
             continue
         if wanted.get(name) != stored.get(name):
             yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"
+    if (before := _compared(stored)) != (now := _compared(wanted)) and before and now:
+        yield "early stopping compares it with other learning rates or seeds"
     nodes = twin.get("parents")
     older = nodes if isinstance(nodes, list) else []
     fresh = [parent.node for index, parent in enumerate(job.parents) if index >= len(older) or older[index] != parent.node]
@@ -188,6 +190,10 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(item, f"{name}[{index}]")
     else:
         yield name, value
+
+
+def _compared(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted((name, value) for name, value in values.items() if name.startswith("compared["))
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -164,6 +164,40 @@ def test_identity_changes_only_where_jobs_are_compared():
     assert changed == {"scalearn"}
 
 
+def rates(listed: str, seeds: str = "0") -> dict[str, str]:
+    """Fingerprints by path of the jobs that are compared."""
+    graph = Sweep.from_text(SWEEP, overrides=[f"methods.scalearn={{learning_rate: {listed}, seeds: [{seeds}]}}"]).expand()
+    return {job.path: job.fingerprint for job in graph if job.config.method == "scalearn"}
+
+
+def test_job_that_may_be_ended_is_another_one_among_other_rivals():
+    alone = rates("[6e-3, 2e-2]")
+    assert rates("[2e-2, 6e-3]") == alone, "the order in the file decides nothing"
+    for others in (rates("[6e-3, 2e-2, 1e-3]"), rates("[6e-3, 2e-2]", seeds="0, 1")):
+        shared = alone.keys() & others.keys()
+        assert len(shared) == 2
+        assert all(alone[path] != others[path] for path in shared), "a result that its old rivals cut short would stand for it"
+
+
+def test_jobs_of_two_rows_that_are_compared_name_each_other():
+    dropped_row = "{learning_rate: [1e-3, 2e-3], settings: {omega_dropout: 0.5}}"
+    rows = f"[{{learning_rate: [1e-3, 2e-3]}}, {{learning_rate: [2e-3, 3e-3]}}, {dropped_row}]"
+    graph = Sweep.from_text(SWEEP, overrides=[f"methods.scalearn={rows}"]).expand()
+    plain, dropped = (
+        [job for job in graph if job.config.method == "scalearn" and ("omega_dropout" in job.path) is other] for other in (False, True)
+    )
+    assert [job.config.compared for job in plain] == [((1e-3, 0), (2e-3, 0), (3e-3, 0))] * 3
+    assert [job.config.compared for job in dropped] == [((1e-3, 0), (2e-3, 0))] * 2
+    found = rivals(graph)
+    assert all(len(found[job.node]) == len(job.config.compared) - 1 for job in (*plain, *dropped))
+
+
+def test_rows_of_one_learning_rate_each_are_not_compared():
+    graph = Sweep.from_text(SWEEP, overrides=["methods.scalearn=[{learning_rate: 1e-3}, {learning_rate: 2e-3}]"]).expand()
+    assert all(job.config.optimisation.early_stopping is None and not job.config.compared for job in graph)
+    assert not rivals(graph)
+
+
 @pytest.mark.slow
 def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
     store = Store(tmp_path / "runs")

@@ -87,6 +87,16 @@ def test_job_whose_parent_changed_names_the_parent():
     assert by_path(result, "scalearn/rte/lr6e-03-seed0").why == f"its parent {parent.node} is new"
 
 
+def test_job_with_other_rivals_is_to_be_run_and_says_so():
+    def rates(listed: str) -> Graph:
+        return graph("training={early_stopping: asha}", f"methods.scalearn.learning_rate={listed}")
+
+    result = plan("small", rates("[6e-3, 2e-2]"), Records(*rates("[6e-3, 1e-3, 2e-3]")))
+    job = by_path(result, "scalearn/rte/lr6e-03-seed0")
+    assert (job.state, job.why) == ("pending", "early stopping compares it with other learning rates or seeds")
+    assert by_path(plan("small", rates("[6e-3, 2e-2]"), Records(*graph())), "lr6e-03-seed0").why.startswith("optimisation.early_stopping")
+
+
 def test_place_of_the_weights_is_no_difference():
     (job,) = Graph([replace_backbone(next(iter(graph())), "/here")])
     twin = replace_backbone(job, "/there")

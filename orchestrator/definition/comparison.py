@@ -1,0 +1,31 @@
+"""Which jobs early stopping compares: those that differ in learning rate and seed alone. Each of them names them all."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from orchestrator.definition.graph import Job
+from orchestrator.definition.identity import canonical_json
+
+
+def compared_group(job: Job) -> str:
+    """Return what the jobs that are compared have in common."""
+    optimisation = replace(job.config.optimisation, learning_rate=0.0)
+    parents = [parent.node for parent in job.parents]
+    return canonical_json([replace(job.config, optimisation=optimisation, seed=0), parents])
+
+
+def with_compared(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Iterate over a sweep's jobs in order; those that early stopping may end know the learning rates and seeds of their group.
+
+    Where a job ends depends on whom it is compared with: among others it is another job, though its path is the same.
+    """
+    listed = list(jobs)
+    groups = [None if job.config.optimisation.early_stopping is None else compared_group(job) for job in listed]
+    members: dict[str, set[tuple[float, int]]] = defaultdict(set)
+    for job, group in zip(listed, groups, strict=True):
+        if group is not None:
+            members[group].add((job.config.optimisation.learning_rate, job.config.seed))
+    compared = {group: tuple(sorted(pairs)) for group, pairs in members.items()}
+    for job, group in zip(listed, groups, strict=True):
+        yield job if group is None else Job(replace(job.config, compared=compared[group]), job.parents)
