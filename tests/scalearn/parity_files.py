@@ -2,12 +2,14 @@
 
 import json
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import safe_open
 from transformers import RobertaConfig
 
 JOINT_AND_PROPETL = {"propetl", "propetl_m", "hyperformer", "hyperformer_pp"}
+_DOCUMENTATION = ("readme*", "license*", "manifest*", "sha256sums*", "*.md", ".git*")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 Differences = tuple[float, float, float]
@@ -34,9 +36,10 @@ def directory() -> Path | None:
 
 
 def recorded_files() -> list[Path]:
-    """All files there are, in subdirectories too."""
+    """All files there are, in subdirectories and behind links too: one of another kind is no recording, so reading it fails."""
     place = directory()
-    return [] if place is None else sorted(place.rglob("*.safetensors"))
+    found = [Path(folder, name) for folder, _, names in os.walk(place, followlinks=True) for name in names] if place is not None else []
+    return sorted(path for path in found if not any(fnmatch(path.name.lower(), pattern) for pattern in _DOCUMENTATION))
 
 
 def is_baseline(path: Path) -> bool:

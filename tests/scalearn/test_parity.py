@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import AutoAdapterModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -175,7 +175,7 @@ def test_there_are_recorded_files() -> None:
     assert FILES, f"{directory()} holds no recorded outputs, so nothing would be compared"
 
 
-@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+@pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
 def test_recorded_file_is_reproduced(path: Path) -> None:
     (parity_baselines.reproduce if is_baseline(path) else reproduce)(path)
 
@@ -197,6 +197,18 @@ def test_named_directory_may_hold_files_of_one_kind(one_of_each: dict[bool, Path
         monkeypatch.setenv("SCALEARN_PARITY_DIR", str(named))
         assert recorded_files() == [named / "anything.safetensors"]
         test_recorded_file_is_reproduced(named / "anything.safetensors")
+
+
+def test_file_that_is_no_recording_fails_instead_of_being_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEARN_PARITY_DIR", str(tmp_path / "named"))
+    for name in ("named/README.md", "elsewhere/other.npz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"of another kind")
+    (tmp_path / "named/linked").symlink_to(tmp_path / "elsewhere")
+    (path,) = recorded_files()
+    assert path.name == "other.npz"
+    with pytest.raises(SafetensorError):
+        test_recorded_file_is_reproduced(path)
 
 
 def test_file_of_an_unknown_variant_fails_instead_of_being_passed_over(one_of_each: dict[bool, Path], tmp_path: Path) -> None:
