@@ -88,7 +88,7 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
     _save(_all_of(branch).state_dict(), folder / _weights_file(branch))
     for head, each in zip(heads, spec.heads, strict=True):
         _save(head.state_dict(), folder / _head_file(spec, each))
-    stacks = branch.stacks if isinstance(branch, SourceBranch) else ()
+    stacks = branch.given if isinstance(branch, SourceBranch) else ()
     config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch), "built_on": _identity(encoder, stacks)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

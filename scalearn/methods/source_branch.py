@@ -1,6 +1,8 @@
 """A branch on frozen source adapters, however it combines them: the ScaLearn family, AdapterFusion, methods of other packages."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,12 +17,20 @@ class SourceBranch(Branch):
     def __init__(self, stacks: Sequence[SourceStack]) -> None:
         """Refers to the stacks, one per site, without owning them: they are no part of the job's own state."""
         super().__init__()
-        self._stacks = tuple(stacks)
+        self.given = tuple(stacks)
+        self._stacks = self.given
 
     @property
     def stacks(self) -> Sequence[SourceStack]:
-        """The frozen sources, one stack per site."""
+        """The frozen sources, one stack per site; `given` are those before the branch was moved or converted, if it was."""
         return self._stacks
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Lets the stacks follow when the branch is moved or converted. Other jobs keep theirs: what changes is a copy."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if recurse:
+            self._stacks = tuple(_applied(stack, fn) for stack in self._stacks)
+        return self
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
         """See `Branch.added`."""
@@ -41,3 +51,10 @@ class SourceBranch(Branch):
         bottleneck = members[0].stacks[site].bottleneck(hidden_states)
         parts = zip(members, hidden_states.split(list(rows)), bottleneck.split(list(rows)), strict=True)
         return torch.cat([branch.combined(site, part, activated) for branch, part, activated in parts])
+
+
+def _applied(stack: SourceStack, fn: Callable[[Tensor], Tensor]) -> SourceStack:
+    # A stack that stays as it is stays shared: jobs in a pack are computed together because it is the same object.
+    if all(fn(buffer) is buffer for buffer in stack.buffers()):
+        return stack
+    return copy.deepcopy(stack)._apply(fn)  # type: ignore[no-untyped-call,no-any-return]

@@ -3,6 +3,7 @@
 import copy
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,35 @@ def test_head_drops_what_the_backbone_says_unless_told(tokenizer: PreTrainedToke
     backbone = loaded(encoder_of(library_model("bert", vocab_size=len(tokenizer), classifier_dropout=0.4)), tokenizer)
     assert attached(backbone, "adapter").head.dropout == 0.4
     assert attached(backbone, "adapter", dropout=0.2).head.dropout == 0.2
+
+
+@pytest.mark.parametrize("method", ["scalearn", "adapterfusion"])
+def test_converted_branch_takes_its_sources_along_and_leaves_them_to_others(method: str, backbone: LoadedBackbone) -> None:
+    model = attached(backbone, method)
+    first = model.branch
+    second = scalearn.attach(backbone, method, scalearn.HeadConfig("classification", 3), sources=model.sources).branch
+    shared, names = tuple(first.stacks), list(first.state_dict())
+    first.to(torch.float32)
+    assert all(now is then for now, then in zip(first.stacks, shared, strict=True)), "jobs of a pack no longer share their sources"
+    states = torch.randn(2, 3, HIDDEN)
+    before = first.eval().added(0, states)
+    first = first.double()
+    first.begin_pass()
+    torch.testing.assert_close(first.added(0, states.double()), before.double(), atol=1e-4, rtol=0)
+    assert list(first.state_dict()) == names
+    assert all(stack.up_weight.dtype == torch.float64 for stack in first.stacks)
+    assert all(now is then for now, then in zip(second.stacks, shared, strict=True))
+    assert all(stack.up_weight.dtype == torch.float32 for stack in shared)
+
+
+def test_converted_model_predicts_as_before_and_is_saved_with_the_sources_that_it_was_given(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    own = loaded(encoder_of(library_model("bert", vocab_size=len(tokenizer))), tokenizer)
+    model = attached(own, "scalearn").eval()
+    inputs = model.tokenise(TEXTS)
+    before = model(inputs)
+    model.double()
+    torch.testing.assert_close(model(inputs), before, atol=1e-4, rtol=0)
+    model.bfloat16().save(tmp_path)
+    assert scalearn.load_model(tmp_path, own, model.sources).sources is model.sources
