@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0
 _LONGEST_PAUSE = 60.0
+_FILE_PATIENCE = 30.0
+"""Seconds for which the last round is repeated on an SQLite file: another driver may be writing to it, and will soon be done."""
+_FILE_PAUSE = 0.2
+_LOCKED = "database is locked"
+"""What SQLite says then; MLflow has no type for it."""
 _LEDGER = "tracked.json"
 _MLFLOW_SETTINGS = {
     # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
@@ -93,7 +98,8 @@ class Tracker:
         self._report: Report | None = None
         self._ledger = Ledger(store, target)
         self._runs: SweepRuns | None = None
-        self._status = "KILLED"
+        self._status, self._repeat_until = "KILLED", 0.0
+        self._is_locked = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
@@ -120,13 +126,13 @@ class Tracker:
 
         Args:
             status: How the sweep's run ends: `FINISHED`, `FAILED` or `KILLED`.
-            patience: Longest wait in seconds. A server that does not answer is not waited for.
+            patience: Longest wait in seconds. A server that does not answer is not waited for, a file that is locked is.
             report: The sweep's report. None: there is none.
 
         Returns:
             How many nodes are left for a later run.
         """
-        self._status = status
+        self._status, self._repeat_until = status, time.monotonic() + min(patience, _FILE_PATIENCE)
         self._report = None if report is None or report.mark == self._ledger.report else report
         self._ending.set()
         if self._report and self._thread.ident is None:
@@ -141,12 +147,18 @@ class Tracker:
         pause = _INTERVAL
         while not self._ending.wait(pause):
             pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
-        if self._ship_all() and self._runs is not None:
-            self._ship_report(self._runs)
-            try:
-                self._runs.close(self._status)
-            except Exception as error:
-                self._lose_connection(error)
+        while not self._ship_last() and self._is_locked and time.monotonic() < self._repeat_until:
+            time.sleep(_FILE_PAUSE)
+
+    def _ship_last(self) -> bool:
+        if not self._ship_all() or self._runs is None:
+            return False
+        self._ship_report(self._runs)
+        try:
+            self._runs.close(self._status)
+        except Exception as error:
+            self._lose_connection(error)
+        return self._runs is not None
 
     def _ship_all(self) -> bool:
         """Make one round over the open nodes. Whatever goes wrong with the server ends the round; the next one connects anew."""
@@ -204,7 +216,7 @@ class Tracker:
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None
-        self.problem = _first_line(error)
+        self.problem, self._is_locked = _first_line(error), _LOCKED in str(error)
 
     def _ship(self, node: str, runs: "SweepRuns") -> None:
         """Bring one node's run up to date; a node that has ended is then forgotten."""

@@ -1,9 +1,12 @@
 """The writer against real MLflow stores: an SQLite file, and a server's address where nobody listens."""
 
+import contextlib
 import json
 import shutil
 import socket
+import sqlite3
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +20,7 @@ from orchestrator.storage.store import Store
 from orchestrator.tracking.writer import Target, Tracker
 from orchestrator.watching.report import Report, write_run_report
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
+from tests.orchestrator.launching import wait_until
 from tests.orchestrator.small_sweep import small_store
 
 
@@ -147,6 +151,29 @@ def test_job_trained_anew_replaces_its_run(store):
     after = runs_of(store)[node]
     assert after.info.run_id != before.info.run_id
     assert [step for step, _ in history(store, after, "train_loss")] == [10, 20, 30]
+
+
+@pytest.mark.fault
+def test_file_that_takes_nothing_at_first_gets_everything_in_a_repeated_last_round(store):
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    tracker = Tracker(Target.of(None, None, "toy", "", store), graph, store)
+    for node in graph.nodes():
+        tracker.add(node)
+    with contextlib.closing(sqlite3.connect(store.root / "mlflow.db", check_same_thread=False)) as database:
+        # Two drivers that begin to write at a time: SQLite refuses one at once.
+        database.execute("CREATE TRIGGER other BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'database is locked'); END")
+
+        def let_in() -> None:
+            wait_until(lambda: tracker.problem)
+            database.execute("DROP TRIGGER other")
+
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(let_in)
+            tracker.start()
+            assert (tracker.finish("FINISHED", patience=300), tracker.problem) == (0, None)
+            other.result()
+    assert {run.info.status for run in runs_of(store).values()} == {"FINISHED"}
 
 
 def test_absent_server_leaves_work_for_a_later_run(store, monkeypatch):
