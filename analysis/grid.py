@@ -166,8 +166,9 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str)
     if cell.set_aside:
         rates = ", ".join(f"{rate:g}" for rate in cell.set_aside)
         marks.append(footnotes.mark(f"Learning rate {rates} was not compared: fewer of its seeds have a score."))
-    if cell.halted:
-        marks.append(footnotes.mark(f"{cell.halted} jobs, of all learning rates, ended early because others did better (asha)."))
+    if cell.halted or cell.halted_others:
+        which = f"{cell.halted} of the {cell.wanted} jobs at the chosen learning rate, and {cell.halted_others} at others"
+        marks.append(footnotes.mark(f"{which}, ended early because other jobs did better (asha)."))
     mean, std = cell.mean, cell.std
     return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
 

@@ -34,7 +34,9 @@ class Cell:
     """Learning rates not compared because fewer of their seeds have a score."""
     nodes: tuple[str, ...] = ()
     halted: int = 0
-    """How many of the target's jobs, of all learning rates, ended early because others did better."""
+    """How many of the `wanted` jobs ended early because other learning rates or seeds did better."""
+    halted_others: int = 0
+    """How many of the target's jobs at other learning rates did."""
 
     @property
     def count(self) -> int:
@@ -227,6 +229,8 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     shown = chosen[chosen["split"] == split].sort_values(["seed", "node"])
     validation = chosen[(chosen["split"] == "validation") & chosen["node"].isin(shown["node"])]
     parameters = _trained_parameters(shown).dropna()
+    halted = jobs.loc[jobs["stopped_by"] == "asha", "node"].drop_duplicates()
+    halted_here = int(halted.isin(nodes["node"]).sum())
     return Cell(
         target,
         scores=tuple((int(seed), float(value)) for seed, value in zip(shown["seed"], shown["value"], strict=True)),
@@ -238,7 +242,8 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         problems=tuple(_problems(nodes, split, set(shown["node"]))),
         set_aside=choice.set_aside,
         nodes=tuple(shown["node"]),
-        halted=int((jobs.drop_duplicates("node")["stopped_by"] == "asha").sum()),
+        halted=halted_here,
+        halted_others=len(halted) - halted_here,
     )
 
 

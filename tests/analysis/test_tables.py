@@ -60,6 +60,17 @@ def test_table_learning_rate_with_a_crashed_seed_cannot_win_by_its_survivor(tmp_
     assert "Learning rate 0.02 was not compared" in to_markdown(table)
 
 
+def test_table_footnote_counts_jobs_that_were_cut_apart_where_they_stand_behind_the_mean(tmp_path: Path) -> None:
+    build_store(tmp_path, StoreSpec(score=lambda method, task, seed, rate, split: 0.9 if rate == 6e-3 else 0.6))
+    frame = analysis.load(tmp_path, sweep="demo")
+    mine = (frame["method"] == "scalearn") & (frame["task"] == "domains/apple")
+    cut = mine & ((frame["learning_rate"] == 2e-2) | (frame["seed"] == 1))
+    table = analysis.benchmark_table(frame.assign(stopped_by=frame["stopped_by"].mask(cut, "asha")))
+    assert [(cell.halted, cell.halted_others) for cell in row(table, "scalearn").cells] == [(1, 2), (0, 0)]
+    text = to_markdown(table)
+    assert "1 of the 2 jobs at the chosen learning rate, and 2 at others, ended early because other jobs did better (asha)." in text
+
+
 def test_table_fixed_learning_rate_leaves_methods_without_it_empty_and_says_so(complete_store: Path) -> None:
     table = analysis.benchmark_table(analysis.load(complete_store, sweep="demo"), rule="6e-3")
     assert row(table, "scalearn").cells[0].learning_rate == 6e-3

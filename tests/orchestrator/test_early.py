@@ -218,4 +218,4 @@ def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
             assert parse_history(decisions.read_bytes())[-1]["goes_on"] == (store.result(job.node)["stopped_by"] is None)
     assert all(result["epochs"] == 10 for path, result in results.items() if "scalearn/" not in path)
     table = (store.root / "reports" / "rates" / "tables" / "benchmark.md").read_text()
-    assert f"{len(stopped)} jobs, of all learning rates, ended early" in table
+    assert f"0 of the 1 jobs at the chosen learning rate, and {len(stopped)} at others, ended early" in table
