@@ -4,10 +4,11 @@ Planning imports this module, so it imports neither torch nor the adapters libra
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
@@ -62,6 +63,15 @@ _PLACEMENT = ("original_ln_before", "original_ln_after", "residual_before_ln", "
 """Fields that say where an adapter sits; the slot sits where `seq_bn` does, so they must have its values."""
 _IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
 """Fields that say how a source was trained, not what it computes."""
+
+
+class SavedFor(NamedTuple):
+    """What a file says that its adapter was trained on; empty where it does not."""
+
+    architecture: str
+    """`model_type` of the backbone's configuration."""
+    model: str
+    """A hub id, perhaps without owner, or a directory."""
 
 
 def external_adapter(name: str, place: str, *, allow_pickle: bool = False) -> ExternalAdapter:
@@ -139,7 +149,7 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         config, hidden = dict(saved["config"]), int(saved["hidden_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
     if hidden_size is not None and hidden != hidden_size:
         raise UserError(f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {hidden_size}: train it on this backbone.")
@@ -147,11 +157,13 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     if unusable or "reduction_factor" not in config or not config.get("output_adapter", False):
         what = ", ".join(f"{field}: {config[field]}" for field in unusable) or "no bottleneck after the feed-forward block"
         raise UserError(f"Source adapter '{name}' is not a plain sequential bottleneck adapter ({what}): train it with config seq_bn.")
-    if not isinstance(config["reduction_factor"], int | float):
+    reduction = config["reduction_factor"]
+    if isinstance(reduction, Mapping):
         raise UserError(
-            f"Source adapter '{name}' has layers of different widths (reduction_factor: {config['reduction_factor']}): "
-            "train it with one number."
+            f"Source adapter '{name}' has layers of different widths (reduction_factor: {reduction}): train it with one number."
         )
+    if isinstance(reduction, bool) or not isinstance(reduction, int | float) or not 0 < reduction < math.inf:
+        raise UserError(f"Source adapter '{name}': {path} says reduction_factor: {reduction!r}, which is no number above 0; save it again.")
     misplaced = [field for field in _PLACEMENT if field in config and config[field] != SEQ_BN[field]]
     if misplaced:
         what = ", ".join(f"{field}: {config[field]}" for field in misplaced)
@@ -159,6 +171,15 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     if config.get("scaling", 1.0) != 1.0:
         raise UserError(f"Source adapter '{name}' scales its output by {config['scaling']}: only scaling 1.0 can be combined.")
     return {**SEQ_BN, **config}
+
+
+def saved_for(directory: Path) -> SavedFor:
+    """Return what an adapter was trained on, as far as its configuration says so."""
+    try:
+        saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return SavedFor(str(saved.get("model_type") or ""), str(saved.get("model_name") or ""))
+    except (OSError, ValueError, AttributeError):
+        return SavedFor("", "")
 
 
 def library_kind(directory: Path) -> str | None:
@@ -187,6 +208,29 @@ def require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
         if differing:
             details = ", ".join(f"{field} {first.get(field)!r} and {config.get(field)!r}" for field in differing)
             raise UserError(f"Source adapters '{first_name}' and '{name}' are configured differently ({details}): train them alike.")
+
+
+def require_architecture(directories: Mapping[str, Path], architecture: str | None) -> None:
+    """Refuse adapters of an architecture that is not the backbone's: tensors of the same names and shapes would load all the same.
+
+    Args:
+        directories: Where each adapter lies, by name.
+        architecture: Of the backbone. None: not known yet, and the adapters are compared with each other.
+
+    Raises:
+        UserError: One of them says another; the sentence names it and both architectures.
+    """
+    written = {name: saved_for(directory).architecture for name, directory in directories.items()}
+    known = {name: own for name, own in written.items() if own}
+    for name, own in known.items():
+        if architecture is not None and own != architecture:
+            raise UserError(f"Source adapter '{name}' was trained on {own}, but the backbone is {architecture}: train it on this backbone.")
+        first_name, first = next(iter(known.items()))
+        if own != first:
+            raise UserError(
+                f"Source adapters '{first_name}' and '{name}' were trained on different architectures ({first} and {own}): "
+                "train them on one backbone."
+            )
 
 
 def _origin(name: str, directory: Path, allow_pickle: bool) -> str:

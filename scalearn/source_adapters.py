@@ -1,5 +1,6 @@
 """Source adapters as jobs stack them: found, checked and read from the layout of the adapters library."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from scalearn.adapter_files import (
     adapter_directory,
     read_adapter_config,
     require_agreement,
+    require_architecture,
+    saved_for,
     weights_file,
 )
 from scalearn.encoder import Encoder, quiet_library
@@ -58,13 +61,15 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
         The sources in the given order, on the encoder's device.
 
     Raises:
-        UserError: A source is absent, pickled, damaged, of another hidden size, of a kind that cannot be added up, or
-            configured differently from the others.
+        UserError: A source is absent, pickled, damaged, of another hidden size or architecture, of a kind that cannot be added up,
+            not finite, or configured differently from the others.
     """
     if not directories:
         raise UserError("No source adapters were named: a transfer method needs at least one.")
     resolved = {name: _resolve(name, place, allow_pickle) for name, place in directories.items()}
     configs = {name: read_adapter_config(name, directory, encoder.hidden_size) for name, directory in resolved.items()}
+    require_architecture(resolved, encoder.config.model_type)
+    _warn_of_other_models(encoder, resolved)
     require_agreement(configs)
     layers: list[list[BottleneckWeights]] = [[] for _ in range(encoder.sites)]
     for name, directory in resolved.items():
@@ -74,6 +79,20 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     activation = Activation_Function_Class(config["non_linearity"]).f
     stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
     return SourceAdapters(tuple(resolved), stacks, config)
+
+
+def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> None:
+    """Warns of sources of another hub model than the backbone; a name without owner, as the hub had once, is that of any owner."""
+    own = hub_id(str(encoder.config.name_or_path))
+    if own is None:
+        return
+    for name, directory in directories.items():
+        written = saved_for(directory).model
+        theirs = hub_id(written if "/" in written else f"{own.repository.partition('/')[0]}/{written}")
+        if theirs is not None and theirs.repository != own.repository:
+            warnings.warn(
+                f"Source adapter '{name}' was trained on {written}: make sure that {own.repository} has the same weights.", stacklevel=3
+            )
 
 
 def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
@@ -108,7 +127,7 @@ def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[Bottlene
             )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         forget_adapter(model, temporary)
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({reason}); save it again.") from error
     collected: list[BottleneckWeights] = []
 
@@ -125,4 +144,6 @@ def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[Bottlene
             f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs and has {unexpected} that it "
             "does not: train it on this backbone."
         )
+    if not all(bool(tensor.isfinite().all()) for weights in collected for tensor in tensors_of(weights)):
+        raise UserError(f"Source adapter '{name}': the weights in {directory} hold NaN or infinity: train it again.")
     return collected

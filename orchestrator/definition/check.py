@@ -11,7 +11,7 @@ from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
 from orchestrator.definition.settings import setting_points
 from orchestrator.definition.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
-from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement
+from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement, require_architecture
 from scalearn.backbones import Backbone, get_backbone
 from scalearn.config import Stage
 from scalearn.errors import UserError
@@ -84,12 +84,16 @@ class _Adapters(NamedTuple):
 def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, Any] | None]:
     """Return the configurations of the adapters that a sweep names by their place, each of which must fit the backbone."""
     configs: dict[str, Mapping[str, Any] | None] = {}
+    local_places: dict[str, Path] = {}
     hidden = backbone.shape.hidden_size if backbone.shape else None
     for name, place in sources.adapters.items():
         key: Key = ("sources", "adapters", name)
         adapter = _at(key, named_adapter, name, place, sources.allow_pickle)
         local = adapter.origin.startswith("files:")
         configs[name] = _at(key, read_adapter_config, name, Path(adapter.place), hidden) if local else None
+        if local:
+            local_places[name] = Path(adapter.place)
+    _at(("sources", "adapters"), require_architecture, local_places, backbone.shape.architecture if backbone.shape else None)
     return configs
 
 

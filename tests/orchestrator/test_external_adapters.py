@@ -30,9 +30,16 @@ methods: {scalearn: {}}
 """
 
 
-def write_adapter(place: Path, weights: bytes = b"weights", hidden: int = HIDDEN, file: str = "adapter.safetensors", **fields: Any) -> Path:
+def write_adapter(
+    place: Path,
+    weights: bytes = b"weights",
+    hidden: int = HIDDEN,
+    file: str = "adapter.safetensors",
+    architecture: str = "",
+    **fields: Any,
+) -> Path:
     place.mkdir(parents=True, exist_ok=True)
-    config = {"config": {**SEQ_BN, **fields}, "hidden_size": hidden, "name": place.name}
+    config = {"config": {**SEQ_BN, **fields}, "hidden_size": hidden, "model_type": architecture, "name": place.name}
     (place / "adapter_config.json").write_text(json.dumps(config))
     (place / file).write_bytes(weights)
     return place
@@ -157,6 +164,16 @@ WRONG = {
         lambda place: write_adapter(place / "adapters/mnli", reduction_factor=8),
         ["sources.tasks=[]"],
         "'mnli' and 'coachella' are configured differently",
+    ),
+    "another architecture": (
+        lambda place: write_adapter(place / "adapters/mnli", architecture="roberta"),
+        [],
+        "'mnli' was trained on roberta, but the backbone is bert",
+    ),
+    "another architecture than another one": (
+        lambda place: [write_adapter(place / "adapters" / name, architecture=name) for name in ("mnli", "mine")],
+        ["sources.tasks=[]", "backbone=owner/model"],
+        "'mnli' and 'coachella' were trained on different architectures (mnli and mine)",
     ),
     "no bottleneck": (lambda place: write_adapter(place / "adapters/mnli", mh_adapter=True), [], "mh_adapter: True"),
     "name of something else": (lambda place: None, ["sources.adapters={target: adapters/mnli}"], "'target' stands for something else"),
