@@ -17,6 +17,7 @@ from scalearn.backbones import Backbone
 from scalearn.errors import UserError
 from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
+from scalearn.layers.recomputation import PassNumber, tell_passes_apart
 from scalearn.layers.slot import Slot
 from scalearn.methods.branch import Branch, BranchPack
 
@@ -36,6 +37,8 @@ class Encoder(nn.Module):
         self.model = model
         self.streams = RowStreams()
         self.pack = BranchPack()
+        self.pass_number = PassNumber()
+        self._recomputes = False
         model.requires_grad_(False)
         give_each_job_its_stream(model, self.streams)
         last_layer = [layer for _, layer in self.model.iter_layers()][-1]
@@ -76,6 +79,7 @@ class Encoder(nn.Module):
         Returns:
             The last hidden state of every row's first token: `[rows, hidden]`.
         """
+        self.pass_number.value += 1
         self.pack.load(branches, blocks)
         self.streams.blocks = tuple(blocks)
         model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
@@ -86,11 +90,13 @@ class Encoder(nn.Module):
                     model.set_active_adapters(SLOT if branches else None)
         accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
         states: Tensor = model.base_model(**accepted)[0]
+        if not (self._recomputes and states.requires_grad):
+            self.pack.end_pass()
         return states[:, 0]
 
     def copy_of_model(self) -> Any:
         """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
-        shared = {id(self.streams): self.streams, id(self.pack): self.pack}
+        shared = {id(each): each for each in (self.streams, self.pack, self.pass_number)}
         model = copy.deepcopy(self.model, shared)
         with quiet_library():
             model.delete_adapter(SLOT)
@@ -99,6 +105,8 @@ class Encoder(nn.Module):
     def release(self) -> None:
         """Drops every reference to the jobs of the last pass, and is as it was loaded, however the pass ended."""
         self.eval()
+        self.pass_number.value += 1
+        self.pack.end_pass()
         self.pack.clear()
         self.streams.blocks = ()
 
@@ -106,7 +114,7 @@ class Encoder(nn.Module):
         """Turns gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
 
         Dropout masks follow from the pass and the place, so the second run draws them again. The backward pass must come before the
-        next forward pass, whose jobs it would otherwise see.
+        next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
 
         Raises:
             UserError: The architecture has no such layers.
@@ -115,8 +123,10 @@ class Encoder(nn.Module):
             self.model.gradient_checkpointing_disable()
         elif self.model.supports_gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+            tell_passes_apart(self.model, self.pass_number)
         else:
             raise UserError(f"Architecture {self.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false.")
+        self._recomputes = enabled
 
     def _place_slots(self) -> int:
         self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))

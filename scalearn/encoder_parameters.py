@@ -1,6 +1,6 @@
 """How many parameters an encoder has, by formula from its configuration: full fine-tuning learns them all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _TOKEN_TYPES = {"bert": 2, "roberta": 2, "xlm-roberta": 2, "deberta-v2": 0, "distilbert": 0}

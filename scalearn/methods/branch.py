@@ -46,14 +46,21 @@ class Branch(nn.Module):
 
         Args:
             site: Index of the site.
-            hidden_states: `[rows, length, hidden]`, the layer-normalised output of the feed-forward block.
+            hidden_states: `[rows, length, hidden]`, the layer-normalised output of the feed-forward block. At the last site it is
+                `[rows, 1, hidden]`, the first token alone, since a head reads no other (see `scalearn.layers.first_token`).
 
         Returns:
-            `[rows, length, hidden]`.
+            As `hidden_states`.
         """
 
     def begin_pass(self) -> None:
         """Called once before every pass through the backbone, e.g. to draw what all sites share."""
+
+    def end_pass(self) -> None:
+        """Forgets the pass: without one, `added` draws for each call."""
+        self.streams.blocks = ()
+        for name in self.drawn_in_pass:
+            setattr(self, name, None)
 
     @property
     def task(self) -> int:
@@ -102,6 +109,12 @@ class BranchPack:
     def __init__(self) -> None:
         """Starts empty: `load` fills it before every pass."""
         self._groups: list[tuple[list[Branch], list[int]]] = []
+
+    def end_pass(self) -> None:
+        """Says that nothing of the pass will be computed any more, nor again."""
+        for branches, _ in self._groups:
+            for branch in branches:
+                branch.end_pass()
 
     def load(self, branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> None:
         """Says whose rows the next batch holds and lets every branch draw what its sites share."""

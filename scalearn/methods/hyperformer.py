@@ -100,20 +100,19 @@ class HyperformerBranch(Branch):
 
     def begin_pass(self) -> None:
         """Writes all layers' adapters for the task whose rows come next."""
-        self._generated = [
-            self.generators[site % len(self.generators)](embedding) for site, embedding in enumerate(self._projected(self.task))
-        ]
+        self._generated = self._generate()
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
         """See `Branch.added`."""
-        if self._generated is None:
-            self.begin_pass()
-        assert self._generated is not None
-        generated = self._generated[site]
+        generated = (self._generate() if self._generated is None else self._generated)[site]
         weights = generated.bottleneck
         activated = _activation(functional.linear(hidden_states, weights.down_weight, weights.down_bias))
         output = functional.linear(activated, weights.up_weight, weights.up_bias)
         return functional.layer_norm(output, output.shape[-1:], generated.norm_weight, generated.norm_bias)
+
+    def _generate(self) -> list[GeneratedAdapter]:
+        projected = enumerate(self._projected(self.task))
+        return [self.generators[site % len(self.generators)](embedding) for site, embedding in projected]
 
     def _projected(self, task: int) -> Iterable[Tensor]:
         """The projected embedding of a task for every site: `[projected]` each."""

@@ -80,12 +80,7 @@ class PropetlBranch(Branch):
 
     def begin_pass(self) -> None:
         """Cuts all masks and applies them."""
-        own = bottleneck_weights(self.prototype)
-        down, up = self.masks()
-        self._masked = [
-            BottleneckWeights(own.down_weight * down_mask, own.down_bias, own.up_weight * up_mask, own.up_bias)
-            for down_mask, up_mask in zip(down, up, strict=True)
-        ]
+        self._masked = self._mask()
 
     def masks(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Each site's mask of the down-projection, `[r, d]`, and of the up-projection, `[d, r]`."""
@@ -100,10 +95,15 @@ class PropetlBranch(Branch):
 
     def weights(self) -> list[BottleneckWeights]:
         """The masked adapter of every site: what a plain adapter would have to hold to compute the same."""
-        if self._masked is None:
-            self.begin_pass()
-        assert self._masked is not None
-        return self._masked
+        return self._mask() if self._masked is None else self._masked
+
+    def _mask(self) -> list[BottleneckWeights]:
+        own = bottleneck_weights(self.prototype)
+        down, up = self.masks()
+        return [
+            BottleneckWeights(own.down_weight * down_mask, own.down_bias, own.up_weight * up_mask, own.up_bias)
+            for down_mask, up_mask in zip(down, up, strict=True)
+        ]
 
     def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
         """The scores learn at a rate of their own (settings `mask_learning_rate` or `mask_learning_rate_factor`)."""

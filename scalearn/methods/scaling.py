@@ -35,14 +35,16 @@ class ScalingBranch(SourceBranch):
 
     def begin_pass(self) -> None:
         """Draws the coefficients of all sites at once: one dropout mask a pass."""
-        self._drawn = self.omega(self.streams.blocks[0].seed if self.streams.blocks else None)
+        self._drawn = self._draw()
 
     def coefficients(self, site: int) -> Tensor:
-        """omega of this pass at a site: `[T, hidden or 1]`."""
-        if self._drawn is None:
-            self.begin_pass()
-        assert self._drawn is not None
-        return self._drawn[site]
+        """omega of this pass at a site, or drawn for this call where there is no pass: `[T, hidden or 1]`."""
+        drawn = self._draw() if self._drawn is None else self._drawn
+        return drawn[site]
+
+    def _draw(self) -> Tensor:
+        drawn: Tensor = self.omega(self.streams.blocks[0].seed if self.streams.blocks else None)
+        return drawn
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
         """See `SourceBranch.combined`."""

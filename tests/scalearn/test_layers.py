@@ -278,3 +278,13 @@ def test_source_stack_takes_sources_in_order() -> None:
     only_first = stack.weighted_sum(stack.bottleneck(states), torch.tensor([[1.0], [0.0]]))
     expected = stack.up_weight[:, 0] @ torch.relu(stack.down_weight[:3] @ states[0, 0] + stack.down_bias[:3]) + stack.up_bias[0]
     torch.testing.assert_close(only_first[0, 0], expected)
+
+
+def test_branch_without_a_pass_draws_for_each_call() -> None:
+    branch, states = ScalingBranch(random_stacks(2, 3, 8, 4), OmegaConfig(dropout=0.5)), torch.randn(2, 5, 8)
+    outputs = [branch.added(0, states) for _ in range(2)]
+    assert not torch.equal(*outputs)
+    for output in outputs:
+        output.sum().backward()
+    branch.eval()
+    assert torch.equal(branch.added(0, states), branch.stacks[0].weighted_sum(branch.stacks[0].bottleneck(states), branch.omega()[0]))

@@ -18,6 +18,7 @@ from scalearn.encoder import Encoder, load_encoder
 from scalearn.errors import UserError
 from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
+from scalearn.methods.backbone_copy import OwnModelBranch
 from scalearn.methods.branch import Branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.scaling import ScalingBranch
@@ -66,6 +67,20 @@ def test_recomputed_backbone_gives_the_same_gradients_with_dropout_on(architectu
     encoder.recompute_in_backward(False)
     gradients(encoder, branches)
     assert calls == 3 * LAYERS
+
+
+@pytest.mark.parametrize("owns_backbone", [False, True])
+def test_recomputation_for_another_pass_is_refused_instead_of_giving_its_gradients(owns_backbone: bool) -> None:
+    encoder = encoder_of(library_model("bert")).train()
+    encoder.recompute_in_backward(True)
+    branch: Branch = ScalingBranch(STACKS, OmegaConfig())
+    if owns_backbone:
+        branch = OwnModelBranch(encoder.copy_of_model().requires_grad_(True))
+    first, second = (states_of(encoder, branch, token_batch(), seed) for seed in (1, 2))
+    with pytest.raises(UserError, match="call backward first"):
+        first.sum().backward()
+    second.sum().backward()
+    assert all(parameter.grad is not None for name, parameter in branch.learned().items() if "pooler" not in name and ".heads" not in name)
 
 
 @pytest.mark.parametrize("architecture", [name for name in CONFIGS if name != "deberta-v2"])
