@@ -107,7 +107,7 @@ class GraphSearcher(Searcher):
         self._look_elsewhere(now)
         if self._turns.follow(now):
             self._policy.bound(self._turns.room, LOOKAHEAD)
-        idle, closed = max(1, self._policy.slots - len(self._packs)), self._turns.held_back(now)
+        idle, closed = max(0, self._policy.slots - len(self._packs)), self._turns.held_back(now)
         while taken := self._policy.take(idle, now, closed):
             pack = self._claim(taken)
             self._policy.kept(taken, pack, now)

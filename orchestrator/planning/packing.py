@@ -103,7 +103,7 @@ class Policy:
         """Remove and return the next pack; empty when nothing is ready that may start.
 
         Args:
-            idle: Devices that are free, the one that asks included.
+            idle: Devices that are free, the one that asks included. 0: the pack will wait for one, and so may others beside it.
             now: The time, in seconds on any clock that all calls share.
             closed: Of jobs that `apart` gives one of these, none is taken.
         """
@@ -111,8 +111,8 @@ class Policy:
         head = self._head(closed)
         if head is None:
             return ()
-        if (most := self._most.get(self._apart[head[2]])) is not None:
-            idle = max(1, min(idle, most - self._out[self._apart[head[2]]]))
+        most = self._most.get(self._apart[head[2]], self.slots)
+        idle = max(1, min(idle, most - self._out[self._apart[head[2]]]) if idle else most)
         pack = [head, *self._mates(head, idle, horizon)]
         for _, _, node in pack:
             self._forget(node)

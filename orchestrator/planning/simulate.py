@@ -142,7 +142,7 @@ def simulate(
             running[trial] = on, len(packs)
             packs.append(Played(nodes, on[0], now, now + seconds, amounts[placement]))
             del waiting[trial]
-        free = max(1, player.slots - len(waiting) - len(running))
+        free = max(0, player.slots - len(waiting) - len(running))
         if taken := player.take(free, now, turns.held_back(now)):
             trial, trials = str(trials), trials + 1
             turns.handed_out(trial, player.apart(taken[0]))
