@@ -66,8 +66,7 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
     if address:
         context = _connect(address)
     else:
-        context = ray.init(
-            "local",  # not whichever cluster was last started on this machine
+        context = _start(
             num_cpus=cpus or len(os.sched_getaffinity(0)),
             num_gpus=gpus,
             include_dashboard=dashboard,
@@ -96,6 +95,17 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+
+def _start(**settings: Any) -> Any:
+    local = "local"  # not whichever cluster was last started on this machine
+    try:
+        return ray.init(local, **settings)
+    except Exception as error:  # Ray raises no type of its own here
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        return ray.init(local, **settings)  # a busy machine may need longer than the half minute that Ray gives itself
 
 
 def _connect(address: str) -> Any:
