@@ -142,8 +142,7 @@ class CostModel:
     def _fresh_estimate(
         self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, stage: Stage, method: str, backbone: str, sources: int
     ) -> Estimate:
-        precision = self.profile.auto_precision if optimisation.precision == "auto" else optimisation.precision
-        rates, factor = self.profile.of(backbone, precision)
+        rates, factor = self.profile.of(backbone, self.profile.resolved(optimisation.precision))
         part = self._part(stage, method)
         train, evaluate = (_pace(rates, method, sources, factor, training=training) for training in (True, False))
         train, evaluate = (replace(pace, per_token=pace.per_token / part) for pace in (train, evaluate))

@@ -12,6 +12,7 @@ from orchestrator.definition.resources import Shape, shape_of
 from orchestrator.definition.schema import StageResources
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import FirstCome
+from orchestrator.planning.profile import Profile
 from orchestrator.planning.simulate import Barrier, Forecast, simulate, slices
 from orchestrator.watching.progress import show_seconds
 
@@ -55,6 +56,7 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
         "over_bound": played.over_bound,
         "by_method": [asdict(item) for item in slices(graph, played)],
         "by_task": _by_task(graph, played),
+        "stand_ins": _stand_ins([graph.job(node) for pack in played.packs for node in pack.nodes], cost.profile),
         "compared": comparison,
     }
 
@@ -62,10 +64,13 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
 def print_forecast(values: Mapping[str, Any], console: Console) -> None:
     """Print a forecast: totals, then what dominates."""
     profile = values["profile"]
-    known = "measured" if profile["measured"] else "estimated from data sheets, not measured: `scalearn profile` measures"
+    known = "measured, but not for all of these jobs" if values["stand_ins"] else "measured"
+    if not profile["measured"]:
+        known = "estimated from data sheets, not measured: `scalearn profile` measures"
     bound = max(values["critical_path_seconds"], values["least_device_seconds"] / values["devices"])
     lines = [
         f"On {values['devices']} x {profile['device']} ({known}):",
+        *map(_stand_in_sentence, values["stand_ins"]),
         f"{show_seconds(values['seconds'])} for {values['jobs']} jobs in {values['packs']} packs; {values['jobs_done_before']} are done",
         f"{values['device_seconds'] / 3600:.1f} device hours, {values['utilisation']:.0%} of the devices' time in use",
         f"lower bound {show_seconds(bound)}: critical path {show_seconds(values['critical_path_seconds'])}, "
@@ -87,6 +92,24 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     tasks = [f"{row['task']} {row['device_seconds'] / total:.0%}" for row in values["by_task"][:_LONGEST]]
     console.print(f"By task: {', '.join(tasks)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _stand_ins(jobs: Iterable[Job], profile: Profile) -> list[dict[str, Any]]:
+    """Return what the profile does not hold of these jobs' backbones and precisions, with what their costs were reckoned from."""
+    found = []
+    for backbone, precision in dict.fromkeys((job.config.backbone, profile.resolved(job.config.optimisation.precision)) for job in jobs):
+        rates, factor = profile.of(backbone, precision)
+        if (rates.backbone, rates.precision) != (backbone, precision):
+            known = {"backbone": rates.backbone, "precision": rates.precision}
+            found.append({"backbone": backbone, "precision": precision, "known": known, "factor": factor})
+    return found
+
+
+def _stand_in_sentence(stand_in: Mapping[str, Any]) -> str:
+    known, factor = stand_in["known"], stand_in["factor"]
+    times = "" if factor == 1 else f"{factor:.3g} times "
+    wanted = f"{stand_in['backbone']} in {stand_in['precision']}"
+    return f"{wanted} is not in the profile, and is reckoned as {times}{known['backbone']} in {known['precision']}"
 
 
 def _by_task(graph: Graph, played: Forecast) -> list[dict[str, Any]]:

@@ -81,8 +81,14 @@ class Profile:
     """Start of a worker process, libraries included."""
     rates: tuple[Rates, ...] = field(default=())
 
+    def resolved(self, precision: str) -> str:
+        """Return what a precision that may be `auto` means on the device."""
+        return self.auto_precision if precision == "auto" else precision
+
     def of(self, backbone: str, precision: str) -> tuple[Rates, float]:
         """Return the rates of a backbone, and the factor by which they must be multiplied where another one was measured.
+
+        Where the precision was not measured, those of another one stand in, unchanged: the rates say which.
 
         Args:
             backbone: Name or hub id.

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.definition.sweep import Sweep
+from orchestrator.planning.cost import CostModel
+from orchestrator.planning.profile import load_profile
+from orchestrator.storage.store import Store
+from orchestrator.watching.progress import show_seconds
 from tests.orchestrator.launch import SWEEP
 
 
@@ -115,14 +120,87 @@ def test_console_script_leaves_with_the_exit_code(sweep):
     assert "Traceback" not in done.stderr
 
 
+def finish(store: Store, node: str) -> None:
+    """Leave the artifact of a job that is done."""
+    (store.begin(node, {"node": node}) / "result.json").write_text("{}")
+    store.commit(node)
+
+
 def test_forecast_leaves_done_jobs_out_and_says_what_was_not_measured(sweep, capsys, tmp_path):
+    def planned(*flags: str) -> str:
+        assert main(["plan", sweep, "--gpus", "2", *flags]) == 0
+        return capsys.readouterr().out
+
+    before = json.loads(planned("--json"))["forecast"]
+    assert (before["jobs"], before["jobs_done_before"]) == (10, 0)
+    assert "not measured" in planned()
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+    graph = Sweep.load(sweep).expand()
+    done = [job.node for job in graph if job.config.stage == "source"]
+    for node in done[:3]:
+        finish(Store("runs"), node)
+
+    after = json.loads(planned("--json"))["forecast"]
+    assert (after["jobs"], after["jobs_done_before"]) == (7, 3)
+    assert {(row["stage"], row["method"]): row["jobs"] for row in after["by_method"]} == {
+        ("source", "adapter"): 1,
+        ("transfer", "scalearn"): 4,
+        ("transfer", "scalearn_uniform"): 2,
+    }
+    cost = CostModel(load_profile("h100_estimate"))
+    alone = {job.node: cost.estimate(job).seconds for job in graph} | dict.fromkeys(done[:3], 0.0)
+    chains = [alone[job.node] + max((alone[parent.node] for parent in job.parents), default=0.0) for job in graph]
+    assert after["critical_path_seconds"] == pytest.approx(cost.worker_seconds + max(chains))
+    assert after["least_device_seconds"] < before["least_device_seconds"]
+    assert after["seconds"] >= max(after["critical_path_seconds"], after["least_device_seconds"] / 2)
+    assert after["device_seconds"] == pytest.approx(sum(row["device_seconds"] for row in after["by_method"]))
+    assert after["utilisation"] == pytest.approx(after["device_seconds"] / (2 * after["seconds"]))
+
+
+def test_forecast_is_printed_in_full(sweep, capsys):
+    finish(Store("runs"), Sweep.load(sweep).expand().nodes()[0])
     assert main(["plan", sweep, "--gpus", "2", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["forecast"]
-    assert expected["jobs"] == 10
-    assert expected["seconds"] >= max(expected["critical_path_seconds"], expected["least_device_seconds"] / 2)
     assert main(["plan", sweep, "--gpus", "2"]) == 0
-    assert "not measured" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+    text = capsys.readouterr().out
+    assert f"{show_seconds(expected['seconds'])} for 9 jobs in {expected['packs']} packs; 1 are done" in text
+    assert f"{expected['utilisation']:.0%} of the devices' time in use" in text
+    assert f"critical path {show_seconds(expected['critical_path_seconds'])}, " in text
+    printed = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.partition("What dominates")[2].splitlines()]
+    (headings,) = [line for line in text.partition("What dominates")[2].splitlines() if "device hours" in line]
+    assert [name.strip() for name in headings.strip("┃").split("┃")] == [
+        *("stage", "method", "jobs", "packs", "device hours", "share", "from", "to")
+    ]
+    for row in expected["by_method"]:
+        hours, share = f"{row['device_seconds'] / 3600:.2f}", f"{row['device_seconds'] / expected['device_seconds']:.0%}"
+        span = (show_seconds(row["begin"]), show_seconds(row["end"]))
+        assert [row["stage"], row["method"], str(row["jobs"]), str(row["packs"]), hours, share, *span] in printed
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "sentence"),
+    [
+        ("h100_estimate", ["backbone=roberta-base"], None),
+        (
+            "h100_estimate",
+            ["backbone=roberta-base", "training.precision=fp32"],
+            "roberta-base in fp32 is not in the profile, and is reckoned as roberta-base in bf16",
+        ),
+        ("epyc_2_cores", [], None),
+        (
+            "epyc_2_cores",
+            ["backbone=roberta-base"],
+            "roberta-base in bf16 is not in the profile, and is reckoned as 8 times minilm in bf16",
+        ),
+    ],
+)
+def test_forecast_says_what_stands_in_for_what_the_profile_does_not_hold(sweep, capsys, profile, changes, sentence):
+    assert main(["plan", sweep, "--gpus", "2", "--profile", profile, *[part for change in changes for part in ("--set", change)]]) == 0
+    text = capsys.readouterr().out
+    assert ("is not in the profile" in text) == (sentence is not None)
+    if sentence is not None:
+        assert sentence in text.splitlines()
+    assert ("(measured)" in text) == (profile == "epyc_2_cores" and sentence is None)
 
 
 @pytest.mark.parametrize(
