@@ -1,6 +1,6 @@
 """How much memory jobs take on the device at hand, by dry forward and backward passes without data; and how its end shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,7 +35,9 @@ class Footprint:
     """What jobs like one of them take, in bytes."""
 
     fixed: int
-    """Once for all: the backbone and the source adapters."""
+    """Once for all: the backbone."""
+    per_stack: int
+    """Once for all jobs with the same source adapters: those."""
     per_job: int
     """However small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
     per_row: float
@@ -54,10 +56,14 @@ def footprint(encoder: Encoder, config: JobConfig, length: int, source_settings:
     sources = _made_up_sources(encoder, config, source_settings) if config.sources else None
     branch = build_branch(config, encoder, sources)
     learned = sum(parameter.numel() * parameter.element_size() for parameter in branch.learned().values())
-    frozen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in encoder.parameters()}
-    for stack in sources.stacks if sources else ():
-        frozen |= {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in stack.buffers()}
-    return Footprint(sum(frozen.values()), _COPIES * learned, bytes_per_row(encoder, config, length, sources))
+    backbone = _held(encoder.parameters())
+    stacked = _held(tensor for stack in sources.stacks for tensor in stack.buffers()) if sources else 0
+    return Footprint(backbone, stacked, _COPIES * learned, bytes_per_row(encoder, config, length, sources))
+
+
+def _held(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
 def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str, Setting]) -> SourceAdapters:

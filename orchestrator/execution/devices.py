@@ -12,6 +12,7 @@ from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.definition.resources import ACCELERATOR, Shape
 from orchestrator.planning.cost import CostModel, Memory, packable
 from orchestrator.storage.store import Store
+from scalearn.backbones import get_backbone
 from scalearn.config import JobConfig, Setting
 from scalearn.methods.registry import get_method
 from scalearn.runtime import Runtime
@@ -30,6 +31,9 @@ _PATIENCE = 600.0
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 """What Ray calls its own resources where a task asks for them."""
 
+_USUAL = "roberta-base"
+"""Whose shape stands for that of any backbone, where only the settings of jobs are compared."""
+
 _PARTS = 3
 """Device, backbone and precision make the keys of the file."""
 
@@ -38,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """A job that stands for all jobs of its stage and method: the one with the longest inputs and the most sources."""
+    """A job that stands for all jobs of its stage and method: the one with the longest inputs, most sources, most to learn, widest sources."""
 
     config: JobConfig
     length: int
@@ -49,7 +53,18 @@ class Sample:
     def kind(self, runtime: Runtime) -> str:
         """Return what a measurement depends on besides device, backbone and precision."""
         how = f"{runtime.attention}{', recomputed' if runtime.gradient_checkpointing else ''}"
-        return f"{self.config.stage}/{self.config.method} {len(self.config.sources)} sources, {self.length} tokens, {how}"
+        sizes = f"{len(self.config.sources)} sources of {self.source_size}, {self.learned} learned, {self.length} tokens"
+        return f"{self.config.stage}/{self.config.method} {sizes}, {how}"
+
+    @property
+    def learned(self) -> int:
+        """Parameters that the job learns, on a backbone of the usual shape: enough to compare jobs of one backbone."""
+        return _count(self.config.method, len(self.config.sources), self.config.settings)
+
+    @property
+    def source_size(self) -> int:
+        """The same of one of its sources, which is frozen."""
+        return _count("adapter", 0, self.source_settings) if self.config.sources else 0
 
 
 def samples(jobs: Iterable[Job]) -> dict[Key, Sample]:
@@ -74,7 +89,6 @@ def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[
     """
     import torch  # here, since this runs in a worker and the module is imported by the driver
 
-    from scalearn.backbones import get_backbone
     from scalearn.encoder import load_encoder
     from scalearn.memory import footprint
 
@@ -91,7 +105,8 @@ def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[
     encoder.recompute_in_backward(runtime.gradient_checkpointing)
     for key, sample in missing.items():
         taken = footprint(encoder, sample.config, sample.length, sample.source_settings)
-        found[key] = Memory(name, total, float(taken.fixed), taken.per_row / sample.length, float(taken.per_job))
+        per_token, per_job, per_stack = taken.per_row / sample.length, float(taken.per_job), float(taken.per_stack)
+        found[key] = Memory(name, total, float(taken.fixed), per_token, per_job, per_stack)
     return found
 
 
@@ -231,5 +246,11 @@ def _sample(job: Job) -> Sample:
     return Sample(config, max(data.max_length for data in config.data), settings or get_method("adapter").settings)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    return sample.length, len(sample.config.sources)
+def _size(sample: Sample) -> tuple[int, int, int, int]:
+    return sample.length, len(sample.config.sources), sample.learned, sample.source_size
+
+
+def _count(method: str, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Return what a method learns by its formula; 0 where it has none."""
+    known, shape = get_method(method), get_backbone(_USUAL).shape
+    return known.count(shape, sources, {**known.settings, **settings}) if known.count and shape else 0

@@ -41,7 +41,10 @@ def test_dry_steps_measure_what_passes_and_jobs_hold():
     assert adapter.per_token > layers * 6 * hidden
     assert adapter.per_token < long[ADAPTER].per_token < 4 * adapter.per_token
     assert 80e6 < adapter.fixed < 100e6
-    assert scalearn.fixed == fusion.fixed > adapter.fixed + 8 * layers * 2 * hidden * (hidden // 16) * 4  # the sources' matrices
+    assert scalearn.fixed == fusion.fixed == adapter.fixed
+    assert adapter.per_stack == 0
+    matrices = 8 * layers * 2 * hidden * (hidden // 16) * 4
+    assert matrices < scalearn.per_stack == fusion.per_stack < 1.1 * matrices
     assert fusion.per_token > adapter.per_token
     # Query, key and value of every layer: weight, gradient, two moments and the best.
     assert fusion.per_job >= 5 * 4 * layers * 3 * hidden**2
@@ -69,6 +72,19 @@ def test_longest_job_of_every_method_that_can_be_packed_is_the_one_to_measure_wi
     found = samples([top, long, few, many, make_job("single", "full_ft", "s0")])
     assert {key: sample.config for key, sample in found.items()} == {ADAPTER: long.config, ("transfer", "scalearn"): many.config}
     assert found[ADAPTER].length == 256
+
+
+@pytest.mark.parametrize("factors", [(16, 2), (2, 16)])
+def test_widest_job_and_widest_sources_are_the_ones_to_measure_with(factors):
+    def with_factor(job, factor):
+        return dataclasses.replace(job, config=dataclasses.replace(job.config, settings={"reduction_factor": factor}))
+
+    tops = [with_factor(source("s0"), factor) for factor in factors]
+    targets = [transfer("t0", [top]) for top in tops]
+    found = samples([*tops, *targets])
+    assert found[ADAPTER].config.settings["reduction_factor"] == 2
+    assert found["transfer", "scalearn"].source_settings["reduction_factor"] == 2
+    assert len({sample.kind(ON_CPU) for sample in (found[ADAPTER], samples(tops[:1])[ADAPTER], samples(tops[1:])[ADAPTER])}) == 2
 
 
 def test_measurements_and_what_did_not_fit_are_kept_in_the_store_by_device(tmp_path):
