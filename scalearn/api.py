@@ -186,9 +186,10 @@ def attach(
     if bool(names) != entry.needs_sources:
         raise UserError(f"Method '{method}' {'needs sources: load some' if entry.needs_sources else 'takes no sources: leave them out'}.")
     resolved = resolve_settings(entry, settings or {}, len(names))
-    predicted = HeadSpec("", head.kind, head.labels, None if label_names is None else tuple(label_names), max_length, head.layers)
     encoder, origin = backbone.encoder, backbone.backbone
     head = replace(head, dropout=encoder.head_dropout) if head.dropout is None else head
+    label_names = None if label_names is None else tuple(label_names)
+    predicted = HeadSpec("", head.kind, head.labels, label_names, max_length, head.layers, head.dropout)
     spec = TransferSpec(method, resolved, names, origin.name, origin.origin, encoder.hidden_size, (predicted,))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -48,6 +48,8 @@ class HeadSpec:
     """Tokens per input in training."""
     layers: Literal[1, 2] = 2
     """Linear layers."""
+    dropout: float | None = None
+    """Rate of the head's dropout. None: that of the backbone, as files of older versions mean it."""
 
     @property
     def name(self) -> str:
@@ -232,7 +234,8 @@ def _all_of(branch: Branch) -> nn.Module:
 
 
 def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encoder) -> Head:
-    head = Head(HeadConfig(each.kind, each.labels, encoder.head_dropout, each.layers), encoder.hidden_size).to(encoder.device)
+    rate = encoder.head_dropout if each.dropout is None else each.dropout
+    head = Head(HeadConfig(each.kind, each.labels, rate, each.layers), encoder.hidden_size).to(encoder.device)
     _fill(head, _load(folder / _head_file(spec, each), encoder.device), folder)
     return head.eval()
 
