@@ -196,4 +196,4 @@ def quiet_library() -> Iterator[None]:
 
 def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
     """The library's `seq_bn` with a job's settings (PROTOCOL: reduction 16, ReLU)."""
-    return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16))
+    return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16), non_linearity=settings.get("non_linearity", "relu"))

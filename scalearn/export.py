@@ -6,9 +6,8 @@ side, so the adapters library runs a target without any of this code.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from adapters.configuration import BnConfig
@@ -21,6 +20,7 @@ from scalearn.methods.counts import bottleneck_width
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model import TransferModel, fill_bottleneck
 from scalearn.model_card import SourceOmega, model_card
+from scalearn.transfer_files import TransferSpec
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Folded:
     model: TransferModel
     """The same backbone and head with the folded adapter."""
     omegas: tuple[SourceOmega, ...]
+    trained: TransferSpec
+    """The target that was folded."""
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
         down = stack.down_weight.unflatten(0, (stack.sources, -1))[kept].flatten(0, 1)
         down_bias = stack.down_bias.unflatten(0, (stack.sources, -1))[kept].flatten()
         weights.append(BottleneckWeights(down, down_bias, up, (coefficients * stack.up_bias)[kept].sum(0)))
-    return Folded(_with_adapter(model, weights), omegas)
+    return Folded(_with_adapter(model, weights), omegas, model.spec)
 
 
 def export_adapter(
@@ -105,7 +107,7 @@ def export_adapter(
     try:
         save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
         save_head_inputs(place, head.task, head.max_length)
-        card = model_card(model.spec, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes)
+        card = model_card(folded.trained, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes)
         (place / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
@@ -134,9 +136,17 @@ def _statistics(name: str, omega: torch.Tensor, prune: float | None) -> SourceOm
 
 def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) -> TransferModel:
     assert model.sources is not None
-    encoder, spec = model.encoder, model.spec
-    settings: dict[str, Any] = {**model.sources.config, "reduction_factor": exact_reduction(encoder.hidden_size, len(weights[0].down_bias))}
+    encoder = model.encoder
+    reduction = exact_reduction(encoder.hidden_size, len(weights[0].down_bias))
+    config = BnConfig.from_dict({**model.sources.config, "reduction_factor": reduction})
+    spec = replace(
+        model.spec,
+        method="adapter",
+        settings={"reduction_factor": reduction, "non_linearity": str(config["non_linearity"])},
+        sources=(),
+        built_on={},
+    )
     with torch.random.fork_rng(devices=[]):
-        branch = BottleneckBranch(BnConfig.from_dict(settings), encoder.sites, encoder.hidden_size)
+        branch = BottleneckBranch(config, encoder.sites, encoder.hidden_size)
     fill_bottleneck(branch, weights)
     return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()

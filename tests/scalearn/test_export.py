@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from scalearn.export import exact_reduction, export_adapter, fold
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
 from scalearn.methods.scaling import ScalingBranch
-from scalearn.model import TransferModel
+from scalearn.model import TransferModel, load_model
 from scalearn.pack import PackMember
 from scalearn.runtime import Runtime
 from scalearn.source_adapters import SourceAdapters
@@ -100,6 +101,18 @@ def test_pruned_adapter_leaves_out_what_hardly_counts_and_is_narrower() -> None:
     with torch.no_grad():
         torch.testing.assert_close(folded.model(inputs), model(inputs), atol=1e-2, rtol=0)
         assert not torch.equal(folded.model(inputs), model(inputs))
+
+
+def test_folded_model_is_saved_and_reloaded_as_an_ordinary_adapter(tmp_path: Path) -> None:
+    model, inputs = random_model(OmegaConfig(), sources=3, hidden=32, width=5), token_batch()
+    assert model.sources is not None
+    tanh = replace(model.sources, config={**model.sources.config, "non_linearity": "tanh"})
+    folded = fold(TransferModel(model.backbone, model.spec, model.branch, model.head, tanh)).model
+    folded.save(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path, model.backbone)(inputs), folded(inputs))
+    with pytest.raises(UserError, match="'adapter' left an ordinary adapter already"):
+        fold(folded)
 
 
 def test_pruning_everything_is_refused() -> None:
