@@ -1,7 +1,7 @@
 """A trained job as a model: load it, feed it text, judge it, save it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,22 +51,28 @@ class Prediction:
     """Probability of every label; for regression the value, under `value`."""
 
 
-def load_backbone(name: str, *, device: torch.device | str = "cpu", attention: str = "eager") -> LoadedBackbone:
+def load_backbone(
+    name: str, *, device: torch.device | str = "cpu", attention: str = "eager", gradient_checkpointing: bool = False
+) -> LoadedBackbone:
     """Loads a backbone.
 
     Args:
         name: A registered name, a local directory, or a hub id.
         device: Where the weights go.
         attention: `eager` or `sdpa`, see `load_encoder`.
+        gradient_checkpointing: Whether layers keep only their inputs and run again in the backward pass, which must then come before
+            the next use of the backbone. Default: no, for it takes longer.
 
     Returns:
         The encoder in evaluation mode, its parameters frozen, and its tokenizer.
 
     Raises:
-        UserError: It is unknown, or its weights cannot be read.
+        UserError: It is unknown, its weights cannot be read, or its architecture has no such attention or no gradient checkpointing.
     """
     backbone = get_backbone(name)
-    return LoadedBackbone(backbone, load_encoder(backbone, device=device, attention=attention), load_tokenizer(backbone))
+    encoder = load_encoder(backbone, device=device, attention=attention)
+    encoder.recompute_in_backward(gradient_checkpointing)
+    return LoadedBackbone(backbone, encoder, load_tokenizer(backbone))
 
 
 class TransferModel(nn.Module):
@@ -155,7 +161,7 @@ class TransferModel(nn.Module):
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[Text], *, rows_per_pass: int = 64) -> list[Prediction]:
-        """Predicts raw texts, as the job's template would render them. A model in training mode is in it again afterwards.
+        """Predicts raw texts, as the job's template would render them, in float32. A model in training mode is in it again afterwards.
 
         Args:
             texts: Any number of them.
@@ -168,7 +174,7 @@ class TransferModel(nn.Module):
             ValueError: Multiple choice, and a text does not have as many choices as the head.
         """
         predictions: list[Prediction] = []
-        with self._evaluating():
+        with self._evaluating(), self._in_float32():
             for start in range(0, len(texts), rows_per_pass):
                 logits = self(self.tokenise(texts[start : start + rows_per_pass]))
                 predictions += [self._prediction(row) for row in logits.float().cpu()]
@@ -193,9 +199,10 @@ class TransferModel(nn.Module):
         task = tokenised(data, backbone.tokenizer, backbone.backbone.origin, root=root, cache=cache)
         if split not in task.splits:
             raise UserError(f"Task {data.task} has no split '{split}': it has {', '.join(task.splits)}.")
-        in_fp32 = torch.autocast(self.encoder.device.type, enabled=False)
         with self._evaluating():
-            (scores,) = evaluate_runs(self.encoder, [_Judged(self, task)], split, in_fp32, int(backbone.tokenizer.pad_token_id or 0))
+            (scores,) = evaluate_runs(
+                self.encoder, [_Judged(self, task)], split, self._in_float32(), int(backbone.tokenizer.pad_token_id or 0)
+            )
         return scores[data.task]
 
     def save(self, directory: str | Path) -> None:
@@ -218,6 +225,10 @@ class TransferModel(nn.Module):
             yield
         finally:
             self.train(before)
+
+    def _in_float32(self) -> AbstractContextManager[None]:
+        """Turns off the autocast that a caller may be in."""
+        return torch.autocast(self.encoder.device.type, enabled=False)
 
     @property
     def _head(self) -> HeadSpec:
@@ -303,7 +314,7 @@ def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) ->
     config = head.config
     task, max_length = read_head_inputs(folder) or (name, HeadSpec.max_length)
     heads = (HeadSpec(task, config.kind, config.labels, label_names, max_length, config.layers),)
-    settings = {"reduction_factor": adapter.config["reduction_factor"]}
+    settings = {field: adapter.config[field] for field in ("reduction_factor", "non_linearity")}
     spec = TransferSpec("adapter", settings, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)
     return TransferModel(backbone, spec, branch.to(encoder.device), head.to(encoder.device)).eval()
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from adapters.configuration import SeqBnConfig
 from transformers import PreTrainedTokenizerFast
 
 import scalearn
+from scalearn.errors import UserError
 from scalearn.methods.fusion import REGULARISATION
 from scalearn.model import LoadedBackbone, TransferModel
 from scalearn.source_adapters import SourceAdapters
-from tests.scalearn.small import data
+from tests.scalearn.small import data, save_backbone
 from tests.scalearn.tiny import HIDDEN, LAYERS, encoder_of, library_model, loaded, random_stacks
 
 TEXTS = ["a first text", "another one"]
@@ -140,3 +142,31 @@ def test_converted_model_predicts_as_before_and_is_saved_with_the_sources_that_i
     torch.testing.assert_close(model(inputs), before, atol=1e-4, rtol=0)
     model.bfloat16().save(tmp_path)
     assert scalearn.load_model(tmp_path, own, model.sources).sources is model.sources
+
+
+def test_prediction_is_computed_in_float32_whatever_the_caller_computes_in(backbone: LoadedBackbone) -> None:
+    model = attached(backbone, "scalearn")
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.predict(TEXTS)
+    assert inside == model.predict(TEXTS)
+
+
+def test_reloaded_head_drops_as_much_as_before(backbone: LoadedBackbone, tmp_path: Path) -> None:
+    model = attached(backbone, "adapter", dropout=0.5)
+    model.save(tmp_path)
+    assert scalearn.load_model(tmp_path, backbone).head.dropout == 0.5
+    path = tmp_path / "transfer/transfer_config.json"
+    saved = json.loads(path.read_text())
+    del saved["heads"][0]["dropout"]  # as an earlier version wrote it
+    path.write_text(json.dumps(saved))
+    assert scalearn.load_model(tmp_path, backbone).head.dropout == backbone.encoder.head_dropout
+
+
+def test_backbone_is_loaded_with_gradient_checkpointing_where_it_is_asked_for(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    loaded_again = scalearn.load_backbone(save_backbone(tmp_path, tokenizer), gradient_checkpointing=True)
+    model = attached(loaded_again, "adapter")
+    first = model.loss(model.tokenise(TEXTS), torch.tensor([0, 2]))
+    model.predict(TEXTS)
+    with pytest.raises(UserError, match="call backward first"):
+        first.backward()
+    model.loss(model.tokenise(TEXTS), torch.tensor([0, 2])).backward()
