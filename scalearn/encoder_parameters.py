@@ -32,7 +32,8 @@ def encoder_parameters(config: Mapping[str, Any], hidden: int, layers: int, inte
     block = 2 * hidden * intermediate + intermediate + hidden
     if architecture == "deberta-v2":
         return _deberta(config, hidden, layers, tables, block)
-    return hidden * (tables + 2) + layers * (4 * (hidden**2 + hidden) + block + 4 * hidden)
+    count: int = hidden * (tables + 2) + layers * (4 * (hidden**2 + hidden) + block + 4 * hidden)
+    return count
 
 
 def _deberta(config: Mapping[str, Any], d: int, layers: int, tables: int, block: int) -> int:

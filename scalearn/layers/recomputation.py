@@ -39,4 +39,4 @@ def tell_passes_apart(model: nn.Module, number: PassNumber) -> None:
     """Lets every layer of a model whose gradient checkpointing was just turned on look at the number of the pass."""
     for module in model.modules():
         if (library := getattr(module, "_gradient_checkpointing_func", None)) is not None:
-            module._gradient_checkpointing_func = partial(number.checkpoint, library)
+            module._gradient_checkpointing_func = partial(number.checkpoint, library)  # type: ignore[assignment]
