@@ -1,6 +1,7 @@
 """What the devices of a run can hold: measured by dry steps where they are GPUs, and remembered in the store with what did not fit."""
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from ray.exceptions import RayError
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.definition.resources import ACCELERATOR, Shape
 from orchestrator.planning.cost import CostModel, Memory, packable
+from orchestrator.planning.load import DOUBT_SECONDS, Limit
 from orchestrator.storage.store import Store
 from scalearn.backbones import get_backbone
 from scalearn.config import JobConfig, Setting
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """A job that stands for all jobs of its stage and method: the one with the longest inputs, most sources, most to learn, widest sources."""
+    """A job that stands for all jobs of its stage and method: longest inputs, then most sources, most to learn, widest sources."""
 
     config: JobConfig
     length: int
@@ -213,21 +215,34 @@ def remember(store: Store, config: JobConfig, measured: Mapping[str, Memory]) ->
     store.write_json(store.root / FILE, values)
 
 
-def recall_fitting(store: Store) -> dict[Hashable, float]:
-    """Return tokens of a step that fit, by device, backbone and precision, where earlier packs did not."""
-    found: dict[Hashable, float] = {}
+def recall_fitting(store: Store, now: float) -> dict[Hashable, Limit]:
+    """Return by device, backbone and precision what fits where a pack of the last day did not.
+
+    Args:
+        store: The store.
+        now: What the clock shows that the limits are to be read by, in seconds.
+    """
+    found: dict[Hashable, Limit] = {}
     for key, entry in _read(store).items():
-        if isinstance(tokens := entry.get("fitting_tokens"), int | float) and len(parts := key.split("|")) == _PARTS:
-            found[tuple(parts)] = float(tokens)
+        tokens, written = entry.get("fitting_tokens"), entry.get("fitting_time")
+        if isinstance(tokens, int | float) and isinstance(written, int | float) and len(parts := key.split("|")) == _PARTS:
+            left = min(DOUBT_SECONDS, written + DOUBT_SECONDS - time.time())
+            if left > 0:
+                found[tuple(parts)] = Limit(float(tokens), now + left)
     return found
 
 
-def remember_fitting(store: Store, fitting: Mapping[Hashable, float]) -> None:
-    """Keep what a policy has learned from packs that did not fit."""
+def remember_fitting(store: Store, kind: Hashable, tokens: float) -> None:
+    """Keep what a policy has learned from a pack that did not fit.
+
+    Args:
+        store: The store.
+        kind: Device, backbone and precision.
+        tokens: Of a step that fit.
+    """
+    assert isinstance(kind, tuple)
     values = _read(store)
-    for key, tokens in fitting.items():
-        assert isinstance(key, tuple)
-        values.setdefault("|".join(key), {})["fitting_tokens"] = tokens
+    values.setdefault("|".join(kind), {}).update(fitting_tokens=tokens, fitting_time=time.time())
     store.write_json(store.root / FILE, values)
 
 
@@ -253,4 +268,5 @@ def _size(sample: Sample) -> tuple[int, int, int, int]:
 def _count(method: str, sources: int, settings: Mapping[str, Setting]) -> int:
     """Return what a method learns by its formula; 0 where it has none."""
     known, shape = get_method(method), get_backbone(_USUAL).shape
-    return known.count(shape, sources, {**known.settings, **settings}) if known.count and shape else 0
+    counted = known.count(shape, sources, {**known.settings, **settings}) if known.count and shape else None
+    return counted or 0

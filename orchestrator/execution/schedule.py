@@ -102,18 +102,20 @@ def run_graph(
             cost = settings.cost(any("GPU" in shape for shape in shapes.values()))
             devices = measure(graph, store, cost, settings.runtime, orders.shape, orders.placement)
             slots = max(turns.room.values())
-            policy = Policy(graph, devices.cost, slots, orders.placement, lambda job: devices.names.get(orders.placement(job), ""))
-            policy.expect(recall_fitting(store))
+            policy = Policy(
+                graph,
+                devices.cost,
+                slots,
+                orders.placement,
+                lambda job: devices.names.get(orders.placement(job), ""),
+                lambda kind, tokens: remember_fitting(store, kind, tokens),
+            )
+            policy.expect(recall_fitting(store, time.monotonic()))
             retries = Retries(settings.max_failures, settings.first_pause)
             searcher = GraphSearcher(
                 graph, store, orders.config, policy=policy, turns=turns, retries=retries, leases=leases, listeners=listeners
             )
-            tuner = _tuner(searcher, scratch)
-            try:
-                _fit(tuner, searcher, signals, store, stop_file)
-            finally:
-                if fitting := policy.fitting():
-                    remember_fitting(store, fitting)
+            _fit(_tuner(searcher, scratch), searcher, signals, store, stop_file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:

@@ -137,7 +137,7 @@ class GraphSearcher(Searcher):
         ending: Ending = (result or {}).get(ENDING, Ending())
         parts = 2 if ending.how == "halve" else (result or {}).get("parts", 1)
         if pack and parts > 1:
-            self._policy.did_not_fit(pack, parts)
+            self._policy.did_not_fit(pack, parts, self._clock())
         for node in pack:
             if self._store.complete(node):
                 self._succeed(node)

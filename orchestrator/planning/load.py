@@ -7,6 +7,20 @@ from dataclasses import dataclass
 from orchestrator.definition.graph import Job
 from orchestrator.planning.cost import Estimate
 
+DOUBT_SECONDS = 24 * 3600.0
+"""How long packs stay smaller after one that did not fit: what took the memory may have been another user's process, and each new attempt
+costs a step made twice."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a pack that did not fit says about its device."""
+
+    tokens: float
+    """Of a step: so many fit."""
+    until: float
+    """Seconds on the clock of whoever asks the policy; then it is forgotten."""
+
 
 @dataclass(frozen=True)
 class Load:

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.planning.cost import CostModel, Estimate, packable
-from orchestrator.planning.load import Load, stack_of
+from orchestrator.planning.load import DOUBT_SECONDS, Limit, Load, stack_of
 from orchestrator.planning.sizes import size_of
 
 _SLACK = 1.01
@@ -36,6 +36,7 @@ class Policy:
         slots: int = 1,
         apart: Callable[[Job], Hashable] = lambda job: None,
         device: Callable[[Job], str] = lambda job: "",
+        learned: Callable[[Hashable, float], None] = lambda kind, tokens: None,
     ) -> None:
         """Queue what is ready.
 
@@ -45,9 +46,10 @@ class Policy:
             slots: How many packs can run at a time.
             apart: Jobs for which this differs are never packed together: their resources, for one.
             device: Names the device that a job runs on. What did not fit one device says nothing about another.
+            learned: Called at once when a pack did not fit, with device, backbone and precision, and the tokens of a step that fit.
         """
         self._graph, self._cost, self.slots = graph, cost, max(1, slots)
-        self._device = device
+        self._device, self._learned = device, learned
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
         self._apart = {job.node: apart(job) for job in graph}
@@ -69,8 +71,8 @@ class Policy:
         self._kinds: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
-        self._fitting: dict[Hashable, float] = {}
-        """Tokens of a step that fit, where a pack on that device, with that backbone and precision, did not."""
+        self._fitting: dict[Hashable, Limit] = {}
+        """By device, backbone and precision, where a pack did not fit lately."""
         for node in graph.ready():
             self._add(node)
 
@@ -108,6 +110,7 @@ class Policy:
             closed: Of jobs that `apart` gives one of these, none is taken.
         """
         horizon = self.horizon(now)
+        self._fitting = {kind: limit for kind, limit in self._fitting.items() if now < limit.until}
         head = self._head(closed)
         if head is None:
             return ()
@@ -163,27 +166,27 @@ class Policy:
         if kept:
             self._start([self._entry(node) for node in kept], now)
 
-    def did_not_fit(self, pack: Sequence[str], passes: int) -> None:
-        """Learn that a pack had to be computed in several passes for want of memory: later ones are smaller.
+    def did_not_fit(self, pack: Sequence[str], passes: int, now: float = 0.0) -> None:
+        """Learn that a pack had to be computed in several passes for want of memory: those of the next day are smaller.
 
         Args:
             pack: Its nodes. A job alone says nothing about packs, which cannot get smaller than that.
             passes: How many passes a step took, or into how many packs it must be divided.
+            now: As for `take`.
         """
         if len(pack) == 1:
             return
         members = [self._estimates[node] for node in pack]
         key = self._device_kind(pack[0])
         fitting = sum(member.rows for member in members) * max(member.longest for member in members) / passes
-        self._fitting[key] = min(fitting, self._fitting.get(key, math.inf))
+        if key in self._fitting:
+            fitting = min(fitting, self._fitting[key].tokens)
+        self._fitting[key] = Limit(fitting, now + DOUBT_SECONDS)
+        self._learned(key, fitting)
 
-    def expect(self, fitting: Mapping[Hashable, float]) -> None:
+    def expect(self, fitting: Mapping[Hashable, Limit]) -> None:
         """Learn what an earlier run's packs said about the devices."""
         self._fitting |= fitting
-
-    def fitting(self) -> dict[Hashable, float]:
-        """Return what was learned from packs that did not fit: tokens by device, backbone and precision."""
-        return dict(self._fitting)
 
     def horizon(self, now: float = 0.0) -> float:
         """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
@@ -214,7 +217,7 @@ class Policy:
         load = Load().plus(self._estimates[head[2]], self._stack(head[2]))
         if min(load.most, enough) <= 1 or head[2] in self._alone:
             return []
-        tokens = self._fitting.get(self._device_kind(head[2]), math.inf)
+        limit = self._fitting.get(self._device_kind(head[2]))
         queue = self._kinds[self._kind_of[head[2]]]
         mates: list[Entry] = []
         while load.jobs < min(load.most, enough) and (mate := self._pop(queue)) is not None:
@@ -222,7 +225,7 @@ class Policy:
                 self._waiting.add(mate[2])
                 continue
             load = load.plus(self._estimates[mate[2]], self._stack(mate[2]))
-            if not load.fits or load.tokens > tokens:
+            if not load.fits or (limit is not None and load.tokens > limit.tokens):
                 self._waiting.add(mate[2])
                 heappush(queue, mate)
                 break

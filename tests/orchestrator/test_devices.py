@@ -1,6 +1,7 @@
 """What devices hold: measured, remembered, and obeyed."""
 
 import dataclasses
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.execution import devices
 from orchestrator.execution.devices import measure, probe, recall, recall_fitting, remember, remember_fitting, samples
 from orchestrator.planning.cost import CostModel, Memory
+from orchestrator.planning.load import DOUBT_SECONDS, Limit
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.storage.store import Store
@@ -90,20 +92,37 @@ def test_widest_job_and_widest_sources_are_the_ones_to_measure_with(factors):
 def test_measurements_and_what_did_not_fit_are_kept_in_the_store_by_device(tmp_path):
     store, config = Store(tmp_path), source("s0").config
     assert recall(store, config) == {}
-    assert recall_fitting(store) == {}
+    assert recall_fitting(store, 0.0) == {}
     large, small = Memory("H100", 80e9, 1e8, 1e5, 1e6), Memory("L4", 24e9, 1e8, 1e5, 1e6)
-    fitting = {("H100", config.backbone_origin, "auto"): 2048.0}
-    remember_fitting(store, fitting)
+    kind = ("H100", config.backbone_origin, "auto")
+    remember_fitting(store, kind, 2048.0)
     remember(store, config, {"adapter": large})
     remember(store, config, {"scalearn": large})
     remember(store, config, {"adapter": small})
     assert recall(store, config) == {"H100": {"adapter": large, "scalearn": large}, "L4": {"adapter": small}}
-    assert recall_fitting(store) == fitting
+    assert recall_fitting(store, 100.0) == {kind: Limit(2048.0, pytest.approx(100.0 + DOUBT_SECONDS, abs=60))}
     (tmp_path / ".cache/devices.json").write_text(
         '{"G|package:m==1|auto": {"memory": {"a": {"surprise": 1}}}, "a|b": {"fitting_tokens": 3}, "c": 3}'
     )
     assert recall(store, config) == {}
-    assert recall_fitting(store) == {}
+    assert recall_fitting(store, 0.0) == {}
+
+
+def test_what_did_not_fit_is_in_the_store_at_once_and_forgotten_after_a_day(tmp_path, monkeypatch):
+    store, top = Store(tmp_path), source("s0")
+    graph = Graph([transfer("t0", [top], seed) for seed in range(40)])
+    graph.mark(top.node, "cached")
+    cost = CostModel(load_profile("h100_estimate"), pack=8)
+    policy = Policy(graph, cost, device=lambda job: "H100", learned=lambda kind, tokens: remember_fitting(store, kind, tokens))
+    policy.did_not_fit(policy.take(), 2, now=10.0)
+    assert len(policy.take(now=11.0)) == 4
+    assert len(policy.take(now=10.0 + DOUBT_SECONDS)) == 8
+    later = Policy(graph, cost, device=lambda job: "H100")
+    later.expect(recall_fitting(store, 0.0))
+    assert len(later.take(now=1.0)) == 4
+    after = time.time() + DOUBT_SECONDS
+    monkeypatch.setattr(devices, "time", SimpleNamespace(time=lambda: after))
+    assert recall_fitting(store, 0.0) == {}
 
 
 def test_device_that_is_known_is_not_measured_again():
@@ -182,15 +201,14 @@ def test_pack_that_did_not_fit_makes_the_next_ones_smaller(passes):
     graph = Graph([transfer("t0", [top], seed) for seed in range(24)])
     graph.mark(top.node, "cached")
     cost = CostModel(load_profile("h100_estimate"), pack=8)
-    policy = Policy(graph, cost)
+    learned = {}
+    policy = Policy(graph, cost, learned=learned.__setitem__)
     first = policy.take()
     assert len(first) == 8
     policy.ended(first)
     policy.did_not_fit(first, passes)
     assert len(policy.take()) == 8 // passes
-    later = Policy(two_stages(), cost)
-    later.expect(policy.fitting())
-    assert later.fitting() == policy.fitting()
+    assert len(learned) == 1
 
 
 def test_job_that_did_not_fit_alone_leaves_packs_as_they_are():
@@ -206,10 +224,12 @@ def test_what_did_not_fit_one_device_says_nothing_about_another():
     top = source("s0")
     graph = Graph([transfer("t0", [top], seed) for seed in range(24)])
     graph.mark(top.node, "cached")
+    learned = {}
     small, large = (
-        Policy(graph, CostModel(load_profile("h100_estimate"), pack=8), device=lambda job, name=name: name) for name in ("L4", "H100")
+        Policy(graph, CostModel(load_profile("h100_estimate"), pack=8), device=lambda job, name=name: name, learned=learned.__setitem__)
+        for name in ("L4", "H100")
     )
     small.did_not_fit(small.take(), 2)
-    large.expect(small.fitting())
+    large.expect({kind: Limit(tokens, 1.0) for kind, tokens in learned.items()})
     assert len(small.take()) == 4
     assert len(large.take()) == 8
