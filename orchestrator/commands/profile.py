@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.commands.arguments import positive_seconds
+from orchestrator.planning.course import SECONDS
 from orchestrator.planning.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
 
@@ -30,9 +31,9 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--seconds",
         type=positive_seconds,
-        default=110.0,
+        default=SECONDS,
         metavar="N",
-        help="time for all backbones and precisions together; a large one may need more for the least that a profile holds (default: 110)",
+        help=f"time for all of them together; what a profile cannot do without may take longer (default: {SECONDS:g})",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU where there is one")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of one worker (default: half of the CPUs)")

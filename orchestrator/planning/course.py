@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 ESSENTIAL = ("adapter", "scalearn")
 """Methods without which a profile cannot be read."""
 
+SECONDS = 110.0
+"""What a profile may take unless told otherwise: under two minutes, the command's own start included."""
+
 _UNKNOWN = 1.5
 """How much longer than another one a method may take that was not measured yet, its warm-up left out."""
 

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import torch
 from scipy.optimize import nnls
 
-from orchestrator.planning.course import ESSENTIAL, Deadline, Extent, take
+from orchestrator.planning.course import ESSENTIAL, SECONDS, Deadline, Extent, take
 from orchestrator.planning.profile import Pace, Profile, Rates
 from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Precision
@@ -36,8 +36,6 @@ from scalearn.training import train
 SOURCES = 8
 BATCH = 32
 METHODS = (*ESSENTIAL, "adapterfusion")
-SECONDS = 110.0
-"""What a measurement may take: under two minutes, its own start included."""
 
 _TASK = "profile/rows"
 _EVALUATION_ROWS = 64

@@ -10,7 +10,8 @@ from tests.orchestrator.doubles import TRAIN
 
 
 def _options(**given: object) -> Options:
-    return Options(**{**given, "cpus": given.get("cpus") or 2}, train=TRAIN)
+    gpus = given.get("gpus")  # none unless asked for: what runs together must not depend on the machine
+    return Options(**{**given, "cpus": given.get("cpus") or 2, "gpus": 0 if gpus is None else gpus}, train=TRAIN)
 
 
 run.Options = retry.Options = functools.partial(_options)

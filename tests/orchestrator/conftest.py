@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_HEAD = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 150_000_000}
+_HEAD = {"num_cpus": 4, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150_000_000}
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--max-failures", type=int, default=3)
     arguments = parser.parse_args()
     given = {name: getattr(arguments, name) for name in ("only", "force", "cpus", "max_failures")}
-    options = Options(**given, first_pause=0.1, train=TRAIN)
+    options = Options(**given, gpus=0, first_pause=0.1, train=TRAIN)
     return run_sweep(Sweep.load(arguments.sweep), Store(arguments.store), options, Console(width=200))
 
 

@@ -204,7 +204,7 @@ def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
     losses = {"lr1e-03": 1.0, "lr2e-03": 2.0, "lr3e-03": 3.0, "lr4e-03": 4.0, "lr5e-03": 5.0, "lr6e-03": 6.0}
     behave(store, ("", {"epochs": 10}), *((name, {"loss": loss}) for name, loss in losses.items()))
     sweep = Sweep.from_text(SWEEP)
-    assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), Console(width=200)) == 0
+    assert run_sweep(sweep, store, Options(cpus=2, gpus=0, train=TRAIN), Console(width=200)) == 0
     results = {job.path: store.result(job.node) for job in sweep.expand()}
     stopped = {path.rpartition("/")[2].partition("-seed")[0]: result for path, result in results.items() if result["stopped_by"]}
     assert {result["stopped_by"] for result in stopped.values()} == {"asha"}

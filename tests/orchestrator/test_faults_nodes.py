@@ -30,7 +30,7 @@ def test_node_that_is_lost_costs_its_job_no_retry_and_a_larger_one_that_joins_is
     launch = Launch(tmp_path, repository, SWEEP)
     behave(launch.store, (".", {"epochs": HELD + 1, "hold": {"epoch": HELD, "until": "go"}}))
     sources = [node for node in launch.graph().nodes() if "/source/" in node]
-    size = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    size = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
 
     def on(machine: str) -> list[str]:
         return [node for node in sources if any(start["machine"] == machine for start in launch.log(node))]

@@ -37,7 +37,7 @@ def test_jobs_of_a_pack_end_each_in_its_own_way(tmp_path):
         ("scalearn/.*seed[67]", {"fits": 2}),
     )
     console = Console(width=200)
-    assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), console) == 1
+    assert run_sweep(sweep, store, Options(cpus=2, gpus=0, train=TRAIN), console) == 1
     graph = sweep.expand()
     states = Counter(store.state(node) for node in graph.nodes())
     assert states == {"succeeded": 16, "failed": 2}
@@ -53,6 +53,6 @@ def test_jobs_of_a_pack_end_each_in_its_own_way(tmp_path):
     assert len(client.search_runs([experiment.experiment_id])) == 19  # one per job, and the sweep's
 
     behave(store)
-    assert run_sweep(sweep, store, Options(cpus=2, train=TRAIN), console) == 0
+    assert run_sweep(sweep, store, Options(cpus=2, gpus=0, train=TRAIN), console) == 0
     (again,) = [node for node in graph.nodes() if "scalearn_pp/apple/lr6e-03-seed5" in node]
     assert store.result(again)["pack_size"] == 1
