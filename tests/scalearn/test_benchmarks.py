@@ -8,7 +8,10 @@ SMALL = {
     "layer.py": ["--sources", "2", "3", "--hidden", "64", "--width", "8", "--rows", "2", "--length", "8", "--rounds", "2"],
     "step.py": ["--sources", "2", "--layers", "2", "--hidden", "64", "--rows", "2", "--length", "8", "--rounds", "2"],
 }
-ROWS = {"layer.py": ["2", "3"], "step.py": ["ScaLearn", "single adapter", "bare backbone", "plain formula", "single adapter, library's step"]}
+ROWS = {
+    "layer.py": ["2", "3"],
+    "step.py": ["ScaLearn", "single adapter", "bare backbone", "plain formula", "single adapter, library's step"],
+}
 
 
 @pytest.mark.parametrize("script", SMALL)
