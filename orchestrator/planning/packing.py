@@ -66,6 +66,8 @@ class Policy:
         """By what keeps jobs apart."""
         self._most: Mapping[Hashable, int] = {}
         """By the same, how many packs may be out at a time."""
+        self._ahead = 0
+        """Those of them that wait for a device."""
         self._most_together = math.inf
         self._out: Counter[Hashable] = Counter()
         self._kinds: dict[Hashable, list[Entry]] = {}
@@ -99,7 +101,7 @@ class Policy:
         """
         self.slots = max(1, *room.values()) if room else 1
         self._most = {key: count + ahead if count else 0 for key, count in room.items()}
-        self._most_together = self.slots + ahead * len(room)
+        self._ahead, self._most_together = ahead, self.slots + ahead * len(room)
 
     def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
         """Remove and return the next pack; empty when nothing is ready that may start.
@@ -115,7 +117,7 @@ class Policy:
         if head is None:
             return ()
         most = self._most.get(self._apart[head[2]], self.slots)
-        idle = max(1, min(idle, most - self._out[self._apart[head[2]]]) if idle else most)
+        idle = max(1, min(idle, most - self._out[self._apart[head[2]]]) if idle else most - self._ahead)
         pack = [head, *self._mates(head, idle, horizon)]
         for _, _, node in pack:
             self._forget(node)

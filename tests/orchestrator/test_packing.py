@@ -106,6 +106,12 @@ def test_jobs_that_wait_for_gpus_leave_the_cpus_to_others():
     assert all("short" in node for (node,) in later)
 
 
+def test_pack_that_is_handed_out_ahead_leaves_as_much_to_every_other_device():
+    policy = Policy(Graph([source("s0", seed) for seed in range(12)]), make_cost(pack=4), slots=2)
+    policy.bound({None: 2}, ahead=1)
+    assert [len(policy.take(idle)) for idle in (2, 1, 0)] == [4, 4, 2]
+
+
 def test_pack_does_not_grow_beyond_the_end_of_the_sweep():
     long = with_epochs(source("long"), 100)
     top = source("s0")
