@@ -21,6 +21,7 @@ from analysis.mlflow_sweep import MOST_CHARACTERS, sweep_description, sweep_metr
 from analysis.mlflow_view import experiment_description, run_description, saved_views, ui_link
 from analysis.records import read_manifest, read_records
 from analysis.results import gather
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from conftest import Browser
@@ -75,9 +76,7 @@ def test_load_unknown_sweep_or_silent_server_is_one_sentence(tracked: str, monke
     with pytest.raises(analysis.ResultsError, match="knows no sweep named 'other'"):
         analysis.load(tracked, "other")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(analysis.ResultsError, match="cannot be read"):
         analysis.load(f"http://127.0.0.1:{port}", "demo")
 
@@ -136,9 +135,7 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tracking_uri": uri, "experiment": "demo"}))
     log(store, uri, tmp_path / "artifacts")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "orchestrator.cli", "ui", str(manifest), "--port", str(port), "--no-browser"]
     with (tmp_path / "errors.log").open("w") as errors:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True)

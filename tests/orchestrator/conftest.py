@@ -1,18 +1,16 @@
 """Servers that tests share: starting one takes seconds, and many of them do not ask for one of their own."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.orchestrator.object_server import ObjectServer, serving
+from tests.orchestrator.starting import patiently
 
 if TYPE_CHECKING:
     import subprocess
-
-T = TypeVar("T")
 
 _HEAD = {"num_cpus": 4, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150_000_000}
 
@@ -23,17 +21,9 @@ def shared_ray() -> Iterator[str]:
     from ray.cluster_utils import Cluster  # seconds, which most tests do not spend
 
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0"})
-    cluster = _start(lambda: Cluster(initialize_head=True, head_node_args=_HEAD))
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=_HEAD))
     yield cluster.address
     cluster.shutdown()
-
-
-def _start(make: Callable[[], T]) -> T:
-    """Try again where a busy machine takes longer than the half minute that Ray gives a node to start."""
-    for _ in range(2):
-        with contextlib.suppress(Exception):  # whatever Ray raises then
-            return make()
-    return make()
 
 
 @pytest.fixture(scope="session")

@@ -18,18 +18,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import cluster as cluster_module
 from orchestrator.execution.cluster import Cluster, describe_gpus, refuse_unplaceable
+from orchestrator.execution.schedule import GRACE_SECONDS
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import load_profile
 from orchestrator.planning.turns import Turns
 from scalearn.errors import UserError
 from tests.orchestrator.doubles import source, transfer
+from tests.ports import free_ports
 
 SMALL = """
 name: small
@@ -148,6 +151,21 @@ def test_trial_without_a_stated_gpu_gets_one_where_the_cluster_has_any(cluster, 
     assert describe_gpus(cluster, shapes.values()) == line
 
 
+def test_local_ray_that_a_busy_machine_starts_too_slowly_is_started_once_more(monkeypatch):
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"})
+    slow = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+    said = [slow, slow, "no memory"]
+
+    def start(*arguments, **settings):
+        raise Exception(said.pop(0))
+
+    monkeypatch.setattr(cluster_module.ray, "init", start)
+    for reason, left in (("timed out", 1), ("no memory", 0)):  # a second time is too often, and nothing else is tried again
+        with pytest.raises(Exception, match=reason), cluster_module.connected(1, 0):
+            pass
+        assert len(said) == left
+
+
 def test_jobs_of_unlike_resources_are_not_packed_together():
     top = source("s0")
     graph = Graph([transfer("t0", [top], seed) for seed in range(4)])
@@ -168,30 +186,29 @@ class Head:
         token = self.directory / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-        port, dashboard, client, agent, second = _free_ports(5)
-        self.environment = {
+        self._own_environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",  # and not 3: a busy machine takes longer to end in order
         }
+        self.log = self.directory / "head.log"
+        self.second: subprocess.Popen[bytes] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        port, dashboard, client, agent, second = free_ports(5)
+        self.environment = {**self._own_environment, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--dashboard-host=127.0.0.1"]
         command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
         command += [f"--temp-dir={self.directory / 'ray'}", "--object-store-memory=200000000", "--disable-usage-stats"]
-        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         self.address = f"127.0.0.1:{port}"
         self._join = ["ray", "start", "--block", f"--address={self.address}", "--disable-usage-stats", "--num-cpus=1"]
         # Of two nodes on one machine, the later one to unpack an upload removes the other's copy where they share a directory.
         self._join += [f"--temp-dir={self.directory / 'second'}"]
         self._join += ['--resources={"fast": 1}', f"--dashboard-agent-listen-port={second}", "--object-store-memory=200000000"]
-        self.log = self.directory / "head.log"
-        self.second: subprocess.Popen[bytes] | None = None
-        self._command, self._own_environment = command, environment
-        self._start()
-
-    def _start(self) -> None:
-        self.process = self._call_ray(self._command)
+        self.process = self._call_ray(command)
 
     def _call_ray(self, command: list[str]) -> "subprocess.Popen[bytes]":
         with self.log.open("a") as log:
@@ -222,16 +239,6 @@ class Head:
                 process.terminate()
                 process.wait(60)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for found in sockets:
-        found.bind(("127.0.0.1", 0))
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -335,8 +342,11 @@ class Submission:
     def until(self, happened: Callable[[], object]) -> None:
         """Wait for something that is to happen while the sweep runs."""
         deadline = time.monotonic() + 300
-        while not happened():
-            assert self.process.poll() is None, self.printed
+        while True:
+            ended = self.process.poll() is not None  # first: what it did last counts too
+            if happened():
+                return
+            assert not ended, self.printed
             assert time.monotonic() < deadline, self.printed
             time.sleep(0.1)
 
@@ -436,11 +446,11 @@ def test_interrupted_submission_leaves_the_sweep_running_and_a_stopped_sweep_is_
     assert submission.end() == 130, submission.printed
     again = Submission(head, project, "small.yaml", "--follow", job)
     again.wait_for("Sweep submitted: 3 jobs, 0 done before, 3 to run.")
-    again.until(lambda: list(store.glob("domains/**/history.jsonl")))
+    again.until(lambda: list(store.glob("domains/*/*/*/*/*/history.jsonl")))
     stop(head, job)
     assert again.end() == 130, again.printed
     assert "Interrupted." in again.printed
-    history = next(store.glob("domains/**/history.jsonl"))
+    history = next(store.glob("domains/*/*/*/*/*/history.jsonl"))
     assert list(history.parent.glob("checkpoint/*"))
     before = history.read_text().splitlines()
 
@@ -453,6 +463,10 @@ def test_interrupted_submission_leaves_the_sweep_running_and_a_stopped_sweep_is_
     epochs = [json.loads(line)["epoch"] for line in after]
     assert epochs == list(range(1, len(epochs) + 1))
     assert json.loads((history.parent / "job.json").read_text())["attempts"] == 2
+
+
+def test_interrupted_jobs_get_less_time_to_checkpoint_than_ray_gives_a_stopped_sweep():
+    assert GRACE_SECONDS < JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S
 
 
 @pytest.mark.slow

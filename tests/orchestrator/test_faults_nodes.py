@@ -4,6 +4,7 @@ import pytest
 
 from tests.orchestrator.doubles import behave
 from tests.orchestrator.launching import Launch, wait_until
+from tests.orchestrator.starting import patiently
 
 SWEEP = """
 name: toy
@@ -35,14 +36,15 @@ def test_node_that_is_lost_costs_its_job_no_retry_and_a_larger_one_that_joins_is
     def on(machine: str) -> list[str]:
         return [node for node in sources if any(start["machine"] == machine for start in launch.log(node))]
 
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False, "_system_config": QUICK})
+    head = {**size, "include_dashboard": False, "_system_config": QUICK}
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        lost, _ = cluster.add_node(**size), cluster.add_node(**size)
+        lost, _ = [patiently(lambda: cluster.add_node(**size)) for _ in range(2)]
         driver = launch.start("--only", "/source/", "--max-failures", "0", RAY_ADDRESS=cluster.address)
         try:
             wait_until(lambda: sum(launch.epoch(node) == HELD - 1 for node in sources) == 3)  # one on each node
             cluster.remove_node(lost, allow_graceful=False)
-            joined = cluster.add_node(**{**size, "num_cpus": 3})
+            joined = patiently(lambda: cluster.add_node(**{**size, "num_cpus": 3}))
             wait_until(lambda: len(on(joined.node_id)) == 3)  # with two elsewhere: more than the three nodes before could hold
             (launch.store.root / "go").touch()
             out, err = driver.communicate(timeout=400)

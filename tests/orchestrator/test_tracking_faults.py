@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,14 +30,16 @@ from orchestrator.tracking.writer import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.launch import SWEEP
 from tests.orchestrator.launching import Launch
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy server answer late. The tracker sets what is not set, for the rest of this process."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -50,7 +53,7 @@ class Server:
     """`mlflow server` on loopback, which can be killed, stopped and started again on the same port and database."""
 
     def __init__(self, database: str, directory: Path) -> None:
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self._log = directory / "server.log"
         self._command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--host", "127.0.0.1"]
@@ -82,9 +85,9 @@ class Server:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-                connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-                return b"200" in connection.recv(100)
+            # Its health says nothing of the database, which the first question opens.
+            with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=60) as answer:
+                return bool(answer.status == 200)
         except OSError:
             return False
 
@@ -109,7 +112,7 @@ def postgres() -> Iterator[str]:
     prefix, user, group = unprivileged()
     root = Path(tempfile.mkdtemp(prefix="scalearn-postgres-"))  # not below pytest's directories, which are for their owner alone
     os.chown(root, user, group)
-    data, port = root / "data", free_port()
+    data, (port,) = root / "data", free_ports(1)
     made = [*prefix, str(programs[-1] / "initdb"), "-D", str(data), "-U", "mlflow", "--auth=trust", "--no-sync"]
     subprocess.run(made, cwd=root, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={root}", "fsync=off"]
@@ -203,6 +206,7 @@ def test_server_away_from_the_start_killed_in_mid_run_and_stuck_gets_everything_
     sweep.train(2)
     wait_until(lambda: sweep.tracker.problem, "the tracker has noticed that nobody answers")
     assert sweep.done == len(sweep.graph)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     server.signal(signal.SIGCONT)
 
     assert sweep.tracker.finish("FINISHED", patience=240) == 0
