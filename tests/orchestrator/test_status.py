@@ -217,6 +217,7 @@ def test_lines_of_which_a_full_disk_took_some_arrive_once(tmp_path):
 
 def test_journal_behind_a_url_takes_notes_during_an_upload_and_begins_new_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_module, "_LARGEST_PART", 400)
+    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 3600.0)
     store, uploading, noted = Store(f"memory://{tmp_path.name}/runs"), threading.Event(), threading.Event()
     with Journal(store, "toy", two_stages()) as journal:
         write = journal._storage.write
@@ -238,7 +239,8 @@ def test_journal_behind_a_url_takes_notes_during_an_upload_and_begins_new_parts(
     assert len(store.storage.names(store.sidecar("toy", "events"))) > 1
 
 
-def test_driver_whose_clock_is_slow_is_told_by_its_next_beat_and_a_dead_one_by_none(store):
+def test_driver_whose_clock_is_slow_is_told_by_its_next_beat_and_a_dead_one_by_none(store, monkeypatch):
+    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 3600.0)  # its own beats would answer for the one that is written here
     with Journal(store, "toy", two_stages()) as journal:
         sign = store.load_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json")) | {"host": "elsewhere", "time": time.time() - 300}
     # A journal that is open writes its own sign over this one every few seconds.
