@@ -60,11 +60,12 @@ def test_sweep_whose_training_workers_are_killed_ends_with_the_bits_of_an_undist
     assert len(nodes) == 2
     for node in nodes:
         directory = stores["disturbed"].root / node
-        wait_until(lambda directory=directory: (directory / "checkpoint/latest.json").exists() or started[0].poll() is not None)
+        signs = [directory / "checkpoint/latest.json", directory / "SUCCESS.json"]
+        wait_until(lambda signs=signs: any(sign.exists() for sign in signs) or started[0].poll() is not None)
         job = stores["disturbed"].read_json(node, "job.json")
         assert job is not None, (tmp_path / "disturbed.txt").read_text()
-        os.kill(job["provenance"]["pid"], signal.SIGKILL)
         assert not (directory / "SUCCESS.json").exists(), "it was done before it was killed: this shows nothing"
+        os.kill(job["provenance"]["pid"], signal.SIGKILL)
     for name, process in zip(stores, started, strict=True):
         assert process.wait(timeout=300) == 0, (tmp_path / f"{name}.txt").read_text()
     for node in nodes:
