@@ -23,7 +23,10 @@ from scalearn.methods.hyperformer import HyperformerBranch
 from scalearn.methods.propetl import JointPropetlBranch, PropetlBranch, binary_masks
 from scalearn.methods.registry import METHODS, get_method
 from scalearn.methods.soup import SoupBranch, soup_weights
+from scalearn.pack import PackMember
+from scalearn.runtime import Runtime
 from scalearn.source_adapters import load_source_adapters
+from scalearn.training import train
 from scalearn.transfer_files import load_transfer
 from tests.scalearn.small import HIDDEN, LAYERS, data, job, run, save_backbone
 from tests.scalearn.tiny import CONFIGS, add_random_adapter, architecture, encoder_of, library_model, save_adapters, shape, tiny_encoder
@@ -209,17 +212,20 @@ def test_joint_adapter_is_one_for_all_tasks_and_heads_are_their_own(backbone: st
     assert not torch.equal(heads[0]["out.weight"], heads[1]["out.weight"])
 
 
-def test_adaptersoup_starts_from_the_weighted_average_of_the_sources(backbone: str, tmp_path: Path) -> None:
+def test_adaptersoup_starts_from_the_weighted_average_of_the_sources_also_in_a_pack(backbone: str, tmp_path: Path) -> None:
     for task in ("apple", "coachella", "bbc"):
         run(job("adapter", (data(f"domains/{task}"),), backbone), tmp_path / task)
-    (tmp_path / "similarity").mkdir()
+    for folder in ("similarity", "soup", "scalearn"):
+        (tmp_path / folder).mkdir()
     line = {"domains/apple": 0.6, "domains/coachella": 0.2, "domains/bbc": 0.1}
     (tmp_path / "similarity" / "similarity.json").write_text(json.dumps({"similarity": {"domains/apple": line}}))
     names = ("apple", "coachella", "bbc")
     plain = job("adaptersoup", (data(TWO[0]),), backbone, {"top": 2}, learning_rate=1e-12)
-    config = JobConfig(**{**vars(plain), "sources": names})
-    outcome = run(config, tmp_path / "soup", {name: tmp_path / name for name in (*names, "similarity")})
-    assert outcome.error is None
+    places = {name: tmp_path / name for name in (*names, "similarity")}
+    beside = job("scalearn", (data(TWO[0]),), backbone, sources=names)
+    pack = [PackMember(replace(plain, sources=names), tmp_path / "soup", places), PackMember(beside, tmp_path / "scalearn", places)]
+    assert [outcome.error for outcome in train(pack, Runtime(device="cpu"), lambda *_: False)] == [None, None]
+    assert [json.loads((member.directory / "result.json").read_text())["pack_size"] for member in pack] == [2, 2]
     soup, apple, coachella = (load_file(tmp_path / name / "adapter" / "adapter.safetensors") for name in ("soup", "apple", "coachella"))
     for name, tensor in apple.items():
         other = name.replace(".apple.", ".coachella.")
