@@ -25,7 +25,7 @@ targets: [apple]
 packing: {{size: 1}}
 methods:
   scalearn_pp: {{}}
-training: {{epochs: 40, patience: null, batch_size: 8, precision: fp32}}
+training: {{epochs: 100, patience: null, batch_size: 8, precision: fp32}}
 resources: {{attention: sdpa, gradient_checkpointing: true}}
 """
 """One source and one job that waits for it, with an evaluation and a checkpoint every five steps."""
