@@ -41,8 +41,8 @@ NOT_RUN: dict[tuple[str, str], str] = {
     (
         "docs/cluster.md",
         "python -c \"import secrets; print(secrets.token_hex(32), end='')\" > ray-token",
-    ): "tests/orchestrator/test_cluster.py does it",
-    ("docs/cluster.md", _HEAD): "test_cluster.py does it, on free ports",
+    ): "tests/orchestrator/test_ray_jobs.py does it",
+    ("docs/cluster.md", _HEAD): "test_ray_jobs.py does it, on free ports",
     ("docs/cluster.md", "ray start --block --address=HEAD:6379 --disable-usage-stats"): "names a machine of the reader's",
     (
         "docs/cluster.md",
@@ -55,8 +55,8 @@ NOT_RUN: dict[tuple[str, str], str] = {
     (
         "docs/cluster.md",
         "ray job submit --working-dir . -- scalearn run sweeps/quickstart.yaml --store /shared/runs",
-    ): "test_cluster.py does it with a small sweep",
-    ("docs/cluster.md", "export RAY_ADDRESS=http://127.0.0.1:8265"): "test_cluster.py does it with a small sweep",
+    ): "test_ray_jobs.py does it with a small sweep",
+    ("docs/cluster.md", "export RAY_ADDRESS=http://127.0.0.1:8265"): "test_ray_jobs.py does it with a small sweep",
 }
 
 
