@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from scalearn.device import resolve_precision
 from scalearn.layers.source_stack import SourceStack, bottleneck_weights, plain_weighted_sum
 
 Path = Callable[[], None]
@@ -162,17 +163,19 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="default: as training picks it here")
     given = parser.parse_args()
     size = f"d = {given.hidden}, r = {given.width}, {given.rows} x {given.length} tokens"
-    print(f"{size}, {given.dtype}, {machine(given.device)}")
+    precision = resolve_precision(given.precision, torch.device(given.device))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    print(f"{size}, {precision}, {machine(given.device)}")
     print(
         "| T | plain / folded | library / folded | folded / five products | saved bytes, peak bytes: plain / folded |"
         " folded, ms | largest difference: plain, library |"
     )
     print("|---|---|---|---|---|---|---|")
     for sources in given.sources:
-        layer = build_layer(sources, given.hidden, given.width, given.rows, given.length, given.device, getattr(torch, given.dtype))
+        layer = build_layer(sources, given.hidden, given.width, given.rows, given.length, given.device, dtype)
         differences = [f"{float((folded(layer) - other(layer)).abs().max().detach()):.1e}" for other in (plain, library)]
         computed = {"folded": folded, "plain": plain, "library": library}
         paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}

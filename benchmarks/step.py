@@ -1,7 +1,7 @@
 """A whole training step of ScaLearn against a single adapter, the bare backbone and the plain formula.
 
     python benchmarks/step.py --rows 8 --length 64
-    python benchmarks/step.py --rows 32 --length 128 --precision bf16 --device cuda
+    python benchmarks/step.py --rows 32 --length 128 --device cuda
 
 The backbone has the size of roberta-base and random weights. Each path is one forward, backward and optimiser step with
 dropout on. The library's path is a step of the adapters library without this package, as its users train an adapter. What is printed
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import RobertaConfig
 
 from scalearn.allocator import keep_freed_memory
+from scalearn.device import resolve_precision
 from scalearn.encoder import Encoder, bottleneck_config
 from scalearn.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="default: as training picks it here")
     parser.add_argument("--attention", default="eager", choices=["eager", "sdpa"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     given = parser.parse_args()
@@ -147,7 +148,8 @@ def main() -> None:
     encoder = Encoder(backbone).to(given.device).train()
     batch = build_batch(given.rows, given.length, given.device)
     branches = build_branches(encoder, given.sources, given.device)
-    precision, device = given.precision, given.device
+    device = given.device
+    precision = resolve_precision(given.precision, torch.device(device))
     runs = {name: training_step(encoder, branch, batch, precision, device) for name, branch in branches.items()}
     runs["single adapter, library's step"] = library_step(alone, batch, precision, device)
     times = interleaved(runs, given.rounds, given.device)
