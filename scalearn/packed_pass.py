@@ -1,7 +1,8 @@
 """One pass of several jobs' rows through the shared backbone, and each job's logits out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -92,22 +93,42 @@ def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor
     ]
 
 
-def split_for_memory(batches: Sequence[JobBatch], micro_batches: int) -> list[list[tuple[JobBatch, float]]]:
-    """Cuts every job's batch into up to `micro_batches` parts.
+def split_for_memory(batches: Sequence[JobBatch], passes: int) -> list[list[tuple[JobBatch, float]]]:
+    """Shares a step's batches out to passes that each hold about the same number of rows.
+
+    Whole jobs go together as long as they have room. A job that is divided costs more: each part draws the dropout of its whole batch.
+
+    Args:
+        batches: One per job.
+        passes: How many. There may be some more, since a pass is never larger than an equal share, but for an example that is.
 
     Returns:
-        One list per pass: each job's part and its share of the job's rows, by which its loss is weighted.
+        One list per pass: each job's part and its share of the job's examples, by which its loss is weighted.
     """
-    passes: list[list[tuple[JobBatch, float]]] = [[] for _ in range(micro_batches)]
-    for batch in batches:
-        per_example = batch.inputs["input_ids"].shape[0] // batch.weight
-        parts = torch.arange(batch.weight).tensor_split(min(micro_batches, batch.weight))
-        for index, examples in enumerate(parts):
-            first, last = int(examples[0]), int(examples[-1]) + 1
-            inputs = {
-                name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
-                for name, tensor in batch.inputs.items()
-            }
-            part = JobBatch(batch.run, batch.task, inputs, batch.seed, first * per_example, batch.weight * per_example)
-            passes[index].append((part, (last - first) / batch.weight))
-    return [one for one in passes if one]
+    room = -(-sum(batch.block.rows for batch in batches) // passes)
+    shared: list[list[tuple[JobBatch, float]]] = []
+    left = 0
+    for part, share in chain.from_iterable(_parts(batch, room) for batch in batches):
+        if part.block.rows > left:
+            shared.append([])
+            left = room
+        shared[-1].append((part, share))
+        left -= part.block.rows
+    return shared
+
+
+def _parts(batch: JobBatch, room: int) -> Iterator[tuple[JobBatch, float]]:
+    """Cuts a job's batch into equal parts of at most `room` rows, or of one example."""
+    rows = batch.block.rows
+    per_example = rows // batch.weight
+    count = -(-batch.weight // max(1, room // per_example))
+    if count == 1:
+        yield batch, 1.0
+        return
+    for examples in torch.arange(batch.weight).tensor_split(count):
+        first, last = int(examples[0]), int(examples[-1]) + 1
+        inputs = {
+            name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
+            for name, tensor in batch.inputs.items()
+        }
+        yield JobBatch(batch.run, batch.task, inputs, batch.seed, first * per_example, rows), (last - first) / batch.weight
