@@ -30,6 +30,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 600.0) -> None:
         time.sleep(0.05)
 
 
+def wait_while_running(
+    process: "subprocess.Popen[Any]", happened: Callable[[], object], said: Callable[[], object], seconds: float
+) -> None:
+    """Wait; fails with what the process said where it ends before that, or never comes to it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended = process.poll() is not None  # first: what it did last counts too
+        if happened():
+            return
+        assert not ended, said()
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.1)
+
+
 def table_of(output: str) -> list[str]:
     """The lines of the table that a run printed."""
     lines = [line for line in output.splitlines() if line[:1] in "┏┃┡│├└"]

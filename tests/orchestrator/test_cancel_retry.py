@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from orchestrator.storage.journal import Journal, all_events, drivers
 from orchestrator.storage.store import Store
 from tests.orchestrator.doubles import behave, run_jobs, source, transfer
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import family, survivors, wait_until
+from tests.orchestrator.launching import family, survivors, wait_until, wait_while_running
 
 
 @pytest.fixture
@@ -65,14 +64,7 @@ def test_cancel_of_a_driver_that_does_not_listen_says_that_it_goes_on(store, cap
 
 
 def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 600
-    while True:
-        ended = process.poll() is not None  # first: what it did last counts too
-        if condition():
-            return
-        assert not ended, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_while_running(process, condition, lambda: process.communicate() if process.poll() is not None else "waited in vain", 600)
 
 
 @pytest.fixture

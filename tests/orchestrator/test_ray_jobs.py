@@ -20,6 +20,7 @@ import pytest
 from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 
 from orchestrator.execution.schedule import GRACE_SECONDS
+from tests.orchestrator.launching import wait_while_running
 from tests.ports import free_ports
 
 SWEEP = """
@@ -201,14 +202,7 @@ class Submission:
 
     def until(self, happened: Callable[[], object]) -> None:
         """Wait for something that is to happen while the sweep runs."""
-        deadline = time.monotonic() + 300
-        while True:
-            ended = self.process.poll() is not None  # first: what it did last counts too
-            if happened():
-                return
-            assert not ended, self.printed
-            assert time.monotonic() < deadline, self.printed
-            time.sleep(0.1)
+        wait_while_running(self.process, happened, lambda: self.printed, 300)
 
     def wait_for(self, text: str) -> str:
         """Wait until a text is printed; returns what followed it on its line."""

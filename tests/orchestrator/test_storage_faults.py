@@ -17,6 +17,7 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.patience import Patience, StoreUnavailable
 from orchestrator.storage.store import Store, Verdict
 from tests.orchestrator.doubles import behave, source
+from tests.orchestrator.launching import wait_while_running
 from tests.orchestrator.object_server import BUCKET, ObjectServer
 from tests.orchestrator.one_pack import SMALL_SWEEP
 
@@ -40,15 +41,7 @@ class Process:
         return self._log.read_text()
 
     def until(self, happened: Callable[[], object], seconds: float = 240) -> None:
-        """Wait; fails with what the process said where it ends before that, or never comes to it."""
-        deadline = time.monotonic() + seconds
-        while True:
-            ended = self.process.poll() is not None  # first: what it did last counts too
-            if happened():
-                return
-            assert not ended, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.1)
+        wait_while_running(self.process, happened, lambda: self.said, seconds)
 
     def waits(self) -> bool:
         return "Trying again" in self.said
