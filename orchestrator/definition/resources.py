@@ -1,7 +1,7 @@
 """What a trial needs and what nodes hold, by Ray's names: whether a job can be placed at all, and how many at a time. Pure Python."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from orchestrator.definition.schema import Resources
 from scalearn.errors import UserError
@@ -32,6 +32,11 @@ def shape_of(resources: Resources, gpu: float = 0.0) -> dict[str, float]:
     if resources.accelerator_type is not None:
         shape[f"{ACCELERATOR}{resources.accelerator_type}"] = _TRACE
     return {name: amount for name, amount in shape.items() if amount > 0}
+
+
+def placement_of(shape: Shape) -> Hashable:
+    """Return what trials of equal shape have in common: one pack is placed once, and a worker takes those of its own placement."""
+    return tuple(sorted(shape.items()))
 
 
 def default_gpu(nodes: Iterable[Shape]) -> float:

@@ -17,7 +17,7 @@ from ray import tune
 
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version, to_plain
-from orchestrator.definition.resources import Shape, shape_of
+from orchestrator.definition.resources import Shape, placement_of, shape_of
 from orchestrator.definition.schema import StageResources
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
@@ -199,7 +199,7 @@ class _Orders:
 
     def placement(self, job: Job) -> Hashable:
         """Return what jobs of one pack must share, since one pack is placed once."""
-        return tuple(sorted(self.shape(job).items()))
+        return placement_of(self.shape(job))
 
     def config(self, pack: tuple[str, ...]) -> dict[str, Any]:
         """Return the trial configuration of a pack."""

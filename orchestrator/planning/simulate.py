@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
-from orchestrator.definition.resources import Shape
+from orchestrator.definition.resources import Shape, placement_of
 from orchestrator.planning.cost import CostModel, Estimate
 from orchestrator.planning.idle import IdleDevices
 from orchestrator.planning.packing import Policy, kind, remaining_paths
@@ -119,7 +119,7 @@ def simulate(
     if not amounts:
         return Forecast((), devices, bounds)
     turns = Turns({placement: {"GPU": amount} for placement, amount in amounts.items()}, lambda: there)
-    player = policy(graph, cost, max(turns.room.values()), lambda job: _placement(shape(job)))
+    player = policy(graph, cost, max(turns.room.values()), lambda job: placement_of(shape(job)))
     player.bound(turns.room, LOOKAHEAD)
     chance, idle = random.Random(seed), IdleDevices(devices)
     waiting: dict[str, tuple[str, ...]] = {}
@@ -163,10 +163,6 @@ def simulate(
             player.succeeded(node)
 
 
-def _placement(shape: Shape) -> Hashable:
-    return tuple(sorted(shape.items()))
-
-
 def _amount(shape: Shape) -> float:
     return shape.get("GPU") or 1.0
 
@@ -174,7 +170,7 @@ def _amount(shape: Shape) -> float:
 def _amounts(graph: Graph, shape: Callable[[Job], Shape]) -> Mapping[Hashable, float]:
     """Return the devices of a trial by its placement, of jobs that are not done."""
     shapes = [shape(job) for job in graph if graph.states[job.node] not in DONE]
-    return {_placement(one): _amount(one) for one in shapes}
+    return {placement_of(one): _amount(one) for one in shapes}
 
 
 def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[Job], Shape] = whole) -> Bounds:
@@ -191,7 +187,7 @@ def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[J
     amounts: dict[Hashable, float] = {}
     for job in graph:
         if graph.states[job.node] not in DONE:
-            placement = _placement(one := shape(job))
+            placement = placement_of(one := shape(job))
             amounts[placement] = _amount(one)
             kinds[placement, kind(job)].append(estimates[job.node])
     if not kinds:
