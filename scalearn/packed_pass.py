@@ -1,7 +1,7 @@
 """One pass of several jobs' rows through the shared backbone, and each job's logits out of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
 
@@ -131,4 +131,4 @@ def _parts(batch: JobBatch, room: int) -> Iterator[tuple[JobBatch, float]]:
             name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
             for name, tensor in batch.inputs.items()
         }
-        yield JobBatch(batch.run, batch.task, inputs, batch.seed, first * per_example, rows), (last - first) / batch.weight
+        yield replace(batch, inputs=inputs, first=first * per_example, batch_rows=rows), (last - first) / batch.weight
