@@ -80,4 +80,4 @@ def test_all_tasks_smoke_runs_every_excerpt_through_both_stages_on_ray_with_mini
     targets = {job.config.task for job in graph}
     assert scored["transfer"] == targets
     assert scored["source"] | scored["single"] == targets
-    assert len(targets) == 14
+    assert len(targets) == 15
