@@ -3,16 +3,18 @@
 Planning imports this module, so it imports neither torch nor the adapters library, and touches no network.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from scalearn.adapter_tensors import Size, require_plausible_file, tensors_by_layer
 from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
 from scalearn.hub_or_directory import content_origin, hub_id, local_directory
+from scalearn.json_files import read_json
+from scalearn.tensor_files import LARGEST, read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter.safetensors"
@@ -63,6 +65,10 @@ _PLACEMENT = ("original_ln_before", "original_ln_after", "residual_before_ln", "
 """Fields that say where an adapter sits; the slot sits where `seq_bn` does, so they must have its values."""
 _IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
 """Fields that say how a source was trained, not what it computes."""
+_WIDEST = 2**16
+"""Hidden size beyond that of any encoder."""
+_OF_OLD_FILES = ("attention_type", "new_attention_norm", "invertible_adapter")
+"""Fields that the library's first versions wrote for every adapter, whether it had such a part or not: its weights tell."""
 
 
 class SavedFor(NamedTuple):
@@ -146,11 +152,7 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
         UserError: It is damaged, of another hidden size, or not a plain sequential bottleneck where `seq_bn` has it.
     """
     path = directory / CONFIG
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        config, hidden = dict(saved["config"]), int(saved["hidden_size"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
+    config, hidden, _ = _read(name, directory)
     if hidden_size is not None and hidden != hidden_size:
         raise UserError(f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {hidden_size}: train it on this backbone.")
     unusable = [field for field in _UNFOLDABLE if config.get(field)]
@@ -160,23 +162,69 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
     reduction = config["reduction_factor"]
     if isinstance(reduction, Mapping):
         raise UserError(
-            f"Source adapter '{name}' has layers of different widths (reduction_factor: {reduction}): train it with one number."
+            f"Source adapter '{name}' has layers of different widths (reduction_factor: {str(reduction)[:100]}): train it with one number."
         )
     if isinstance(reduction, bool) or not isinstance(reduction, int | float) or not 0 < reduction < math.inf:
         raise UserError(f"Source adapter '{name}': {path} says reduction_factor: {reduction!r}, which is no number above 0; save it again.")
+    if hidden / reduction > LARGEST:
+        raise UserError(
+            f"Source adapter '{name}': {path} says reduction_factor: {reduction!r}, an adapter that no file holds; save it again."
+        )
     misplaced = [field for field in _PLACEMENT if field in config and config[field] != SEQ_BN[field]]
     if misplaced:
         what = ", ".join(f"{field}: {config[field]}" for field in misplaced)
         raise UserError(f"Source adapter '{name}' does not sit where seq_bn does ({what}): train it with config seq_bn.")
     if config.get("scaling", 1.0) != 1.0:
         raise UserError(f"Source adapter '{name}' scales its output by {config['scaling']}: only scaling 1.0 can be combined.")
-    return {**SEQ_BN, **config}
+    merged = {**SEQ_BN, **{field: value for field, value in config.items() if field not in _OF_OLD_FILES}}
+    if not isinstance(merged["non_linearity"], str):
+        raise UserError(f"Source adapter '{name}': {path} says non_linearity: {merged['non_linearity']!r}, which is no activation.")
+    return merged
+
+
+def require_fitting_weights(name: str, directory: Path, *, layers: int | None = None, allow_pickle: bool = False) -> None:
+    """Refuse weights that are not those of a sequential bottleneck, before they are read. Of pickled ones only the size is known.
+
+    Args:
+        name: Under which the adapter is stacked.
+        directory: Holds configuration and weights.
+        layers: Places that the backbone has for an adapter. None: not known yet.
+        allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
+
+    Raises:
+        UserError: They are pickled and may not be, larger than the configuration explains, damaged, or hold another tensor.
+    """
+    config = read_adapter_config(name, directory, None)
+    _, hidden, own_name = _read(name, directory)
+    path, size = weights_file(name, directory, allow_pickle=allow_pickle), Size.of(hidden, config["reduction_factor"])
+    try:
+        require_plausible_file(path, size, layers)
+        if path.name != WEIGHTS:
+            return
+        found = len(tensors_by_layer(read_header(path), own_name, size))
+        if layers is not None and found != layers:
+            raise ValueError(f"there is an adapter in {found} layers, but the backbone has {layers}")
+    except (OSError, ValueError) as error:
+        raise unusable_weights(name, directory, error) from error
+
+
+def unusable_weights(name: str, directory: Path, error: Exception) -> UserError:
+    """Return the sentence for weights that cannot be stacked."""
+    reason = " ".join(str(error).split())[:300]
+    return UserError(
+        f"Source adapter '{name}': the weights in {directory} cannot be used ({reason}); train it on this backbone with config seq_bn."
+    )
+
+
+def own_name(name: str, directory: Path) -> str:
+    """Return what an adapter is called in the names of its tensors."""
+    return _read(name, directory)[2]
 
 
 def saved_for(directory: Path) -> SavedFor:
     """Return what an adapter was trained on, as far as its configuration says so."""
     try:
-        saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        saved = read_json(directory / CONFIG)
         return SavedFor(str(saved.get("model_type") or ""), str(saved.get("model_name") or ""))
     except (OSError, ValueError, AttributeError):
         return SavedFor("", "")
@@ -185,7 +233,7 @@ def saved_for(directory: Path) -> SavedFor:
 def library_kind(directory: Path) -> str | None:
     """Return which of the library's own methods an adapter is of, where it is one of those that only the library runs. None: another."""
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))["config"]
+        config = read_json(directory / CONFIG)["config"]
         if config.get("phm_layer"):
             return "a Compacter++"
         return "an (IA)³" if config.get("architecture") == "lora" and config.get("composition_mode") == "scale" else None
@@ -234,4 +282,19 @@ def require_architecture(directories: Mapping[str, Path], architecture: str | No
 
 
 def _origin(name: str, directory: Path, allow_pickle: bool) -> str:
-    return content_origin([directory / CONFIG, weights_file(name, directory, allow_pickle=allow_pickle)])
+    weights = weights_file(name, directory, allow_pickle=allow_pickle)
+    require_fitting_weights(name, directory, allow_pickle=allow_pickle)
+    return content_origin([directory / CONFIG, weights])
+
+
+def _read(name: str, directory: Path) -> tuple[dict[str, Any], int, str]:
+    """Return an adapter's configuration, its hidden size, and what it is called in the names of its tensors."""
+    path = directory / CONFIG
+    try:
+        saved = read_json(path)
+        config, hidden, own = saved["config"], saved["hidden_size"], saved.get("name", "")
+        if not isinstance(config, dict) or type(hidden) is not int or not 0 < hidden <= _WIDEST or not isinstance(own, str):
+            raise ValueError(f"config must be a mapping, hidden_size a whole number from 1 to {_WIDEST}, name a word")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"Source adapter '{name}': {path} is no adapter configuration ({error}); save the adapter again.") from error
+    return config, hidden, own

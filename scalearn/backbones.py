@@ -5,18 +5,43 @@ Planning imports this module, so it imports neither torch nor transformers, and 
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scalearn.encoder_parameters import encoder_parameters
 from scalearn.errors import UserError
 from scalearn.hub_or_directory import content_origin, hub_id, local_directory
+from scalearn.json_files import read_json
 from scalearn.unknown_name import unknown
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+
+_ENCODERS = (
+    "albert",
+    "bert",
+    "bert-generation",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "roberta",
+    "xlm-roberta",
+    "xmod",
+)
+"""Architectures of the adapters library whose first token sees the whole text."""
+_CODE = ("_attn_implementation_internal", "_attn_implementation", "attn_implementation")
+"""Entries of a configuration from which transformers would take the name of a repository with code for its attention."""
+_LARGEST_SIZES = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**20,
+}
+"""Beyond any encoder that there is."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +159,73 @@ def _from_directory(name: str, directory: Path) -> Backbone:
     config = directory / "config.json"
     if not config.is_file():
         raise UserError(f"Backbone directory '{name}' has no config.json: give a directory that save_pretrained wrote.")
-    try:
-        entries = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Backbone '{name}': cannot read its {config.name} ({error}): give what save_pretrained wrote.") from None
+    entries = _entries(name, directory)
+    require_harmless(name, entries)
     weights = _matching(directory, _WEIGHTS)
     if not weights:
         raise UserError(f"Backbone directory '{name}' has no weights (model.safetensors): give a directory that save_pretrained wrote.")
+    empty = next((file for file in weights if file.stat().st_size == 0), None)
+    if empty is not None:
+        raise UserError(f"Backbone directory '{name}' has 0 bytes of weights in {empty.name}: give a directory that save_pretrained wrote.")
+    shape = shape_of(name, entries)
     origin = content_origin([config, *weights, *_matching(directory, _TOKENIZER)])
-    return Backbone(name, origin, shape_of(name, entries), directory.resolve())
+    return Backbone(name, origin, shape, directory.resolve())
+
+
+def config_entries(backbone: Backbone) -> Mapping[str, Any] | None:
+    """Return the configuration of a backbone as it is written. None: only the hub has it.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return None if backbone.directory is None else _entries(backbone.name, backbone.directory)
+
+
+def _entries(name: str, directory: Path) -> Mapping[str, Any]:
+    try:
+        entries = read_json(directory / "config.json")
+        if not isinstance(entries, dict):
+            raise ValueError("it is no mapping")
+    except (OSError, ValueError) as error:
+        raise UserError(f"Backbone '{name}': cannot read its config.json ({error}): give what save_pretrained wrote.") from None
+    return entries
+
+
+def require_harmless(name: str, entries: Mapping[str, Any]) -> None:
+    """Refuse a configuration that names code from elsewhere for its attention.
+
+    Raises:
+        UserError: It does.
+    """
+    named = next((entry for entry in _CODE if entries.get(entry) is not None), None)
+    if named is not None:
+        raise UserError(
+            f"Backbone '{name}': its config.json names an attention implementation ({named}), which may be code from elsewhere: "
+            "remove that line, or take the model from someone you trust."
+        )
+
+
+def require_encoder(name: str, entries: Mapping[str, Any]) -> None:
+    """Refuse a model whose first token does not see the text: read there, all texts are one.
+
+    Args:
+        name: Of the backbone, for the error message.
+        entries: Of its `config.json`.
+
+    Raises:
+        UserError: It is a decoder, or of an architecture that is not known to be an encoder.
+    """
+    architecture = entries.get("model_type")
+    if architecture not in _ENCODERS:
+        kind = f"of architecture {str(architecture)[:80]!r}"
+    elif entries.get("is_decoder") or entries.get("is_encoder_decoder"):
+        kind = "configured as a decoder (is_decoder)"
+    else:
+        return
+    raise UserError(
+        f"Backbone '{name}' is {kind}, but texts are read at their first token, which sees the whole text only in an encoder: "
+        f"take one of {', '.join(_ENCODERS)}."
+    )
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -167,8 +250,11 @@ def shape_of(name: str, entries: object) -> Shape:
     values = [entries.get(key, entries.get(own_keys.get(key, key))) for key in keys]
     if not all(type(value) is int and value > 0 for value in values):
         raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
+    for key, value in zip(keys, values, strict=True):
+        if value is not None and value > _LARGEST_SIZES[key]:
+            raise UserError(f"Backbone directory '{name}': config.json says {key} {value:.3g}, more than any encoder has; mend it.")
     hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
-    offset = 2 if "roberta" in entries["model_type"] else 0
+    offset = 2 if "roberta" in entries["model_type"] or entries["model_type"] == "xmod" else 0
     parameters = encoder_parameters(entries, hidden, layers, intermediate)
     return Shape(entries["model_type"], hidden, layers, intermediate, vocabulary, positions - offset, parameters)
 

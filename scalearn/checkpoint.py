@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from scalearn.weight_files import save_tensors
 
 CHECKPOINT = "checkpoint"
 _LATEST = "latest.json"
@@ -47,7 +49,7 @@ def save_checkpoint(
     root = directory / CHECKPOINT
     folder = root / f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
+    save_tensors(tensors, folder / _TENSORS)
     pending = root / f"{_LATEST}.writing"
     pending.write_text(json.dumps({"folder": folder.name, "state": state, "job": job}), encoding="utf-8")
     os.replace(pending, root / _LATEST)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +12,16 @@ from adapters import AutoAdapterModel
 from adapters.configuration import BnConfig, SeqBnConfig
 from adapters.methods.bottleneck import BottleneckLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from scalearn.backbones import Backbone
+from scalearn.backbones import Backbone, require_encoder, shape_of
 from scalearn.errors import UserError
 from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
 from scalearn.layers.recomputation import PassNumber, tell_passes_apart
 from scalearn.layers.slot import Slot
 from scalearn.methods.branch import Branch, BranchPack
+from scalearn.pretrained import first_line, load_pretrained
 
 SLOT = "slot"
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -43,7 +45,12 @@ class Encoder(nn.Module):
         give_each_job_its_stream(model, self.streams)
         last_layer = [layer for _, layer in self.model.iter_layers()][-1]
         keep_first_token(last_layer, self.config.model_type, self.config._attn_implementation)
-        self.sites = self._place_slots()
+        self.site_names = self._place_slots()
+
+    @property
+    def sites(self) -> int:
+        """Places that have a slot: one per layer."""
+        return len(self.site_names)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -55,6 +62,25 @@ class Encoder(nn.Module):
     def hidden_size(self) -> int:
         """Hidden size d."""
         return int(self.config.hidden_size)
+
+    @property
+    def positions(self) -> int:
+        """Longest input in tokens; DeBERTa with relative positions alone reads any length."""
+        if not getattr(self.config, "position_biased_input", True):
+            return sys.maxsize
+        return shape_of(self.config.model_type, self.config.to_dict()).positions
+
+    def require_length(self, max_length: int) -> None:
+        """Refuses inputs that are longer than the backbone has positions for.
+
+        Args:
+            max_length: In tokens.
+
+        Raises:
+            UserError: They are.
+        """
+        if max_length > self.positions:
+            raise UserError(f"Inputs may have {max_length} tokens, but the backbone reads at most {self.positions}: lower max_length.")
 
     @property
     def head_dropout(self) -> float:
@@ -128,14 +154,16 @@ class Encoder(nn.Module):
             raise UserError(f"Architecture {self.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false.")
         self._recomputes = enabled
 
-    def _place_slots(self) -> int:
+    def _place_slots(self) -> list[str]:
+        """Puts a slot at every site, and returns where these are below the model's heads, such as `encoder.layer.0.output`."""
         self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
         self.model.requires_grad_(False)
         layers: list[BottleneckLayer] = []
         self.for_each_bottleneck_layer(lambda layer: layers.append(layer) if SLOT in layer.adapters else None)
         for site, layer in enumerate(layers):
             layer.adapters[SLOT] = Slot(site, layer.adapters[SLOT], self.pack.added)
-        return len(layers)
+        names = {id(module): name for name, module in self.model.base_model.named_modules()}
+        return [names[id(layer)] for layer in layers]
 
     def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
         """Calls `function` for every place where the library can put a bottleneck adapter, first layer first."""
@@ -152,33 +180,39 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
             and draws it from the global stream.
 
     Raises:
-        UserError: The weights cannot be found or read, or the architecture has no such attention.
+        UserError: The weights cannot be found or read or are not those of the configuration, the model is no encoder, or the
+            architecture has no such attention.
     """
-    try:
-        config = AutoConfig.from_pretrained(backbone.locate(), revision=backbone.revision)
-        model = AutoAdapterModel.from_pretrained(
-            backbone.locate(), revision=backbone.revision, config=copy.deepcopy(config), attn_implementation=attention
-        )
-    except (OSError, ValueError) as error:
-        if "attention implementation" in str(error):
-            raise UserError(f"Architecture {config.model_type} has no attention {attention}: set attention to eager.") from error
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Backbone '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
+    model = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
     return Encoder(model.to(device)).to(device).eval()
 
 
-def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:
     """Loads the backbone's tokenizer.
 
+    Args:
+        backbone: Where it lies.
+        embeddings: Tokens that the model knows. None: not compared.
+
     Raises:
-        UserError: It cannot be found or read.
+        UserError: It cannot be found or read, has no token for padding, or tokens that the model does not know.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(backbone.locate(), revision=backbone.revision)
-    except (OSError, ValueError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            backbone.locate(), revision=backbone.revision, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # what transformers raises is up to the files
+        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"The tokenizer of '{backbone.name}' has no padding token: name a pad_token in its tokenizer_config.json.")
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if embeddings is not None and largest >= embeddings:
         raise UserError(
-            f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {str(error).splitlines()[0]}"
-        ) from error
+            f"The tokenizer of '{backbone.name}' has tokens up to {largest}, but the model has {embeddings} embeddings: "
+            "give the tokenizer that belongs to it."
+        )
     return tokenizer
 
 

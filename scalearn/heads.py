@@ -30,6 +30,12 @@ class HeadConfig:
         return 1 if self.kind == "multiple_choice" else self.labels
 
 
+def head_shapes(config: HeadConfig, hidden: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a head's parameters on a hidden size, without the head."""
+    out: dict[str, tuple[int, ...]] = {"out.weight": (config.outputs, hidden), "out.bias": (config.outputs,)}
+    return out if config.layers == 1 else {"dense.weight": (hidden, hidden), "dense.bias": (hidden,), **out}
+
+
 class Head(nn.Module):
     """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it.
 

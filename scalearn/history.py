@@ -15,7 +15,7 @@ HISTORY = "history.jsonl"
 def append_history(directory: Path, record: Mapping[str, Any]) -> None:
     """Adds one evaluation's record as one line, written in one call so that no reader sees half of it."""
     line = json.dumps(record, allow_nan=False) + "\n"
-    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, line.encode())
     finally:

@@ -4,21 +4,23 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from adapters.configuration import BnConfig
 from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import Adapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from scalearn.adapter_files import WEIGHTS
 from scalearn.encoder import SLOT, Encoder, quiet_library
 from scalearn.errors import UserError
-from scalearn.heads import Head, HeadConfig, HeadKind
+from scalearn.heads import Head, HeadConfig, HeadKind, head_shapes
+from scalearn.json_files import read_json
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
+from scalearn.pickled_tensors import read_pickled
+from scalearn.tensor_files import usual_mode
+from scalearn.weight_files import read_tensors
 
 _HEAD_WEIGHTS = "model_head.safetensors"
 _HEAD_PICKLED = "pytorch_model_head.bin"
@@ -63,11 +65,23 @@ def save_adapter(
             if head is not None:
                 add_library_head(model, name, head, label_names)
             directory.mkdir(parents=True, exist_ok=True)
-            for safe in (True, False) if pickle_too else (True,):
-                model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=safe)
+            save_library_adapter(model, directory, name, with_head=head is not None)
+            if pickle_too:
+                model.save_adapter(str(directory), name, with_head=head is not None, use_safetensors=False)
         finally:
             if head is not None and name in model.heads:
                 model.delete_head(name)
+
+
+def save_library_adapter(model: Any, directory: Path, name: str, *, with_head: bool) -> None:
+    """Lets one of the adapters library's models write an adapter, in files that others may read as far as any new file.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
+    written = [directory / WEIGHTS, *([directory / _HEAD_WEIGHTS] if with_head else [])]
+    with usual_mode(*written):
+        model.save_adapter(str(directory), name, with_head=with_head, use_safetensors=True)
 
 
 def library_name(name: str) -> str:
@@ -113,21 +127,20 @@ def read_library_head(
         UserError: There is no head, it is damaged, or it is not the library's classification or multiple choice head.
     """
     try:
-        saved = json.loads((directory / "head_config.json").read_text(encoding="utf-8"))
+        saved = read_json(directory / "head_config.json")
         config, name = saved["config"], saved["name"]
-        pickled = allow_pickle and not (directory / _HEAD_WEIGHTS).is_file()
-        tensors = (
-            torch.load(directory / _HEAD_PICKLED, map_location="cpu", weights_only=True)
-            if pickled
-            else load_file(directory / _HEAD_WEIGHTS)
-        )
         kind = _kind(config)
         labels = int(config["num_choices" if kind == "multiple_choice" else "num_labels"])
-        head = Head(HeadConfig(kind, labels, dropout, config["layers"]), hidden)
+        head_config = HeadConfig(kind, labels, dropout, config["layers"])
         places = {"dense": 1, "out": 4} if config["layers"] == 2 else {"out": 1}
-        head.load_state_dict({f"{own}.{part}": tensors[f"heads.{name}.{at}.{part}"] for own, at in places.items() for part in _PARTS})
+        names = {f"heads.{name}.{at}.{part}": f"{own}.{part}" for own, at in places.items() for part in _PARTS}
+        shapes = {full: head_shapes(head_config, hidden)[own] for full, own in names.items()}
+        pickled = allow_pickle and not (directory / _HEAD_WEIGHTS).is_file()
+        tensors = read_pickled(directory / _HEAD_PICKLED, shapes) if pickled else read_tensors(directory / _HEAD_WEIGHTS, shapes)
+        head = Head(head_config, hidden)
+        head.load_state_dict({own: tensors[full] for full, own in names.items()})
         numbers = {int(number): str(label) for label, number in (config.get("label2id") or {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"The prediction head in {directory} cannot be read ({reason}): save the adapter again, with its head.") from error
     named = numbers and any(label != f"LABEL_{number}" for number, label in numbers.items())
@@ -147,8 +160,10 @@ def read_head_inputs(directory: Path) -> tuple[str, int] | None:
     """
     path = directory / _INPUTS
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return str(saved["task"]), int(saved["max_length"])
+        saved = read_json(path)
+        if type(saved["max_length"]) is not int or saved["max_length"] < 1:
+            raise ValueError(f"max_length is {str(saved['max_length'])[:100]}")
+        return str(saved["task"]), saved["max_length"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

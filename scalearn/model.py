@@ -72,7 +72,7 @@ def load_backbone(
     backbone = get_backbone(name)
     encoder = load_encoder(backbone, device=device, attention=attention)
     encoder.recompute_in_backward(gradient_checkpointing)
-    return LoadedBackbone(backbone, encoder, load_tokenizer(backbone))
+    return LoadedBackbone(backbone, encoder, load_tokenizer(backbone, encoder.config.vocab_size))
 
 
 class TransferModel(nn.Module):
@@ -312,7 +312,8 @@ def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) ->
     fill_bottleneck(branch, [BottleneckWeights(s.down_weight, s.down_bias, s.up_weight.flatten(1), s.up_bias[0]) for s in adapter.stacks])
     head, label_names = read_library_head(folder, encoder.hidden_size, dropout=encoder.head_dropout, allow_pickle=allow_pickle)
     config = head.config
-    task, max_length = read_head_inputs(folder) or (name, HeadSpec.max_length)
+    task, max_length = read_head_inputs(folder) or (name, min(HeadSpec.max_length, encoder.positions))
+    encoder.require_length(max_length)
     heads = (HeadSpec(task, config.kind, config.labels, label_names, max_length, config.layers),)
     settings = {field: adapter.config[field] for field in ("reduction_factor", "non_linearity")}
     spec = TransferSpec("adapter", settings, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from scalearn.backbones import Backbone, get_backbone
+from scalearn.backbones import get_backbone
 from scalearn.config import DataConfig, JobConfig
 from scalearn.data import load_task
 from scalearn.device import open_accelerator
 from scalearn.encoder import load_tokenizer
 from scalearn.errors import UserError
 from scalearn.pack import Outcome, PackMember, Report
+from scalearn.pretrained import load_pretrained
 from scalearn.results import write_json
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
@@ -47,7 +48,8 @@ def measure(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
     config = member.config
     accelerator = open_accelerator("fp32", runtime.device)
     backbone = get_backbone(config.backbone)
-    tokenizer, model = load_tokenizer(backbone), _load_model(backbone).to(accelerator.device).eval()
+    model = load_pretrained(AutoModel, backbone, title="Sentence encoder").to(accelerator.device).eval()
+    tokenizer = load_tokenizer(backbone, model.config.vocab_size)
     loaded = time.monotonic()
     means, rows = [], {}
     for data in config.data:
@@ -157,11 +159,3 @@ def _limit(config: JobConfig) -> int:
     rows = config.settings["rows"]
     assert isinstance(rows, int)
     return rows
-
-
-def _load_model(backbone: Backbone) -> Any:
-    try:
-        return AutoModel.from_pretrained(backbone.locate(), revision=backbone.revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Sentence encoder '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error

@@ -6,29 +6,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import Activation_Function_Class
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from scalearn.adapter_files import (
     CONFIG,
     PICKLED,
     WEIGHTS,
     adapter_directory,
+    own_name,
     read_adapter_config,
     require_agreement,
     require_architecture,
     saved_for,
+    unusable_weights,
     weights_file,
 )
-from scalearn.encoder import Encoder, quiet_library
+from scalearn.adapter_tensors import Size, require_plausible_file, tensors_by_layer
+from scalearn.encoder import Encoder
 from scalearn.errors import UserError
 from scalearn.hub_or_directory import hub_id
-from scalearn.layers.source_stack import BottleneckWeights, SourceStack, bottleneck_weights
-from scalearn.library_files import forget_adapter, tensors_of
+from scalearn.layers.source_stack import Activation, BottleneckWeights, SourceStack
+from scalearn.library_files import tensors_of
+from scalearn.pickled_tensors import read_pickled, shapes_of
+from scalearn.tensor_files import read_header
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,24 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     require_agreement(configs)
     layers: list[list[BottleneckWeights]] = [[] for _ in range(encoder.sites)]
     for name, directory in resolved.items():
-        for site, weights in enumerate(_read_weights(encoder, name, directory)):
+        size = Size.of(encoder.hidden_size, configs[name]["reduction_factor"])
+        for site, weights in enumerate(_read_weights(encoder, name, directory, size, allow_pickle=allow_pickle)):
             layers[site].append(weights)
-    config = next(iter(configs.values()))
-    activation = Activation_Function_Class(config["non_linearity"]).f
+    first, config = next(iter(configs.items()))
+    activation = _activation(first, config["non_linearity"])
     stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
     return SourceAdapters(tuple(resolved), stacks, config)
+
+
+def _activation(name: str, non_linearity: str) -> Activation:
+    """The library's activation of that name; one that learns has weights that a source does not bring."""
+    try:
+        activation: Activation = Activation_Function_Class(non_linearity).f
+    except KeyError as error:
+        raise UserError(f"Source adapter '{name}': non_linearity {non_linearity[:80]!r} is no activation that transformers has.") from error
+    if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
+        raise UserError(f"Source adapter '{name}': non_linearity {non_linearity!r} has weights of its own: train it with config seq_bn.")
+    return activation
 
 
 def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> None:
@@ -116,34 +132,37 @@ def _download(name: str, identifier: str) -> Path:
         raise UserError(f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({reason}).") from error
 
 
-def _read_weights(encoder: Encoder, name: str, directory: Path) -> list[BottleneckWeights]:
-    """Loads one adapter through the library and copies its weights out."""
-    model, temporary = encoder.model, f"source-{name}".replace(".", "-")
-    info: dict[str, Any] = {}
+def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:
+    """Reads one adapter's weights in the order of the encoder's sites, after their names, types and shapes are judged."""
+    path = weights_file(name, directory, allow_pickle=allow_pickle)
     try:
-        with quiet_library(), torch.random.fork_rng(devices=[]):
-            model.load_adapter(
-                str(directory), load_as=temporary, with_head=False, set_active=False, use_safetensors=True, loading_info=info
-            )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        forget_adapter(model, temporary)
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"Source adapter '{name}': the weights in {directory} cannot be read ({reason}); save it again.") from error
-    collected: list[BottleneckWeights] = []
-
-    def collect(layer: BottleneckLayer) -> None:
-        if temporary in layer.adapters:
-            own = bottleneck_weights(layer.adapters[temporary])
-            collected.append(BottleneckWeights(*(tensor.detach().clone() for tensor in tensors_of(own))))
-
-    encoder.for_each_bottleneck_layer(collect)
-    forget_adapter(model, temporary)
-    missing, unexpected = len(info.get("missing_keys", ())), len(info.get("unexpected_keys", ()))
-    if missing or unexpected or len(collected) != encoder.sites:
-        raise UserError(
-            f"Source adapter '{name}': {directory} lacks {missing} of the tensors that this backbone needs and has {unexpected} that it "
-            "does not: train it on this backbone."
-        )
-    if not all(bool(tensor.isfinite().all()) for weights in collected for tensor in tensors_of(weights)):
+        require_plausible_file(path, size, encoder.sites)
+        if path.name == WEIGHTS:
+            found = tensors_by_layer(read_header(path), own_name(name, directory), size)
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for parts in found.values() for key in parts.values()}
+        else:
+            tensors = read_pickled(path)
+            found = tensors_by_layer(shapes_of(tensors), own_name(name, directory), size)
+        places = _places(encoder, set(found))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unusable_weights(name, directory, error) from error
+    weights = [BottleneckWeights(*(tensors[found[place][part]].float() for part in size.shapes)) for place in places]
+    if not all(bool(tensor.isfinite().all()) for site in weights for tensor in tensors_of(site)):
         raise UserError(f"Source adapter '{name}': the weights in {directory} hold NaN or infinity: train it again.")
-    return collected
+    return weights
+
+
+def _places(encoder: Encoder, found: set[str]) -> list[str]:
+    """Where the encoder's sites are in a file, which was written from the whole model or from what is below its heads.
+
+    Raises:
+        ValueError: The file has an adapter at other places; the message is a clause.
+    """
+    own = encoder.site_names
+    whole = [f"{encoder.model.base_model_prefix}.{place}" for place in own]
+    places = whole if found & set(whole) else own
+    missing, unexpected = len(set(places) - found), len(found - set(places))
+    if missing or unexpected:
+        raise ValueError(f"it has no adapter at {missing} of the places where this backbone needs one, and one at {unexpected} others")
+    return places

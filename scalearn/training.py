@@ -157,6 +157,7 @@ class _PackTrainer:
 
     def _start_member(self, member: PackMember, stacked: dict[tuple[tuple[str, str], ...], SourceAdapters]) -> JobRun:
         config = member.config
+        self.encoder.require_length(max(data.max_length for data in config.data))
         tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
         sources = None
         if config.sources:
@@ -374,7 +375,8 @@ def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> 
     key = (backbone.origin, str(accelerator.device), runtime.attention)
     if key not in _warm:
         _warm.clear()
-        _warm[key] = (load_encoder(backbone, device=accelerator.device, attention=runtime.attention), load_tokenizer(backbone))
+        encoder = load_encoder(backbone, device=accelerator.device, attention=runtime.attention)
+        _warm[key] = (encoder, load_tokenizer(backbone, encoder.config.vocab_size))
     _warm[key][0].recompute_in_backward(runtime.gradient_checkpointing)
     return _warm[key]
 

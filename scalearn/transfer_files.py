@@ -7,21 +7,23 @@ head in `head.safetensors`, or in a `head_TASK.safetensors` per task where there
 
 import hashlib
 import json
+import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from scalearn.backbones import shape_of
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.encoder import Encoder
 from scalearn.errors import UserError
-from scalearn.heads import Head, HeadConfig, HeadKind
+from scalearn.heads import Head, HeadConfig, HeadKind, head_shapes
+from scalearn.json_files import read_json
 from scalearn.layers.omega import Omega
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.branch import Branch
@@ -30,6 +32,8 @@ from scalearn.methods.registry import get_method
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.methods.source_branch import SourceBranch
 from scalearn.source_adapters import SourceAdapters
+from scalearn.tensor_files import read_header
+from scalearn.weight_files import read_tensors, save_tensors
 
 CONFIG = "transfer_config.json"
 SCHEMA = 1
@@ -87,9 +91,9 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save(_all_of(branch).state_dict(), folder / _weights_file(branch))
+    save_tensors(_all_of(branch).state_dict(), folder / _weights_file(branch))
     for head, each in zip(heads, spec.heads, strict=True):
-        _save(head.state_dict(), folder / _head_file(spec, each))
+        save_tensors(head.state_dict(), folder / _head_file(spec, each))
     stacks = branch.given if isinstance(branch, SourceBranch) else ()
     config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch), "built_on": _identity(encoder, stacks)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -103,21 +107,42 @@ def read_spec(folder: Path) -> TransferSpec:
     """
     path = folder / CONFIG
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        heads = tuple(HeadSpec(**{**head, "label_names": _names(head["label_names"])}) for head in saved["heads"])
+        saved = read_json(path)
+        heads = tuple(_head_spec(head) for head in saved["heads"])
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in saved["settings"].items()}
-        return TransferSpec(
-            saved["method"],
-            settings,
-            tuple(saved["sources"]),
-            saved["backbone"],
-            saved["backbone_origin"],
-            int(saved["hidden_size"]),
-            heads,
-            dict(saved.get("built_on", {})),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give the transfer/ folder of a finished job.") from error
+        sources, built_on = saved["sources"], dict(saved.get("built_on", {}))
+        digests = built_on.get("sources") or sources
+        if not all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (sources, digests)):
+            raise ValueError("sources must be a list of words")
+        if len(digests) != len(sources):
+            raise ValueError(f"there are {len(sources)} sources and weights of {len(digests)}")
+        words = (saved["method"], saved["backbone"], saved["backbone_origin"])
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError("method, backbone and backbone_origin must be words")
+        method, backbone, origin = words
+        return TransferSpec(method, settings, tuple(sources), backbone, origin, int(saved["hidden_size"]), heads, built_on)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}): give the transfer/ folder of a finished job.") from error
+
+
+def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
+    """A head as a file describes it.
+
+    Raises:
+        ValueError: It describes none; the message is a clause.
+    """
+    names = saved["label_names"]
+    spec = HeadSpec(**{**saved, "label_names": None if names is None else tuple(str(name) for name in names)})
+    if not isinstance(spec.task, str) or spec.kind not in get_args(HeadKind) or type(spec.layers) is not int or spec.layers not in (1, 2):
+        raise ValueError("a head is of no known kind")
+    if any(type(number) is not int or number < 1 for number in (spec.labels, spec.max_length)):
+        raise ValueError("labels and max_length of a head must be whole numbers above 0")
+    if spec.dropout is not None and not 0 <= spec.dropout < 1:
+        raise ValueError("dropout of a head must be from 0 to below 1")
+    if spec.label_names is not None and len(spec.label_names) != spec.labels:
+        raise ValueError(f"a head has {spec.labels} labels and {len(spec.label_names)} names of them")
+    return spec
 
 
 def load_transfer(
@@ -151,9 +176,12 @@ def load_transfer(
         )
     _require_backbone(folder, spec, encoder, origin)
     _require_sources(folder, spec, sources)
-    branch = build_branch(job_config(spec), encoder, sources)
-    weights = _load(folder / _weights_file(branch), encoder.device)
-    _fill(_all_of(branch), weights, folder)
+    for each in spec.heads:
+        encoder.require_length(each.max_length)
+    with _damage(folder / CONFIG):
+        _require_plausible(folder, spec, encoder)
+        branch = build_branch(job_config(spec), encoder, sources)
+    _fill(_all_of(branch), folder / _weights_file(branch), encoder.device)
     heads = [_load_head(folder, spec, each, encoder) for each in spec.heads]
     return spec, branch.eval(), heads
 
@@ -233,19 +261,39 @@ def _all_of(branch: Branch) -> nn.Module:
     return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
 
 
+def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> None:
+    """Refuses settings that describe more parameters than the file of weights has, before anything of that size is built.
+
+    Raises:
+        ValueError: They do; the message is a clause.
+        OSError: There are no weights.
+    """
+    count = get_method(spec.method).count
+    shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.sites)
+    described = count(shape, len(spec.sources), spec.settings) if count is not None else None
+    files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors") if file.is_file()]
+    if not files:
+        raise OSError("there is neither omega.safetensors nor transfer.safetensors")
+    held = max(sum(math.prod(tensor.shape) for tensor in read_header(file).values()) for file in files)
+    if described is not None and described > held:
+        raise ValueError(f"its settings describe {described} parameters, but the weights hold {held}")
+
+
 def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encoder) -> Head:
     rate = encoder.head_dropout if each.dropout is None else each.dropout
-    head = Head(HeadConfig(each.kind, each.labels, rate, each.layers), encoder.hidden_size).to(encoder.device)
-    _fill(head, _load(folder / _head_file(spec, each), encoder.device), folder)
+    config, file = HeadConfig(each.kind, each.labels, rate, each.layers), folder / _head_file(spec, each)
+    with _damage(file):
+        weights = read_tensors(file, head_shapes(config, encoder.hidden_size), encoder.device)
+        head = Head(config, encoder.hidden_size).to(encoder.device)
+        head.load_state_dict(weights)
     return head.eval()
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    try:
-        module.load_state_dict(dict(weights), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The weights in {folder} do not fit this backbone and these sources ({reason}): load the ones it has.") from error
+def _fill(module: nn.Module, file: Path, device: torch.device) -> None:
+    """Reads a module's weights from a file that has these and no others."""
+    with _damage(file):
+        state = module.state_dict()
+        module.load_state_dict(read_tensors(file, {name: tuple(tensor.shape) for name, tensor in state.items()}, device))
 
 
 def _weights_file(branch: Branch) -> str:
@@ -256,16 +304,13 @@ def _head_file(spec: TransferSpec, head: HeadSpec) -> str:
     return "head.safetensors" if len(spec.heads) == 1 else f"head_{head.name}.safetensors"
 
 
-def _names(names: Sequence[Any] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(str(name) for name in names)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Tensor]:
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Tells what is wrong with a file's content in one sentence."""
     try:
-        return load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}): the job has to be trained again.") from error
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{file} cannot be read, or does not fit this backbone and these sources ({reason}): train the job again."
+        ) from error

@@ -11,8 +11,8 @@ from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
 from orchestrator.definition.settings import setting_points
 from orchestrator.definition.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
-from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement, require_architecture
-from scalearn.backbones import Backbone, get_backbone
+from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement, require_architecture, require_fitting_weights
+from scalearn.backbones import Backbone, config_entries, get_backbone, require_encoder
 from scalearn.config import Stage
 from scalearn.errors import UserError
 from scalearn.methods.registry import Method, get_method
@@ -50,6 +50,9 @@ def check(sweep: SweepSchema) -> None:
         _at(("tasks", name), defined_task, sweep.benchmark, name, definition)
     names = _at(("benchmark",), TaskNames.of, sweep.benchmark, sweep.tasks)
     backbone = _at(("backbone",), get_backbone, sweep.backbone)
+    entries = _at(("backbone",), config_entries, backbone)
+    if entries is not None:
+        _at(("backbone",), require_encoder, sweep.backbone, entries)
     targets = _tasks(("targets",), sweep.targets, names)
     sources = _tasks(("sources", "tasks"), sweep.sources.tasks, names)
     _stackable(("sources", "tasks"), sources)
@@ -93,8 +96,14 @@ def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, An
         configs[name] = _at(key, read_adapter_config, name, Path(adapter.place), hidden) if local else None
         if local:
             local_places[name] = Path(adapter.place)
+            _at(key, require_fitting_weights, name, Path(adapter.place), layers=_sites(backbone), allow_pickle=sources.allow_pickle)
     _at(("sources", "adapters"), require_architecture, local_places, backbone.shape.architecture if backbone.shape else None)
     return configs
+
+
+def _sites(backbone: Backbone) -> int | None:
+    """Return at how many places the backbone has an adapter; the layers of ALBERT share theirs."""
+    return None if backbone.shape is None or backbone.shape.architecture == "albert" else backbone.shape.layers
 
 
 def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: _Adapters) -> None:

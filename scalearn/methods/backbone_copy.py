@@ -9,7 +9,7 @@ from scalearn.config import JobConfig
 from scalearn.encoder import Encoder, quiet_library
 from scalearn.errors import UserError
 from scalearn.heads import Head
-from scalearn.library_files import add_library_head
+from scalearn.library_files import add_library_head, save_library_adapter
 from scalearn.methods.branch import Branch
 from scalearn.source_adapters import SourceAdapters
 
@@ -61,7 +61,7 @@ class LibraryBranch(OwnModelBranch):
         with quiet_library():
             add_library_head(model, LIBRARY_NAME, head)
             directory.mkdir(parents=True, exist_ok=True)
-            model.save_adapter(str(directory), LIBRARY_NAME, with_head=True, use_safetensors=True)
+            save_library_adapter(model, directory, LIBRARY_NAME, with_head=True)
             model.delete_head(LIBRARY_NAME)
 
 
