@@ -252,7 +252,7 @@ def shape_of(name: str, entries: object) -> Shape:
         raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
     for key, value in zip(keys, values, strict=True):
         if value is not None and value > _LARGEST_SIZES[key]:
-            raise UserError(f"Backbone directory '{name}': config.json says {key} {value:.3g}, more than any encoder has; mend it.")
+            raise UserError(f"Backbone directory '{name}': config.json says {key} {str(value)[:20]}, more than any encoder has; mend it.")
     hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
     offset = 2 if "roberta" in entries["model_type"] or entries["model_type"] == "xmod" else 0
     parameters = encoder_parameters(entries, hidden, layers, intermediate)

@@ -162,7 +162,9 @@ def _places(encoder: Encoder, found: set[str]) -> list[str]:
     own = encoder.site_names
     whole = [f"{encoder.model.base_model_prefix}.{place}" for place in own]
     places = whole if found & set(whole) else own
-    missing, unexpected = len(set(places) - found), len(found - set(places))
-    if missing or unexpected:
-        raise ValueError(f"it has no adapter at {missing} of the places where this backbone needs one, and one at {unexpected} others")
+    missing, unexpected = sorted(set(places) - found), sorted(found - set(places))
+    if unexpected:
+        raise ValueError(f"it has an adapter at {unexpected[0][:120]!r}, where this backbone has none")
+    if missing:
+        raise ValueError(f"it has no adapter at {missing[0]!r}, nor at {len(missing) - 1} more of this backbone's places")
     return places

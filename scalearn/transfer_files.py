@@ -273,8 +273,11 @@ def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> No
     described = count(shape, len(spec.sources), spec.settings) if count is not None else None
     files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors") if file.is_file()]
     if not files:
-        raise OSError("there is neither omega.safetensors nor transfer.safetensors")
-    held = max(sum(math.prod(tensor.shape) for tensor in read_header(file).values()) for file in files)
+        raise OSError("neither omega.safetensors nor transfer.safetensors is there")
+    held = 0
+    for file in files:
+        with _damage(file):
+            held = max(held, sum(math.prod(tensor.shape) for tensor in read_header(file).values()))
     if described is not None and described > held:
         raise ValueError(f"its settings describe {described} parameters, but the weights hold {held}")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.configuration import SeqBnConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
@@ -96,6 +96,9 @@ def test_adapter_of_another_size_fails_its_job_alone_by_name(backbone: str, plac
     path = places["other"] / "adapter_config.json"
     saved = json.loads(path.read_text())
     path.write_text(json.dumps({**saved, "hidden_size": 48}))
+    weights = places["other"] / "adapter.safetensors"
+    sizes = {32: 48, 8: 12}
+    save_file({name: torch.zeros([sizes[size] for size in tensor.shape]) for name, tensor in load_file(weights).items()}, weights)
     members = []
     for index, config in enumerate((config_of(backbone, places), job("adapter", TARGET, backbone))):
         (tmp_path / str(index)).mkdir()

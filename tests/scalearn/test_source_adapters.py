@@ -292,7 +292,7 @@ def test_source_of_a_shallower_backbone_is_refused_by_name(encoder: Encoder, sav
     add_random_adapter(other, "flat")
     sentence = refusal(encoder, {**saved, **save_adapters(other, tmp_path / "other", ("flat",))})
     assert "'flat'" in sentence
-    assert "it has no adapter at 1 of the places where this backbone needs one" in sentence
+    assert "it has no adapter at 'roberta.encoder.layer.1.output'" in sentence
 
 
 def test_source_of_a_deeper_backbone_is_refused_by_name(encoder: Encoder, saved: dict[str, str | Path], tmp_path: Path) -> None:

@@ -413,7 +413,71 @@ def test_omega_of_another_shape_is_refused(trained: Path, backbone: LoadedBackbo
     sources = sources_of(trained, "scalearn")
     load_model(trained / "scalearn", backbone, sources).save(tmp_path)
     save_file({"omega": torch.zeros(3, 2, 32)}, tmp_path / "transfer/omega.safetensors")
-    assert "do not fit" in refusal(tmp_path, backbone, sources)
+    assert "'omega' has shape [3, 2, 32] in the file, and shape [2, 2, 32] in the model" in refusal(tmp_path, backbone, sources)
+
+
+NAN = float("nan")
+TAMPERED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a billion labels": ("heads", {"labels": 10**9, "label_names": None}, "tensors differ"),
+    "labels that are a word": ("heads", {"labels": "two"}, "labels and max_length of a head must be whole numbers"),
+    "no labels": ("heads", {"labels": NAN}, "labels and max_length of a head must be whole numbers"),
+    "more names than labels": ("heads", {"label_names": ["a"] * 7}, "labels and 7 names of them"),
+    "inputs of a billion tokens": ("heads", {"max_length": 10**9}, "the backbone reads at most 64"),
+    "a head of no known kind": ("heads", {"kind": "oracle"}, "a head is of no known kind"),
+    "a head of 7 layers": ("heads", {"layers": 7}, "a head is of no known kind"),
+    "dropout that is no number": ("heads", {"dropout": NAN}, "dropout of a head must be"),
+    "an adapter too wide for its weights": ("", {"method": "adapter", "settings": {"reduction_factor": 1e-9}}, "but the weights hold"),
+    "a setting that is a word": (
+        "",
+        {"method": "adapter", "settings": {"reduction_factor": "x"}},
+        "transfer_config.json cannot be read, or",
+    ),
+    "a setting of another method": ("", {"method": "adapter", "settings": {}}, "transfer_config.json cannot be read, or"),
+    "no such method": ("", {"method": "oracle"}, "Unknown method 'oracle'"),
+    "a method that is a list": ("", {"method": []}, "must be words"),
+    "sources that are a number": ("", {"sources": 7}, "cannot be read"),
+    "weights of other sources": ("", {"built_on": {"sources": ["a"]}}, "there are 2 sources and weights of 1"),
+}
+
+
+@pytest.mark.parametrize("case", list(TAMPERED))
+def test_configuration_that_was_tampered_with_is_refused_in_one_sentence(
+    case: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path
+) -> None:
+    part, changes, sentence = TAMPERED[case]
+    sources = sources_of(trained, "scalearn")
+    shutil.copytree(trained / "scalearn/transfer", tmp_path / "transfer")
+    path = tmp_path / "transfer/transfer_config.json"
+    saved = json.loads(path.read_text())
+    saved = {**saved, part: [{**saved[part][0], **changes}]} if part else {**saved, **changes}
+    path.write_text(json.dumps(saved))
+    told = refusal(tmp_path, backbone, sources)
+    assert sentence in told, told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000 + "]" * 20_000, "[]", "{}", '{"method": 1, "method": 2}', "9" * 5_000, ""])
+def test_configuration_that_is_none_is_refused(text: str, trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    shutil.copytree(trained / "scalearn/transfer", tmp_path / "transfer")
+    (tmp_path / "transfer/transfer_config.json").write_text(text)
+    assert "transfer_config.json cannot be read" in refusal(tmp_path, backbone, sources_of(trained, "scalearn"))
+
+
+@pytest.mark.parametrize("file", ["omega.safetensors", "head.safetensors"])
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_weights_that_are_no_numbers_are_refused(file: str, value: float, trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    shutil.copytree(trained / "scalearn/transfer", tmp_path / "transfer")
+    path = tmp_path / "transfer" / file
+    save_file({name: torch.full_like(tensor, value) for name, tensor in load_file(path).items()}, path)
+    assert f"{file} holds NaN or infinity" in refusal(tmp_path, backbone, sources_of(trained, "scalearn"))
+
+
+def test_adapter_whose_head_claims_a_billion_labels_is_refused(trained: Path, backbone: LoadedBackbone, tmp_path: Path) -> None:
+    shutil.copytree(trained / "adapter/adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter/head_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "config": {**saved["config"], "num_labels": 10**9}}))
+    assert "tensors differ" in refusal(tmp_path, backbone, None)
 
 
 def test_directory_without_a_job_is_refused(backbone: LoadedBackbone, tmp_path: Path) -> None:
