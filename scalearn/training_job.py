@@ -106,7 +106,7 @@ class JobRun:
         self.total_steps = total_steps(self.config.optimisation, self.sizes)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.warnings: set[str] = set()
+        self.warnings: set[str] = {sentence for task in tasks for sentence in task.warnings}
         self.error: str | None = None
         self.last_checkpoint = time.monotonic()
         self._checkpoint_cost = 0.0

@@ -1,7 +1,7 @@
 """Tokenised splits on disk: memory-mapped Arrow files, built once under a lock, verified when read.
 
     <directory>/<split>-<digest>/rows.arrow     the token ids
-    <directory>/<split>-<digest>/entry.json     the settings, label names, and the file's size and sha256
+    <directory>/<split>-<digest>/entry.json     the settings, label names, warnings, and the file's size and sha256
 
 An entry is built beside its place and renamed into it, so it is whole or absent; what a killed builder left is removed
 by the next one.
@@ -25,7 +25,7 @@ from scalearn.errors import UserError
 
 ROWS, ENTRY, UNFINISHED = "rows.arrow", "entry.json", ".unfinished"
 
-Build = Callable[[str], tuple[Features, Iterator[pa.Table], tuple[str, ...] | None]]
+Build = Callable[[str], tuple[Features, Iterator[pa.Table], tuple[str, ...] | None, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Entry:
 
     rows: Dataset
     label_names: tuple[str, ...] | None
+    warnings: tuple[str, ...]
+    """What was said about the task's rows when they were read."""
 
 
 def open_or_build(directory: Path, wanted: Mapping[str, Mapping[str, Any]], build: Build) -> dict[str, Entry]:
@@ -42,7 +44,7 @@ def open_or_build(directory: Path, wanted: Mapping[str, Mapping[str, Any]], buil
     Args:
         directory: The task's directory in the cache; made if absent.
         wanted: Split name to the settings that determine its content.
-        build: Called with a split's name to make its features, tables and label names; at most one process at a time calls it.
+        build: Called with a split's name to make its features, tables, label names and warnings; at most one process at a time calls it.
 
     Raises:
         UserError: The directory cannot be written.
@@ -71,7 +73,12 @@ def _digest(settings: Mapping[str, Any]) -> str:
 
 
 def _build(
-    path: Path, settings: Mapping[str, Any], features: Features, tables: Iterator[pa.Table], label_names: tuple[str, ...] | None
+    path: Path,
+    settings: Mapping[str, Any],
+    features: Features,
+    tables: Iterator[pa.Table],
+    label_names: tuple[str, ...] | None,
+    said: tuple[str, ...],
 ) -> Entry:
     unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.mkdir()
@@ -82,7 +89,7 @@ def _build(
                 writer.write_table(table)
                 count += len(table)
         size, sha256 = (unfinished / ROWS).stat().st_size, _sha256(unfinished / ROWS)
-        entry = {"settings": settings, "label_names": label_names, "rows": count, "size": size, "sha256": sha256}
+        entry = {"settings": settings, "label_names": label_names, "warnings": said, "rows": count, "size": size, "sha256": sha256}
         (unfinished / ENTRY).write_text(json.dumps(entry, indent=1))
         if path.exists():  # an entry that failed its verification
             shutil.rmtree(path)
@@ -90,7 +97,7 @@ def _build(
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    return Entry(Dataset.from_file(str(path / ROWS)), label_names)
+    return Entry(Dataset.from_file(str(path / ROWS)), label_names, said)
 
 
 def _open(path: Path) -> Entry | None:
@@ -100,7 +107,7 @@ def _open(path: Path) -> Entry | None:
         stat = (path / ROWS).stat()
         if stat.st_size == entry["size"] and _verified(path / ROWS, stat.st_mtime_ns, stat.st_size, entry["sha256"]):
             names = entry["label_names"]
-            return Entry(Dataset.from_file(str(path / ROWS)), None if names is None else tuple(names))
+            return Entry(Dataset.from_file(str(path / ROWS)), None if names is None else tuple(names), tuple(entry["warnings"]))
     except (ValueError, KeyError, TypeError, OSError):
         if not path.exists():
             return None

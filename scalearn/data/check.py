@@ -1,6 +1,6 @@
 """Refuses rows that would train something else than their task: one sentence that names task, file and row."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,8 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from scalearn.data.read import Published, in_memory
 from scalearn.errors import UserError
-from scalearn.tasks.task import Task
+from scalearn.tasks.labels import class_numbers, found_names, label_warnings
+from scalearn.tasks.task import HubSource, Task
 
 LABEL = "label"
 """The column that holds the label once rows are checked, whatever the published column is called."""
@@ -27,7 +28,7 @@ def check_texts(task: Task, published: Published) -> Dataset:
     needed = [*task.columns, *task.choices, *task.other_columns, *([] if task.kind == "per_candidate" else [task.label_column])]
     absent = [column for column in dict.fromkeys(needed) if column not in rows.column_names]
     if absent:
-        raise UserError(f"Task {task.key}: {place} lacks the column {absent[0]!r}; its columns are {', '.join(rows.column_names)}.")
+        raise UserError(f"Task {task.key}: {place} lacks the column {absent[0]!r}; its columns are {', '.join(published.columns)}.")
     for column in (*task.columns, *task.choices):
         values = _column(rows, column)
         if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
@@ -37,13 +38,14 @@ def check_texts(task: Task, published: Published) -> Dataset:
             rows = _with_column(rows, column, values, Value("string"))
         _refuse(task, place, pc.is_null(values), f"column {column!r} is null")
         if column not in task.may_be_empty:
-            blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0)
-            _refuse(task, place, blank, f"column {column!r} holds no text")
+            _refuse(task, place, _is_blank(values), f"column {column!r} holds no text")
     return rows
 
 
 def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
-    """The task's classes: as it declares them, as the published features do, or the values that occur in train, sorted.
+    """The task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
+
+    The classes of a multi-label task are those that occur in train, whatever the features name (PROTOCOL, Data).
 
     Args:
         task: The task.
@@ -56,21 +58,36 @@ def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
         return None
     if task.label_names is not None:
         return task.label_names
-    feature = train.features[task.label_column]
-    feature = getattr(feature, "feature", feature)
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names)
+    published = published_names(task, train)
+    if published is not None and task.kind != "multi_label":
+        return published
     values = _column(train, task.label_column)
-    if _is_list(values):
-        values = pc.list_flatten(values)
-    return tuple(str(value) for value in sorted(set(values.to_pylist()) - {None, -1}))
+    labels = _label_texts(pc.list_flatten(values) if _is_list(values) else values, published)
+    occurring = {label for label in pc.unique(labels).to_pylist() if label and not label.isspace() and label != _hidden(task)}
+    if published is None:
+        return found_names(occurring)
+    return tuple(name for name in published if name in occurring)
 
 
-def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | None) -> Dataset:
+def published_names(task: Task, rows: Dataset) -> tuple[str, ...] | None:
+    """Names that a file gives its classes; None where it holds no more than labels."""
+    feature = rows.features.get(task.label_column)
+    feature = getattr(feature, "feature", feature)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | None, *, ordered: bool) -> Dataset:
     """The rows with a column `label` that holds the number of the class, a list of such numbers, or a float.
 
+    Args:
+        task: The task.
+        rows: Its rows, with the label as it was published.
+        place: What an error sentence names.
+        names: The task's classes.
+        ordered: Whether the order of the names was declared or published, so that numbers may count them.
+
     Raises:
-        UserError: A label is null, hidden (-1) or unknown.
+        UserError: A label is null, empty, hidden or unknown.
     """
     if task.kind == "per_candidate":
         return rows
@@ -78,63 +95,99 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
     if (task.kind == "multi_label") != _is_list(values):
         wanted = "lists of labels" if task.kind == "multi_label" else "one label per row"
         raise UserError(f"Task {task.key}: column {task.label_column!r} of {place} holds {values.type}; kind {task.kind} needs {wanted}.")
+    published = published_names(task, rows)
     if task.label_column != LABEL and LABEL in rows.column_names:
         rows = rows.remove_columns(LABEL)
     rows = rows.rename_column(task.label_column, LABEL) if task.label_column != LABEL else rows
-    _refuse(task, place, pc.is_null(values), f"column {task.label_column!r} is null")
+    _refuse(task, place, pc.is_null(values, nan_is_null=task.head != "regression"), f"column {task.label_column!r} is null")
     if task.head == "regression":
         return _with_column(rows, LABEL, _numbers(task, place, values), Value("float32"))
     assert names is not None
-    feature = rows.features[LABEL]
     if task.kind == "multi_label":
-        published = _published_names(feature.feature if hasattr(feature, "feature") else None)
-        flat = _codes(task, place, pc.list_flatten(values), names, published, parents=pc.list_parent_indices(values))
+        flat = _codes(task, place, pc.list_flatten(values), names, published, ordered=ordered, parents=pc.list_parent_indices(values))
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(values).to_numpy(zero_copy_only=False))])
         column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
         return _with_column(rows, LABEL, column, List(ClassLabel(names=list(names))))
-    return _with_column(rows, LABEL, _codes(task, place, values, names, _published_names(feature)), ClassLabel(names=list(names)))
+    return _with_column(rows, LABEL, _codes(task, place, values, names, published, ordered=ordered), ClassLabel(names=list(names)))
 
 
-def _published_names(feature: object) -> Sequence[str] | None:
-    """Names that the file gives its classes; None where it numbers them and no more."""
-    if not isinstance(feature, ClassLabel) or list(feature.names) == [str(number) for number in range(feature.num_classes)]:
-        return None
-    names: Sequence[str] = feature.names
-    return names
+def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
+    """What is suspicious about the labels of the whole published train split, from what `with_labels` returned."""
+    if task.kind == "per_candidate":
+        return ()
+    feature, values = train.features[LABEL], _column(train, LABEL)
+    occurring = pc.unique(pc.list_flatten(values) if _is_list(values) else values).to_pylist()
+    names = getattr(feature, "feature", feature)
+    return label_warnings(task, [names.int2str(each) if isinstance(names, ClassLabel) else f"{each:g}" for each in occurring])
+
+
+def _hidden(task: Task) -> str | None:
+    """The label that stands for one that was not published."""
+    return task.source.hidden_label if isinstance(task.source, HubSource) else None
+
+
+def _label_texts(values: pa.Array, published: Sequence[str] | None) -> pa.Array:
+    """Labels as text: by the names that the file gives them, where it does."""
+    if published is None or not pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(published)))
+    named = pc.take(pa.array(published, pa.string()), pc.if_else(inside, values, None))
+    return pc.if_else(inside, named, values.cast(pa.string()))
 
 
 def _codes(
-    task: Task, place: str, values: pa.Array, names: tuple[str, ...], published: Sequence[str] | None, parents: pa.Array | None = None
+    task: Task,
+    place: str,
+    values: pa.Array,
+    names: tuple[str, ...],
+    published: Sequence[str] | None,
+    *,
+    ordered: bool,
+    parents: pa.Array | None = None,
 ) -> pa.Array:
-    """Class numbers in the order of `names`, from published numbers or from names."""
-    index = {name: number for number, name in enumerate(names)}
-    if pa.types.is_boolean(values.type):
-        values = values.cast(pa.int64())
-    if pa.types.is_integer(values.type):
-        _refuse(task, place, pc.equal(values, -1), "the label is -1, which stands for a hidden label; use a split with labels", parents)
-        # Numbers count the classes, unless the classes are themselves numbers (stars 1 to 5).
-        counts = published is not None or not all(name.isdecimal() for name in names)
-        mapping = {str(number): index.get(name, -1) for number, name in enumerate(published or names)} if counts else index
-    else:
-        mapping = index
-    values = values.cast(pa.string())
-    known = list(mapping)
-    found = pc.index_in(values, value_set=pa.array(known, pa.string()))
-    codes = pc.take(pa.array([mapping[name] for name in known], pa.int64()), found)
-    unknown = pc.or_(pc.is_null(codes), pc.equal(pc.fill_null(codes, -1), -1))
+    """Class numbers in the order of `names`."""
+    labels = _label_texts(values, published)
+    _refuse(task, place, pc.is_null(labels), "a label is null", parents)
+    _refuse(task, place, _is_blank(labels), f"the label in column {task.label_column!r} is empty", parents)
+    hidden = _hidden(task)
+    complaint = f"the label is {hidden}, which stands for a hidden label; use a split with labels"
+    _refuse(task, place, pc.equal(labels, pa.scalar(hidden, pa.string())), complaint, parents)
+    numbers: Mapping[str, int | None] = class_numbers(pc.unique(labels).to_pylist(), names, ordered=ordered)
+    known = pa.array(list(numbers), pa.string())
+    codes = pc.take(pa.array(list(numbers.values()), pa.int64()), pc.index_in(labels, value_set=known))
+    unknown = pc.is_null(codes)
     if pc.any(unknown).as_py():
-        wrong = values[pc.index(unknown, True).as_py()].as_py()
+        wrong = labels[pc.index(unknown, True).as_py()].as_py()
         _refuse(task, place, unknown, f"the label {wrong!r} is none of {', '.join(names)}", parents)
     return codes
 
 
 def _numbers(task: Task, place: str, values: pa.Array) -> pa.Array:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        _refuse(task, place, _is_blank(values), f"the label in column {task.label_column!r} is empty")
+        texts = values.to_pylist()
+        wrong = next((number for number, text in enumerate(texts) if not _is_number(text)), None)
+        if wrong is not None:
+            raise UserError(f"Task {task.key}: {place}, row {wrong}: the label {texts[wrong]!r} is no number; kind regression needs numbers.")
+        values = pa.array([float(text) for text in texts], pa.float64())
     try:
         numbers = values.cast(pa.float32())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"Task {task.key}: {place}: column {task.label_column!r} must hold numbers ({error}).") from None
     _refuse(task, place, pc.invert(pc.is_finite(numbers)), "the label is not a finite number")
     return numbers
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_blank(texts: pa.Array) -> pa.Array:
+    return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
 
 
 def _column(rows: Dataset, column: str) -> pa.Array:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from scalearn.config import DataConfig
-from scalearn.data.check import check_lists, check_texts, label_names, with_labels
+from scalearn.data.check import check_lists, check_texts, label_names, published_names, train_warnings, with_labels
 from scalearn.data.read import read_splits
 from scalearn.data.split import TaskSplits, split
 from scalearn.errors import UserError
@@ -33,9 +33,13 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
             raise UserError(f"Task {task.key}: its files changed since planning ({data.origin}, now {found}); plan and run again.")
     published = read_splits(task, root)
     rows = {name: check_texts(task, each) for name, each in published.items()}
-    names = label_names(task, rows[task.splits.train])
+    train = rows[task.splits.train]
+    names = label_names(task, train)
+    # Of a multi-label task not every published name need be a class: numbers would count other names.
+    ordered = task.label_names is not None or (task.kind != "multi_label" and published_names(task, train) is not None)
     for name, each in published.items():
         if task.kind == "per_candidate":
             check_lists(task, rows[name], each.place, task.other_columns[:2])
-        rows[name] = with_labels(task, rows[name], each.place, names)
-    return split(task, rows, data, names)
+        rows[name] = with_labels(task, rows[name], each.place, names, ordered=ordered)
+    warnings = [sentence for each in published.values() for sentence in each.warnings]
+    return split(task, rows, data, names, (*warnings, *train_warnings(task, rows[task.splits.train])))

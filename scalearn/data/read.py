@@ -1,14 +1,12 @@
 """Reads one published split, from local files, the hub or a package, into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 from datasets import Dataset, concatenate_datasets
 from datasets.table import InMemoryTable
@@ -17,6 +15,7 @@ from scalearn.data.hub_files import hub_files
 from scalearn.errors import UserError
 from scalearn.tasks.origin import split_files, task_directory
 from scalearn.tasks.task import HubSource, PackageSource, Task
+from scalearn.tasks.text_files import TEXT_FORMATS, TextFile, read_text_file
 
 _ALWAYS_ALLOWED = 1 << 30
 """Bytes of rows that a parquet file of any size may expand to."""
@@ -32,6 +31,10 @@ class Published:
     rows: Dataset
     place: str
     """File, or data set and split: what an error sentence names."""
+    columns: Sequence[str]
+    """Names of all its columns; of text files, `rows` holds only those that the task reads."""
+    warnings: tuple[str, ...] = ()
+    """What was ambiguous about its files, one sentence each."""
 
 
 def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
@@ -44,7 +47,7 @@ def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
         case PackageSource(package, version, read):
             texts, labels = read()
             rows = in_memory(pa.table({"text": texts, "label": labels}))
-            return {task.splits.train: Published(rows, f"package {package} {version}")}
+            return {task.splits.train: Published(rows, f"package {package} {version}", rows.column_names)}
         case HubSource() as source if root is None:
             files = hub_files(task.key, source, task.splits.published)
             return {split: _from_files(task, files[split]) for split in files}
@@ -64,24 +67,36 @@ def _from_files(task: Task, files: list[Path]) -> Published:
         with _readable(task, directory):
             # In memory: a memory-mapped dataset would write its split indices beside the user's files.
             rows = Dataset.load_from_disk(str(directory), keep_in_memory=True)
-        return Published(rows, str(directory))
-    parts = []
+        return Published(rows, str(directory), rows.column_names)
+    parts, columns, warnings = [], dict[str, None](), []
     for path in files:
         with _readable(task, path):
-            parts.append(in_memory(_table(path)))
+            if path.suffix in TEXT_FORMATS:
+                text = read_text_file(task, path)
+                table, names = _text_table(task, path, text), text.names
+                warnings += text.warnings
+            else:
+                table = _parquet_table(path)
+                names = tuple(table.column_names)
+            parts.append(in_memory(table))
+            columns |= dict.fromkeys(names)
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    return Published(rows, str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
+    place = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return Published(rows, place, tuple(columns), tuple(warnings))
 
 
-def _table(path: Path) -> pa.Table:
-    match path.suffix:
-        case ".parquet":
-            return _parquet_table(path)
-        case ".csv" | ".tsv":
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
-        case _:
-            return pyarrow.json.read_json(path)
+def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:
+    """The columns as strings, those that are neither text nor label as what they look like."""
+    arrays = {}
+    for name, values in text.columns.items():
+        if name in task.other_columns:
+            arrays[name] = pa.array(values)
+            continue
+        lists = [isinstance(value, list) for value in values if value is not None]
+        if any(lists) and not all(lists):
+            raise UserError(f"Task {task.key}: {path}: column {name!r} holds lists in some rows and single values in others; write all alike.")
+        arrays[name] = pa.array(values, pa.list_(pa.string()) if any(lists) else pa.string())
+    return pa.table(arrays)
 
 
 def _parquet_table(path: Path) -> pa.Table:
@@ -102,6 +117,6 @@ def _readable(task: Task, path: Path) -> Iterator[None]:
     """Turns whatever a broken file raises into one sentence."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(f"Task {task.key}: {path} is broken or not in its format ({reason}); fetch or write it again.") from error

@@ -34,6 +34,8 @@ class TaskSplits:
     """In the order of their numbers; None for regression."""
     extra: Mapping[str, Dataset] = field(default_factory=dict)
     """Further evaluation splits by their name in results, e.g. `test_mismatched`."""
+    warnings: tuple[str, ...] = ()
+    """What is ambiguous or suspicious about the published rows, one sentence each."""
 
     @property
     def splits(self) -> dict[str, Dataset]:
@@ -41,7 +43,9 @@ class TaskSplits:
         return {"train": self.train, "validation": self.validation, "test": self.test, **self.extra}
 
 
-def split(task: Task, published: Mapping[str, Dataset], data: DataConfig, names: tuple[str, ...] | None) -> TaskSplits:
+def split(
+    task: Task, published: Mapping[str, Dataset], data: DataConfig, names: tuple[str, ...] | None, warnings: tuple[str, ...] = ()
+) -> TaskSplits:
     """The splits that a job reads.
 
     Args:
@@ -49,6 +53,7 @@ def split(task: Task, published: Mapping[str, Dataset], data: DataConfig, names:
         published: Its checked rows by published split.
         data: Which part of them the job reads.
         names: The task's label names.
+        warnings: What was said about the published rows.
 
     Raises:
         UserError: Rows are too few for the split or for the sample that `data` asks for.
@@ -73,6 +78,7 @@ def split(task: Task, published: Mapping[str, Dataset], data: DataConfig, names:
         test=draw(test, cap, stratify),
         label_names=names,
         extra={name: draw(published[source], cap, stratify) for name, source in rule.extra},
+        warnings=warnings,
     )
 
 

@@ -1,5 +1,6 @@
 """Rows to token ids: once per (rows, tokenizer, template, length), streamed in batches, kept in the cache."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as remember
@@ -19,8 +20,8 @@ from scalearn.errors import UserError
 from scalearn.tasks import Task, task_of
 from scalearn.tasks.task import Row, Template
 
-SCHEMA_VERSION = 1
-"""Bump when the token ids of equal settings change; older cache entries are then left unused."""
+SCHEMA_VERSION = 2
+"""Bump when the token ids or labels of equal settings change; older cache entries are then left unused."""
 
 BATCH_ROWS = 256
 """Published rows that are expanded and tokenised at once: what bounds the memory."""
@@ -41,6 +42,8 @@ class TokenisedTask:
     num_labels: int
     """Outputs of the head."""
     label_names: tuple[str, ...] | None
+    warnings: tuple[str, ...] = ()
+    """What is ambiguous or suspicious about the rows, one sentence each."""
 
 
 def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *, root: Path | None, cache: Path | None) -> TokenisedTask:
@@ -63,21 +66,23 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
     def raw() -> TaskSplits:
         return load_task(data, root=root)
 
-    def build(name: str) -> tuple[Features, Iterator[pa.Table], tuple[str, ...] | None]:
+    def build(name: str) -> tuple[Features, Iterator[pa.Table], tuple[str, ...] | None, tuple[str, ...]]:
         splits = raw()
         features = _features(task, tokenizer, splits.label_names)
         tables = _tokenise(task, splits.splits[name], tokenizer, data, features, splits.label_names)
-        return features, tables, splits.label_names
+        return features, tables, splits.label_names, splits.warnings
 
     if cache is None:
         built = {name: build(name) for name in names}
-        entries = {name: Entry(_collect(features, tables), labels) for name, (features, tables, labels) in built.items()}
+        entries = {name: Entry(_collect(features, tables), *rest) for name, (features, tables, *rest) in built.items()}
     else:
         wanted = {name: _key(data, name, tokenizer_identity) for name in names}
         entries = open_or_build(cache / "tokens" / task.benchmark / task.name, wanted, build)
     labels = entries["train"].label_names
     classes = 1 if task.num_labels == 1 or labels is None else len(labels)
-    return TokenisedTask(task, {name: entry.rows for name, entry in entries.items()}, classes, labels)
+    for sentence in entries["train"].warnings:
+        warnings.warn(sentence, stacklevel=2)
+    return TokenisedTask(task, {name: entry.rows for name, entry in entries.items()}, classes, labels, entries["train"].warnings)
 
 
 def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any]:

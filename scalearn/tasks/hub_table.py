@@ -17,11 +17,12 @@ class HubDataset:
 
     name: str
     revision: str
+    hidden_label: str | None = None
 
 
 HUB = {
-    "glue": HubDataset("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"),
-    "super_glue": HubDataset("aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"),
+    "glue": HubDataset("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", "-1"),
+    "super_glue": HubDataset("aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646", "-1"),
     "humset": HubDataset("nlp-thedeep/humset", CONVERSION),
 }
 
@@ -29,4 +30,4 @@ HUB = {
 def hub_source(benchmark: str, config: str) -> HubSource:
     """Where a task of that benchmark lies; GLUE and SuperGLUE have one configuration per task."""
     dataset = HUB[benchmark]
-    return HubSource(dataset.name, config, dataset.revision)
+    return HubSource(dataset.name, config, dataset.revision, dataset.hidden_label)

@@ -77,6 +77,8 @@ class HubSource:
     config: str
     """Folder of the task's files inside the repository."""
     revision: str
+    hidden_label: str | None = None
+    """What stands in place of a label that was not published; None: every label is one."""
 
 
 @dataclass(frozen=True)

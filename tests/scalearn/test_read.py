@@ -184,7 +184,7 @@ def test_unknown_label_name_is_refused_with_its_row(tmp_path: Path) -> None:
 
 def test_foreign_class_names_are_refused(tmp_path: Path) -> None:
     write(tmp_path, rte(), Features({**RTE, "label": ClassLabel(names=["yes", "no"])}))
-    with pytest.raises(UserError, match="the label '0' is none of entailment, not_entailment"):
+    with pytest.raises(UserError, match="the label 'yes' is none of entailment, not_entailment"):
         load(tmp_path)
 
 

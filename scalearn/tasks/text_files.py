@@ -1,0 +1,236 @@
+"""Reads CSV, TSV and JSON files: texts and labels are the text that stands in the file, whatever it looks like.
+
+The standard library alone does it, so that planning can look into files too.
+"""
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from scalearn.errors import UserError
+from scalearn.tasks.task import Task
+
+TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".json")
+
+csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that the module allows by itself
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What a task reads of one file."""
+
+    names: tuple[str, ...]
+    """Columns that the file has."""
+    columns: Mapping[str, list[Any]]
+    """Those that the task reads: texts and labels as text, or None where the file says null; a list of labels as a list of
+    texts; columns that are neither text nor label as they were parsed."""
+    rows: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Table:
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+    """Line of the file, from 1, at which each row begins."""
+
+    @property
+    def uneven(self) -> int | None:
+        """Number of the first row that has not as many fields as the header."""
+        return next((number for number, row in enumerate(self.rows) if len(row) != len(self.header)), None)
+
+
+def read_text_file(task: Task, path: Path) -> TextFile:
+    """The columns of a CSV, TSV, JSON or JSON lines file that a task reads.
+
+    Args:
+        task: The task.
+        path: The file; its ending tells the format.
+
+    Raises:
+        UserError: It is not UTF-8, or not in its format; rows are counted from 0, lines from 1.
+        OSError: It cannot be read.
+    """
+    where = f"Task {task.key}: {path}"
+    warnings: tuple[str, ...] = ()
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{where} is UTF-16; write it again as UTF-8.")
+    if path.suffix in (".csv", ".tsv"):
+        table, warnings = _tab_separated(where, path) if path.suffix == ".tsv" else (_comma_separated(where, path), ())
+        names: Sequence[str] = table.header
+        columns = {name: [row[names.index(name)] for row in table.rows] for name in _needed(task) if name in names}
+        columns |= {name: _whole_numbers(columns[name]) for name in task.other_columns if name in columns}
+        count = len(table.rows)
+    else:
+        rows = _json_rows(where, path)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns = {name: [row.get(name) for row in rows] for name in _needed(task) if name in names}
+        for name in set(columns).difference(task.other_columns):
+            columns[name] = [_as_text(f"{where}, row {number}: column {name!r}", each) for number, each in enumerate(columns[name])]
+        count = len(rows)
+    _check_characters(where, "header", names)
+    for name, values in columns.items():
+        if names.count(name) > 1:
+            raise UserError(f"{where} has {names.count(name)} columns named {name!r}; give each a name of its own.")
+        _check_characters(where, f"column {name!r}", values)
+    return TextFile(tuple(names), columns, count, warnings)
+
+
+def _needed(task: Task) -> list[str]:
+    return list(dict.fromkeys((*task.columns, *task.choices, task.label_column, *task.other_columns)))
+
+
+def _open(path: Path, newline: str | None) -> TextIO:
+    # A byte that is no UTF-8 becomes half a surrogate pair, which `_check_characters` finds again with its row.
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _table(where: str, path: Path, **dialect: Any) -> _Table:
+    """The rows of a table; empty lines are none."""
+    rows, lines = [], []
+    with _open(path, newline="") as file:
+        reader = csv.reader(file, strict=True, **dialect)
+        begins = 1
+        try:
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    lines.append(begins)
+                begins = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{where}, line {begins}: a quotation mark opens a field and is not closed at its end ({error}); "
+                "write a mark inside a quoted field twice, and quote fields that begin with one."
+            ) from None
+    return _Table(rows[0], rows[1:], lines[1:]) if rows else _Table([], [], [])
+
+
+def _comma_separated(where: str, path: Path) -> _Table:
+    table = _table(where, path)
+    _refuse_uneven(where, table, "quote fields that hold commas")
+    return table
+
+
+def _tab_separated(where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
+    """A tab-separated file knows no quoting, unless it could not have been written without."""
+    plain = _table(where, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+    enclosed = [field for row in plain.rows for field in row if field.startswith('"') and field.endswith('"') and len(field) > 1]
+    if quoted := _surely_quoted(where, path, plain, enclosed):
+        return quoted, ()
+    _refuse_uneven(where, plain, "a field cannot hold a tab or a line break, so write such texts as CSV or JSON lines")
+    if not enclosed:
+        return plain, ()
+    return plain, (
+        f"{where}: {len(enclosed)} fields begin and end with a quotation mark, which stays part of them, "
+        "since tab-separated files know no quoting; if the marks only enclose the fields, write the file as CSV.",
+    )
+
+
+def _surely_quoted(where: str, path: Path, plain: _Table, enclosed: Sequence[str]) -> _Table | None:
+    """The table as read with quoting, where its header is quoted, marks in quoted fields are doubled, or rows would be uneven otherwise."""
+    header_quoted = all(name.startswith('"') for name in plain.header)
+    doubled = any('""' in field[1:-1] for field in enclosed)
+    if not (header_quoted or doubled or plain.uneven is not None):
+        return None
+    try:
+        quoted = _table(where, path, delimiter="\t")
+    except UserError:
+        return None
+    if quoted.uneven is not None or not (header_quoted or plain.uneven is not None or len(quoted.rows) == len(plain.rows)):
+        return None
+    return quoted
+
+
+def _refuse_uneven(where: str, table: _Table, advice: str) -> None:
+    if (number := table.uneven) is not None:
+        raise UserError(
+            f"{where}, row {number} (line {table.lines[number]}) has {len(table.rows[number])} fields "
+            f"where the header has {len(table.header)}; {advice}."
+        )
+
+
+def _whole_numbers(values: list[Any]) -> list[Any]:
+    return [int(value) for value in values] if all(re.fullmatch(r"-?\d{1,18}", value) for value in values) else values
+
+
+def _json_rows(where: str, path: Path) -> Sequence[Mapping[str, Any]]:
+    """The objects of a file: one per line, or all in one array."""
+    with _open(path, newline=None) as file:
+        lines = filter(str.strip, file)
+        first = next(lines, "")
+        if not first:
+            return []
+        if first.lstrip().startswith("[") or not _is_whole(first):
+            document = _parsed(where, first + file.read())
+            rows = document if isinstance(document, list) else [document]
+        else:
+            rows = [_parsed(f"{where}, row {number}", line) for number, line in enumerate(itertools.chain([first], lines))]
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{where}, row {number} is no object; write one object per row, with a key per column.")
+    if len(rows) == 1 and rows[0] and all(isinstance(value, (dict, list)) for value in rows[0].values()):
+        raise UserError(f"{where} holds columns, not rows; with pandas, write it by to_json(path, orient='records', lines=True).")
+    return rows
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line is JSON by itself; the first line of an indented document is not."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    except (ValueError, RecursionError):  # a number too long, or too deep: the row is refused when it is read
+        return True
+    return True
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        # Numbers with a point stay as they are written; NaN is what pandas and json write for a missing value.
+        return json.loads(text, parse_float=str, parse_constant=lambda name: None if name == "NaN" else name)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply; a row is one object, with a text or a number per column.") from None
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({str(error).rstrip('.')}); write one object per line, or one array of objects.") from None
+
+
+def _as_text(where: str, value: Any) -> Any:
+    match value:
+        case None | str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case list() if not any(isinstance(each, (list, dict)) for each in value):
+            return [_as_text(where, each) for each in value]
+    raise UserError(f"{where} holds {'a list of lists' if isinstance(value, list) else 'an object'}; give a text, a number or a list of such.")
+
+
+def _check_characters(where: str, what: str, values: Sequence[Any]) -> None:
+    for row, value in enumerate(values):
+        for text in _texts(value):
+            place = where if what == "header" else f"{where}, row {row}"
+            if "\0" in text:
+                raise UserError(f"{place}: its {what} holds NUL bytes, so it is damaged or not UTF-8; write the file again as UTF-8.")
+            wrong = None if text.isascii() else re.search("[\ud800-\udfff]", text)
+            if wrong and "\udc80" <= wrong[0] <= "\udcff":
+                raise UserError(
+                    f"{place}: byte 0x{ord(wrong[0]) - 0xDC00:02X} in its {what} is not UTF-8, as in files in Latin-1 or Windows-1252; "
+                    "write the file again as UTF-8."
+                )
+            if wrong:
+                raise UserError(f"{place}: its {what} holds half a character (\\u{ord(wrong[0]):04x}); write the text again.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    for each in value if isinstance(value, list) else (value,):
+        if isinstance(each, str):
+            yield each
