@@ -68,6 +68,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "evaluate_seconds": ("float64", "Seconds spent evaluating."),
     "load_seconds": ("float64", "Seconds spent loading the backbone and the data."),
     "warnings": ("str", "Warnings of the job, joined by `; `."),
+    "data_warnings": ("str", "What was ambiguous or suspicious about the task's rows, one sentence each."),
     "host": ("str", "Machine that the job ran on."),
     "git_commit": ("str", "Commit of the code that ran."),
     "started": ("float64", "Seconds since 1970 at which the node was first begun."),
@@ -218,7 +219,8 @@ def _task_columns(record: Record, task: str | None) -> dict[str, Any]:
         if entry.get("task") == task:
             columns |= {_RENAMED.get(key, key): _scalar(value) for key, value in entry.items() if key != "task"}
     rows = (record.result.get("rows") or {}).get(task) or {}
-    return columns | {f"rows_{split}": rows.get(split) for split in ("train", "validation", "test")}
+    said = (record.result.get("data_warnings") or {}).get(task)
+    return columns | {f"rows_{split}": rows.get(split) for split in ("train", "validation", "test")} | {"data_warnings": " ".join(said or ()) or None}
 
 
 def _scores(record: Record, task: str | None) -> Iterator[tuple[str, str, float, bool]]:

@@ -169,6 +169,7 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str)
     if cell.halted or cell.halted_others:
         which = f"{cell.halted} of the {cell.wanted} jobs at the chosen learning rate, and {cell.halted_others} at others"
         marks.append(footnotes.mark(f"{which}, ended early because other jobs did better (asha)."))
+    marks += [footnotes.mark(warning) for warning in cell.data_warnings]
     mean, std = cell.mean, cell.std
     return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
 

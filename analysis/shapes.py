@@ -26,6 +26,7 @@ RESULT = {
     "timing": {"*": Number},
     "rows": {"*": {"*": int}},
     "warnings": [str],
+    "data_warnings": {"*": [str]},
 }
 MANIFEST_LINE = {**dict.fromkeys(("node", "stage", "method", "task"), str), "parents": [str]}
 

@@ -37,6 +37,8 @@ class Cell:
     """How many of the `wanted` jobs ended early because other learning rates or seeds did better."""
     halted_others: int = 0
     """How many of the target's jobs at other learning rates did."""
+    data_warnings: tuple[str, ...] = ()
+    """What was ambiguous or suspicious about the target's rows."""
 
     @property
     def count(self) -> int:
@@ -128,7 +130,7 @@ class BenchmarkTable:
 
 _NEEDED = (
     *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
-    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by"),
+    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by", "data_warnings"),
 )
 
 
@@ -244,6 +246,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         nodes=tuple(shown["node"]),
         halted=halted_here,
         halted_others=len(halted) - halted_here,
+        data_warnings=tuple(shown["data_warnings"].dropna().unique()),
     )
 
 

@@ -2,13 +2,17 @@
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
 from orchestrator.planning.cost import cost_of
 from orchestrator.planning.forecast import forecast, print_forecast
 from orchestrator.planning.plan import plan, print_plan
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile, profile_names
+from scalearn.tasks import task_of
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -29,7 +33,7 @@ def add(commands: "Commands[Any]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     sweep, store, graph = open_sweep(arguments)
-    result = plan(sweep.name, graph, store.glance(graph.nodes()))
+    result = replace(plan(sweep.name, graph, store.glance(graph.nodes())), warnings=_warnings(sweep, graph))
     cost = cost_of(sweep, load_profile(arguments.profile))
     expected = forecast(graph, result.cached(), cost, arguments.gpus, sweep.resources) if arguments.gpus else None
     if arguments.json:
@@ -39,3 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     if expected:
         print_forecast(expected, make_console())
     return 0
+
+
+def _warnings(sweep: Sweep, graph: Graph) -> tuple[str, ...]:
+    """Return what is ambiguous or suspicious about the files of own tasks."""
+    own = {data.task: task_of(data) for job in graph for data in job.config.data if data.own is not None}
+    if not own:
+        return ()
+    from scalearn.tasks.local_labels import local_warnings  # pyarrow, which planning of published tasks does without
+
+    return tuple(sentence for task in own.values() for sentence in local_warnings(task, sweep.data.root))

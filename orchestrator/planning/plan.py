@@ -52,6 +52,8 @@ class PlanResult:
 
     sweep: str
     jobs: tuple[PlannedJob, ...]
+    warnings: tuple[str, ...] = ()
+    """What is ambiguous or suspicious about the files of own tasks, one sentence each."""
 
     def cached(self) -> list[str]:
         """Return the nodes that are done."""
@@ -67,6 +69,7 @@ class PlanResult:
                 "by_method": dict(Counter(job.method for job in self.jobs if job.stage == "transfer")),
                 "by_state": {"cached": 0, "pending": 0} | Counter(job.state for job in self.jobs),
             },
+            "warnings": list(self.warnings),
             "nodes": [_row(job) for job in self.jobs],
         }
 
@@ -104,7 +107,7 @@ def difference(job: "Job", twins: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None:
-    """Print counts per stage and method, then jobs that are not what they seem, then paths.
+    """Print counts per stage and method, then warnings, jobs that are not what they seem, and paths.
 
     Args:
         result: The plan.
@@ -112,6 +115,8 @@ def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None
         limit: Print at most so many paths.
     """
     console.print(_counts(result))
+    for warning in result.warnings:
+        console.print(f"warning  {warning}", soft_wrap=True, highlight=False, markup=False)
     for why, jobs in _changed(result).items():
         more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         console.print(f"changed  {jobs[0].path}{more}: {why}", soft_wrap=True, highlight=False, markup=False)

@@ -23,12 +23,12 @@ def check_texts(task: Task, published: Published) -> Dataset:
         UserError: Otherwise; rows are counted from 0.
     """
     rows, place = published.rows, published.place
-    if len(rows) == 0:
-        raise UserError(f"Task {task.key}: {place} holds no rows; fetch or write it again.")
     needed = [*task.columns, *task.choices, *task.other_columns, *([] if task.kind == "per_candidate" else [task.label_column])]
     absent = [column for column in dict.fromkeys(needed) if column not in rows.column_names]
-    if absent:
+    if absent and published.columns:
         raise UserError(f"Task {task.key}: {place} lacks the column {absent[0]!r}; its columns are {', '.join(published.columns)}.")
+    if len(rows) == 0:
+        raise UserError(f"Task {task.key}: {place} holds no rows; fetch or write it again.")
     for column in (*task.columns, *task.choices):
         values = _column(rows, column)
         if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
@@ -53,6 +53,9 @@ def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
 
     Returns:
         The names in the order of their numbers; None for regression.
+
+    Raises:
+        UserError: A multi-label task has no label at all.
     """
     if task.head == "regression":
         return None
@@ -64,6 +67,8 @@ def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
     values = _column(train, task.label_column)
     labels = _label_texts(pc.list_flatten(values) if _is_list(values) else values, published)
     occurring = {label for label in pc.unique(labels).to_pylist() if label and not label.isspace() and label != _hidden(task)}
+    if not occurring and task.kind == "multi_label":
+        raise UserError(f"Task {task.key}: no row of train has a label in column {task.label_column!r}; check that column.")
     if published is None:
         return found_names(occurring)
     return tuple(name for name in published if name in occurring)

@@ -50,5 +50,5 @@ def _has_rows(path: Path) -> bool:
                 return any(batch.num_rows for batch in batches)
         case ending:
             needed = 2 if ending in (".csv", ".tsv") else 1  # the first line of a table names its columns
-            with path.open("rb") as lines:
-                return len(list(islice(filter(bytes.strip, lines), needed))) == needed
+            with path.open(encoding="latin-1") as lines:  # any byte is a character of it, and every kind of line end ends a line
+                return len(list(islice(filter(str.strip, lines), needed))) == needed

@@ -29,8 +29,8 @@ class TextFile:
     columns: Mapping[str, list[Any]]
     """Those that the task reads: texts and labels as text, or None where the file says null; a list of labels as a list of
     texts; columns that are neither text nor label as they were parsed."""
-    rows: int
     warnings: tuple[str, ...] = ()
+    """What was ambiguous about it, one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,22 @@ def read_text_file(task: Task, path: Path) -> TextFile:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{where} is UTF-16; write it again as UTF-8.")
     if path.suffix in (".csv", ".tsv"):
-        table, warnings = _tab_separated(where, path) if path.suffix == ".tsv" else (_comma_separated(where, path), ())
+        table, warnings = _tab_separated(task, where, path) if path.suffix == ".tsv" else (_comma_separated(where, path), ())
         names: Sequence[str] = table.header
         columns = {name: [row[names.index(name)] for row in table.rows] for name in _needed(task) if name in names}
         columns |= {name: _whole_numbers(columns[name]) for name in task.other_columns if name in columns}
-        count = len(table.rows)
     else:
         rows = _json_rows(where, path)
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = {name: [row.get(name) for row in rows] for name in _needed(task) if name in names}
         for name in set(columns).difference(task.other_columns):
             columns[name] = [_as_text(f"{where}, row {number}: column {name!r}", each) for number, each in enumerate(columns[name])]
-        count = len(rows)
     _check_characters(where, "header", names)
     for name, values in columns.items():
         if names.count(name) > 1:
             raise UserError(f"{where} has {names.count(name)} columns named {name!r}; give each a name of its own.")
         _check_characters(where, f"column {name!r}", values)
-    return TextFile(tuple(names), columns, count, warnings)
+    return TextFile(tuple(names), columns, warnings)
 
 
 def _needed(task: Task) -> list[str]:
@@ -109,7 +107,10 @@ def _table(where: str, path: Path, **dialect: Any) -> _Table:
                 f"{where}, line {begins}: a quotation mark opens a field and is not closed at its end ({error}); "
                 "write a mark inside a quoted field twice, and quote fields that begin with one."
             ) from None
-    return _Table(rows[0], rows[1:], lines[1:]) if rows else _Table([], [], [])
+    if not rows:
+        return _Table([], [], [])
+    _check_characters(where, "header", rows[0])
+    return _Table(rows[0], rows[1:], lines[1:])
 
 
 def _comma_separated(where: str, path: Path) -> _Table:
@@ -118,7 +119,7 @@ def _comma_separated(where: str, path: Path) -> _Table:
     return table
 
 
-def _tab_separated(where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
+def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
     """A tab-separated file knows no quoting, unless it could not have been written without."""
     plain = _table(where, path, delimiter="\t", quoting=csv.QUOTE_NONE)
     enclosed = [field for row in plain.rows for field in row if field.startswith('"') and field.endswith('"') and len(field) > 1]
@@ -128,8 +129,8 @@ def _tab_separated(where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
     if not enclosed:
         return plain, ()
     return plain, (
-        f"{where}: {len(enclosed)} fields begin and end with a quotation mark, which stays part of them, "
-        "since tab-separated files know no quoting; if the marks only enclose the fields, write the file as CSV.",
+        f"Task {task.key}: the quotation marks around {len(enclosed)} fields of {path.name} stay part of them, since tab-separated files know no quoting; "
+        "if they only enclose the fields, write the file as CSV.",
     )
 
 

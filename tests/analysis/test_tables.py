@@ -134,6 +134,7 @@ def test_table_joint_method_has_one_learning_rate_and_counts_its_parameters_once
             "primary": True,
             "error": None,
             "stopped_by": None,
+            "data_warnings": None,
         }
         rows += [common | {"split": "validation", "value": value}, common | {"split": "test", "value": 0.5}]
     table = analysis.benchmark_table(pd.DataFrame(rows).assign(source_seed=None, sources=None, source_count=None))

@@ -1,0 +1,75 @@
+"""What is ambiguous or suspicious about one's own files, found while planning: without a model, torch or datasets."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+import pyarrow.parquet
+
+from scalearn.errors import UserError
+from scalearn.tasks.labels import found_names, label_warnings
+from scalearn.tasks.origin import split_files, task_directory
+from scalearn.tasks.task import Task
+from scalearn.tasks.text_files import TEXT_FORMATS, read_text_file
+
+
+def local_warnings(task: Task, root: Path | None) -> tuple[str, ...]:
+    """What the jobs of an own task will say about its files, one sentence each; a file that they will refuse is told of too.
+
+    Args:
+        task: The task; it reads local files.
+        root: Directory of local data, or None for a task with a directory of its own.
+    """
+    sentences: list[str] = []
+    try:
+        directory = task_directory(task, root)
+        for split in task.splits.published:
+            labels: set[str] = set()
+            for path in split_files(task, directory, split):
+                if path.suffix in TEXT_FORMATS and path.name.startswith(f"{split}."):
+                    text = read_text_file(task, path)
+                    sentences += text.warnings
+                    labels |= {each for value in text.columns.get(task.label_column, []) for each in _each(value)}
+                elif path.suffix in (".parquet", ".arrow"):
+                    labels |= _arrow_labels(task, path)
+            if split == task.splits.train and labels:
+                sentences += label_warnings(task, _classes(task, labels))
+    except (UserError, OSError, ValueError, pa.ArrowException) as error:
+        sentences.append(str(error).partition("\n")[0])
+    return tuple(sentences)
+
+
+def _classes(task: Task, labels: set[str]) -> tuple[str, ...]:
+    given = {label for label in labels if label.strip()}
+    if task.kind != "regression":
+        return found_names(given)
+    try:
+        return tuple({f"{float(label):g}" for label in given})
+    except ValueError:  # refused when the rows are checked
+        return ()
+
+
+def _each(value: str | list[str | None] | None) -> list[str]:
+    return [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+
+
+def _arrow_labels(task: Task, path: Path) -> set[str]:
+    """The distinct labels of a parquet or Arrow file, read piece by piece."""
+    found: set[str] = set()
+    if path.suffix == ".parquet":
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if task.label_column in file.schema_arrow.names:
+                for batch in file.iter_batches(columns=[task.label_column]):
+                    found |= _distinct(batch.column(0))
+        return found
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+        for batch in batches:
+            if task.label_column in batch.schema.names:
+                found |= _distinct(batch.column(task.label_column))
+    return found
+
+
+def _distinct(values: pa.Array) -> set[str]:
+    flat = pc.list_flatten(values) if pa.types.is_list(values.type) else values
+    return set(pc.unique(flat.cast(pa.string())).to_pylist()) - {None}
