@@ -220,7 +220,11 @@ def _task_columns(record: Record, task: str | None) -> dict[str, Any]:
             columns |= {_RENAMED.get(key, key): _scalar(value) for key, value in entry.items() if key != "task"}
     rows = (record.result.get("rows") or {}).get(task) or {}
     said = (record.result.get("data_warnings") or {}).get(task)
-    return columns | {f"rows_{split}": rows.get(split) for split in ("train", "validation", "test")} | {"data_warnings": " ".join(said or ()) or None}
+    return (
+        columns
+        | {f"rows_{split}": rows.get(split) for split in ("train", "validation", "test")}
+        | {"data_warnings": " ".join(said or ()) or None}
+    )
 
 
 def _scores(record: Record, task: str | None) -> Iterator[tuple[str, str, float, bool]]:

@@ -173,7 +173,9 @@ def _numbers(task: Task, place: str, values: pa.Array) -> pa.Array:
         texts = values.to_pylist()
         wrong = next((number for number, text in enumerate(texts) if not _is_number(text)), None)
         if wrong is not None:
-            raise UserError(f"Task {task.key}: {place}, row {wrong}: the label {texts[wrong]!r} is no number; kind regression needs numbers.")
+            raise UserError(
+                f"Task {task.key}: {place}, row {wrong}: the label {texts[wrong]!r} is no number; kind regression needs numbers."
+            )
         values = pa.array([float(text) for text in texts], pa.float64())
     try:
         numbers = values.cast(pa.float32())

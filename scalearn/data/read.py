@@ -94,7 +94,9 @@ def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:
             continue
         lists = [isinstance(value, list) for value in values if value is not None]
         if any(lists) and not all(lists):
-            raise UserError(f"Task {task.key}: {path}: column {name!r} holds lists in some rows and single values in others; write all alike.")
+            raise UserError(
+                f"Task {task.key}: {path}: column {name!r} holds lists in some rows and single values in others; write all alike."
+            )
         arrays[name] = pa.array(values, pa.list_(pa.string()) if any(lists) else pa.string())
     return pa.table(arrays)
 

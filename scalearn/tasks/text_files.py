@@ -129,8 +129,8 @@ def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[st
     if not enclosed:
         return plain, ()
     return plain, (
-        f"Task {task.key}: the quotation marks around {len(enclosed)} fields of {path.name} stay part of them, since tab-separated files know no quoting; "
-        "if they only enclose the fields, write the file as CSV.",
+        f"Task {task.key}: the quotation marks around {len(enclosed)} fields of {path.name} stay part of them, "
+        "since tab-separated files know no quoting; if they only enclose the fields, write the file as CSV.",
     )
 
 
@@ -212,7 +212,9 @@ def _as_text(where: str, value: Any) -> Any:
             return str(value)
         case list() if not any(isinstance(each, (list, dict)) for each in value):
             return [_as_text(where, each) for each in value]
-    raise UserError(f"{where} holds {'a list of lists' if isinstance(value, list) else 'an object'}; give a text, a number or a list of such.")
+    raise UserError(
+        f"{where} holds {'a list of lists' if isinstance(value, list) else 'an object'}; give a text, a number or a list of such."
+    )
 
 
 def _check_characters(where: str, what: str, values: Sequence[Any]) -> None:

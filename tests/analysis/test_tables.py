@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -69,6 +70,18 @@ def test_table_footnote_counts_jobs_that_were_cut_apart_where_they_stand_behind_
     assert [(cell.halted, cell.halted_others) for cell in row(table, "scalearn").cells] == [(1, 2), (0, 0)]
     text = to_markdown(table)
     assert "1 of the 2 jobs at the chosen learning rate, and 2 at others, ended early because other jobs did better (asha)." in text
+
+
+def test_table_footnote_says_what_is_suspicious_about_the_rows_of_a_target(tmp_path: Path) -> None:
+    build_store(tmp_path)
+    sentence = "Task domains/apple: every label of train is 'pos', so there is nothing to learn; check its label column."
+    for path in tmp_path.rglob("result.json"):
+        result = json.loads(path.read_text())
+        if "domains/apple" in result["scores"]:
+            path.write_text(json.dumps({**result, "data_warnings": {"domains/apple": [sentence]}}))
+    table = analysis.benchmark_table(analysis.load(tmp_path, sweep="demo"))
+    assert [cell.data_warnings for cell in row(table, "scalearn").cells] == [(sentence,), ()]
+    assert to_markdown(table).count(sentence) == 1
 
 
 def test_table_fixed_learning_rate_leaves_methods_without_it_empty_and_says_so(complete_store: Path) -> None:

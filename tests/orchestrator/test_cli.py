@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
@@ -89,6 +90,48 @@ def test_run_reads_a_data_root_in_the_home_directory(capsys, monkeypatch, tmp_pa
     (directory / "train.csv").write_text("text,label\n")
     assert main(["run", "own.yaml"]) == 2
     assert f"{directory / 'train.csv'} holds no rows" in capsys.readouterr().err
+
+
+FILES = {
+    "one": ("train.csv", ["text,label", *(f"text {n},pos" for n in range(40))], "every label of train is 'pos'"),
+    "spaces": (
+        "train.json",
+        [json.dumps([{"text": "a", "label": label} for label in ("pos", "pos ")])],
+        "the labels 'pos', 'pos ' of train",
+    ),
+    "marks": ("train.tsv", ["text\tlabel", '"a"\tx', '"b"\ty'], "the quotation marks around 2 fields of train.tsv stay part of them"),
+    "latin": ("train.csv", ["text,label", "d\xe9j\xe0,x"], "row 0: byte 0xE9 in its column 'text' is not UTF-8"),
+    "good": ("train.csv", ["text,label", "a,x", "b,y"], None),
+}
+
+
+def test_plan_warns_of_what_is_suspicious_about_local_files(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    definition = "{columns: text, splits: {validation: null, test: null}}"
+    Path("own.yaml").write_text(OWN.replace(f"{{spam: {definition}}}", "{" + ", ".join(f"{name}: {definition}" for name in FILES) + "}"))
+    for name, (file, lines, _) in FILES.items():
+        Path("data/mine", name).mkdir(parents=True)
+        Path("data/mine", name, file).write_bytes("\n".join(lines).encode("latin-1"))
+    assert main(["plan", "own.yaml"]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning  ")]
+    expected = {name: sentence for name, (_, _, sentence) in FILES.items() if sentence}
+    assert len(warnings) == len(expected)
+    for name, sentence in expected.items():
+        assert [sentence in line for line in warnings if line.startswith(f"warning  Task mine/{name}: ")] == [True]
+    assert main(["plan", "own.yaml", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == len(expected)
+
+
+def test_plan_warns_of_parquet_labels_and_of_saved_data_sets(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(OWN)
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "x"]})
+    Path("data/mine/spam").mkdir(parents=True)
+    for write in (lambda: rows.to_parquet("data/mine/spam/train.parquet"), lambda: rows.save_to_disk("data/mine/spam/train")):
+        write()
+        assert main(["plan", "own.yaml"]) == 0
+        assert "warning  Task mine/spam: every label of train is 'x'" in capsys.readouterr().out
+        Path("data/mine/spam/train.parquet").unlink(missing_ok=True)
 
 
 def test_plan_json_counts_and_writes_nothing(sweep, capsys, tmp_path):

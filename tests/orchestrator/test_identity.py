@@ -82,6 +82,11 @@ def test_schema_version_is_higher_for_jobs_with_weight_decay_alone():
     assert identity.schema_version(decayed) == identity.SCHEMA_VERSION + 1
 
 
+def test_schema_version_is_higher_for_jobs_on_humset_alone():
+    humset = replace(CONFIG, data=(replace(DATA, task="humset/sectors"),))
+    assert identity.schema_version(humset) == identity.SCHEMA_VERSION + 1
+
+
 @pytest.mark.parametrize(
     ("method", "dropout", "above"),
     [

@@ -13,12 +13,17 @@ from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
-from orchestrator.storage.job_log import LOG, follow
+from orchestrator.storage.job_log import LOG, follow, logged
 from orchestrator.storage.store import Store
+from scalearn.config import DataConfig
+from scalearn.data import tokenised
 from scalearn.pack import Outcome, PackMember, Report
 from scalearn.runtime import Runtime
+from scalearn.tasks import definition_of, own_task
+from scalearn.tasks.origin import data_origin
 from tests.orchestrator.doubles import behave, run_jobs, source, train
 from tests.orchestrator.launch import SWEEP
+from tests.scalearn.small import byte_tokenizer
 
 
 def talk(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
@@ -137,3 +142,15 @@ def test_log_is_read_in_pieces_and_none_of_it_twice():
     shown = "".join(follow(read, lambda: now[0].endswith(b"\xa4"), lambda: now.__setitem__(0, next(looks))))
     assert shown == content.decode() + "anew\nhalf ä"
     assert asked.count(0) == 2, "it was read from the start where it began anew, and not otherwise"
+
+
+def test_log_warns_of_suspicious_labels_where_the_tokens_come_from_the_cache_too(tmp_path):
+    (tmp_path / "mine/t").mkdir(parents=True)
+    (tmp_path / "mine/t/train.csv").write_text("text,label\n" + "".join(f"text {n},{('pos', 'pos ')[n % 2]}\n" for n in range(40)))
+    task = own_task("mine/t", {"columns": "text", "splits": {"validation": None, "test": None}})
+    config = DataConfig("mine/t", data_origin(task, tmp_path), own=definition_of(task))
+    for job in ("first", "second"):
+        (tmp_path / job).mkdir()
+        with logged({job: tmp_path / job}):
+            tokenised(config, byte_tokenizer(), "bytes", root=tmp_path, cache=tmp_path / "cache")
+        assert (tmp_path / job / LOG).read_text().count("the labels 'pos', 'pos ' of train are classes of their own") == 1
