@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
@@ -52,4 +53,5 @@ def _warnings(sweep: Sweep, graph: Graph) -> tuple[str, ...]:
         return ()
     from scalearn.tasks.local_labels import local_warnings  # pyarrow, which planning of published tasks does without
 
-    return tuple(sentence for task in own.values() for sentence in local_warnings(task, sweep.data.root))
+    root = None if sweep.data.root is None else Path(sweep.data.root)
+    return tuple(sentence for task in own.values() for sentence in local_warnings(task, root))

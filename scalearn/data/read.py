@@ -68,7 +68,9 @@ def _from_files(task: Task, files: list[Path]) -> Published:
             # In memory: a memory-mapped dataset would write its split indices beside the user's files.
             rows = Dataset.load_from_disk(str(directory), keep_in_memory=True)
         return Published(rows, str(directory), rows.column_names)
-    parts, columns, warnings = [], dict[str, None](), []
+    parts: list[Dataset] = []
+    columns: dict[str, None] = {}
+    warnings: list[str] = []
     for path in files:
         with _readable(task, path):
             if path.suffix in TEXT_FORMATS:

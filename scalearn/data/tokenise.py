@@ -74,7 +74,7 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
 
     if cache is None:
         built = {name: build(name) for name in names}
-        entries = {name: Entry(_collect(features, tables), *rest) for name, (features, tables, *rest) in built.items()}
+        entries = {name: Entry(_collect(features, tables), labels, said) for name, (features, tables, labels, said) in built.items()}
     else:
         wanted = {name: _key(data, name, tokenizer_identity) for name in names}
         entries = open_or_build(cache / "tokens" / task.benchmark / task.name, wanted, build)

@@ -58,13 +58,15 @@ def read_text_file(task: Task, path: Path) -> TextFile:
         OSError: It cannot be read.
     """
     where = f"Task {task.key}: {path}"
+    names: Sequence[str]
+    columns: dict[str, list[Any]]
     warnings: tuple[str, ...] = ()
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{where} is UTF-16; write it again as UTF-8.")
     if path.suffix in (".csv", ".tsv"):
         table, warnings = _tab_separated(task, where, path) if path.suffix == ".tsv" else (_comma_separated(where, path), ())
-        names: Sequence[str] = table.header
+        names = table.header
         columns = {name: [row[names.index(name)] for row in table.rows] for name in _needed(task) if name in names}
         columns |= {name: _whole_numbers(columns[name]) for name in task.other_columns if name in columns}
     else:
@@ -72,7 +74,9 @@ def read_text_file(task: Task, path: Path) -> TextFile:
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = {name: [row.get(name) for row in rows] for name in _needed(task) if name in names}
         for name in set(columns).difference(task.other_columns):
-            columns[name] = [_as_text(f"{where}, row {number}: column {name!r}", each) for number, each in enumerate(columns[name])]
+            for number, value in enumerate(columns[name]):
+                if not isinstance(value, str):
+                    columns[name][number] = _as_text(f"{where}, row {number}: column {name!r}", value)
     _check_characters(where, "header", names)
     for name, values in columns.items():
         if names.count(name) > 1:
