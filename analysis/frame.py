@@ -77,6 +77,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "metric": ("str", "loss, accuracy, matthews, ...; missing for a node without scores."),
     "value": ("float64", "The score; fractions 0 to 1 except for losses."),
     "primary": ("boolean", "Whether the metric is the one that the task's table reports and that selection uses."),
+    "chosen": ("bool", "Whether the sweep's table shows the job: its learning rate is the one that validation chose for the cell."),
+    "tried": ("Int64", "Learning rates that the cell's was chosen among; missing for jobs that belong to no cell."),
 }
 """Column -> (dtype, meaning). Beyond these, every setting of a method is a column `setting_<name>`, and every field that a newer
 configuration adds is a column of its own name."""
@@ -89,6 +91,8 @@ CONFIG_COLUMNS = (
 )
 """Columns that describe what was run, apart from stage, method, task, seed and learning rate."""
 
+_OF_SCORES = ("split", "metric", "value", "primary")
+_OF_SELECTION = ("chosen", "tried")
 _RENAMED = {"origin": "data_origin"}
 _NOT_COPIED = {"data", "optimisation", "settings", "sources", "external"}
 
@@ -97,6 +101,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     """The long frame: a row per (node, task, split, metric); a node without scores has one row per task.
 
     `frame.attrs["sweep"]` holds the manifest's name, benchmark, targets and methods, for the tables' order.
+    `chosen` and `tried` are not there yet: `analysis.selection.mark_chosen` adds them.
     """
     seeds = {record.node: record.config.get("seed") for record in records}
     units: list[dict[str, Any]] = []
@@ -115,9 +120,9 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
             index.extend([len(units) - 1] * (len(scores) - before))
     table = pd.DataFrame.from_records(units)
     extra = [column for column in table.columns if column not in COLUMNS]
-    table = table.reindex(columns=[*list(COLUMNS)[:-4], *extra])
+    table = table.reindex(columns=[*(column for column in COLUMNS if column not in (*_OF_SCORES, *_OF_SELECTION)), *extra])
     frame = typed(table).take(index).reset_index(drop=True)
-    for position, column in enumerate(("split", "metric", "value", "primary")):
+    for position, column in enumerate(_OF_SCORES):
         frame[column] = pd.Series([row[position] for row in scores], dtype=COLUMNS[column][0])
     if manifest is not None:
         frame.attrs["sweep"] = {
@@ -130,10 +135,17 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the documented dtypes; columns beyond `COLUMNS` get the narrowest pandas dtype that fits."""
+    """The table with the documented dtypes; columns beyond `COLUMNS` get the narrowest pandas dtype that fits.
+
+    Raises:
+        TypeError, ValueError, OverflowError: A value does not fit its column.
+    """
     columns = {}
     for name in table.columns:
         column = table[name]
+        # pandas takes "5" for a number in one column and refuses it in another.
+        if name in COLUMNS and COLUMNS[name][0] != "str" and any(isinstance(value, str) for value in column):
+            raise TypeError(f"{name} holds text")
         columns[name] = column.astype(pandas_dtype(COLUMNS[name][0])) if name in COLUMNS else _narrowest(column)
     return pd.DataFrame(columns)
 

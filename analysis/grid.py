@@ -1,7 +1,7 @@
 """A benchmark table laid out as text cells with marks, which every format then writes in its own way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from analysis.names import FAMILY_TITLES, metric_title, short_name
 from analysis.published import Published
@@ -53,6 +53,33 @@ class Grid:
     """Which columns are numbers, to be set flush right."""
 
 
+def printable(text: str) -> str:
+    """A text that came from a file, in one line; control characters, and those that turn the direction of text, become their codes."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
+def printable_grid(grid: Grid) -> Grid:
+    """The grid with every text printable: names and errors in it come from files that anyone may have written."""
+    rows = tuple(
+        GridRow(
+            printable(row.group),
+            tuple(replace(cell, text=printable(cell.text), marks=printable(cell.marks), extra=printable(cell.extra)) for cell in row.cells),
+        )
+        for row in grid.rows
+    )
+    return replace(
+        grid,
+        title=printable(grid.title),
+        header=tuple(map(printable, grid.header)),
+        subheader=tuple(map(printable, grid.subheader)),
+        rows=rows,
+        footnotes=tuple((mark, printable(text)) for mark, text in grid.footnotes),
+        notes=tuple(map(printable, grid.notes)),
+    )
+
+
 def percent(fraction: float | None, digits: int = DIGITS) -> str:
     """`0.8123` -> `81.23`; a dash for nothing."""
     return MISSING if fraction is None else f"{100 * fraction:.{digits}f}"
@@ -64,7 +91,7 @@ def count(number: int | None) -> str:
 
 
 def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False, against: Published | None = None) -> Grid:
-    """The benchmark table as a grid: methods in groups, targets, average, transfer parameters.
+    """The benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
     The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
     Incomplete averages are not ranked.
@@ -88,23 +115,27 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
             cells.append(_score_cell(cell, ranks[index][position], footnotes, ", ".join(filter(None, lines))))
         average = _beside(against, row, "average", row.average) if against and _covers(against, table) and row.is_complete else ""
         cells.append(_average_cell(row, average_ranks[position], footnotes, average))
+        cells.append(_tried_cell(row))
         if parameters:
             cells.extend(_parameter_cells(row))
         rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
     columns = len(table.targets)
-    notes = list(table.notes)
+    notes = [
+        *table.notes,
+        "Rates tried: learning rates that a cell's was chosen among. Settings are not chosen: each makes a row of its own.",
+    ]
     if parameters:
         notes.append("Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.")
     if against:
         notes.append(_published_note(against, table))
     return Grid(
         title=table.title,
-        header=("Method", *table.target_titles, "Average", *(("Parameters", "Parameters") if parameters else ())),
-        subheader=("", *map(metric_title, table.metrics), "", *(("per target", "in total") if parameters else ())),
+        header=("Method", *table.target_titles, "Average", "Rates", *(("Parameters", "Parameters") if parameters else ())),
+        subheader=("", *map(metric_title, table.metrics), "", "tried", *(("per target", "in total") if parameters else ())),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries.items()),
         notes=tuple(notes),
-        numeric=(False, *[True] * (columns + 1 + (2 if parameters else 0))),
+        numeric=(False, *[True] * (columns + 2 + (2 if parameters else 0))),
     )
 
 
@@ -178,6 +209,11 @@ def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes, extra: str)
     std = row.average_std
     marks = "" if row.is_complete or row.average is None else footnotes.dagger()
     return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average, extra)
+
+
+def _tried_cell(row: Row) -> GridCell:
+    text = " or ".join(map(str, row.tried)) or MISSING
+    return GridCell(text, sort=float(row.tried[-1]) if row.tried else None)
 
 
 def _parameter_cells(row: Row) -> list[GridCell]:

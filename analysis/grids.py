@@ -13,13 +13,13 @@ from analysis.tables import BenchmarkTable
 
 
 def learning_rate_grid(table: BenchmarkTable) -> Grid | None:
-    """Which learning rate stands behind each cell, with its mean validation score."""
+    """Which learning rate stands behind each cell, with its mean validation score and how many were tried."""
     rows = []
     for row in table.rows:
         cells = [GridCell(row.title)]
         for cell in row.cells:
             text = "–" if cell.learning_rate is None else f"{cell.learning_rate:g}"
-            extra = "" if cell.validation is None else f"validation {percent(cell.validation)}"
+            extra = "" if cell.validation is None else f"validation {percent(cell.validation)}, best of {cell.tried}"
             cells.append(GridCell(text, sort=cell.learning_rate, extra=extra))
         rows.append(GridRow("", tuple(cells)))
     width = len(table.targets)

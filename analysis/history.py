@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import shapes
 from analysis.files import Folder
 from analysis.load import locate
 from analysis.records import Record, read_records
@@ -78,9 +79,9 @@ def read_history(folder: Folder, node: str) -> Iterator[Mapping[str, Any]]:
     for line in (folder.read(f"{node}/history.jsonl") or b"").splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and shapes.has_form(value, shapes.HISTORY_LINE):
             yield value
 
 
@@ -105,7 +106,7 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
         by_task = line.get("tasks") or (line.get("validation") or {}).get("tasks") or {task: line.get("validation") or {} for task in tasks}
         for task, metrics in by_task.items():
             for metric, value in {"train_loss": line.get("train_loss"), **metrics}.items():
-                if isinstance(value, (int, float)):
+                if value is not None and shapes.has_form(value, shapes.Number):
                     yield (*about, task, config.get("seed"), rate, *place, metric, float(value))
 
 

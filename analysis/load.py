@@ -1,5 +1,6 @@
 """The way in: from a store, a sweep's manifest or a tracking server to the long data frame."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ from analysis.errors import ResultsError
 from analysis.files import Folder, open_folder
 from analysis.frame import build_frame
 from analysis.records import Record, SweepInfo, config_from, read_manifest, read_records
+from analysis.selection import mark_chosen
 
 TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
 
@@ -38,11 +40,16 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
         records, name = read_records(folder, manifest), folder.name
     if not records:
         raise ResultsError(f"{name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
+    return frame_of(records, manifest)
+
+
+def frame_of(records: Sequence[Record], manifest: SweepInfo | None) -> pd.DataFrame:
+    """The frame of records that were read already, as `load` returns it."""
     try:
-        return build_frame(records, manifest)
+        return mark_chosen(build_frame(records, manifest))
     except (TypeError, ValueError, OverflowError, AttributeError):
         # Some job's files hold values of a wrong type. It counts as a failure of that job, and hides no other.
-        return build_frame([_sound(record) for record in records], manifest)
+        return mark_chosen(build_frame([_sound(record) for record in records], manifest))
 
 
 def _sound(record: Record) -> Record:

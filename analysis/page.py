@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis.grid import Grid
+from analysis.grid import Grid, printable
 from analysis.plots import Plot
 from analysis.records import Record
 from analysis.render import to_html
@@ -26,7 +26,8 @@ SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets",
 
 def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
     """The page, with style, script and pictures (SVGs by the plot's name) inside."""
-    environment = Environment(loader=PackageLoader("analysis", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    loader = PackageLoader("analysis", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     jobs = results.tables.get("jobs")
     side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs"}
     return environment.get_template("report.html.j2").render(
@@ -99,12 +100,18 @@ def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
     return {"name": plot.name, "title": plot.title, "caption": plot.caption, "wide": wide, **urls}
 
 
+def _shown(value: Any) -> Any:
+    """What a template prints of a value: of text that is no HTML of ours, what is printable, line by line."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return "\n".join(map(printable, value.split("\n"))) if plain else value
+
+
 def _first_rows(grid: Grid) -> Grid:
     return Grid("", grid.header, grid.subheader, grid.rows[:MOST_JOBS], grid.footnotes, grid.notes, grid.numeric)
 
 
 def _inline(text: str) -> Markup:
     """The little Markdown that our own sentences use: bold and code."""
-    safe = str(escape(text))
+    safe = str(escape(printable(text)))
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

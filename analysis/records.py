@@ -90,7 +90,10 @@ def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
     if raw is None:
         known = ", ".join(folder.manifests()) or "none"
         raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
-    return parse_manifest(raw)
+    if not shapes.has_form(raw, shapes.MANIFEST):
+        raise ResultsError(f"{folder.name}/sweeps/{sweep}.json has not the form that runs write; run the sweep again.")
+    # A manifest that was copied to another name still holds its first one.
+    return replace(parse_manifest(raw), name=sweep)
 
 
 def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
@@ -249,7 +252,7 @@ def _seconds(time: Any) -> float | None:
     if time is None or isinstance(time, bool):
         return None
     if isinstance(time, (int, float)):
-        return float(time)
+        return float(time) if abs(time) < shapes.LARGEST else None
     try:
         return datetime.fromisoformat(str(time)).timestamp()
     except ValueError:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.grid import Grid, GridCell, layout
+from analysis.grid import Grid, GridCell, layout, printable, printable_grid
 from analysis.names import short_name
 from analysis.tables import BenchmarkTable
 
@@ -33,7 +33,14 @@ _LATEX = {
     "−": "$-$",
     "×": r"$\times$",
     "ω": r"$\omega$",
+    "|": r"\textbar{}",
+    # After a line's end an open bracket would begin the length of its gap.
+    "[": "{[}",
 }
+_MARKDOWN = {letter: f"\\{letter}" for letter in "\\|[]*`"} | {"<": "&lt;", ">": "&gt;"}
+"""What would begin a column, a link, a picture or HTML."""
+_FORMULA = ("=", "+", "-", "@")
+"""What a spreadsheet takes for the beginning of a formula."""
 
 
 def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) -> None:
@@ -45,10 +52,12 @@ def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) ->
     for part, columns in enumerate(_parts(grid, console.width)):
         title = grid.title if part == 0 else None
         room = [max(len(row.cells[column].spread) for row in grid.rows) if grid.rows else 0 for column in range(len(grid.header))]
-        printed = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+        printed = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
         for column in columns:
-            below = f"\n[dim]{grid.subheader[column]}[/dim]" if any(grid.subheader) else ""
-            printed.add_column(grid.header[column] + below, justify="right" if grid.numeric[column] else "left")
+            header = Text(grid.header[column])
+            if any(grid.subheader):
+                header.append(f"\n{grid.subheader[column]}", style="dim")
+            printed.add_column(header, justify="right" if grid.numeric[column] else "left")
         for index, row in enumerate(grid.rows):
             last = index + 1 == len(grid.rows) or grid.rows[index + 1].group != row.group
             printed.add_row(*(_rich_cell(row.cells[column], room[column]) for column in columns), end_section=last)
@@ -61,16 +70,16 @@ def to_markdown(table: BenchmarkTable | Grid) -> str:
     """The table as GitHub Markdown; best bold, second underlined (`<u>`)."""
     grid = as_grid(table)
     header = [f"{name} ({below})" if below else name for name, below in zip(grid.header, grid.subheader, strict=True)]
-    lines = [_markdown_line(header), _markdown_line(["---:" if numeric else ":---" for numeric in grid.numeric])]
+    lines = [_markdown_line(list(map(_markdown, header))), _markdown_line(["---:" if numeric else ":---" for numeric in grid.numeric])]
     groups = {row.group for row in grid.rows}
     previous = ""
     for row in grid.rows:
         if row.group != previous and len(groups) > 1 and row.group:
-            lines.append(_markdown_line([f"*{row.group}*", *[""] * (len(grid.header) - 1)]))
+            lines.append(_markdown_line([f"*{_markdown(row.group)}*", *[""] * (len(grid.header) - 1)]))
         previous = row.group
         lines.append(_markdown_line([_markdown_cell(cell) for cell in row.cells]))
-    notes = [f"- {line}" for line in _lines(grid)]
-    title = [f"**{grid.title}**", ""] if grid.title else []
+    notes = [f"- {_markdown(line)}" for line in _lines(grid)]
+    title = [f"**{_markdown(grid.title)}**", ""] if grid.title else []
     return "\n".join([*title, *lines, "", *notes]) + "\n"
 
 
@@ -79,22 +88,24 @@ def to_csv(table: BenchmarkTable | Grid) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if isinstance(table, Grid):
-        writer.writerow(table.header)
-        writer.writerows([_plain(cell) for cell in row.cells] for row in table.rows)
+        writer.writerow(map(spreadsheet_text, table.header))
+        writer.writerows([spreadsheet_text(_plain(cell)) for cell in row.cells] for row in table.rows)
         return stream.getvalue()
-    names = ("method", "title", "family", "variant", "target", "task", "metric", "split", "mean", "std", "n")
-    writer.writerow((*names, "seeds", "scores", "learning_rate", "validation", "parameters", "problems"))
+    columns = ("method", "title", "family", "variant", "target", "task", "metric", "split", "mean", "std", "n")
+    writer.writerow((*columns, "seeds", "scores", "learning_rate", "tried", "validation", "parameters", "problems"))
     for row in table.rows:
-        about = (row.method, row.title, row.family, row.variant)
+        about = tuple(map(spreadsheet_text, (row.method, row.title, row.family, row.variant)))
         for cell, metric in zip(row.cells, table.metrics, strict=True):
             seeds, scores = (" ".join(str(pair[index]) for pair in cell.scores) for index in (0, 1))
-            place = (*about, cell.target, short_name(cell.target), metric, table.split, cell.mean, cell.std, cell.count)
-            writer.writerow((*place, seeds, scores, cell.learning_rate, cell.validation, cell.parameters, "; ".join(cell.problems)))
+            names = tuple(map(spreadsheet_text, (cell.target, short_name(cell.target), metric)))
+            place = (*about, *names, table.split, cell.mean, cell.std, cell.count)
+            numbers = (cell.learning_rate, cell.tried, cell.validation, cell.parameters)
+            writer.writerow((*place, seeds, scores, *numbers, spreadsheet_text("; ".join(cell.problems))))
         averaged = sum(1 for cell in row.cells if cell.scores)
         problem = "" if row.is_complete else f"average over {averaged} of {len(row.cells)} targets"
         seeds = " ".join(map(str, row.average_seeds))
         place = (*about, "average", "average", "", table.split, row.average, row.average_std, len(row.average_seeds))
-        writer.writerow((*place, seeds, "", "", "", row.parameters_total, problem))
+        writer.writerow((*place, seeds, "", "", row.tried[0] if len(row.tried) == 1 else "", "", row.parameters_total, problem))
     return stream.getvalue()
 
 
@@ -144,8 +155,8 @@ def to_html(table: BenchmarkTable | Grid) -> str:
 
 
 def as_grid(table: BenchmarkTable | Grid) -> Grid:
-    """The grid of a benchmark table in its ordinary layout; a grid as it is."""
-    return table if isinstance(table, Grid) else layout(table)
+    """The grid of a benchmark table in its ordinary layout, or a grid, with all that it holds printable."""
+    return printable_grid(table if isinstance(table, Grid) else layout(table))
 
 
 def _lines(grid: Grid) -> list[str]:
@@ -173,6 +184,16 @@ def _parts(grid: Grid, width: int) -> list[list[int]]:
     return parts
 
 
+def spreadsheet_text(text: str) -> str:
+    """A text as a spreadsheet may open it: an apostrophe keeps what is no number from being computed."""
+    shown = printable(text)
+    try:
+        float(shown)
+    except ValueError:
+        return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    return shown
+
+
 def _plain(cell: GridCell) -> str:
     return cell.text + (f" ± {cell.spread}" if cell.spread else "")
 
@@ -190,19 +211,24 @@ def _rich_cell(cell: GridCell, room: int = 0) -> Text:
     return text
 
 
+def _markdown(text: str) -> str:
+    return "".join(_MARKDOWN.get(letter, letter) for letter in text)
+
+
 def _markdown_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: GridCell) -> str:
-    text = cell.text.replace("|", "\\|")
+    text = _markdown(cell.text)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank or 0, text)
     spread = f" ± {cell.spread}" if cell.spread else ""
-    return text + spread + (f" <sup>{cell.marks}</sup>" if cell.marks else "") + (f"<br>{cell.extra}" if cell.extra else "")
+    return text + spread + (f" <sup>{cell.marks}</sup>" if cell.marks else "") + (f"<br>{_markdown(cell.extra)}" if cell.extra else "")
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    # pdflatex knows the letters of Latin-1 and stops at others.
+    return "".join(_LATEX.get(letter) or (letter if letter < "\u0100" else f"U+{ord(letter):04X}") for letter in text)
 
 
 def _latex_line(cells: list[str]) -> str:

@@ -7,16 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import plots, statistics
-from analysis.frame import build_frame
 from analysis.grid import Grid, layout
 from analysis.grids import comparison_grid, difference_grid, job_grid, learning_rate_grid, omega_grid, rank_grid
 from analysis.history import history_of, spans_of
-from analysis.load import locate
+from analysis.load import frame_of, locate
 from analysis.omega import OmegaSummary, behind, omegas_of, summarise
 from analysis.plots import Plot
 from analysis.published import published_scores
 from analysis.records import Record, SweepInfo, read_records
-from analysis.render import to_csv, to_html, to_latex, to_markdown
+from analysis.render import spreadsheet_text, to_csv, to_html, to_latex, to_markdown
 from analysis.selection import Rule
 from analysis.tables import BenchmarkTable, benchmark_table
 
@@ -66,7 +65,7 @@ def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against:
     folder, manifest = locate(store, sweep)
     assert manifest is not None
     records = tuple(read_records(folder, manifest))
-    frame = build_frame(records, manifest)
+    frame = frame_of(records, manifest)
     table = benchmark_table(frame, rule)
     published = published_scores(table.benchmark) if against == "paper" else None
     reference = statistics.default_reference(table)
@@ -125,7 +124,9 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
             path = folder / f"{name}.{ending}"
             path.write_text(text, encoding="utf-8")
             paths.append(path)
-    results.frame.to_csv(folder / "frame.csv", index=False)
+    frame = results.frame
+    texts = {column: frame[column].map(spreadsheet_text, na_action="ignore") for column in frame.columns if frame[column].dtype == "str"}
+    frame.assign(**texts).to_csv(folder / "frame.csv", index=False)
     return [*paths, folder / "frame.csv"]
 
 

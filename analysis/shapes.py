@@ -3,6 +3,8 @@
 from typing import Any
 
 Number = (int, float)
+LARGEST = 2**63
+"""No number that a job writes is as large. It excludes infinity too, which JSON does not know but 1e999 becomes."""
 
 JOB = {
     "stage": str,
@@ -12,7 +14,8 @@ JOB = {
         "method": str,
         "data": [{"task": str}],
         "sources": [str],
-        "optimisation": {},
+        "optimisation": {"learning_rate": Number},
+        "seed": int,
         "settings": {},
         "external": [{"name": str, "origin": str}],
     },
@@ -28,7 +31,24 @@ RESULT = {
     "warnings": [str],
     "data_warnings": {"*": [str]},
 }
-MANIFEST_LINE = {**dict.fromkeys(("node", "stage", "method", "task"), str), "parents": [str]}
+HISTORY_LINE = {
+    **dict.fromkeys(("epoch", "time", "seconds", "train_loss"), Number),
+    "step": int,
+    "tasks": {"*": {}},
+    "validation": {"tasks": {"*": {}}},
+}
+MANIFEST = {
+    **dict.fromkeys(("name", "yaml", "benchmark", "file", "created", "tracking_uri", "run_id"), str),
+    "targets": [str],
+    "methods": [str],
+    **dict.fromkeys(("overrides", "nodes"), list),
+}
+MANIFEST_LINE = {
+    **dict.fromkeys(("node", "stage", "method", "task"), str),
+    "seed": int,
+    "learning_rate": Number,
+    "parents": [str],
+}
 
 
 def has_form(value: Any, form: Any) -> bool:
@@ -47,4 +67,6 @@ def has_form(value: Any, form: Any) -> bool:
             return False
         named = dict.fromkeys(value, form["*"]) if "*" in form else form
         return all(has_form(value.get(key), inner) for key, inner in named.items())
+    if isinstance(value, (int, float)) and not -LARGEST < value < LARGEST:
+        return False
     return isinstance(value, form) and not isinstance(value, bool)

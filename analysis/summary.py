@@ -7,12 +7,12 @@ from analysis.grids import signed
 from analysis.names import task_title
 from analysis.omega import describe
 from analysis.results import Results
-from analysis.tables import Row
+from analysis.tables import Row, tuning_note
 
 
 def findings(results: Results) -> list[str]:
-    """Markdown sentences: how far the sweep is, which method is best on average and how sure that is, what little suffices."""
-    return [*progress(results), *_best(results), *_frugal(results), *_targets(results)]
+    """Markdown sentences: how far the sweep is, which method is best and how sure that is, if tuning was equal, what little suffices."""
+    return [*progress(results), *_best(results), *tuning_note(results.table.rows), *_frugal(results), *_targets(results)]
 
 
 def progress(results: Results) -> list[str]:

@@ -1,15 +1,14 @@
 """The benchmark table: a row per method, a column per target, and the average."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.frame import distinct
-from analysis.names import Family, method_family, method_title, order_methods, order_tasks, task_title
-from analysis.selection import Choice, Rule, check_rule, choose_learning_rate, natural, variants
+from analysis.names import Family, method_family, method_title, order_methods, task_title
+from analysis.selection import Choice, Rule, check_rule, choices, natural, table_jobs, table_targets
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Cell:
     """Why scores are missing: `2 failed (non-finite loss ...)`, `1 pending`."""
     set_aside: tuple[float, ...] = ()
     """Learning rates not compared because fewer of their seeds have a score."""
+    tried: int = 0
+    """Learning rates that the cell's was chosen among."""
     nodes: tuple[str, ...] = ()
     halted: int = 0
     """How many of the `wanted` jobs ended early because other learning rates or seeds did better."""
@@ -85,6 +86,11 @@ class Row:
         return tuple(sorted(shared))
 
     @property
+    def tried(self) -> tuple[int, ...]:
+        """How many learning rates its cells' were chosen among, each number once, sorted; empty where nothing was run."""
+        return tuple(sorted({cell.tried for cell in self.cells} - {0}))
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The jobs behind the row's cells, each once."""
         return tuple(dict.fromkeys(node for cell in self.cells for node in cell.nodes))
@@ -130,7 +136,7 @@ class BenchmarkTable:
 
 _NEEDED = (
     *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
-    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by", "data_warnings"),
+    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by", "data_warnings", "variant"),
 )
 
 
@@ -160,23 +166,20 @@ def benchmark_table(
     """
     rule = check_rule(rule)
     sweep = frame.attrs.get("sweep", {})
-    columns = list(targets or sweep.get("targets") or _targets(frame))
-    frame = distinct(frame)
-    frame = frame[frame["stage"] != "similarity"]
-    frame = frame[frame["task"].isin(columns) & frame["method"].isin(methods or sweep.get("methods") or frame["method"].unique())]
+    columns = list(targets or table_targets(frame))
+    frame = table_jobs(frame, columns, methods)
     if frame.empty:
         raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")
-    nodes = frame.drop_duplicates(["node", "task"])
-    nodes = nodes.assign(variant=variants(nodes))
+    chosen = choices(frame, rule)
     # Cells are cut out of the frame hundreds of times, so only what they need goes along.
-    frame = frame[list(_NEEDED)].merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+    frame = frame[list(_NEEDED)]
     frame["primary"] = frame["primary"].fillna(False).astype(bool)
     frame.attrs.clear()
-    stages = {str(method): str(stage) for method, stage in zip(nodes["method"], nodes["stage"], strict=True)}
+    stages = {str(method): str(stage) for method, stage in zip(frame["method"], frame["stage"], strict=True)}
     rows = [
-        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, rule, split, stages[method])
+        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, chosen, split, stages[method])
         for method in order_methods(stages, stages)
-        for variant in sorted(nodes.loc[nodes["method"] == method, "variant"].unique(), key=natural)
+        for variant in sorted(frame.loc[frame["method"] == method, "variant"].unique(), key=natural)
     ]
     return BenchmarkTable(
         title=" · ".join(str(part) for part in (sweep.get("name"), *sorted(frame["backbone"].dropna().unique())) if part),
@@ -192,11 +195,6 @@ def benchmark_table(
     )
 
 
-def _targets(frame: pd.DataFrame) -> list[str]:
-    wanted = frame[~frame["stage"].isin(["source", "similarity"])]
-    return order_tasks((wanted if len(wanted) else frame)["task"].dropna())
-
-
 def _only(column: "pd.Series[str]") -> str | None:
     values = column.dropna().unique()
     return str(values[0]) if len(values) == 1 else None
@@ -207,14 +205,17 @@ def _metric(frame: pd.DataFrame, task: str) -> str:
     return str(found.iloc[0]) if len(found) else ""
 
 
-def _row(method: str, variant: str, jobs: pd.DataFrame, targets: Sequence[str], rule: Rule, split: str, stage: str) -> Row:
+def _row(
+    method: str,
+    variant: str,
+    jobs: pd.DataFrame,
+    targets: Sequence[str],
+    chosen: Mapping[tuple[str, str, str], Choice],
+    split: str,
+    stage: str,
+) -> Row:
     title = method_title(method) + (f" ({variant})" if variant else "")
-    primary = jobs[jobs["primary"]]
-    validation = primary[primary["split"] == "validation"]
-    cells = []
-    for target in targets:
-        compared = validation if stage == "joint" else validation[validation["task"] == target]
-        cells.append(_cell(target, jobs[jobs["task"] == target], choose_learning_rate(compared, rule, method), split))
+    cells = [_cell(target, jobs[jobs["task"] == target], chosen.get((method, variant, target), Choice(None)), split) for target in targets]
     return Row(method, title, method_family(method, stage), variant, tuple(cells))
 
 
@@ -243,6 +244,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         wanted=len(nodes),
         problems=tuple(_problems(nodes, split, set(shown["node"]))),
         set_aside=choice.set_aside,
+        tried=choice.tried,
         nodes=tuple(shown["node"]),
         halted=halted_here,
         halted_others=len(halted) - halted_here,
@@ -270,7 +272,7 @@ def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]:
-    notes = [_rule_note(rule)]
+    notes = [_rule_note(rule), *tuning_note(rows)]
     counts = {cell.count for row in rows for cell in row.cells if cell.count}
     if len(counts) == 1:
         (count,) = counts
@@ -286,6 +288,22 @@ def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]
         spread = "Mean ± sample standard deviation (n - 1) over seeds"
         notes.append(f"{spread}; the average's is over the seeds that all targets share." if len(targets) > 1 else f"{spread}.")
     return notes
+
+
+def tuning_note(rows: Sequence[Row]) -> list[str]:
+    """What is to be said where not all rows chose among equally many learning rates."""
+    spans: dict[tuple[int, ...], list[str]] = {}
+    for row in rows:
+        if row.tried:
+            spans.setdefault(row.tried, []).append(row.title)
+    if len({number for span in spans for number in span}) < 2:
+        return []
+    most = max(spans, key=lambda span: len(spans[span]))
+    parts = [
+        f"{' or '.join(map(str, span))} ({'all others' if len(spans) > 1 and span == most else ', '.join(titles)})"
+        for span, titles in sorted(spans.items(), key=lambda pair: (pair[0] == most, pair[0]))
+    ]
+    return [f"Rows were not tuned alike: learning rates tried {', '.join(parts)}. Choosing among more favours a row."]
 
 
 def _rule_note(rule: Rule) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 """Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""
@@ -73,6 +74,10 @@ class Plot:
         pictures = []
         with mpl.rc_context(cast("Any", THEMES[theme])):
             figure = self.draw()
+            # Names come from files: a dollar sign in one begins no formula. The formulas of a logarithmic axis are not there yet.
+            for text in figure.findobj(Text):
+                if "$" in text.get_text():
+                    text.set_parse_math(False)
             for kind in kinds:
                 stream = io.BytesIO()
                 figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})

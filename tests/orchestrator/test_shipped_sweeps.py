@@ -124,15 +124,20 @@ def test_gsg_reuses_the_source_adapters_of_both_benchmarks():
     assert adapters("gsg") == (adapters("glue") | adapters("super_glue")) - {node for node in adapters("super_glue") if "/rte/" in node}
 
 
-def test_quickstart_compares_six_methods_over_two_seeds_with_two_learning_rates_for_one():
+def test_quickstart_compares_six_methods_over_two_seeds_with_two_learning_rates_each():
     sweep = Sweep.load("quickstart")
     graph = sweep.expand()
     assert list(sweep.methods) == ["adapter", *TWO_STAGE]
-    rates = {job.config.method: set() for job in graph}
-    for job in graph:
-        rates[job.config.method].add(job.config.optimisation.learning_rate)
-    assert {method for method, values in rates.items() if len(values) > 1} == {"scalearn"}
+    targets = {job.config.task for job in graph if job.config.stage == "transfer"}
+    trials = Counter((job.config.method, job.config.task) for job in graph if job.config.task in targets)
+    assert trials == {(method, task): 4 for method in sweep.methods for task in targets}
     assert Counter(map(graph.stage_of, graph.nodes()))["source"] == 6
+
+
+@pytest.mark.parametrize("name", shipped_sweeps())
+def test_no_row_of_a_shipped_sweep_is_tuned_more_than_another(name: str):
+    rows = [row for rows in Sweep.load(name, ["data.root=null"]).methods.values() for row in rows]
+    assert len({len(row.learning_rate or (None,)) for row in rows}) == 1
 
 
 @pytest.mark.parametrize("name", ["glue_smoke", "minilm_glue", "all_tasks_smoke"])
