@@ -60,6 +60,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def printable_grid(grid: Grid) -> Grid:
     """The grid with every text printable: names and errors in it come from files that anyone may have written."""
     rows = tuple(

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis.grid import Grid, printable
+from analysis.grid import Grid, printable, printable_lines
 from analysis.plots import Plot
 from analysis.records import Record
 from analysis.render import to_html
@@ -84,8 +84,8 @@ def _tally(values: Iterable[Any]) -> str:
 
 
 def _command(record: Record) -> str:
-    argv = record.provenance.get("argv") or ()
-    return argv if isinstance(argv, str) else " ".join(map(str, argv))
+    argv = record.provenance.get("argv") or ""
+    return " ".join(map(str, argv)) if isinstance(argv, list) else str(argv)
 
 
 def _failure(record: Record) -> dict[str, Any]:
@@ -101,9 +101,8 @@ def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """What a template prints of a value: of text that is no HTML of ours, what is printable, line by line."""
-    plain = isinstance(value, str) and not isinstance(value, Markup)
-    return "\n".join(map(printable, value.split("\n"))) if plain else value
+    """What a template prints of a value: of text that is no HTML of ours, what is printable."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _first_rows(grid: Grid) -> Grid:

@@ -69,6 +69,9 @@ def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(raw, parse_constant=_refuse)
+        if b"\\u" in raw:
+            # An escape can stand for half a character, which is no text and fits into no frame or file.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{folder.name}/{path} is not valid JSON ({error}); it may be half written: run the sweep again.") from error
     if not isinstance(value, dict):

@@ -124,9 +124,10 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
             path = folder / f"{name}.{ending}"
             path.write_text(text, encoding="utf-8")
             paths.append(path)
-    frame = results.frame
-    texts = {column: frame[column].map(spreadsheet_text, na_action="ignore") for column in frame.columns if frame[column].dtype == "str"}
-    frame.assign(**texts).to_csv(folder / "frame.csv", index=False)
+    frame = results.frame.copy()
+    for column in frame.select_dtypes("str").columns:
+        frame[column] = frame[column].map(spreadsheet_text, na_action="ignore")
+    frame.to_csv(folder / "frame.csv", index=False)
     return [*paths, folder / "frame.csv"]
 
 

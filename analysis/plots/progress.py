@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from analysis.grid import printable
 from analysis.history import Span, utilisation
 from analysis.names import method_title, metric_title, order_methods, order_tasks, task_title
 from analysis.plots.style import Plot, legend, panels, styles
@@ -73,7 +74,7 @@ def gantt(spans: Sequence[Span]) -> Plot | None:
                 edgecolors=edge,
                 linewidth=0.6,
             )
-        labels = [f"{host} {lane + 1}" if len(hosts) > 1 else str(lane + 1) for host, lane in lanes]
+        labels = [printable(f"{host} {lane + 1}") if len(hosts) > 1 else str(lane + 1) for host, lane in lanes]
         axes.set_yticks(range(len(lanes)), labels)
         axes.set_ylim(len(lanes) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.frame import distinct
+from analysis.grid import printable
 from analysis.names import method_title, order_methods, order_tasks, task_title
 from analysis.plots.style import COLORMAP, Plot, ink, legend, panels, styles
 from analysis.selection import Rule, check_rule, choose_learning_rate, variants
@@ -225,6 +226,8 @@ def annotated_grid(
 
     With `from_zero` the colours start at 0, so that values which hardly differ look alike.
     """
+    # A tick keeps its label apart from the picture's other texts, which `Plot` makes printable.
+    rows, columns = list(map(printable, rows)), list(map(printable, columns))
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)

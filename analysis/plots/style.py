@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analysis.grid import printable_lines
+
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 """Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""
 ON_DARK = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
@@ -76,6 +78,7 @@ class Plot:
             figure = self.draw()
             # Names come from files: a dollar sign in one begins no formula. The formulas of a logarithmic axis are not there yet.
             for text in figure.findobj(Text):
+                text.set_text(printable_lines(text.get_text()))
                 if "$" in text.get_text():
                     text.set_parse_math(False)
             for kind in kinds:

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 def draw_table(store: str) -> None:
     """The table as the terminal shows it."""
-    console = Console(record=True, width=110, file=io.StringIO())
+    console = Console(record=True, width=116, file=io.StringIO())
     analysis.render.to_terminal(analysis.benchmark_table(analysis.load(store, sweep="quickstart")), console)
     console.save_svg(str(HERE / "quickstart-table.svg"), title="make quickstart")
 

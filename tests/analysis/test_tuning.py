@@ -121,7 +121,12 @@ def test_frame_of_a_joint_method_marks_one_rate_for_all_targets(tmp_path: Path) 
     content = json.loads(manifest.read_text())
     source = next(tmp_path.glob("**/source/adapter/apple/*"))
     lines = []
-    scores = {(1e-4, "domains/apple"): 0.9, (1e-4, "domains/coachella"): 0.1, (3e-4, "domains/apple"): 0.7, (3e-4, "domains/coachella"): 0.5}
+    scores = {
+        (1e-4, "domains/apple"): 0.9,
+        (1e-4, "domains/coachella"): 0.1,
+        (3e-4, "domains/apple"): 0.7,
+        (3e-4, "domains/coachella"): 0.5,
+    }
     for rate in (1e-4, 3e-4):
         node = f"domains/minilm/joint/hyperformer/all/lr{rate:.0e}-seed0-0123456789"
         job, result = (json.loads((source / name).read_text()) for name in ("job.json", "result.json"))

@@ -1,4 +1,4 @@
-"""A job in a pack is the job alone: the same losses and gradients at every step, the same predictions, the same weights."""
+"""In fp32 a job in a pack is the job alone, but for rounding: in losses and gradients at every step, predictions and weights."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The training loop over packs: interruption, failure, early stopping and lack of memory leave every other job as it would be alone."""
+"""The training loop over packs, in fp32: stops, failures, early stopping and lack of memory leave every other job as it would be alone."""
 
 import json
 from collections.abc import Mapping
