@@ -22,11 +22,11 @@ from scalearn.errors import UserError
 from scalearn.export import export_adapter, fold
 from scalearn.metrics import evaluate
 from scalearn.model import LoadedBackbone, load_backbone, load_model
-from scalearn.tasks import definition_of, own_task, register_task
+from scalearn.tasks import definition_of, own_task
 from scalearn.tasks.labels import class_numbers, compared, found_names
 from scalearn.tasks.origin import data_origin
 from scalearn.training import Runtime
-from tests.scalearn.small import save_backbone
+from tests.scalearn.small import job, save_backbone
 
 DRAWN = {"validation": None, "test": None}
 Labels = list[str]
@@ -38,9 +38,9 @@ def write(directory: Path, labels: Labels, split: str = "train") -> Path:
     return directory
 
 
-def config_of(root: Path, **definition: Any) -> DataConfig:
-    task = own_task("mine/t", {"columns": "text", "splits": DRAWN, **definition})
-    return DataConfig("mine/t", data_origin(task, root), own=definition_of(task))
+def config_of(root: Path, key: str = "mine/t", **definition: Any) -> DataConfig:
+    task = own_task(key, {"columns": "text", "splits": DRAWN, **definition})
+    return DataConfig(key, data_origin(task, root), max_length=24, own=definition_of(task))
 
 
 def load(root: Path, **definition: Any) -> TaskSplits:
@@ -233,33 +233,33 @@ def loaded(place: str) -> LoadedBackbone:
         ("floats", ["0.0", "1.0", "1.0", "1.0"], {}),
         ("signs", ["-1", "1", "1", "1", "0"], {"labels": [-1, 0, 1]}),
         ("spaces", ["pos", "pos ", "pos "], {}),
+        ("capitals", ["TRUE", "TRUE", "TRUE", "FALSE"], {"labels": [False, True]}),
         ("counted", ["1", "1", "1", "0"], {"labels": ["neg", "pos"]}),
     ],
 )
 def test_predictions_results_and_exports_name_the_classes_as_the_file_does(
     name: str, labels: Labels, definition: Mapping[str, Any], place: str, loaded: LoadedBackbone, tmp_path: Path
 ) -> None:
-    key = f"mine_labels/{name}"
-    directory = write(tmp_path / key, labels * 8)
-    register_task(own_task(key, {"columns": "text", "splits": DRAWN, **definition}))
-    settings: dict[str, Any] = {"backbone": place, "root": tmp_path, "max_length": 24, "epochs": 1}
-    source = scalearn.job(key, settings={"reduction_factor": 4}, **settings)
+    key = f"mine/{name}"
+    file = write(tmp_path / key, labels * 8) / "train.csv"
+    rows = (config_of(tmp_path, key, **definition),)
+    source = job("adapter", rows, place)
     scalearn.fit(source, tmp_path / "source", backbone=loaded, root=tmp_path)
-    target = scalearn.job(key, "scalearn", sources=[name], **settings)
+    target = job("scalearn", rows, place, sources=(name,))
     scalearn.fit(target, tmp_path / "target", sources={name: tmp_path / "source"}, backbone=loaded, root=tmp_path)
     export_adapter(fold(load_model(tmp_path / "target", loaded, {name: tmp_path / "source"})), tmp_path / "exported")
 
     splits = load_task(source.data[0], root=tmp_path)
     names = splits.label_names
     assert names is not None
-    written = dict(line.rsplit(",", 1) for line in (directory / "train.csv").read_text().split("\n")[1:-1])
+    written = dict(line.rsplit(",", 1) for line in file.read_text().split("\n")[1:-1])
     test = [row["text"] for row in splits.test]
     # `counted`: the file's numbers are places in the names that the definition gives them.
     means = {text: names[int(label)] if name == "counted" else label for text, label in written.items()}
-    for job, sources in (("source", None), ("target", {name: tmp_path / "source"})):
-        result = json.loads((tmp_path / job / "result.json").read_text())
+    for directory, sources in ((tmp_path / "source", None), (tmp_path / "target", {name: tmp_path / "source"})):
+        result = json.loads((directory / "result.json").read_text())
         assert result["label_names"][key] == list(names)
-        model = load_model(tmp_path / job, loaded, sources)
+        model = load_model(directory, loaded, sources)
         predicted = [prediction.labels[0] for prediction in model.predict(test)]
         assert set(predicted) <= set(names)
         right = sum(compared(label) == compared(means[text]) for label, text in zip(predicted, test, strict=True))
@@ -273,14 +273,13 @@ def test_predictions_results_and_exports_name_the_classes_as_the_file_does(
 
 
 def test_cache_and_log_of_a_job_carry_the_warning(place: str, loaded: LoadedBackbone, tmp_path: Path) -> None:
-    write(tmp_path / "mine_labels/one", ["pos"] * 30)
-    register_task(own_task("mine_labels/one", {"columns": "text", "splits": DRAWN}))
-    config = scalearn.job("mine_labels/one", backbone=place, root=tmp_path, max_length=24, epochs=1, settings={"reduction_factor": 4})
+    write(tmp_path / "mine/t", ["pos"] * 30)
+    config = job("adapter", (config_of(tmp_path),), place)
     for turn in ("first", "second"):
         with pytest.warns(UserWarning, match="every label of train is 'pos'"):
             scalearn.fit(
                 config, tmp_path / turn, backbone=loaded, runtime=Runtime(device="cpu", data_root=tmp_path, cache=tmp_path / "cache")
             )
         result = json.loads((tmp_path / turn / "result.json").read_text())
-        (sentence,) = result["data_warnings"]["mine_labels/one"]
+        (sentence,) = result["data_warnings"]["mine/t"]
         assert "every label of train is 'pos'" in sentence
