@@ -125,7 +125,7 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
             path.write_text(text, encoding="utf-8")
             paths.append(path)
     frame = results.frame.copy()
-    for column in frame.select_dtypes("str").columns:
+    for column in [name for name in frame.columns if frame[name].dtype == "str"]:
         frame[column] = frame[column].map(spreadsheet_text, na_action="ignore")
     frame.to_csv(folder / "frame.csv", index=False)
     return [*paths, folder / "frame.csv"]
