@@ -117,7 +117,7 @@ def curve_points(frame: pd.DataFrame, column: str, *, split: str = "test", rule:
 
 def _told_apart(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Primary scores with a `variant` column that tells apart jobs which differ in more than the column that is the axis."""
-    frame = distinct(frame)
+    frame = distinct(frame.drop(columns="variant", errors="ignore"))
     frame = frame[frame[column].notna() & (frame["method"] != "scalearn_fixed")]
     nodes = frame.drop_duplicates(["node", "task"])
     # Another number of sources means other sources: that is the axis itself, not a variant.

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import analysis
 from analysis.history import load_history, load_spans
+from analysis.plots.scores import curve_points
 from analysis.render import to_csv, to_html, to_latex, to_markdown, to_terminal
 from analysis.report import write_report
 
@@ -122,6 +123,14 @@ def test_manifest_copied_to_another_name_is_called_by_that_name(store: Path) -> 
     frame = analysis.load(store, "before")
     assert set(frame["sweep"]) == {"before"}
     assert analysis.benchmark_table(frame).title.startswith("before")
+
+
+def test_field_that_is_called_like_a_column_of_ours_does_no_harm(store: Path) -> None:
+    for job in store.glob(f"**/{ODD}*/job.json"):
+        edit(job, lambda content: content["config"].update(dict.fromkeys(("variant", "chosen", "value", "node"), "x")))
+    frame = analysis.load(store, "demo")
+    assert [row.method for row in analysis.benchmark_table(frame).rows] == ["adapterfusion", "scalearn"]
+    assert set(curve_points(frame, "learning_rate")["method"]) == {"adapter", "adapterfusion", "scalearn"}
 
 
 def test_stray_files_change_no_table(store: Path) -> None:
