@@ -22,45 +22,43 @@ class BatchPlan:
 
 
 def epoch_batches(
-    sizes: Sequence[int], batch_size: int, seed: int, epoch: int, temperature: float = 1.0, lengths: Sequence[Sequence[int]] | None = None
+    sizes: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    temperature: float = 1.0,
+    lengths: Sequence[Sequence[int]] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> list[BatchPlan]:
     """The steps of one epoch: a function of its arguments alone, so that a resumed job continues where it was.
 
     With one task every row comes once, in random order. With several, each batch holds one task, drawn with probability
-    proportional to size ** (1 / temperature) (PROTOCOL, joint methods), and each task's rows come in random order, anew
-    when they are used up.
+    proportional to count ** (1 / temperature), and rows of that task, drawn with replacement (docs/protocol.md, Joint training).
 
     Args:
         sizes: Training rows of each task.
         batch_size: Rows per step.
         seed: The job's seed.
         epoch: Counted from 0.
-        temperature: Flattens the draw of tasks; 1 is proportional to size.
+        temperature: Flattens the draw of tasks; 1 is proportional to the counts.
         lengths: Tokens of every training row, by task: batches then hold rows of similar length. Default: lengths do not matter.
+        counts: How many rows each task counts as when tasks are drawn. Default: those that it has.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
-    def shuffled(task: int) -> list[int]:
-        if lengths is None:
-            order: list[int] = torch.randperm(sizes[task], generator=generator).tolist()
-            return order
-        return length_grouped_order(lengths[task], batch_size, int(torch.randint(2**31, (), generator=generator)))
+    def batches(task: int, rows: Sequence[int]) -> list[BatchPlan]:
+        if lengths is not None:
+            grouping = int(torch.randint(2**31, (), generator=generator))
+            rows = [rows[index] for index in length_grouped_order([lengths[task][row] for row in rows], batch_size, grouping)]
+        return [BatchPlan(task, tuple(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)]
 
-    orders = [shuffled(task) for task in range(len(sizes))]
     if len(sizes) == 1:
-        return [BatchPlan(0, tuple(orders[0][start : start + batch_size])) for start in range(0, sizes[0], batch_size)]
-    steps = steps_per_epoch(sizes, batch_size)
-    weights = torch.tensor([float(size) for size in sizes]) ** (1.0 / temperature)
-    drawn = torch.multinomial(weights, steps, replacement=True, generator=generator).tolist()
-    used = [0] * len(sizes)
-    plans = []
-    for task in drawn:
-        if used[task] >= sizes[task]:
-            orders[task] = shuffled(task)
-            used[task] = 0
-        plans.append(BatchPlan(task, tuple(orders[task][used[task] : used[task] + batch_size])))
-        used[task] += batch_size
-    return plans
+        return batches(0, torch.randperm(sizes[0], generator=generator).tolist() if lengths is None else range(sizes[0]))
+    weights = torch.tensor([float(count) for count in counts or sizes]) ** (1.0 / temperature)
+    drawn = torch.multinomial(weights, steps_per_epoch(sizes, batch_size), replacement=True, generator=generator).tolist()
+    chosen = [torch.randint(size, (drawn.count(task) * batch_size,), generator=generator).tolist() for task, size in enumerate(sizes)]
+    plans = [iter(batches(task, rows)) for task, rows in enumerate(chosen)]
+    return [next(plans[task]) for task in drawn]
 
 
 def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:

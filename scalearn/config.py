@@ -28,9 +28,10 @@ class DataConfig:
     evaluation_rows: int | None = None
     """Cap on validation rows and on test rows, drawn likewise. None: all."""
     train_share: float | None = None
-    """Share of train in (0, 1], a multiple of 0.05; smaller shares are nested in larger ones (PROTOCOL, Data)."""
+    """Share in (0, 1] of train before validation is drawn from it, a multiple of 0.05; smaller ones are nested in larger ones
+    (docs/protocol.md, Splits)."""
     few_shot: int | None = None
-    """The first n rows of the shuffled train split; evaluation is capped at 5,000 rows (PROTOCOL, Data)."""
+    """The first n rows of train as the draw of validation left it; validation is capped at 5,000 rows (docs/protocol.md, Splits)."""
     template: str = "default"
     """Name of the task's input template."""
     max_length: int = 128

@@ -33,10 +33,16 @@ class Encoder(nn.Module):
     model: Any
     """The adapters library's model; its mixins carry no types."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Freezes `model`, an adapters `AutoAdapterModel`, and puts a slot at every place where `seq_bn` has an adapter."""
+    def __init__(self, model: nn.Module, *, pretrained_pooler: bool = True) -> None:
+        """Freezes a model and puts a slot at every place where `seq_bn` has an adapter.
+
+        Args:
+            model: One of the adapters library's, an `AutoAdapterModel`.
+            pretrained_pooler: Whether the weights of its pooler, if it has one, come from its checkpoint.
+        """
         super().__init__()
         self.model = model
+        self._pretrained_pooler = pretrained_pooler
         self.streams = RowStreams()
         self.pack = BranchPack()
         self.pass_number = PassNumber()
@@ -87,6 +93,12 @@ class Encoder(nn.Module):
         """Dropout rate of a head on this backbone: its configuration's for classifiers, else for hidden states, else 0."""
         named = [getattr(self.config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
         return next((float(rate) for rate in named if rate is not None), 0.0)
+
+    @property
+    def pooler(self) -> nn.Linear | None:
+        """The pretrained dense layer on the first token; None where the architecture or the checkpoint has none, as roberta-base's."""
+        dense = getattr(getattr(self.model.base_model, "pooler", None), "dense", None)
+        return dense if isinstance(dense, nn.Linear) and self._pretrained_pooler else None
 
     @property
     def device(self) -> torch.device:
@@ -183,8 +195,9 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
         UserError: The weights cannot be found or read or are not those of the configuration, the model is no encoder, or the
             architecture has no such attention.
     """
-    model = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
-    return Encoder(model.to(device)).to(device).eval()
+    model, missing = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
+    pooled = not any("pooler" in name for name in missing)
+    return Encoder(model.to(device), pretrained_pooler=pooled).to(device).eval()
 
 
 def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:
@@ -229,5 +242,5 @@ def quiet_library() -> Iterator[None]:
 
 
 def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
-    """The library's `seq_bn` with a job's settings (PROTOCOL: reduction 16, ReLU)."""
+    """The library's `seq_bn` with a job's settings (docs/protocol.md, Two stages: reduction 16, ReLU)."""
     return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16), non_linearity=settings.get("non_linearity", "relu"))

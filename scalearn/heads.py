@@ -23,6 +23,8 @@ class HeadConfig:
     """None: that of the backbone where `attach` or `load_model` puts the head onto one; else 0.1, as usual."""
     layers: Literal[1, 2] = 2
     """1: no dense layer and no tanh, one linear map alone."""
+    pooled: bool = False
+    """Whether the dense layer is the encoder's pooler: nothing is dropped before it, and it learns only where the whole encoder does."""
 
     @property
     def outputs(self) -> int:
@@ -39,7 +41,8 @@ def head_shapes(config: HeadConfig, hidden: int) -> dict[str, tuple[int, ...]]:
 class Head(nn.Module):
     """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it.
 
-    It is also the classification head of the RoBERTa family. With one layer: dropout, linear.
+    It is also the classification head of the RoBERTa family. With one layer: dropout, linear. With a pooler: dense, tanh, dropout,
+    linear, which is the multiple choice head of the BERT and RoBERTa families.
     """
 
     def __init__(self, config: HeadConfig, hidden: int, init_std: float = 0.02) -> None:
@@ -54,6 +57,18 @@ class Head(nn.Module):
                 nn.init.normal_(layer.weight, std=init_std)
                 nn.init.zeros_(layer.bias)
 
+    def take_pooler(self, pooler: nn.Linear | None, *, learns: bool) -> None:
+        """Makes the dense layer the encoder's pooler.
+
+        Args:
+            pooler: The pretrained one. None: the checkpoint has none, and the weights that were drawn stand for it.
+            learns: Whether it is trained, as the rest of the encoder.
+        """
+        assert self.dense is not None
+        if pooler is not None:
+            self.dense.load_state_dict(pooler.state_dict())
+        self.dense.requires_grad_(learns)
+
     def forward(self, first_token: Tensor, block: RowBlock | None = None) -> Tensor:
         """Scores rows by their first token.
 
@@ -64,7 +79,7 @@ class Head(nn.Module):
         Returns:
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
-        first = self._dropped(first_token, block, HEAD_PLACE)
+        first = first_token if self.config.pooled else self._dropped(first_token, block, HEAD_PLACE)
         if self.dense is not None:
             first = self._dropped(torch.tanh(self.dense(first)), block, HEAD_PLACE + 1)
         logits: Tensor = self.out(first).float()

@@ -23,7 +23,7 @@ from scalearn.tasks.task import Metric, Task
 Array = npt.NDArray[Any]
 
 THRESHOLD = 0.5
-"""Multi-label: a class is predicted where its probability exceeds this (PROTOCOL, Data)."""
+"""Multi-label: a class is predicted where its probability exceeds this (docs/protocol.md, Tasks)."""
 
 
 class UndefinedScoreWarning(UserWarning):
@@ -122,16 +122,14 @@ def grouped_exact_match(labels: Array, predictions: Array, groups: Sequence[Any]
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """F1 between the bags of words of two strings, normalised as in SQuAD.
+    """F1 between the bags of words of two strings, normalised as in SQuAD; 0 where they share no word, as two empty ones.
 
     >>> round(token_f1("the Barack Obama", "Obama"), 3)
     0.667
     """
     predicted, gold = normalised_answer(prediction).split(), normalised_answer(answer).split()
-    if not predicted or not gold:
-        return float(predicted == gold)
     shared = sum((Counter(predicted) & Counter(gold)).values())
-    return 2 * shared / (len(predicted) + len(gold))
+    return 2 * shared / (len(predicted) + len(gold)) if shared else 0.0
 
 
 def normalised_answer(text: str) -> str:
@@ -145,7 +143,7 @@ def normalised_answer(text: str) -> str:
 
 
 def _candidate_scores(logits: Array, rows: Dataset) -> dict[str, float]:
-    """ReCoRD: the most probable candidate of each query, against its gold answers; the best answer counts.
+    """ReCoRD: of each query the candidate with the largest logit of class 1, against the gold answers; the best answer counts.
 
     Args:
         logits: [rows, 2], one row per (query, candidate); class 1 is "answers the query".
@@ -153,9 +151,9 @@ def _candidate_scores(logits: Array, rows: Dataset) -> dict[str, float]:
     """
     columns = rows.select_columns(["group", "candidate", "answers"])[:]
     best: dict[Any, tuple[float, str, list[str]]] = {}
-    for odds, group, candidate, answers in zip(logits[:, 1] - logits[:, 0], *columns.values(), strict=True):
-        if group not in best or odds > best[group][0]:
-            best[group] = (float(odds), candidate, answers)
+    for logit, group, candidate, answers in zip(logits[:, 1], *columns.values(), strict=True):
+        if group not in best or logit > best[group][0]:
+            best[group] = (float(logit), candidate, answers)
     chosen = [(candidate, answers) for _, candidate, answers in best.values()]
     return {
         "f1": float(np.mean([max(token_f1(candidate, answer) for answer in answers) for candidate, answers in chosen])),

@@ -46,12 +46,12 @@ def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequ
     Returns:
         What each head alone returns for its rows.
     """
-    first = _dropped(states, heads, blocks, HEAD_PLACE)
+    config = heads[0].config
+    first = torch.stack(list(states)) if config.pooled else _dropped(states, heads, blocks, HEAD_PLACE)
     layers = [[head.dense for head in heads if head.dense is not None], [head.out for head in heads]]
     if layers[0]:
         first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, blocks, HEAD_PLACE + 1)
     logits = _linear(layers[1], first).float()
-    config = heads[0].config
     return [rows.view(-1, config.labels) if config.kind == "multiple_choice" else rows for rows in logits]
 
 

@@ -20,7 +20,7 @@ def load_pretrained(
     title: str = "Backbone",
     judge: Callable[[str, Mapping[str, Any]], None] | None = None,
     **settings: Any,
-) -> Any:
+) -> tuple[Any, frozenset[str]]:
     """Loads a model, and never code that lies beside it.
 
     Args:
@@ -31,7 +31,7 @@ def load_pretrained(
         settings: For `from_pretrained`.
 
     Returns:
-        The model, on the CPU.
+        The model, on the CPU, and the names of weights that its checkpoint lacks and that may be lacking: those of a pooler.
 
     Raises:
         UserError: Configuration or weights cannot be found or read, or do not belong together, or ask for code from elsewhere.
@@ -58,7 +58,7 @@ def load_pretrained(
             ) from error
         raise UserError(f"{title} '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
     _require_whole(f"{title} '{backbone.name}'", info)
-    return model
+    return model, frozenset(info["missing_keys"])
 
 
 def first_line(error: Exception) -> str:
@@ -68,7 +68,7 @@ def first_line(error: Exception) -> str:
 
 def _require_whole(model: str, info: Mapping[str, Iterable[str]]) -> None:
     """Refuses weights that lack what the configuration describes, which transformers would draw at random, or have further layers."""
-    # No head reads a pooler.
+    # Many checkpoints have no pooler; a head that needs one then draws it.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     deeper = sorted(name for name in info["unexpected_keys"] if _NUMBERED_LAYER.search(name))
     for names, what in ((missing, "lack what its config.json describes"), (deeper, "have layers that its config.json does not describe")):

@@ -25,7 +25,7 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
     A method without sources counts its own adapter under `source`: it is what a transfer method would build on.
     """
     learned = sum(parameter.numel() for parameter in run.branch.learned().values())
-    heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters())
+    heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters() if parameter.requires_grad)
     if run.sources is None:
         return {"transfer": 0, "source": learned, "head": heads}
     sources = sum(buffer.numel() for stack in run.sources.stacks for buffer in stack.buffers())

@@ -48,7 +48,8 @@ def measure(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
     config = member.config
     accelerator = open_accelerator("fp32", runtime.device)
     backbone = get_backbone(config.backbone)
-    model = load_pretrained(AutoModel, backbone, title="Sentence encoder").to(accelerator.device).eval()
+    model, _ = load_pretrained(AutoModel, backbone, title="Sentence encoder")
+    model = model.to(accelerator.device).eval()
     tokenizer = load_tokenizer(backbone, model.config.vocab_size)
     loaded = time.monotonic()
     means, rows = [], {}

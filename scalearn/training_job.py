@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.learning_rate import learning_rate_factor, total_steps
 from scalearn.methods.build import build_branch
+from scalearn.methods.registry import get_method
 from scalearn.pack import PackMember
 from scalearn.source_adapters import SourceAdapters
 from scalearn.weight_decay import parameter_groups
@@ -124,7 +125,8 @@ class JobRun:
         """Every trainable parameter by name: the branch's and the heads'."""
         parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
         for index, head in enumerate(self.heads):
-            parameters.update({f"head.{index}.{name}": parameter for name, parameter in head.named_parameters()})
+            learned = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+            parameters.update({f"head.{index}.{name}": parameter for name, parameter in learned.items()})
         return parameters
 
     def next_batch(self) -> BatchPlan:
@@ -133,7 +135,13 @@ class JobRun:
             optimisation = self.config.optimisation
             lengths = [self.lengths(task, "train") for task in range(len(self.tasks))] if optimisation.group_by_length else None
             self._plans = epoch_batches(
-                self.sizes, optimisation.batch_size, self.config.seed, self.progress.epoch, optimisation.temperature, lengths
+                self.sizes,
+                optimisation.batch_size,
+                self.config.seed,
+                self.progress.epoch,
+                optimisation.temperature,
+                lengths,
+                [task.joint_size for task in self.tasks],
             )
             self._planned_epoch = self.progress.epoch
         return self._plans[self.progress.position]
@@ -219,10 +227,13 @@ class JobRun:
             primary: Task to its first metric.
         """
         optimisation, progress = self.config.optimisation, self.progress
+        # Who is tested on the rows that select would be selected by its test rows; alone it has no others.
+        kept = {task.task.key for task in self.tasks if not task.task.splits.tests_on_validation}
+        judged = [(task, values) for task, values in scores.items() if task in kept or not kept]
         if optimisation.selection == "loss":
-            score = -sum(values["loss"] for values in scores.values()) / len(scores)
+            score = -sum(values["loss"] for _, values in judged) / len(judged)
         else:
-            score = sum(values[primary[task]] for task, values in scores.items()) / len(scores)
+            score = sum(values[primary[task]] for task, values in judged) / len(judged)
         progress.evaluations += 1
         progress.judged_step = progress.step
         if score > progress.best_score or not self.best:
@@ -297,14 +308,16 @@ def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Pa
 
 
 def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:
-    """One head per task, the same for every method of a seed; in joint jobs choices are scored by one linear layer (PROTOCOL)."""
-    config = encoder.config
-    std = getattr(config, "initializer_range", 0.02)
+    """One head per task, the same for every method of a seed, unless choices go through the pooler (docs/protocol.md, Heads)."""
+    method, std = get_method(job.method), getattr(encoder.config, "initializer_range", 0.02)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         heads = []
         for task in tasks:
             labels = len(task.task.choices) or task.num_labels
-            layers: Literal[1, 2] = 1 if job.stage == "joint" and task.task.head == "multiple_choice" else 2
-            heads.append(Head(HeadConfig(task.task.head, labels, encoder.head_dropout, layers), encoder.hidden_size, std))
+            pooled = task.task.head == "multiple_choice" and method.pools_choices
+            head = Head(HeadConfig(task.task.head, labels, encoder.head_dropout, pooled=pooled), encoder.hidden_size, std)
+            if pooled:
+                head.take_pooler(encoder.pooler, learns=method.owns_backbone)
+            heads.append(head)
     return [head.to(encoder.device) for head in heads]

@@ -12,7 +12,7 @@ from scalearn.methods.branch import Branch, ParameterGroup
 def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[ParameterGroup]:
     """Returns the groups of a job's optimiser: the branch's, then the heads', none of them empty."""
     optimisation = config.optimisation
-    parameters = tuple(parameter for head in heads for parameter in head.parameters())
+    parameters = tuple(parameter for head in heads for parameter in head.parameters() if parameter.requires_grad)
     stated = (*branch.parameter_groups(config), ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay))
     exempt = never_decayed([branch, *heads])
     return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]

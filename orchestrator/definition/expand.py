@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.schema import Data, MethodRow, SweepSchema
 
 FEW_SHOT: Mapping[str, Any] = MappingProxyType({"epochs": 1000, "max_steps": 1000, "patience": 20, "selection": "metric"})
-"""Optimisation of few-shot jobs (PROTOCOL, Data): steps bound them; an epoch may be a single step, so epochs must not."""
+"""Optimisation of few-shot jobs (docs/protocol.md, Training): steps bound them; an epoch may be a single step, so epochs must not."""
 
 DEFAULT_SEEDS = (0,)
 

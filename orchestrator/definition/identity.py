@@ -17,6 +17,7 @@ from typing import Any
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
 from scalearn.methods.registry import METHODS
+from scalearn.tasks import Task, benchmark_names, benchmark_tasks, task_of
 
 SCHEMA_VERSION = 1
 """Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold; where that is so for some jobs
@@ -82,12 +83,44 @@ def canonical_json(value: Any) -> str:
 def schema_version(config: JobConfig) -> int:
     """Return the schema version of one job.
 
-    It is one more with weight decay, which biases and layer norms took too at first, and one more for an ablation with omega dropout,
-    which came after the constraint at first. One more with a task of HumSet, whose classes were once all that its features name.
+    It is one more for each of these that was done otherwise at first (docs/protocol.md): weight decay, which biases and layer norms
+    took too; an ablation with omega dropout, which came after the constraint; joint training, in its draw of tasks and rows; rows,
+    texts, classes or scores of a task; and multiple choice, but for the library's head on one task.
     """
+    if config.stage == "similarity":
+        return SCHEMA_VERSION
+    method, joint = METHODS.get(config.method), config.stage == "joint"
     dropped_late = config.method in _CONSTRAINED and config.settings.get("omega_dropout") not in (None, 0)
-    classes_of_train = any(data.task.startswith("humset/") for data in config.data)
-    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + dropped_late + classes_of_train
+    other_head = (joint or (method is not None and method.pools_choices)) and any(map(_has_choices, config.data))
+    drawn_anew = joint and len(config.data) > 1
+    read_anew = any(map(_read_anew, config.data))
+    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + dropped_late + other_head + drawn_anew + read_anew
+
+
+def _known_task(data: DataConfig) -> Task | None:
+    """Return the task; None if nobody registered it in this process, which may read what others planned."""
+    benchmark = data.task.partition("/")[0]
+    registered = benchmark in benchmark_names() and data.task in benchmark_tasks(benchmark)
+    return task_of(data) if registered or data.own is not None else None
+
+
+def _has_choices(data: DataConfig) -> bool:
+    task = _known_task(data)
+    return task is not None and task.head == "multiple_choice"
+
+
+@lru_cache(maxsize=4096)
+def _read_anew(data: DataConfig) -> bool:
+    """Tell whether rows, texts, classes or scores of a task are others than at first.
+
+    Those are few-shot samples, shares of train that validation is drawn from, WiC and WSC with their default template, HumSet's
+    classes, and ReCoRD's scores.
+    """
+    task = _known_task(data)
+    shared = data.train_share not in (None, 1.0) and task is not None and task.splits.validation is None
+    templated = data.task in ("super_glue/wic", "super_glue/wsc") and data.template == "default"
+    judged_anew = data.task == "super_glue/record" or data.task.startswith("humset/")
+    return data.few_shot is not None or shared or templated or judged_anew
 
 
 def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:

@@ -154,7 +154,8 @@ class CostModel:
         test = _evaluation(sizes, [size.test for size in sizes])
         # A joint job draws its tasks by size.
         lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
-        padded = sum(length * size.train for length, size in zip(lengths, sizes, strict=True)) / sum(size.train for size in sizes)
+        counts = [size.joint or size.train for size in sizes]
+        padded = sum(length * count for length, count in zip(lengths, counts, strict=True)) / sum(counts)
         longest = float(max(one.max_length for one in data))
         memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor, part)
         room = memory.total * self._memory_share

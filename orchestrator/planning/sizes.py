@@ -22,10 +22,12 @@ class Size:
     """Mean length that a batch of 32 random rows is padded to."""
     inputs: int = 1
     """Inputs per row: choices of a multiple choice question."""
+    joint: int | None = None
+    """Rows that the task counts as when joint training draws tasks. None: its training rows."""
 
 
 def _tenth(train: int, test: int, length: float, padded: float, inputs: int = 1) -> Size:
-    """Validation is 10 % of the published train split (PROTOCOL, Data)."""
+    """Validation is 10 % of the published train split (docs/protocol.md, Splits)."""
     validation = -(-train // 10)
     return Size(train - validation, validation, test, length, padded, inputs)
 
@@ -49,7 +51,7 @@ SIZES: Mapping[str, Size] = MappingProxyType(
         "super_glue/copa": _tenth(400, 100, 19, 30, 2),
         "super_glue/multirc": _tenth(27_243, 4_848, 281, 324),
         # 100,730 and 10,000 queries of 12 candidates; validation and test are the same rows.
-        "super_glue/record": Size(1_208_760, 120_000, 120_000, 238, 256),
+        "super_glue/record": Size(1_208_760, 120_000, 120_000, 238, 256, joint=100_730),
         "super_glue/rte": _tenth(2_490, 277, 67, 128),
         "super_glue/wic": _tenth(5_428, 638, 30, 51),
         "super_glue/wsc": _tenth(554, 104, 45, 72),  # length estimated
@@ -65,11 +67,15 @@ SIZES: Mapping[str, Size] = MappingProxyType(
     }
 )
 
+_PUBLISHED_VALIDATION = frozenset({"super_glue/record", *(task for task in SIZES if task.startswith("humset/"))})
+"""Tasks whose validation rows do not come from train, whatever share of it a job reads."""
+
 UNKNOWN_ROWS = 10_000
 """Training rows of a task that the table does not have and the sweep does not cap."""
 
-_FEW_SHOT_EVALUATION = 5_000
-_TEST_SPLITS = MappingProxyType({"glue/mnli": 2})
+_FEW_SHOT_VALIDATION = 5_000
+_FURTHER_TEST_ROWS = MappingProxyType({"glue/mnli": 9_832})
+"""Test rows beside those of the split that is reported."""
 
 
 def size_of(data: DataConfig) -> Size:
@@ -77,12 +83,14 @@ def size_of(data: DataConfig) -> Size:
     known = SIZES.get(data.task)
     if known is None:
         known = Size(UNKNOWN_ROWS, UNKNOWN_ROWS // 10, UNKNOWN_ROWS // 10, data.max_length / 2, data.max_length)
-    train = _least(known.train, data.train_rows, data.few_shot)
-    evaluated = _least(data.evaluation_rows or known.train, _FEW_SHOT_EVALUATION if data.few_shot else None)
-    validation, test = min(known.validation, evaluated), min(known.test, evaluated * _TEST_SPLITS.get(data.task, 1))
-    train = max(1, round(train * (data.train_share or 1.0)))
+    share, few = data.train_share or 1.0, _FEW_SHOT_VALIDATION if data.few_shot else None
+    train = _least(max(1, round(known.train * share)), data.train_rows, data.few_shot)
+    drawn = 1.0 if data.task in _PUBLISHED_VALIDATION else share
+    validation = _least(max(1, round(known.validation * drawn)), data.evaluation_rows, few)
+    further = _FURTHER_TEST_ROWS.get(data.task, 0)
+    test = _least(known.test - further, data.evaluation_rows) + _least(further, data.evaluation_rows, few)
     length, padded = min(known.length, data.max_length), min(known.padded, _to_multiple_of_8(data.max_length))
-    return Size(train, validation, test, length, padded, known.inputs)
+    return Size(train, validation, test, length, padded, known.inputs, None if known.joint is None else min(train, known.joint))
 
 
 def _least(first: int, *others: int | None) -> int:

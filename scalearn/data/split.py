@@ -1,4 +1,4 @@
-"""Train, validation and test as the paper draws them (PROTOCOL, Data), then caps, shares and few-shot samples of them."""
+"""Train, validation and test as the paper draws them, and shares, few-shot samples and caps of them (docs/protocol.md, Splits)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 import numpy.typing as npt
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from datasets.utils.stratify import stratified_shuffle_split_generate_indices
 
 from scalearn.config import DataConfig
@@ -17,7 +17,7 @@ from scalearn.tasks.task import Task
 SEED = 42
 VALIDATION_SHARE = 0.1
 SHARE_STEP = 0.05
-FEW_SHOT_EVALUATION_ROWS = 5000
+FEW_SHOT_VALIDATION_ROWS = 5000
 
 Numbers = npt.NDArray[np.int64]
 
@@ -58,26 +58,33 @@ def split(
     Raises:
         UserError: Rows are too few for the split or for the sample that `data` asks for.
     """
+    for name in ("train_rows", "evaluation_rows"):
+        if (cap := getattr(data, name)) is not None and cap < 1:
+            raise UserError(f"Task {task.key}: {name} is {cap}; ask for at least one row.")
     rule, train = task.splits, published[task.splits.train]
     stratify = rule.stratify and isinstance(train.features.get(LABEL), ClassLabel)
     if rule.test is None:
         train, test = _carve(task, train, rule.test_share, stratify)
     else:
         test = published[rule.test]
+    if data.train_share is not None:
+        train = _share(task, train, data.train_share, stratify)
     if rule.validation is None:
         train, validation = _carve(task, train, VALIDATION_SHARE, stratify)
     else:
         validation = published[rule.validation]
-    cap = data.evaluation_rows
+    extra = {name: published[source] for name, source in rule.extra}
     if data.few_shot is not None:
-        cap = min(FEW_SHOT_EVALUATION_ROWS, cap or FEW_SHOT_EVALUATION_ROWS)
+        train = _few(task, train, data.few_shot)
+        validation = _first(task, validation, FEW_SHOT_VALIDATION_ROWS)
+        extra = {name: _first(task, rows, FEW_SHOT_VALIDATION_ROWS) for name, rows in extra.items()}
     return TaskSplits(
         task=task,
-        train=_sample(task, train, data, stratify),
-        validation=draw(validation, cap, stratify),
-        test=draw(test, cap, stratify),
+        train=draw(train, data.train_rows, stratify),
+        validation=draw(validation, data.evaluation_rows, stratify),
+        test=draw(test, data.evaluation_rows, stratify),
         label_names=names,
-        extra={name: draw(published[source], cap, stratify) for name, source in rule.extra},
+        extra={name: draw(rows, data.evaluation_rows, stratify) for name, rows in extra.items()},
         warnings=warnings,
     )
 
@@ -148,19 +155,30 @@ def _labels(rows: Dataset) -> Numbers:
     return labels
 
 
-def _sample(task: Task, train: Dataset, data: DataConfig, stratify: bool) -> Dataset:
-    """The training rows that the job asks for: a share, the few-shot rows, or a cap."""
-    if data.train_share is not None:
-        train = _share(task, train, data.train_share, stratify)
-    if data.few_shot is not None:
-        if not 0 < data.few_shot <= len(train):
-            raise UserError(f"Task {task.key}: few_shot asks for {data.few_shot} rows, but train has {len(train)}; ask for fewer.")
-        train = train.shuffle(seed=SEED, keep_in_memory=True).select(range(data.few_shot), keep_in_memory=True)
-    if data.train_rows is not None and data.train_rows < 1:
-        raise UserError(f"Task {task.key}: train_rows is {data.train_rows}; ask for at least one row.")
-    if data.evaluation_rows is not None and data.evaluation_rows < 1:
-        raise UserError(f"Task {task.key}: evaluation_rows is {data.evaluation_rows}; ask for at least one row.")
-    return draw(train, data.train_rows, stratify)
+def _few(task: Task, train: Dataset, count: int) -> Dataset:
+    """The few-shot rows: the first of train, which the draw of the validation rows has shuffled."""
+    few = _first(task, train, max(0, count))
+    if count < 1 or _inputs(task, few) < count:
+        raise UserError(f"Task {task.key}: few_shot asks for {count} rows, but train has {_inputs(task, train)}; ask for fewer.")
+    return few
+
+
+def _first(task: Task, rows: Dataset, count: int) -> Dataset:
+    """At most `count` rows from the beginning; a query of ReCoRD is one per entity, and the last query keeps the entities that fit."""
+    if task.kind != "per_candidate":
+        return rows.select(range(min(count, len(rows))), keep_in_memory=True)
+    ends = np.cumsum([len(entities) for entities in rows["entities"]])
+    whole = int(np.searchsorted(ends, count, side="right"))
+    first = rows.select(range(whole), keep_in_memory=True)
+    left = count - (int(ends[whole - 1]) if whole else 0)
+    if whole == len(rows) or left == 0:
+        return first
+    last = {**rows[whole], "entities": rows[whole]["entities"][:left]}
+    return concatenate_datasets([first, Dataset.from_list([last], features=rows.features)])
+
+
+def _inputs(task: Task, rows: Dataset) -> int:
+    return sum(map(len, rows["entities"])) if task.kind == "per_candidate" else len(rows)
 
 
 def _share(task: Task, train: Dataset, share: float, stratify: bool) -> Dataset:

@@ -45,6 +45,12 @@ class TokenisedTask:
     warnings: tuple[str, ...] = ()
     """What is ambiguous or suspicious about the rows, one sentence each."""
 
+    @property
+    def joint_size(self) -> int:
+        """How many training rows the task counts as when joint training draws tasks."""
+        train, column = self.splits["train"], self.task.counted_by
+        return len(train) if column is None else len(train.unique(column))
+
 
 def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *, root: Path | None, cache: Path | None) -> TokenisedTask:
     """The token ids of every split that a job reads.
@@ -86,11 +92,17 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
 
 
 def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any]:
-    """What the token ids of one split depend on; evaluation splits do not depend on the training sample."""
+    """What the token ids of one split depend on: validation may come from a share of train, and few-shot runs cap it; test stays."""
     settings = asdict(data)
     training = {name: settings.pop(name) for name in ("train_rows", "train_share", "few_shot")}
-    rows = settings.pop("evaluation_rows")
-    settings["rows"] = training if split == "train" else {"cap": rows, "few_shot": training["few_shot"] is not None}
+    rows: dict[str, Any] = {"cap": settings.pop("evaluation_rows")}
+    if split == "train":
+        rows = training
+    elif split != "test":
+        rows["few_shot"] = training["few_shot"] is not None
+    if split == "validation":
+        rows["train_share"] = training["train_share"]
+    settings["rows"] = rows
     return {"schema": SCHEMA_VERSION, "split": split, "tokenizer": tokenizer_identity, **settings}
 
 

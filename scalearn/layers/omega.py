@@ -13,7 +13,7 @@ Constraint = Literal["none", "mean", "softmax"]
 
 @dataclass(frozen=True)
 class OmegaConfig:
-    """Shape, constraint and initialisation of omega (paper section 3; PROTOCOL, Two stages)."""
+    """Shape, constraint and initialisation of omega (paper section 3; docs/protocol.md, Two stages)."""
 
     per_dimension: bool = True
     """A vector of hidden size per source (ScaLearn), or one scalar (ScaLearnUniform)."""

@@ -22,7 +22,7 @@ _activation = get_activation("gelu_new")
 
 @dataclass(frozen=True)
 class HyperConfig:
-    """Sizes of the hypernetwork (PROTOCOL, Training)."""
+    """Sizes of the hypernetwork (docs/protocol.md, Baselines)."""
 
     width: int
     """Bottleneck width r of the adapters that it writes."""

@@ -57,11 +57,19 @@ class Method:
     owns_backbone: bool = False
     """Whether a job changes the backbone itself, on a copy of its own, and therefore trains alone."""
     optimisation: Mapping[str, object] = field(default_factory=dict)
-    """Published values of `OptimisationConfig` fields that differ from its defaults (PROTOCOL, Training)."""
+    """Published values of `OptimisationConfig` fields that differ from its defaults (docs/protocol.md, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
     """The method's own settings by name."""
     count: Count | None = None
     """Formula for the parameters that a job learns besides its heads. None: only the built model knows."""
+
+    @property
+    def pools_choices(self) -> bool:
+        """Whether multiple choice is scored by one linear layer on the encoder's pooler, and not by the library's head.
+
+        As published, in transfer jobs, in joint ones but for `adapter_m`, and in full fine-tuning (docs/protocol.md, Heads).
+        """
+        return self.key != "adapter_m" if self.stage in ("transfer", "joint") else self.key == "full_ft"
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -233,7 +241,7 @@ METHODS: dict[str, Method] = {
             280,
             "scalearn.methods.scaling:build_fixed",
             needs_sources=True,
-            optimisation=_SCALEARN,
+            optimisation=MappingProxyType({"learning_rate": 3e-4}),
             rules=MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")}),
             count=counts.nothing,
         ),

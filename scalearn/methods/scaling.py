@@ -102,7 +102,7 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
 
 
 def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
-    """Builds omegas that stay as the job's setting `omega` gives them: only the head is learned (PROTOCOL, probing)."""
+    """Builds omegas that stay as the job's setting `omega` gives them: only the head is learned (docs/protocol.md, Analyses)."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))

@@ -1,4 +1,4 @@
-"""GLUE, eight tasks (PROTOCOL, Data): inputs, metrics and splits of the paper."""
+"""GLUE, eight tasks (docs/protocol.md, Tasks): inputs, metrics and splits of the paper."""
 
 from typing import Any
 

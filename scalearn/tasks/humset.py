@@ -1,4 +1,4 @@
-"""HumSet, five multi-label tasks over the same multilingual excerpts (PROTOCOL, Data); its splits are its own."""
+"""HumSet, five multi-label tasks over the same multilingual excerpts (docs/protocol.md, Tasks); its splits are its own."""
 
 from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import SplitRule, text_task

@@ -1,4 +1,4 @@
-"""SuperGLUE, eight tasks (PROTOCOL, Data): inputs, templates, metrics and splits of the paper."""
+"""SuperGLUE, eight tasks (docs/protocol.md, Tasks): inputs, templates, metrics and splits of the paper."""
 
 from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import Row, SplitRule, Task, Template, text_task
@@ -76,8 +76,8 @@ TASKS = (
         key="super_glue/wic",
         kind="classification",
         templates={
-            "default": Template("{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"),
             "pair": Template("{word}: {sentence1}", "{word}: {sentence2}"),
+            "question": Template("{sentence1} {sentence2} Does {word} have the same meaning in both sentences?"),
         },
         columns=("word", "sentence1", "sentence2"),
         label_names=FALSE_TRUE,
@@ -88,8 +88,8 @@ TASKS = (
         key="super_glue/wsc",
         kind="classification",
         templates={
-            "default": Template("{span2_text}: {text}", "{span1_text}"),
             "marked": Template("{marked}", "{span1_text}", _marked),
+            "named": Template("{span2_text}: {text}", "{span1_text}"),
         },
         columns=("text", "span1_text", "span2_text"),
         other_columns=("span2_index",),

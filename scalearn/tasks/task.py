@@ -46,7 +46,7 @@ class Template:
 class SplitRule:
     """Which published splits serve as train, validation and test.
 
-    The default is the paper's (PROTOCOL, Data): test is the published validation split, validation is drawn from train.
+    The default is the paper's (docs/protocol.md, Splits): test is the published validation split, validation is drawn from train.
     """
 
     train: str = "train"
@@ -60,6 +60,11 @@ class SplitRule:
     """Further evaluation splits: (name in results, published split)."""
     stratify: bool = True
     """Draw in proportion to the labels."""
+
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether validation and test are the same rows: joint training then neither selects nor stops by them."""
+        return self.validation is not None and self.validation == self.test
 
     @property
     def published(self) -> tuple[str, ...]:
@@ -146,6 +151,14 @@ class Task:
     def head(self) -> Head:
         """The kind of prediction head that the task needs."""
         return HEADS[self.kind]
+
+    @property
+    def counted_by(self) -> str | None:
+        """Tokenised column whose different values count when joint training draws tasks by size; None: every row counts.
+
+        One row of ReCoRD is a query and an entity, but the published runs count its 100,730 queries (docs/protocol.md, Joint training).
+        """
+        return "group" if self.kind == "per_candidate" else None
 
     @property
     def primary_metric(self) -> Metric:

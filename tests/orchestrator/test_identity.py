@@ -102,6 +102,62 @@ def test_schema_version_is_higher_for_ablations_with_omega_dropout_alone(method:
     assert identity.schema_version(config) == identity.SCHEMA_VERSION + above
 
 
+RECORDED = {
+    # As they were before joint training, few-shot samples, shares, WiC, WSC, COPA and ReCoRD followed the published protocol.
+    "glue": {
+        "glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed0": ("dc1a3e6bb4", True),
+        "glue/roberta-base/transfer/adaptersoup/cola/lr3e-04-seed0": ("6d7b357cef", True),
+        "glue/roberta-base/single/full_ft/mnli/lr2e-05-seed0": ("e5fb63fca3", True),
+        "glue/roberta-base/single/propetl/rte/lr1e-03-seed0": ("95b1f4ba22", True),
+        "glue/roberta-base/joint/adapter_m/all/lr3e-04-seed0": ("f34e018c19", False),
+    },
+    "super_glue": {
+        "super_glue/roberta-base/single/propetl/boolq/lr1e-03-seed0": ("715bb95f88", True),
+        "super_glue/roberta-base/source/adapter/copa/lr3e-04-seed0": ("b6c5431cf1", True),
+        "super_glue/roberta-base/single/compacter_pp/copa/lr3e-03-seed0": ("7a3c6e6518", True),
+        "super_glue/roberta-base/single/full_ft/multirc/lr2e-05-seed0": ("649a003c2a", True),
+        "super_glue/sentence-transformers--all-mpnet-base-v2/similarity/sentence_similarity/all/seed0-rows10000": ("f87df37ba5", True),
+        "super_glue/roberta-base/single/full_ft/copa/lr2e-05-seed0": ("e2c392475f", False),
+        "super_glue/roberta-base/single/compacter_pp/record/lr3e-03-seed0": ("b0b6226603", False),
+        "super_glue/roberta-base/single/ia3/wsc/lr5e-03-seed0": ("3baa2cf04f", False),
+        "super_glue/roberta-base/source/adapter/wic/lr3e-04-seed0": ("ff15663655", False),
+        "super_glue/roberta-base/transfer/scalearn/boolq/lr6e-03-seed0": ("ff7b398e32", False),  # it stacks the adapters of WiC and WSC
+    },
+    "few_shot": {
+        "glue/roberta-base/source/adapter/sst2/lr3e-04-seed0": ("bf5a905382", True),
+        "glue/roberta-base/source/adapter/rte/lr3e-04-seed0-shot4": ("dfbf786b3d", False),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_fingerprints_hold_but_for_jobs_that_the_corrected_protocol_concerns(name: str):
+    nodes = set(Sweep.load(name).expand().nodes())
+    for path, (recorded, holds) in RECORDED[name].items():
+        assert (f"{path}-{recorded}" in nodes) == holds, path
+        assert any(node.rpartition("-")[0] == path for node in nodes), path
+
+
+@pytest.mark.parametrize(
+    ("data", "above"),
+    [
+        ({"train_share": 0.5}, 1),
+        ({"train_share": 1.0}, 0),
+        ({"few_shot": 4}, 1),
+        ({"task": "humset/sectors", "train_share": 0.5}, 0),  # validation is a published split
+        ({"task": "super_glue/wic"}, 1),
+        ({"task": "super_glue/wic", "template": "pair"}, 0),
+        ({"task": "super_glue/wsc", "template": "marked"}, 0),
+        ({"task": "super_glue/record"}, 1),
+        ({"task": "super_glue/copa"}, 1),
+        ({"task": "toy/unknown"}, 0),
+    ],
+)
+def test_schema_version_is_higher_where_the_rows_or_texts_of_a_task_changed(data: dict[str, object], above: int):
+    config = replace(CONFIG, data=(replace(DATA, **data),))  # type: ignore[arg-type]
+    assert identity.schema_version(config) == identity.SCHEMA_VERSION + above
+
+
 def test_order_of_settings_and_kind_of_mapping_do_not_matter():
     turned = dict(reversed(list(CONFIG.settings.items())))
     assert fingerprint(replace(CONFIG, settings=MappingProxyType(turned)), []) == fingerprint(CONFIG, [])

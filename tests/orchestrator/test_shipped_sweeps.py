@@ -82,6 +82,12 @@ def test_joint_optimisation_is_the_published_one(name: str):
         assert len(job.tasks) == len(set(job.tasks)) == len(benchmark_tasks(sweep.benchmark))
 
 
+@pytest.mark.parametrize("name", ["probing", "probing_pairs"])
+def test_probing_learns_its_heads_as_published(name: str):
+    probes = [job.config.optimisation for job in Sweep.load(name).expand() if job.config.method == "scalearn_fixed"]
+    assert {(each.learning_rate, each.patience, each.epochs, each.selection) for each in probes} == {(3e-4, 5, 30, "loss")}
+
+
 def test_one_similarity_job_serves_all_soups_of_a_sweep():
     graph = Sweep.load("glue").expand()
     (similarity,) = [job for job in graph if job.config.stage == "similarity"]

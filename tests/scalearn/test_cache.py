@@ -67,7 +67,8 @@ def test_cached_rows_equal_rows_in_memory_and_are_memory_mapped(shared: Path, tm
         ({"origin": "newer"}, "bytes", {"train", "validation", "test"}),
         ({"train_rows": 100}, "bytes", {"train"}),
         ({"evaluation_rows": 40}, "bytes", {"validation", "test"}),
-        ({"train_share": 0.5}, "bytes", {"train"}),
+        ({"train_share": 0.5}, "bytes", {"train", "validation"}),
+        ({"few_shot": 16}, "bytes", {"train", "validation"}),
         ({}, "bytes", set()),
     ],
 )

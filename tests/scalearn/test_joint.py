@@ -10,8 +10,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from scalearn.batches import BatchPlan, epoch_batches
+from scalearn.config import DataConfig
+from scalearn.data import tokenised
 from scalearn.learning_rate import learning_rate_factor
-from scalearn.pack import Stop
+from scalearn.pack import PackMember, Stop
+from scalearn.runtime import Runtime
+from scalearn.training import train
 from tests.scalearn.small import data, job, run, save_backbone
 
 TASKS = ("domains/apple", "domains/coachella", "domains/bbc")
@@ -57,11 +61,70 @@ def test_batches_hold_one_task_drawn_by_size_and_temperature(temperature: float)
     assert all(row < sizes[plan.task] for plan in plans for row in plan.rows)
 
 
-def test_rows_of_a_task_come_once_before_they_come_again() -> None:
+OFFICIAL_TRAIN_ROWS = {
+    # What 10 % for validation leaves of the published train splits.
+    "glue": {"cola": 8551, "sst2": 67349, "mrpc": 3668, "stsb": 5749, "qqp": 363846, "mnli": 392702, "qnli": 104743, "rte": 2490},
+    "super_glue": {"boolq": 9427, "cb": 250, "copa": 400, "multirc": 27243, "rte": 2490, "wic": 5428, "wsc": 554},
+}
+RECORD_QUERIES, RECORD_PAIRS = 100_730, 1_208_760
+
+
+@pytest.mark.parametrize(("benchmarks", "share"), [(("super_glue",), 0.71), (("glue", "super_glue"), 0.10)])
+def test_record_gets_its_published_share_of_the_batches(benchmarks: tuple[str, ...], share: float) -> None:
+    published = {name: rows for each in benchmarks for name, rows in OFFICIAL_TRAIN_ROWS[each].items()}
+    others = [rows - -(-rows // 10) for rows in published.values()]
+    plans = epoch_batches([*others, RECORD_PAIRS], 32, seed=0, epoch=0, counts=[*others, RECORD_QUERIES])
+    drawn = Counter(plan.task for plan in plans)
+    for task, count in enumerate([*others, RECORD_QUERIES]):
+        assert drawn[task] / len(plans) == pytest.approx(count / (sum(others) + RECORD_QUERIES), abs=0.01)
+    assert drawn[len(others)] / len(plans) == pytest.approx(share, abs=0.01)
+    assert max(row for plan in plans for row in plan.rows if plan.task == len(others)) > RECORD_QUERIES  # all pairs are drawn from
+
+
+def test_record_counts_as_its_queries_and_others_as_their_rows(shared: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    def sizes(key: str) -> tuple[int, int]:
+        config = DataConfig(key, "test", train_rows=40, evaluation_rows=5)
+        task = tokenised(config, tokenizer, "bytes", root=shared / "benchmarks", cache=None)
+        return len(task.splits["train"]), task.joint_size
+
+    assert sizes("glue/cola") == sizes("super_glue/multirc") == sizes("super_glue/copa") == (40, 40)
+    pairs, counted = sizes("super_glue/record")
+    assert counted == 40 < pairs
+
+
+def test_rows_of_a_task_are_drawn_with_replacement() -> None:
     plans = [plan for plan in epoch_batches([40, 400], 8, seed=3, epoch=0, temperature=100.0) if plan.task == 0]
-    rows = [row for plan in plans[:5] for row in plan.rows]
-    assert sorted(rows) == list(range(40))
-    assert len(plans) > 5
+    assert {len(plan.rows) for plan in plans} == {8}
+    first = [row for plan in plans[:5] for row in plan.rows]
+    assert len(set(first)) < 40 == len(first)
+    # Every row is as likely as the others: of 4,000 draws each gets about 100.
+    many = [row for epoch in range(400) for plan in epoch_batches([40, 60], 8, 0, epoch) if plan.task == 0 for row in plan.rows]
+    counts = Counter(many)
+    assert len(counts) == 40
+    assert max(counts.values()) < 1.5 * len(many) / 40
+
+
+def test_batches_of_several_tasks_grouped_by_length_have_little_padding() -> None:
+    lengths = [[(row * 37) % 97 + 3 for row in range(size)] for size in (500, 900)]
+
+    def spread(plans: list[BatchPlan]) -> float:
+        each = [[lengths[plan.task][row] for row in plan.rows] for plan in plans]
+        return sum(max(batch) - min(batch) for batch in each) / len(each)
+
+    plain, grouped = (epoch_batches([500, 900], 16, 1, 2, lengths=given) for given in (None, lengths))
+    assert [len(plan.rows) for plan in grouped] == [16] * len(plain)
+    assert spread(grouped) < spread(plain) / 5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        (None, [(1, 9, 5, 6), (4, 3, 8, 0), (2, 7)]),
+        ([[9, 1, 8, 2, 7, 3, 6, 4, 5, 5]], [(0, 2, 4, 6), (9, 8, 7, 5), (3, 1)]),
+    ],
+)
+def test_batches_of_one_task_are_those_of_older_results(lengths: list[list[int]] | None, expected: list[tuple[int, ...]]) -> None:
+    assert [plan.rows for plan in epoch_batches([10], 4, seed=3, epoch=1, lengths=lengths)] == expected
 
 
 def test_warm_up_rises_to_a_tenth_of_the_steps_then_falls() -> None:
@@ -90,6 +153,23 @@ def test_evaluation_comes_at_step_intervals_and_the_best_has_the_lowest_mean_los
     assert {task: best["scores"][task]["validation"] for task in TASKS} == next(
         record["tasks"] for record in records if record["step"] == best["best_step"]
     )
+
+
+def test_task_that_is_tested_on_its_validation_rows_selects_only_when_it_is_alone(backbone: str, shared: Path, tmp_path: Path) -> None:
+    rows: dict[str, Any] = {"train_rows": 12, "evaluation_rows": 4, "max_length": 24}
+    configs = tuple(DataConfig(key, "test", **rows) for key in ("super_glue/record", "super_glue/cb"))
+    runtime = Runtime(device="cpu", data_root=shared / "benchmarks")
+    for name, tasks in {"both": configs, "alone": configs[:1]}.items():
+        config = job("adapter_m", tasks, backbone, evaluate_every=2, max_steps=12, epochs=9, learning_rate=3e-2)
+        (tmp_path / name).mkdir()
+        (outcome,) = train([PackMember(config, tmp_path / name, {})], runtime, lambda *_: None)
+        assert outcome.error is None
+    both = {record["step"]: {key: each["loss"] for key, each in record["tasks"].items()} for record in history(tmp_path / "both")}
+    best = min(both, key=lambda step: both[step]["super_glue/cb"])
+    assert result(tmp_path / "both")["best_step"] == best
+    assert min(both, key=lambda step: sum(both[step].values())) != best  # the mean of both tasks would pick another
+    alone = {record["step"]: record["validation"]["loss"] for record in history(tmp_path / "alone")}
+    assert result(tmp_path / "alone")["best_step"] == min(alone, key=lambda step: alone[step])
 
 
 def test_patience_counts_evaluations(backbone: str, tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def test_record_best_candidate_against_best_answer() -> None:
     assert result == {"f1": pytest.approx((2 / 3 + 1) / 2), "exact_match": pytest.approx(1 / 2)}
 
 
-def test_record_ranks_by_probability_not_by_one_logit() -> None:
-    columns = {"group": [0, 0], "candidate": ["A", "B"], "answers": [["B"], ["B"]], "label": [0, 1]}
+def test_record_ranks_by_the_logit_of_class_1_and_not_by_the_difference() -> None:
+    columns = {"group": [0, 0], "candidate": ["A", "B"], "answers": [["A"], ["A"]], "label": [1, 0]}
     logits = np.array([[5.0, 4.0], [0.0, 1.0]])
     assert evaluate(get_task("super_glue/record"), logits, Dataset.from_dict(columns))["exact_match"] == 1.0
 
@@ -129,7 +129,8 @@ def test_record_does_not_depend_on_where_batches_end(order: list[int]) -> None:
         ("New York City", "New York", 0.8),
         ("a a b", "b", 1.0),
         ("x x y", "x y y", 2 / 3),
-        ("the", "the", 1.0),
+        ("the", "the", 0.0),  # no word is left of either
+        ("", "", 0.0),
         ("the", "cat", 0.0),
     ],
 )

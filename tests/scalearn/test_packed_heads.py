@@ -10,6 +10,7 @@ KINDS = [
     HeadConfig("regression", 1),
     HeadConfig("multiple_choice", 2),
     HeadConfig("multi_label", 4, layers=1),
+    HeadConfig("multiple_choice", 2, pooled=True),
 ]
 
 

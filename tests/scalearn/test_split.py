@@ -14,7 +14,9 @@ from scalearn.data import TaskSplits, load_task
 from scalearn.data.split import draw, split
 from scalearn.errors import UserError
 from scalearn.tasks import benchmark_tasks, get_task
+from tests.scalearn.small import data
 
+SHARES: tuple[dict[str, Any], ...] = ({"train_share": 0.5}, {})
 UNSTRATIFIED = {"glue/stsb", "super_glue/cb"}
 EXCERPTS = [key for key in benchmark_tasks("gsg") if key not in ("glue/stsb", "super_glue/wsc")] + ["super_glue/rte"]
 
@@ -65,17 +67,40 @@ def test_humset_keeps_its_own_splits(written: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [4, 16, 32, 100])
-def test_few_shot_rows_are_the_first_of_the_shuffled_train_split(count: int, shared: Path) -> None:
+def test_few_shot_rows_are_the_first_that_the_split_returns(count: int, shared: Path, tmp_path: Path) -> None:
     root = shared / "benchmarks"
-    whole = load("glue/rte", root)
+    published = reference(root / "glue/rte/train.parquet", tmp_path)
+    parts = published.train_test_split(test_size=0.1, shuffle=True, seed=42, stratify_by_column="label")
     few = load("glue/rte", root, few_shot=count)
-    assert few.train.to_list() == whole.train.shuffle(seed=42).select(range(count)).to_list()
-    assert few.test.to_list() == whole.test.to_list()
+    assert few.train.to_list() == parts["train"].to_list()[:count]
+    assert few.validation.to_list() == parts["test"].to_list()
 
 
-def test_few_shot_evaluation_is_capped_at_5000_rows(shared: Path) -> None:
+def test_few_shot_validation_is_capped_at_5000_rows_and_test_is_not(shared: Path) -> None:
     few = load("glue/qnli", shared / "benchmarks", few_shot=4)
-    assert (len(few.validation), len(few.test)) == (1000, 5000)
+    assert (len(few.validation), len(few.test)) == (1000, 5463)
+    rows = Dataset.from_dict({"sentence1": ["a"] * 60_000, "sentence2": ["b"] * 60_000, "label": [0, 1, 2] * 20_000})
+    rows = rows.cast_column("label", ClassLabel(num_classes=3))
+    published = {"train": rows, "validation_matched": rows, "validation_mismatched": rows}
+    task = get_task("glue/mnli")
+    splits = split(task, published, DataConfig(task.key, "test", few_shot=16), task.label_names).splits
+    assert {name: len(each) for name, each in splits.items()} == {"train": 16, "validation": 5000, "test": 60_000, "test_mismatched": 5000}
+
+
+@pytest.mark.parametrize("count", [3, 4, 16, 32, 100])
+def test_few_shot_rows_of_record_are_pairs_of_a_passage_and_an_entity(count: int, shared: Path, tmp_path: Path) -> None:
+    root = shared / "benchmarks"
+    published = reference(root / "super_glue/record/train.parquet", tmp_path)
+    pairs = [(row["query"], entity) for row in published for entity in row["entities"]]
+    few = load("super_glue/record", root, few_shot=count)
+    assert [(row["query"], entity) for row in few.train for entity in row["entities"]] == pairs[:count]
+    assert few.train.features == load("super_glue/record", root).train.features
+    assert len(few.test) == len(reference(root / "super_glue/record/validation.parquet", tmp_path))
+
+
+def test_few_shot_beyond_the_pairs_of_record_is_refused(shared: Path) -> None:
+    with pytest.raises(UserError, match=r"few_shot asks for 100000 rows, but train has \d{3}; ask for fewer"):
+        load("super_glue/record", shared / "benchmarks", few_shot=100_000)
 
 
 def test_few_shot_beyond_train_is_refused(written: Path) -> None:
@@ -83,18 +108,42 @@ def test_few_shot_beyond_train_is_refused(written: Path) -> None:
         load("super_glue/wsc", written, few_shot=100)
 
 
-def test_train_shares_are_nested_and_drawn_from_the_next_larger_one(shared: Path) -> None:
+def test_train_shares_of_the_whole_split_are_nested_and_validation_is_drawn_from_them(shared: Path, tmp_path: Path) -> None:
     root = shared / "benchmarks"
-    rows = load("super_glue/copa", root).train
+    rows = reference(root / "super_glue/copa/train.parquet", tmp_path)
     total, previous = len(rows), {row["idx"] for row in rows}
     for step in range(19, 0, -1):
         size = round(total * step * 0.05)
         rows = rows.train_test_split(train_size=size, shuffle=True, seed=42, stratify_by_column="label")["train"]
-        ours = load("super_glue/copa", root, train_share=step / 20).train
-        assert ours.to_list() == rows.to_list()
-        chosen = {row["idx"] for row in ours}
+        parts = rows.train_test_split(test_size=0.1, shuffle=True, seed=42, stratify_by_column="label")
+        ours = load("super_glue/copa", root, train_share=step / 20)
+        assert ours.train.to_list() == parts["train"].to_list()
+        assert ours.validation.to_list() == parts["test"].to_list()
+        chosen = {row["idx"] for each in (ours.train, ours.validation) for row in each}
+        assert len(chosen) == size
         assert chosen < previous
         previous = chosen
+
+
+def test_half_of_rte_has_125_validation_rows(shared: Path) -> None:
+    root = shared / "benchmarks"
+    half, whole = load("glue/rte", root, train_share=0.5), load("glue/rte", root, train_share=1.0)
+    assert (len(half.train), len(half.validation), len(half.test)) == (1245 - 125, 125, 277)
+    assert (len(whole.train), len(whole.validation)) == (2241, 249)
+    assert whole.train.to_list() == load("glue/rte", root).train.to_list()
+
+
+def test_share_of_a_task_with_its_own_validation_split_leaves_that_whole(shared: Path) -> None:
+    root = shared / "benchmarks"
+    half, whole = load("super_glue/record", root, train_share=0.5), load("super_glue/record", root)
+    assert len(half.train) == 25
+    assert half.validation.to_list() == whole.validation.to_list()
+
+
+def test_share_leaves_test_rows_that_are_drawn_from_train_as_they_are() -> None:
+    half, whole = (load_task(data("domains/apple", train_rows=None, evaluation_rows=None, **more), root=None) for more in SHARES)
+    assert half.test.to_list() == whole.test.to_list()
+    assert len(half.validation) == -(-round((len(whole.train) + len(whole.validation)) / 2) // 10)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 1.05, -0.05])

@@ -73,22 +73,28 @@ def test_lengths_are_those_of_the_paper() -> None:
         ("super_glue/copa", "default", {"premise": "It rained.", "question": "effect", "choice": "Mud."}, ("It rained. so", "Mud.")),
         (
             "super_glue/wic",
-            "default",
+            "question",
             {"word": "run", "sentence1": "I run.", "sentence2": "A run."},
             ("I run. A run. Does run have the same meaning in both sentences?", None),
         ),
-        ("super_glue/wic", "pair", {"word": "run", "sentence1": "I run.", "sentence2": "A run."}, ("run: I run.", "run: A run.")),
-        (
-            "super_glue/wsc",
-            "default",
-            {"text": "Mark met Pete; he smiled.", "span1_text": "Mark", "span2_text": "he", "span2_index": 3},
-            ("he: Mark met Pete; he smiled.", "Mark"),
+        *(
+            ("super_glue/wic", name, {"word": "run", "sentence1": "I run.", "sentence2": "A run."}, ("run: I run.", "run: A run."))
+            for name in ("default", "pair")
         ),
         (
             "super_glue/wsc",
-            "marked",
+            "named",
             {"text": "Mark met Pete; he smiled.", "span1_text": "Mark", "span2_text": "he", "span2_index": 3},
-            ("Mark met Pete; *he* smiled.", "Mark"),
+            ("he: Mark met Pete; he smiled.", "Mark"),
+        ),
+        *(
+            (
+                "super_glue/wsc",
+                name,
+                {"text": "Mark met Pete;  he smiled.", "span1_text": "Mark", "span2_text": "he", "span2_index": 3},
+                ("Mark met Pete; *he* smiled.", "Mark"),
+            )
+            for name in ("default", "marked")
         ),
         (
             "super_glue/record",
