@@ -115,7 +115,7 @@ def test_choices_of_copa_are_inputs_of_one_row(shared: Path, tokenizer: PreTrain
         assert row["label"] == source["label"]
 
 
-@pytest.mark.parametrize(("key", "template"), [("super_glue/wic", "pair"), ("super_glue/wsc", "marked")])
+@pytest.mark.parametrize(("key", "template"), [("super_glue/wic", "question"), ("super_glue/wsc", "named")])
 def test_second_template_changes_the_input(
     key: str, template: str, shared: Path, written: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
