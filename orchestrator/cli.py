@@ -1,12 +1,13 @@
 """The command line: one module of `commands` per command; errors become one line and an exit code."""
 
 import argparse
+import contextlib
+import io
 import os
-import select
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from orchestrator.commands import (
     cancel,
@@ -33,20 +34,59 @@ _COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, repo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 some jobs failed, 2 wrong input, 130 interrupted, 141 nobody reads the output.
+    """Run one command.
 
     Args:
         arguments: Those after the program's name. None: the process's own.
+
+    Returns:
+        The exit code: 0 well, 1 some jobs failed, 2 wrong input or an output that takes nothing, 130 interrupted, 141 nobody reads the output.
     """
+    output = _open_output() if arguments is None else _Output(1, "w", closefd=False)
+    if output is None:
+        return _complain("The standard output is closed: send it to a file, or to /dev/null.")
     try:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # at the interpreter's end a reader that has left would be complained of
-    except (BrokenPipeError, SystemExit) as error:
-        if not _reader_left(error):
+            sys.stdout.flush()  # at the interpreter's end it would be complained of
+    except (OSError, SystemExit):  # SystemExit: how rich leaves when the reader has left
+        if output.failure is None:
             raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # what is still buffered goes nowhere
+    if isinstance(output.failure, BrokenPipeError):
         return READER_LEFT
+    return _complain(f"The output cannot be written ({output.failure.strerror}): send it elsewhere, or make room, and run it again.")
+
+
+class _Output(io.FileIO):
+    """The standard output, which remembers why it could not be written: others raise the same errors."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write as a file does."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _open_output() -> _Output | None:
+    """Watch the standard output, and stand in for the other streams where they are closed; None: the output itself is."""
+    streams: dict[str, Any] = {name: getattr(sys, name) for name in ("stdin", "stderr", "stdout")}
+    for name, mode in (("stdin", "r"), ("stderr", "w")):
+        if streams[name] is None:  # the next file that is opened would get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    plain = streams["stdout"]
+    if plain is None:
+        return None
+    output = _Output(plain.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(output), plain.encoding, plain.errors, line_buffering=plain.line_buffering, write_through=plain.write_through
+    )
+    return output
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -78,20 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reader_left(error: BaseException) -> bool:
-    """Whether it was the reader of the output that went away, as `head` does, and not the other end of some other pipe."""
-    if isinstance(error, SystemExit):
-        return isinstance(error.__context__, BrokenPipeError)  # how rich leaves
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    if not output.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
-    return True
-
-
 def _complain(sentence: str) -> int:
-    print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody is there to hear of it
+        print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
     return WRONG_INPUT
 
 

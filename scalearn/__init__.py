@@ -1,10 +1,11 @@
 """ScaLearn: two-stage transfer learning with scaled source adapters, as a PyTorch library.
 
-`scalearn.NAME` gives what a library's user needs; each name is imported when it is first used, so that planning, which needs
-the names of tasks and methods only, loads no torch.
+`scalearn.NAME` gives what a library's user needs, and `scalearn.tasks` and the other modules as well; each is imported when it is first
+used, so that planning, which needs the names of tasks and methods only, loads no torch.
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name from the module that holds it."""
+    """Imports a public name from the module that holds it, or a module."""
     for module, names in _PLACES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    if name.isidentifier() and not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ import torch
 
 from scalearn.backbones import get_backbone
 from scalearn.checkpoint import remove_checkpoint
-from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
 from scalearn.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
@@ -55,7 +55,7 @@ def job(
     backbone: str,
     sources: Sequence[str] = (),
     seed: int = 0,
-    settings: Mapping[str, Setting] | None = None,
+    settings: Mapping[str, Any] | None = None,
     root: Path | None = None,
     **options: Any,
 ) -> JobConfig:
@@ -160,7 +160,7 @@ def attach(
     *,
     sources: SourceAdapters | None = None,
     label_names: Sequence[str] | None = None,
-    settings: Mapping[str, Setting] | None = None,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     max_length: int = 128,
 ) -> TransferModel:

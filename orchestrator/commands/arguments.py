@@ -12,6 +12,8 @@ from orchestrator.definition.sweep import Sweep, shipped_sweeps
 from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
+_MOST = 1_000_000
+
 Commands = argparse._SubParsersAction  # argparse has no public name for what `add_subparsers` returns
 
 
@@ -61,9 +63,11 @@ def find_job(graph: Graph, name: str) -> Job:
 
 
 def whole_number(text: str) -> int:
-    """Read a number of at least 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    """Read a number of at least 0 and at most a million, which is more than there are of anything that commands count."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
+    if len(text) > 7 or int(text) > _MOST:
+        raise argparse.ArgumentTypeError(f"give at most {_MOST:,}")
     return int(text)
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from orchestrator.commands.arguments import positive_seconds
+from orchestrator.commands.arguments import positive_number, positive_seconds
 from orchestrator.planning.course import SECONDS
 from orchestrator.planning.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
@@ -36,7 +37,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         help=f"time for all of them together; what a profile cannot do without may take longer (default: {SECONDS:g})",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU where there is one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of one worker (default: half of the CPUs)")
+    parser.add_argument("--threads", type=positive_number, metavar="N", help="CPU threads of one worker (default: half of the CPUs)")
     parser.add_argument("--quick", action="store_true", help="a few seconds and rough figures")
     parser.add_argument("--out", metavar="FILE", help="write the profile here, for `scalearn plan --profile FILE`")
     parser.set_defaults(command=run)
@@ -48,8 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: The backbone or the device is not there, or the file cannot be written.
     """
-    if arguments.threads is not None and arguments.threads < 1:
-        raise UserError(f"--threads is {arguments.threads}: give a whole number above 0.")
+    cpus = len(os.sched_getaffinity(0))
+    if arguments.threads is not None and arguments.threads > cpus:
+        raise UserError(f"--threads is {arguments.threads}, but this process may use {cpus} CPUs: give at most so many.")
     from orchestrator.planning.measure import measure_profile  # torch: seconds that other commands do not spend
 
     began = time.monotonic()

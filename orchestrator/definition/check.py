@@ -5,11 +5,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, get_args
 
+from orchestrator.definition.expand import DEFAULT_SEEDS
 from orchestrator.definition.identity import printable, safe_segment
-from orchestrator.definition.names import TaskNames, defined_task, short
+from orchestrator.definition.names import TaskNames, defined_task, per_task, short
 from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
-from orchestrator.definition.settings import setting_points
+from orchestrator.definition.settings import count_points, setting_points
 from orchestrator.definition.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
 from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement, require_architecture, require_fitting_weights
 from scalearn.backbones import Backbone, config_entries, get_backbone, require_encoder
@@ -20,6 +21,9 @@ from scalearn.tasks import PackageSource
 
 if TYPE_CHECKING:
     from orchestrator.definition.yaml_source import Key
+
+MAX_JOBS = 100_000
+"""Most jobs of a sweep: what expanding, planning and the manifest were built and measured for."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,12 +70,29 @@ def check(sweep: SweepSchema) -> None:
     for name, length in sweep.data.max_length.items():
         if longest is not None and length > longest:
             raise Misfit(("data", "max_length", name), f"{{key}} is {length}, but {sweep.backbone} reads at most {longest} tokens.")
+    for key in sweep.methods:
+        _at(("methods", key), get_method, key)
+    _size(sweep, names, targets, sources)
     (trained,) = _at(("sources", "settings"), setting_points, get_method("adapter"), _single(sweep.sources.settings), 0)
     adapters = _Adapters(sweep.sources, _external(sweep.sources, backbone), {**SEQ_BN, **trained})
     for key, rows in sweep.methods.items():
-        method = _at(("methods", key), get_method, key)
         for index, row in enumerate(rows):
-            _row(("methods", key, index), method, row, names, targets, adapters)
+            _row(("methods", key, index), get_method(key), row, names, targets, adapters)
+
+
+def _size(sweep: SweepSchema, names: TaskNames, targets: tuple[str, ...], sources: tuple[str, ...]) -> None:
+    """Refuse a sweep of too many jobs by counting them: a small file can name more than any memory holds."""
+    points = len(sweep.data.few_shot or sweep.data.train_share or (None,))
+    jobs = points * len({*targets, *sources})
+    for key, rows in sweep.methods.items():
+        method = get_method(key)
+        for row in rows:
+            seeds = sweep.seeds if row.seeds is None else row.seeds
+            tasks = targets[:1] if method.stage == "joint" else targets
+            runs = sum(len(per_task(seeds, task, DEFAULT_SEEDS)) for task in tasks)
+            jobs += points * runs * len(row.learning_rate or (None,)) * count_points(method, row.settings)
+    if jobs > MAX_JOBS:
+        raise Misfit(("methods",), f"{{key}} with their tasks, seeds, learning rates and settings are {jobs:,} jobs: at most {MAX_JOBS:,}.")
 
 
 class _Adapters(NamedTuple):

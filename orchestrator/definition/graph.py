@@ -283,16 +283,31 @@ class Graph:
         Raises:
             UserError: Not a regular expression, or it matches no node.
         """
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"--only '{pattern}' is not a regular expression: {error}.") from None
+        expression = node_pattern(pattern)
         kept: Sequence[Job] = [job for node, job in self._jobs.items() if expression.search(node)]
         if not kept:
             example = f"; a node looks like {next(iter(self._jobs))}" if self._jobs else ""
-            raise UserError(f"--only '{pattern}' matches none of the {len(self)} jobs{example}.")
+            raise UserError(f"--only {_cut(pattern)} matches none of the {len(self)} jobs{example}.")
         return Graph(kept, feeding=self._feeding)
 
     def keep(self, nodes: Collection[str]) -> "Graph":
         """Return the graph of some nodes and of what they need; all are pending."""
         return Graph([job for node, job in self._jobs.items() if node in nodes], feeding=self._feeding)
+
+
+def node_pattern(text: str) -> re.Pattern[str]:
+    """Return the regular expression that picks nodes, as `--only` gives it.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError) as error:
+        raise UserError(f"--only {_cut(text)} is not a regular expression: {error}.") from None
+    except RecursionError:
+        raise UserError(f"--only {_cut(text)} is too deeply nested for a regular expression: write a plainer one.") from None
+
+
+def _cut(pattern: str) -> str:
+    return f"'{pattern}'" if len(pattern) <= 100 else f"'{pattern[:97]}...'"

@@ -224,7 +224,7 @@ class SweepSchema(Block):
     """A registered name, a hub id, or a local directory (`scalearn.backbones`)."""
     description: Annotated[str, Field(max_length=2000)] = ""
     store: Name = "runs"
-    """Where artifacts go: a path relative to the working directory, or an fsspec URL."""
+    """Where artifacts go: a path relative to the working directory, or the URL of an object store."""
     tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
     """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.user_task` describes a definition)."""
     data: Annotated[Data, BeforeValidator(_as_block)] = Data()

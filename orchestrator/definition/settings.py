@@ -1,5 +1,6 @@
 """A method's own settings in a sweep file: single values, and lists that make one job per value."""
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -23,6 +24,11 @@ def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tu
     """
     choices = [[(name, value) for value in _values(method, name, raw)] for name, raw in given.items()]
     return tuple(resolve_settings(method, dict(point), sources) for point in product(*choices))
+
+
+def count_points(method: Method, given: Mapping[str, Any]) -> int:
+    """Return how many combinations `setting_points` would make, without making them."""
+    return math.prod(len(_values(method, name, raw)) for name, raw in given.items())
 
 
 def _values(method: Method, name: str, raw: Any) -> list[Setting]:

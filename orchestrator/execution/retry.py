@@ -1,10 +1,7 @@
 """What failed, and what waits for it: the part of a sweep that `scalearn retry` runs."""
 
-import re
-
-from orchestrator.definition.graph import Graph
+from orchestrator.definition.graph import Graph, node_pattern
 from orchestrator.storage.store import Store
-from scalearn.errors import UserError
 
 
 def failed_part(graph: Graph, store: Store, only: str | None = None) -> tuple[str, ...]:
@@ -21,10 +18,7 @@ def failed_part(graph: Graph, store: Store, only: str | None = None) -> tuple[st
     Raises:
         UserError: `only` is not a regular expression.
     """
-    try:
-        expression = re.compile(only or "")
-    except re.error as error:
-        raise UserError(f"--only '{only}' is not a regular expression: {error}.") from None
+    expression = node_pattern(only or "")
     states = store.states(graph.nodes())
     failed = {node for node, state in states.items() if state == "failed" and expression.search(node)}
     chosen: dict[str, None] = {}

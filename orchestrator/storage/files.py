@@ -25,8 +25,9 @@ from scalearn.errors import UserError
 NODE_JSON_LIMIT = 4 * 1024**2
 """Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
 
-JSON_LIMIT = 64 * 1024**2
-"""Bytes of the largest JSON file that is read; a manifest of 100,000 jobs has half of it. A stranger's may be larger than memory."""
+JSON_LIMIT = 256 * 1024**2
+"""Bytes of the largest JSON file that is read; a manifest of 100,000 jobs with 15 sources has half of it. A stranger's may be larger than
+memory."""
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 """What file systems without hard links answer."""
@@ -36,6 +37,9 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
     # Markers of thousands of jobs are read at once; botocore's own limit is 10 connections.
     "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "max_pool_connections": 64}},
 }
+_LOCAL = (None, "file", "local")
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""What keeps objects that appear whole and can be claimed. What else fsspec knows (archives, web pages, caches) cannot hold a store."""
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
 """What a path answers that names no file."""
 
@@ -51,7 +55,7 @@ class Storage:
         """Name a place. Nothing is read or written yet.
 
         Args:
-            root: A directory, relative to the working directory or absolute, or a URL that fsspec knows.
+            root: A directory, relative to the working directory or absolute, or the URL of an object store.
             patience: How long to wait for storage that is full or away. None: the usual one.
 
         Raises:
@@ -59,7 +63,8 @@ class Storage:
         """
         text = os.fspath(root)
         self.patience = patience or Patience.usual()
-        self.is_local = "://" not in text or text.startswith(("file://", "local://"))
+        scheme = _scheme(text)
+        self.is_local = scheme in _LOCAL
         if self.is_local:
             self._files, path = fsspec.core.url_to_fs(text)
             self.root = Path(str(path)).absolute()
@@ -345,6 +350,26 @@ def _finite(text: str) -> float:
     if value - value != 0.0:
         _refuse(text)
     return value
+
+
+def _scheme(text: str) -> str | None:
+    """Return the kind of a store's URL; None: it is a path.
+
+    Raises:
+        UserError: A URL that names no place which a store can be kept in.
+    """
+    scheme, found, place = text.partition("://")
+    if not found and not text.startswith("data:") and "::" not in text:
+        return None
+    shown = text if len(text) <= 200 else f"{text[:197]}..."
+    if "::" in text or scheme not in (*_LOCAL, *_OBJECT_STORES):
+        raise UserError(
+            f"The store {shown} is of no kind that is known to hold one: name a directory, or a URL of an object store such as "
+            "s3://bucket/runs or gs://bucket/runs."
+        )
+    if not place.strip("/"):
+        raise UserError(f"The store {shown} names no place: give a whole URL such as s3://bucket/runs.")
+    return scheme
 
 
 def _remote(url: str) -> Path:

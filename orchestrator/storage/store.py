@@ -67,7 +67,7 @@ class Store:
         """Name a store. Nothing is read or written yet.
 
         Args:
-            root: A directory, relative to the working directory or absolute, or a URL that fsspec knows, such as `s3://bucket/runs`.
+            root: A directory, relative to the working directory or absolute, or the URL of an object store, such as `s3://bucket/runs`.
             patience: How long reads and writes wait for storage that is full or away. None: two minutes, or what the environment says.
 
         Raises:

@@ -291,10 +291,10 @@ def load_plugins() -> None:
             _broken.append(f"The plugin {entry.name} = {entry.value} could not be loaded ({type(error).__name__}: {error}).")
 
 
-def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int = 0) -> dict[str, Setting]:
+def resolve_settings(method: Method, given: Mapping[str, Any], sources: int = 0) -> dict[str, Setting]:
     """Return every setting of a method: those given, checked, and defaults for the rest.
 
-    Whole numbers given for a number become floats, so that `0` and `0.0` are one value.
+    Whole numbers given for a number become floats, so that `0` and `0.0` are one value; lists become tuples.
 
     Args:
         method: Entry of the registry.
@@ -320,7 +320,7 @@ def resolve_settings(method: Method, given: Mapping[str, Setting], sources: int 
     return resolved
 
 
-def check_setting(method: Method, name: str, value: Setting) -> Setting:
+def check_setting(method: Method, name: str, value: Any) -> Setting:
     """Return one setting's value in its canonical type.
 
     Raises:
@@ -330,7 +330,7 @@ def check_setting(method: Method, name: str, value: Setting) -> Setting:
     expected = _expectation(rule)
     wrong = UserError(f"Setting '{name}' of method '{method.key}' must be {expected}, not {value!r}.")
     if isinstance(rule.default, tuple):
-        if not isinstance(value, tuple) or not value:
+        if not isinstance(value, list | tuple) or not value:
             raise wrong
         return tuple(_number(item, rule, wrong) for item in value)
     if isinstance(rule.default, bool) or isinstance(value, bool) or rule.default is None:
@@ -339,14 +339,14 @@ def check_setting(method: Method, name: str, value: Setting) -> Setting:
         return value
     if isinstance(rule.default, float):
         return _number(value, rule, wrong)
-    if type(value) is not type(rule.default):
+    if not isinstance(value, str | int) or type(value) is not type(rule.default):
         raise wrong
     if isinstance(value, int):
         _number(value, rule, wrong)
     return value
 
 
-def _number(value: Setting, rule: SettingRule, wrong: UserError) -> float:
+def _number(value: Any, rule: SettingRule, wrong: UserError) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong
     if not float("-inf") < value < float("inf"):

@@ -3,8 +3,10 @@
 Nothing here imports torch, transformers or datasets: planning a sweep reads tasks and stays fast.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from scalearn.errors import UserError
@@ -25,12 +27,47 @@ HEADS: dict[Kind, Head] = {
 }
 
 
+_PLAIN = re.compile(r"[^{}.:!\[\]\"][^{}.:!\[\]]*")
+"""A column's name that may stand in braces as it is: Python's format strings would take what the others hold for more than a name."""
+_PIECE = re.compile(rf'(?P<text>[^{{}}]+)|(?P<brace>{{{{|}}}})|{{(?P<plain>{_PLAIN.pattern})}}|{{"(?P<quoted>(?:[^"]|"")+)"}}')
+
+
+def column_format(column: str) -> str:
+    """The format string that stands for one column, whatever its name.
+
+    >>> column_format("title"), column_format("review.text")
+    ('{title}', '{"review.text"}')
+    """
+    return f"{{{column}}}" if _PLAIN.fullmatch(column) else '{"' + column.replace('"', '""') + '"}'
+
+
+@lru_cache(maxsize=1024)
+def format_pieces(text: str) -> tuple[tuple[str, bool], ...]:
+    """What a format string is made of, in order: texts, and names of columns, which come with True.
+
+    `{name}` stands for a column, `{"any.name"}` for one with dots, colons, brackets or braces in its name (a quote in it is doubled),
+    `{{` and `}}` for braces. Nothing else is read: no format, no conversion, no attribute and no index.
+
+    Raises:
+        ValueError: Something else stands in braces; the message is where it begins.
+    """
+    found, place = [], 0
+    while place < len(text):
+        piece = _PIECE.match(text, place)
+        if piece is None:
+            raise ValueError(text[place:])
+        place = piece.end()
+        kind, value = str(piece.lastgroup), piece[str(piece.lastgroup)]
+        found.append({"brace": (value[:1], False), "quoted": (value.replace('""', '"'), True)}.get(kind, (value, kind == "plain")))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Template:
     """How one row becomes one or two text segments."""
 
     first: str
-    """Format string over the row's columns, e.g. `{sentence1}` or `{premise} {connective}`."""
+    """Format string (`format_pieces`) over the row's columns, e.g. `{sentence1}` or `{premise} {connective}`."""
     second: str | None = None
     """The second segment. Multiple choice: `{choice}` stands for each choice; ReCoRD: `{candidate}` for each entity."""
     derive: Callable[[Row], Row] | None = None
@@ -39,7 +76,11 @@ class Template:
     def render(self, row: Row) -> tuple[str, str | None]:
         """The segments of one row; the second is None for single sentences."""
         columns = {**row, **self.derive(row)} if self.derive else row
-        return self.first.format_map(columns), None if self.second is None else self.second.format_map(columns)
+        return _filled(self.first, columns), None if self.second is None else _filled(self.second, columns)
+
+
+def _filled(text: str, columns: Row) -> str:
+    return "".join(str(columns[piece]) if is_column else piece for piece, is_column in format_pieces(text))
 
 
 @dataclass(frozen=True)
@@ -187,23 +228,23 @@ class Task:
 
 def text_task(
     key: str,
-    columns: tuple[str, ...],
-    labels: tuple[str, ...] | None,
+    columns: Sequence[str],
+    labels: Sequence[str] | None,
     *,
     source: Source,
-    metrics: tuple[Metric, ...] = ("accuracy",),
+    metrics: Sequence[Metric] = ("accuracy",),
     **rest: Any,
 ) -> Task:
     """A task whose input is one column, or a pair of columns, as it stands."""
-    first, second = (*(f"{{{column}}}" for column in columns), None)[:2]
+    first, second = (*map(column_format, columns), None)[:2]
     assert first is not None
     settings: dict[str, Any] = {"kind": "classification", **rest}
     return Task(
         key=key,
         templates={"default": Template(first, second)},
-        columns=columns,
-        label_names=labels,
-        metrics=metrics,
+        columns=tuple(columns),
+        label_names=None if labels is None else tuple(labels),
+        metrics=tuple(metrics),
         source=source,
         **settings,
     )

@@ -4,7 +4,8 @@
 
 reads `<root>/mine/spam/<split>.csv` (or .tsv, .jsonl, .json, .parquet, or what `datasets.save_to_disk` writes). Keys:
 
-    columns     one or two text columns, or format strings over columns such as "{title}: {body}"
+    columns     one or two text columns, or format strings over columns such as "{title}: {body}"; what has no brace is a column's
+                name, and in a format string a name with a dot, a colon, a bracket or a brace is quoted: {"review.text"}
     label       the label column (default: label)
     kind        classification (default), regression, multi_label or multiple_choice
     metric      one or several; the first is reported (default: accuracy; regression: pearson; multi_label: macro_f1)
@@ -15,14 +16,15 @@ reads `<root>/mine/spam/<split>.csv` (or .tsv, .jsonl, .json, .parquet, or what 
 """
 
 import json
-import string
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from scalearn.errors import UserError
-from scalearn.tasks.task import FileSource, Kind, Metric, SplitRule, Task, Template
+from scalearn.tasks.task import FileSource, Kind, Metric, SplitRule, Task, Template, column_format, format_pieces
 from scalearn.unknown_name import unknown
 
+LABEL = "label"
 KEYS = ("columns", "label", "kind", "metric", "labels", "choices", "splits", "max_length")
 METRICS: dict[Kind, tuple[Metric, ...]] = {
     "classification": ("accuracy", "matthews", "f1", "macro_f1"),
@@ -31,6 +33,8 @@ METRICS: dict[Kind, tuple[Metric, ...]] = {
     "multi_label": ("macro_f1", "accuracy"),
 }
 """The metrics that fit each kind, its default first."""
+LONGEST_SPLIT = 200
+"""Bytes of a split's name: what file systems take, less the ending."""
 
 
 def own_task(key: str, definition: Mapping[str, Any]) -> Task:
@@ -50,7 +54,7 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
     if key.count("/") != 1 or not all(key.split("/")):
         raise UserError(f"Task {key!r} needs a name of the form benchmark/task.")
     kind = _one_of(definition.get("kind", "classification"), METRICS, "kind", where)
-    columns, choices = _texts(definition, "columns", where), _texts(definition, "choices", where)
+    columns, choices, (label,) = (_names(definition, name, where) for name in ("columns", "choices", "label"))
     labels = _texts(definition, "labels", where) or None
     if not 1 <= len(columns) <= 2:
         raise UserError(f"In {where}, columns names {len(columns)} text columns; name one or two.")
@@ -66,14 +70,18 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
     if not isinstance(length, int) or isinstance(length, bool) or length < 3:
         raise UserError(f"In {where}, max_length is {length!r}; give a number of tokens.")
     formats = [_format(column) for column in columns]
+    texts = tuple(dict.fromkeys(name for text in formats for name in _fields(text, where) if name != "choice" or not choices))
+    for name in (*texts, *choices):
+        if name in (label, LABEL):
+            raise UserError(f"In {where}, {_shown(name)} is a text column, but rows keep their label under that name; rename the column.")
     return Task(
         key=key,
         kind=kind,
         templates={"default": Template(formats[0], formats[1] if len(formats) == 2 else None)},
-        columns=tuple(dict.fromkeys(name for text in formats for name in _fields(text, where) if name != "choice" or not choices)),
+        columns=texts,
         metrics=_metrics(definition, kind, where),
         source=FileSource(definition=json.dumps(_plain(definition), sort_keys=True, separators=(",", ":"))),
-        label_column=str(definition.get("label", "label")),
+        label_column=label,
         label_names=labels,
         splits=_splits(definition.get("splits", {}), where, stratify=kind in ("classification", "multiple_choice")),
         max_length=length,
@@ -84,6 +92,18 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
 def definition_of(task: Task) -> str | None:
     """The canonical text of an own task's definition (`DataConfig.own`); None for registered tasks."""
     return (task.source.definition or None) if isinstance(task.source, FileSource) else None
+
+
+def _names(definition: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """Columns' names, which may be numbers, or format strings over them."""
+    value = definition.get(key, LABEL if key == "label" else ())
+    values = tuple(value) if isinstance(value, (list, tuple)) and key != "label" else (value,)
+    names = tuple(map(str, values))
+    right = all(isinstance(each, (str, int)) and not isinstance(each, bool) and str(each) for each in values)
+    if not right or len(set(names)) < len(names):
+        wanted = "the name of one column" if key == "label" else "the name of a column, or a list of different names"
+        raise UserError(f"In {where}, {key} is {_shown(value)}; give {wanted}, in quotes where YAML reads something else than text.")
+    return names
 
 
 def _texts(definition: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
@@ -117,24 +137,41 @@ def _splits(value: Any, where: str, *, stratify: bool) -> SplitRule:
     for name, published in value.items():
         if name not in names:
             raise UserError(unknown("split", str(name), names, where=where))
-        if not (isinstance(published, str) and published) and (published is not None or name == "train"):
-            raise UserError(f"In {where}, the {name} split is {published!r}; give the name of its file without the ending.")
+        if not (published is None and name != "train") and not _is_file_name(published):
+            raise UserError(f"In {where}, the {name} split is {_shown(published)}; give the name of its file, without folder and ending.")
     return SplitRule(**{**names, **value}, stratify=stratify)
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether this names a file of the task's own directory, on every file system."""
+    if not isinstance(value, str) or not value or value.startswith(".") or "/" in value or "\\" in value:
+        return False
+    return len(value.encode(errors="replace")) <= LONGEST_SPLIT and not any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value)
 
 
 def _format(column: str) -> str:
     """A column's name as a format string; a format string as it is."""
-    return column if "{" in column else f"{{{column}}}"
+    return column if "{" in column or "}" in column else column_format(column)
 
 
 def _fields(text: str, where: str) -> tuple[str, ...]:
+    """The columns that a format string names."""
     try:
-        fields = tuple(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
+        fields = tuple(name for name, is_column in format_pieces(text) if is_column)
     except ValueError as error:
-        raise UserError(f"In {where}, columns holds {text!r}, which is no format string ({error}).") from None
-    if not fields or not all(name and not set(name) & set(".[]!:") for name in fields):
-        raise UserError(f"In {where}, columns holds {text!r}; name columns in braces, as in '{{title}}: {{body}}'.")
+        raise UserError(
+            f"In {where}, columns holds {_shown(text)}, which is no format string from {_shown(str(error))} on; name columns in braces, "
+            "as in '{title}: {body}', and quote there a name with a dot, a colon, a bracket or a brace, as in '{\"review.text\"}'."
+        ) from None
+    if not fields:
+        raise UserError(f"In {where}, columns holds {_shown(text)}; name columns in braces, as in '{{title}}: {{body}}'.")
     return fields
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,16 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["run", "toy.yaml", "--set", "methods.scalern={}"], "scalearn"),
         (["run", "toy.yaml", "--only", "no such node"], "matches none of the 10 jobs"),
         (["run", "toy.yaml", "--only", "("], "not a regular expression"),
+        (["plan", "toy.yaml", "--only", "(" * 2000 + ")" * 2000], "is too deeply nested for a regular expression"),
+        (["retry", "toy.yaml", "--only", "(" * 2000 + ")" * 2000], "is too deeply nested for a regular expression"),
+        (["plan", "toy.yaml", "--only", "a{99999999999999999999}"], "is not a regular expression: the repetition number is too large"),
+        (["plan", "toy.yaml", "--gpus", "99999999999"], "--gpus: give at most 1,000,000"),
+        (["plan", "toy.yaml", "--gpus", "9" * 5000], "--gpus: give at most 1,000,000"),
+        (["plan", "toy.yaml", "--gpus", "²"], "'²' is not a whole number"),
+        (["run", "toy.yaml", "--cpus", "99999999999"], "--cpus: give at most 1,000,000"),
+        (["profile", "--threads", "99999999999"], "--threads: give at most 1,000,000"),
+        (["profile", "--threads", "1000000"], "--threads is 1000000, but this process may use"),
+        (["profile", "--seconds", "inf"], "'inf' is no number of seconds"),
         (["run", "toy.yaml", "--store", "toy.yaml/runs"], "cannot be written to"),
         (["plan", "toy.yaml", "--store", "nosuch://bucket"], "The store nosuch://bucket is of no kind that is known"),
     ],
@@ -47,6 +57,52 @@ def test_wrong_input_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, argume
     assert sentence in output.err
     assert output.err.startswith("scalearn: ")
     assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        *("zip://runs.zip", "tar://runs.tar", "data:text/plain,runs", "reference://runs", "dir://runs", "github://o:r@m/runs"),
+        *("simplecache::s3://bucket/runs", "zip::file://runs.zip", "http://localhost:1/runs", "ftp://localhost:1/runs", "hf://o/r"),
+    ],
+)
+def test_store_that_is_neither_a_directory_nor_an_object_store_is_refused(sweep, capsys, store, tmp_path):
+    assert main(["plan", sweep, "--store", store]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"scalearn: The store {store} is of no kind that is known to hold one: ")
+    assert line.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"]
+
+
+@pytest.mark.parametrize("store", ["s3://", "memory:///", "file://"])
+def test_store_url_without_a_place_is_refused(sweep, capsys, store):
+    assert main(["plan", sweep, "--store", store]) == 2
+    assert f"The store {store} names no place" in capsys.readouterr().err
+
+
+def shell(line: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["bash", "-c", line.replace("scalearn", f"{sys.executable} -m orchestrator.cli")], capture_output=True, text=True)
+
+
+CLOSED = "scalearn: The standard output is closed: send it to a file, or to /dev/null.\n"
+FULL = "scalearn: The output cannot be written (No space left on device): send it elsewhere, or make room, and run it again.\n"
+
+
+@pytest.mark.parametrize("command", ["run toy.yaml", "plan toy.yaml --json", "status toy.yaml", "params --backbone minilm", "--help"])
+@pytest.mark.parametrize(("redirection", "line"), [(">&-", CLOSED), ("> /dev/full", FULL)])
+def test_output_that_takes_nothing_ends_every_command_in_one_line(sweep, command, redirection, line):
+    done = shell(f"scalearn {command} {redirection}")
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [("<&-", 0), ("2>&-", 0), ("2> /dev/full", 0), ("--store zip://x 2>&-", 2), ("--store zip://x 2> /dev/full", 2)],
+)
+def test_other_closed_or_full_streams_do_no_harm(sweep, redirection, code):
+    done = shell(f"scalearn plan toy.yaml --json {redirection}")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert code or json.loads(done.stdout)["jobs"]["total"] == 10
 
 
 OWN = """

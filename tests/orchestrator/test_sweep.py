@@ -11,6 +11,7 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.schema import Optimisation
 from orchestrator.definition.sweep import Sweep
 from scalearn.config import OptimisationConfig
+from scalearn.errors import UserError
 
 BASE = """\
 name: test
@@ -136,6 +137,31 @@ def test_sweeps_about_different_benchmarks_share_source_adapters():
     adapters = {job.node for job in jobs(glue, "adapter")}
     assert adapters == {job.node for job in jobs(both, "adapter")}
     assert {job.config.benchmark for job in jobs(both, "scalearn")} == {"gsg"}
+
+
+def test_sweep_of_too_many_jobs_is_refused_by_their_number_before_any_is_made(monkeypatch: pytest.MonkeyPatch):
+    def never(*arguments: object) -> None:
+        raise AssertionError("expanded")
+
+    numbers = list(range(20_000))
+    text = f"""
+name: many
+benchmark: domains
+backbone: minilm
+targets: [apple, bbc]
+sources: {{tasks: [apple]}}
+methods:
+  scalearn: {{learning_rate: {[1e-5 * (number + 1) for number in numbers]}, settings: {{omega_init_scale: {numbers}}}}}
+  adapter: {{}}
+"""
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.definition.check.setting_points", never)
+        with pytest.raises(UserError, match=r"line 7: 'methods' .* are 16,000,000,010 jobs: at most 100,000\.$"):
+            Sweep.from_text(
+                text, overrides=["seeds={default: [0, 1], bbc: [0, 1, 2, 3, 4, 5]}", "methods.scalearn.seeds=" + str(numbers[:20])]
+            )
+    few = Sweep.from_text(text, overrides=["methods.scalearn={learning_rate: [1e-3, 2e-3], settings: {omega_dropout: [0.0, 0.3, 0.5]}}"])
+    assert len(few.expand()) == 14
 
 
 def test_own_task_defined_in_the_file_becomes_jobs(tmp_path: Path):

@@ -1,5 +1,6 @@
 """One's own tasks: what a definition may say, and rows from CSV, JSONL and parquet."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,95 @@ def test_multiple_choice_gives_one_input_per_choice(tmp_path: Path, tokenizer: P
     assert row["label"] == number % 3
 
 
+ODD_NAMES = [
+    "review.text",
+    "0",
+    "a: b",
+    "text!r",
+    "words[0]",
+    "{text}",
+    "a}b{",
+    'so "called"',
+    '"',
+    "  spaced out ",
+    "Ünïcode 日本",
+    "choice",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_any_name_of_a_column_can_be_given_bare_or_in_a_format(name: str, ending: str, tmp_path: Path) -> None:
+    rows = [{name: f"text {n}", f"{name} too": "xy"[n % 2]} for n in range(20)]
+    file = tmp_path / f"mine/odd/train.{ending}"
+    file.parent.mkdir(parents=True)
+    with file.open("w", newline="") as stream:
+        if ending == "csv":
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+    quoted = '{"' + name.replace('"', '""') + '"}'
+    bare = {} if set(name) & set("{}") else {name: "text 7"}
+    for columns, expected in {**bare, quoted: "text 7", f"{{{{{quoted}}}}}: !": "{text 7}: !"}.items():
+        definition = {"columns": columns, "label": f"{name} too", "splits": {"validation": None, "test": None}}
+        task = own_task("mine/odd", definition)
+        assert task.columns == (name,)
+        config = DataConfig("mine/odd", data_origin(task, tmp_path), own=definition_of(task))
+        splits = load_task(config, root=tmp_path)
+        assert sum(map(len, splits.splits.values())) == 20
+        texts = {task.template("default").render(row)[0]: row["label"] for rows in splits.splits.values() for row in rows}
+        assert texts[expected] == 1
+
+
+def test_column_named_by_a_number_is_its_name() -> None:
+    assert own_task("mine/t", {"columns": [0, 10], "label": 1}) == own_task("mine/t", {"columns": [0, 10], "label": 1})
+    task = own_task("mine/t", {"columns": [0, 10], "label": 1})
+    assert (task.columns, task.label_column) == (("0", "10"), "1")
+    assert task.template("default").render({"0": "a", "10": "b"}) == ("a", "b")
+
+
+def test_choices_with_odd_names_are_rendered_after_both_columns() -> None:
+    definition = {"columns": ["a.b", "c"], "choices": ["1.", "2."], "kind": "multiple_choice", "label": "right"}
+    task = own_task("mine/quiz", definition)
+    assert (task.columns, task.choices) == (("a.b", "c"), ("1.", "2."))
+    assert task.template("default").render({"a.b": "x", "c": "y", "choice": "z"}) == ("x y", "z")
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        *(
+            "../other/train",
+            "/etc/passwd",
+            "folder/train",
+            "..",
+            ".hidden",
+            "back\\slash",
+            "nul\0l",
+            "line\nfeed",
+            "",
+            "x" * 201,
+            "é" * 101,
+        ),
+        *(1, True, ["train"], {"a": 1}, "\ud800"),
+    ],
+)
+@pytest.mark.parametrize("role", ["train", "validation", "test"])
+def test_split_is_the_name_of_a_file_and_no_place(split: object, role: str) -> None:
+    with pytest.raises(UserError) as caught:
+        own_task("mine/t", {"columns": "text", "splits": {role: split}})
+    assert f"the {role} split is " in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("split", ["train-00000-of-00001", "dev set (2)", "Übung", "train.v2", "x" * 200])
+def test_split_may_have_any_name_that_a_file_has(split: str) -> None:
+    assert own_task("mine/t", {"columns": "text", "splits": {"train": split}}).splits.train == split
+
+
 def test_definition_is_part_of_the_job_and_of_the_origin_but_its_key_order_is_not(tmp_path: Path) -> None:
     _text(tmp_path / "mine/spam/train.csv", "a,b,label\n1,2,x\n")
     splits = {"validation": None, "test": None}
@@ -112,6 +202,27 @@ def test_absent_test_split_says_how_to_draw_one(tmp_path: Path) -> None:
         ({"columns": "text", "splits": "train"}, "give a mapping"),
         ({"columns": "{a} {", "label": "x"}, "no format string"),
         ({"columns": "{a.__class__}"}, "name columns in braces"),
+        ({"columns": "{a:>20000000}"}, "no format string from '{a:>20000000}' on"),
+        ({"columns": "{a:{a.__class__}}"}, "no format string from '{a:{a.__class__}}' on"),
+        ({"columns": "{b} {a!r}"}, "no format string from '{a!r}' on"),
+        ({"columns": "{a[0]}"}, "name columns in braces"),
+        ({"columns": "{{a}}"}, "name columns in braces"),
+        ({"columns": "{}"}, "no format string"),
+        ({"columns": "a}"}, "no format string"),
+        ({"columns": '{"a}'}, "no format string"),
+        ({"columns": "{" * 5001}, "no format string"),
+        ({"columns": True}, "columns is True; give the name of a column"),
+        ({"columns": 1.5}, "columns is 1.5; give the name of a column"),
+        ({"columns": None}, "columns is None; give the name of a column"),
+        ({"columns": {"a": "b"}}, "columns is {'a': 'b'}; give the name of a column"),
+        ({"columns": [["a"]]}, "columns is [['a']]; give the name of a column"),
+        ({"columns": [0, "0"]}, "different names"),
+        ({"columns": "text", "label": ["a"]}, "label is ['a']; give the name of one column"),
+        ({"columns": "text", "label": None}, "label is None; give the name of one column"),
+        ({"columns": "text", "label": True}, "label is True; give the name of one column"),
+        ({"columns": "text", "label": ""}, "label is ''; give the name of one column"),
+        ({"columns": "text", "label": "text"}, "'text' is a text column, but rows keep their label under that name"),
+        ({"columns": "label", "label": "verdict"}, "'label' is a text column, but rows keep their label under that name"),
         ({"columns": ["a", "a"]}, "different names"),
         ({"columns": "text", "max_length": "long"}, "give a number of tokens"),
     ],

@@ -81,3 +81,10 @@ def test_wrong_setting_is_refused_in_one_sentence(key: str, settings: dict):
 def test_unknown_method_names_the_nearest():
     with pytest.raises(UserError, match="Unknown method 'scalern'; did you mean 'scalearn'"):
         get_method("scalern")
+
+
+def test_list_of_omegas_is_the_tuple() -> None:
+    method = get_method("scalearn_fixed")
+    assert resolve_settings(method, {"omega": [1, 0.5]}, 2) == resolve_settings(method, {"omega": (1.0, 0.5)}, 2) == {"omega": (1.0, 0.5)}
+    with pytest.raises(UserError, match="must be a list of numbers, not \\[\\]"):
+        resolve_settings(method, {"omega": []}, 2)
