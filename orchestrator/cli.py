@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those after the program's name. None: the process's own.
 
     Returns:
-        The exit code: 0 well, 1 some jobs failed, 2 wrong input or an output that takes nothing, 130 interrupted, 141 nobody reads the output.
+        The exit code: 0 well, 1 some jobs failed, 2 wrong input or an output that takes nothing, 130 interrupted, 141 nobody reads the
+        output.
     """
     output = _open_output() if arguments is None else _Output(1, "w", closefd=False)
     if output is None:

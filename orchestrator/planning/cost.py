@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ class CostModel:
         memory_share: float = 0.9,
         measured: Mapping[tuple[str, str], Memory] = MappingProxyType({}),
         part: Callable[[Stage, str], float] = lambda stage, method: 1.0,
+        root: Path | None = None,
     ) -> None:
         """Prepare.
 
@@ -99,8 +101,9 @@ class CostModel:
             measured: By stage and method, what jobs of this very backbone take. Others are reckoned from the profile.
             part: Returns by stage and method the part of a device that a trial has: of its memory, and of its speed on tokens, since
                 packs that share a device compute in turn.
+            root: Directory of local data, whose rows are counted.
         """
-        self.profile = profile
+        self.profile, self.root = profile, root
         self._pack = pack
         self._memory_share = memory_share
         self._measured = measured
@@ -109,7 +112,11 @@ class CostModel:
 
     def with_memory(self, measured: Mapping[tuple[str, str], Memory]) -> "CostModel":
         """Return the same model with packs that fit a measured device."""
-        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured, part=self._part)
+        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured, part=self._part, root=self.root)
+
+    def size(self, data: DataConfig) -> Size:
+        """Return what a job reads of a task."""
+        return size_of(data, self.root)
 
     @property
     def measures_packs(self) -> bool:
@@ -146,7 +153,7 @@ class CostModel:
         part = self._part(stage, method)
         train, evaluate = (_pace(rates, method, sources, factor, training=training) for training in (True, False))
         train, evaluate = (replace(pace, per_token=pace.per_token / part) for pace in (train, evaluate))
-        sizes = [size_of(one) for one in data]
+        sizes = [self.size(one) for one in data]
         steps = total_steps(sizes, optimisation)
         rows = optimisation.batch_size * max(size.inputs for size in sizes)
         every = optimisation.evaluate_every or max(1, math.ceil(sum(size.train for size in sizes) / optimisation.batch_size))
@@ -178,7 +185,8 @@ def cost_of(sweep: "Sweep", profile: Profile) -> CostModel:
     def part(stage: Stage, method: str) -> float:
         return min(1.0, sweep.resources.of(stage, method).gpu or 1.0)
 
-    return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share, part=part)
+    root = None if sweep.data.root is None else Path(sweep.data.root).expanduser().absolute()
+    return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share, part=part, root=root)
 
 
 def _reckoned(profile: Profile, rates: Rates, factor: float, part: float) -> Memory:

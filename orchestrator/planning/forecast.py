@@ -14,6 +14,7 @@ from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import FirstCome
 from orchestrator.planning.profile import Profile
 from orchestrator.planning.simulate import Barrier, Forecast, simulate, slices
+from orchestrator.planning.sizes import assumptions
 from orchestrator.watching.progress import show_seconds
 
 _LONGEST = 5
@@ -58,6 +59,7 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
         "by_task": _by_task(graph, played),
         "stand_ins": _stand_ins([graph.job(node) for pack in played.packs for node in pack.nodes], cost.profile),
         "compared": comparison,
+        "assumed": assumptions((data for job in graph for data in job.config.data), cost.root),
     }
 
 
@@ -71,6 +73,7 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
     lines = [
         f"On {values['devices']} x {profile['device']} ({known}):",
         *map(_stand_in_sentence, values["stand_ins"]),
+        *map(_assumption_sentence, values["assumed"]),
         f"{show_seconds(values['seconds'])} for {values['jobs']} jobs in {values['packs']} packs; {values['jobs_done_before']} are done",
         f"{values['device_seconds'] / 3600:.1f} device hours, {values['utilisation']:.0%} of the devices' time in use",
         f"lower bound {show_seconds(bound)}: critical path {show_seconds(values['critical_path_seconds'])}, "
@@ -110,6 +113,14 @@ def _stand_in_sentence(stand_in: Mapping[str, Any]) -> str:
     times = "" if factor == 1 else f"{factor:.3g} times "
     wanted = f"{stand_in['backbone']} in {stand_in['precision']}"
     return f"{wanted} is not in the profile, and is reckoned as {times}{known['backbone']} in {known['precision']}"
+
+
+def _assumption_sentence(assumed: Mapping[str, Any]) -> str:
+    rows = f"{assumed['train']:,} training, {assumed['validation']:,} validation and {assumed['test']:,} test rows"
+    text = f"{assumed['task']}: {rows} of about {assumed['mean_tokens']:g} tokens"
+    if assumed["from"] is None:
+        return f"{text}, which is a guess: its rows cannot be counted here"
+    return f"{text}, {'counted' if assumed['counted'] else 'reckoned from the beginning of the files'} in {assumed['from']}"
 
 
 def _by_task(graph: Graph, played: Forecast) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from heapq import heapify, heappop, heappush
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.planning.cost import CostModel, Estimate, packable
 from orchestrator.planning.load import DOUBT_SECONDS, Limit, Load, stack_of
-from orchestrator.planning.sizes import size_of
+from orchestrator.planning.sizes import Size, size_of
+from scalearn.config import DataConfig
 
 _SLACK = 1.01
 """The horizon is a lower bound, so a pack may end a little after it."""
@@ -53,7 +54,7 @@ class Policy:
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
         self._apart = {job.node: apart(job) for job in graph}
-        self._kind_of: dict[str, Hashable] = {job.node: (kind(job), self._apart[job.node]) for job in graph}
+        self._kind_of: dict[str, Hashable] = {job.node: (kind(job, cost.size), self._apart[job.node]) for job in graph}
         self._shares = self._least_shares()
         self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
         self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
@@ -359,7 +360,7 @@ def remaining_paths(
     return paths
 
 
-def kind(job: Job) -> Hashable:
+def kind(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable:
     """Return what jobs must have in common to train as one.
 
     Always the backbone and the precision. Jobs of the second stage also share their target and the tasks of their sources, so that a
@@ -373,7 +374,7 @@ def kind(job: Job) -> Hashable:
         return job.node
     common = (config.stage, config.backbone_origin, optimisation.precision, optimisation.batch_size)
     if config.stage != "transfer":
-        return (*common, max(length_class(size_of(data).padded) for data in config.data))
+        return (*common, max(length_class(size(data).padded) for data in config.data))
     rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
     steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
     sources = tuple(parent.config.task for parent in job.parents if parent.config.stage == "source")

@@ -189,7 +189,7 @@ def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[J
         if graph.states[job.node] not in DONE:
             placement = placement_of(one := shape(job))
             amounts[placement] = _amount(one)
-            kinds[placement, kind(job)].append(estimates[job.node])
+            kinds[placement, kind(job, cost.size)].append(estimates[job.node])
     if not kinds:
         return Bounds(0.0, 0.0, devices)
     paths = remaining_paths(graph, estimates)

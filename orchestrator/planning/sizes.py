@@ -1,9 +1,14 @@
-"""How many rows and tokens each task has, so that a plan needs no data: published sizes after the split rule, lengths as measured."""
+"""How many rows and tokens each task has: what lies on disk, else published sizes after the split rule, so that a plan needs no data."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from orchestrator.planning.local_rows import LocalRows, local_rows
 from scalearn.config import DataConfig
 
 
@@ -73,24 +78,79 @@ _PUBLISHED_VALIDATION = frozenset({"super_glue/record", *(task for task in SIZES
 UNKNOWN_ROWS = 10_000
 """Training rows of a task that the table does not have and the sweep does not cap."""
 
+_VALIDATION_SHARE = 0.1
 _FEW_SHOT_VALIDATION = 5_000
 _FURTHER_TEST_ROWS = MappingProxyType({"glue/mnli": 9_832})
 """Test rows beside those of the split that is reported."""
 
 
-def size_of(data: DataConfig) -> Size:
-    """Return what a job reads of a task: the table's sizes, cut as its configuration says."""
-    known = SIZES.get(data.task)
+@lru_cache(maxsize=4096)
+def size_of(data: DataConfig, root: Path | None = None) -> Size:
+    """Return what a job reads of a task, cut as its configuration says: as counted on disk, else as the table has it, else a guess.
+
+    Args:
+        data: The task, and which part of it.
+        root: Directory of local data.
+    """
+    found = local_rows(data, root)
+    known = SIZES.get(data.task) if found is None else _counted(found, data)
     if known is None:
         known = Size(UNKNOWN_ROWS, UNKNOWN_ROWS // 10, UNKNOWN_ROWS // 10, data.max_length / 2, data.max_length)
     share, few = data.train_share or 1.0, _FEW_SHOT_VALIDATION if data.few_shot else None
-    train = _least(max(1, round(known.train * share)), data.train_rows, data.few_shot)
-    drawn = 1.0 if data.task in _PUBLISHED_VALIDATION else share
-    validation = _least(max(1, round(known.validation * drawn)), data.evaluation_rows, few)
-    further = _FURTHER_TEST_ROWS.get(data.task, 0)
-    test = _least(known.test - further, data.evaluation_rows) + _least(further, data.evaluation_rows, few)
+    if found is None:
+        drawn, further, inputs = data.task not in _PUBLISHED_VALIDATION, _FURTHER_TEST_ROWS.get(data.task, 0), 1.0
+    else:
+        rule, inputs = found.task.splits, found.inputs_per_row
+        drawn, further = rule.validation is None, sum(found.rows[split] for _, split in rule.extra)
+    rows = (
+        _least(max(1, round(known.train * share)), data.train_rows),
+        _least(max(1, round(known.validation * (share if drawn else 1.0))), data.evaluation_rows),
+        _least(known.test - further, data.evaluation_rows),
+        _least(further, data.evaluation_rows),
+    )
+    train, validation, test, further = (round(count * inputs) for count in rows)  # a row of candidates gives many
+    train, validation, test = _least(train, data.few_shot), _least(validation, few), test + _least(further, few)
     length, padded = min(known.length, data.max_length), min(known.padded, _to_multiple_of_8(data.max_length))
-    return Size(train, validation, test, length, padded, known.inputs, None if known.joint is None else min(train, known.joint))
+    joint = None if known.joint is None else min(train, rows[0], known.joint)
+    return Size(train, validation, test, length, padded, known.inputs, joint)
+
+
+def assumptions(data: Iterable[DataConfig], root: Path | None) -> list[dict[str, Any]]:
+    """Return what is assumed of the tasks that the table does not answer for, once each: rows, tokens, and where that is from."""
+    whole = dict.fromkeys(replace(one, train_share=None, few_shot=None) for one in dict.fromkeys(data))
+    listed = []
+    for one in {one.task: one for one in reversed(whole)}.values():
+        found, size = local_rows(one, root), size_of(one, root)
+        if found is not None or one.task not in SIZES:
+            rows = {"train": size.train, "validation": size.validation, "test": size.test}
+            lengths = {"mean_tokens": round(size.length, 1), "padded_tokens": round(size.padded, 1)}
+            source = None if found is None else str(found.directory)
+            listed.append({"task": one.task, **rows, **lengths, "from": source, "counted": found is not None and found.counted})
+    return sorted(listed, key=lambda item: str(item["task"]))
+
+
+def _counted(found: LocalRows, data: DataConfig) -> Size:
+    """Return the size of what lies on disk, after the split rule."""
+    rule, rows = found.task.splits, found.rows
+    train = rows[rule.train]
+    test = math.ceil(rule.test_share * train) if rule.test is None else rows[rule.test]
+    train -= test if rule.test is None else 0
+    validation = math.ceil(_VALIDATION_SHARE * train) if rule.validation is None else rows[rule.validation]
+    train -= validation if rule.validation is None else 0
+    test += sum(rows[split] for _, split in rule.extra)
+    length, padded = _lengths(found.lengths, data.max_length)
+    joint = None if found.task.counted_by is None else train
+    return Size(max(1, train), validation, test, length, padded, len(found.task.choices) or 1, joint)
+
+
+def _lengths(tokens: Sequence[int], longest: int) -> tuple[float, float]:
+    """Return the mean of some lengths that are cut at the longest, and the mean of the largest of 32 of them drawn at random."""
+    if not tokens:
+        return longest / 2, float(longest)
+    cut = sorted(min(each, longest) for each in tokens)
+    count = len(cut)
+    largest = sum(each * (((place + 1) / count) ** 32 - (place / count) ** 32) for place, each in enumerate(cut))
+    return sum(cut) / count, _to_multiple_of_8(math.ceil(largest))
 
 
 def _least(first: int, *others: int | None) -> int:
