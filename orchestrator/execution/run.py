@@ -23,6 +23,7 @@ from orchestrator.storage.manifest import write_manifest
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.prepare import SetAside, prepare
 from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
+from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
 from orchestrator.tracking.writer import Target, Tracker, logged_before, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, write_run_report
@@ -96,14 +97,17 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     if options.nodes is not None:
         graph = full.keep(options.nodes)
     _check_data(sweep, graph)
+    target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
+    check_tracking_uri(target.uri)
     store.check_writable()
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
     moved = prepare(graph, store, forced, known=logged_before(store, sweep.name), tell=lambda line: _warn(console, line))
-    target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     write_manifest(sweep, full, store, target.uri, None)
     _print_start(sweep, graph, store, target, moved, console)
     if remark := target.remark(store):
         _warn(console, remark)
+    if is_deleted(target.uri, target.experiment):
+        _warn(console, f"The MLflow experiment '{target.experiment}' was deleted: logging to it restores it, with its runs.")
     tracker = Tracker(target, graph, store)
     report, left = None, 0
     try:
