@@ -5,8 +5,8 @@ on the line above it says what it needs:
 
     <!-- test: slow -->               takes more than 10 seconds
     <!-- test: after quickstart -->   runs in the directory in which `make quickstart` has run; slow
-    <!-- test: continues -->          Python that follows the block before it, which runs first, in the same process
 
+Every Python block is a program of its own; those of docs/api.md run in empty directories, where nothing of another one lies.
 In a `console` block the lines after `$ ` are run, and each other line must be found in their output, `...` standing for anything.
 A `yaml` block with a `benchmark` key is a sweep, and must load. What cannot run here is listed in `NOT_RUN`, with the reason.
 """
@@ -90,39 +90,21 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def as_parameters(blocks: list[Block]) -> list[object]:
-    slow = [needs(block) in {"slow", "after quickstart"} for block in blocks]
+    slow = [block.marker in {"slow", "after quickstart"} for block in blocks]
     return [
         pytest.param(block, id=f"{block.page}:{block.line}", marks=pytest.mark.slow if is_slow else ())
         for block, is_slow in zip(blocks, slow, strict=True)
     ]
 
 
-def needs(block: Block) -> str | None:
-    """What the comment above the example's first block says."""
-    return with_those_before(block)[0].marker if block.language == "python" else block.marker
-
-
-def with_those_before(block: Block) -> list[Block]:
-    """The Python blocks of a page that one example is made of, in order."""
-    example = [block]
-    page = [other for other in BLOCKS if other.page == block.page and other.language == "python"]
-    for earlier in reversed(page[: page.index(block)]):
-        if example[0].marker != "continues":
-            break
-        example.insert(0, earlier)
-    return example
-
-
 def runnable() -> list[Block]:
-    """What is executed: every runnable block, less the listed ones and those that a continuation runs anyway."""
-    candidates = [block for block in BLOCKS if block.language in RUN and (block.page, block.first_line) not in NOT_RUN]
-    contained = {earlier for block in candidates if block.marker == "continues" for earlier in with_those_before(block)[:-1]}
-    return [block for block in candidates if block not in contained]
+    """What is executed: every runnable block, less the listed ones."""
+    return [block for block in BLOCKS if block.language in RUN and (block.page, block.first_line) not in NOT_RUN]
 
 
 def execute(block: Block, directory: Path) -> str:
     if block.language == "python":
-        argv = [sys.executable, "-c", "\n".join(part.body for part in with_those_before(block))]
+        argv = [sys.executable, "-c", block.body]
     else:
         lines = block.body.splitlines()
         if block.language == "console":
@@ -139,8 +121,9 @@ def squeezed(line: str) -> str:
 
 
 @pytest.mark.parametrize("block", as_parameters(runnable()))
-def test_documentation_block_executed_succeeds(block: Block, workspace: Path, request: pytest.FixtureRequest) -> None:
-    directory: Path = request.getfixturevalue("quickstart") if needs(block) == "after quickstart" else workspace
+def test_documentation_block_executed_succeeds(block: Block, request: pytest.FixtureRequest) -> None:
+    alone = "tmp_path" if block.page == "docs/api.md" else "workspace"
+    directory: Path = request.getfixturevalue("quickstart" if block.marker == "after quickstart" else alone)
     printed = execute(block, directory)
     if block.language == "console":
         lines = [squeezed(line) for line in printed.splitlines()]
@@ -181,7 +164,7 @@ def test_documentation_blocks_have_known_language_and_marker() -> None:
     for block in BLOCKS:
         where = f"{block.page}:{block.line}"
         assert block.language in RUN | READ, f"{where}: block marked {block.language!r}; use one of {sorted(RUN | READ)}"
-        assert block.marker in {None, "slow", "after quickstart", "continues"}, f"{where}: unknown marker {block.marker!r}"
+        assert block.marker in {None, "slow", "after quickstart"}, f"{where}: unknown marker {block.marker!r}"
 
 
 def test_documentation_not_run_list_names_only_blocks_that_exist() -> None:
