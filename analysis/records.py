@@ -140,6 +140,9 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         failure = None if success else read_json(folder, f"{node}/FAILED.json")
         if success and result is None:
             raise ResultsError(f"{node}/result.json is missing though the node counts as done.")
+        for name, value in (("job.json", job), ("SUCCESS.json", success), ("FAILED.json", failure)):
+            if (value or {}).get("node", node) != node or not node.endswith(str((value or {}).get("fingerprint", ""))):
+                raise ResultsError(f"{node}/{name} is another job's: run the sweep again, which sets it aside and trains this one.")
         for name, value, form in (("job.json", job, shapes.JOB), ("result.json", result, shapes.RESULT)):
             if not shapes.has_form(value, form):
                 raise ResultsError(f"{node}/{name} has not the form that jobs write; run the sweep again.")

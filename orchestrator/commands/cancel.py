@@ -56,4 +56,4 @@ def _wait(store: Store, sweep: str, asked: dict[str, Driver], seconds: float) ->
 
 
 def _show(driver: Driver) -> str:
-    return f"the driver on {driver.host}, process {driver.pid},"
+    return f"{driver.process},"

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from orchestrator.commands.arguments import Commands, make_console, whole_number
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.prune import Unnamed, named_in_manifests, remove, unnamed
+from orchestrator.storage.prune import Unnamed, namer, remove, unnamed
 from orchestrator.storage.store import Store
 
 _SHOWN = 60
@@ -45,11 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     store.check_reachable()
     leases = Leases(store)
-    found = unnamed(store, _named(store, arguments.sweeps, arguments.set), leases.is_free, fresh_seconds=60.0 * arguments.minutes)
+    named = namer(store, _given(arguments.sweeps, arguments.set))
+    found = unnamed(store, named(), leases.is_free, fresh_seconds=60.0 * arguments.minutes)
     going = [item for item in found if item.kept_because is None]
     if not arguments.json:
         _print(store, found, going)
-    removed = remove(store, going, leases.is_free) if going and (arguments.yes or _agreed(arguments.json)) else []
+    removed = remove(store, going, named, leases.is_free) if going and (arguments.yes or _agreed(arguments.json)) else []
     if arguments.json:
         print(
             json.dumps(
@@ -63,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _named(store: Store, sweeps: Sequence[str], overrides: Sequence[str]) -> set[str]:
+def _given(sweeps: Sequence[str], overrides: Sequence[str]) -> set[str] | None:
     if not sweeps:
-        return named_in_manifests(store)
+        return None
     return {node for sweep in sweeps for node in Sweep.load(sweep, overrides).expand().nodes()}
 
 

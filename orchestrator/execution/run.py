@@ -19,7 +19,8 @@ from orchestrator.execution.signals import Signals
 from orchestrator.planning.cost import CostModel, cost_of
 from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.storage.journal import Journal
-from orchestrator.storage.manifest import write_manifest
+from orchestrator.storage.manifest import content_of, keep_apart, own_name, write_manifest
+from orchestrator.storage.others import refuse_name
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.prepare import SetAside, prepare
 from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
@@ -100,9 +101,31 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     check_tracking_uri(target.uri)
     store.check_writable()
+    content = content_of(full.nodes())
+    with Journal(store, sweep.name, graph, content=content) as journal:  # before anything is looked at: others heed what it relies on
+        refuse_name(store, sweep.name, content)
+        return _run_named(sweep, full, graph, store, target, options, journal, console, signals)
+
+
+def _run_named(
+    sweep: Sweep,
+    full: Graph,
+    graph: Graph,
+    store: Store,
+    target: Target,
+    options: Options,
+    journal: Journal,
+    console: Console,
+    signals: Signals,
+) -> int:
+    if kept := keep_apart(sweep.name, full, store):
+        _warn(console, f"Another sweep named {sweep.name!r}, with other jobs, was run into this store: its manifest is now {kept}.json.")
+    write_manifest(sweep, full, store, target.uri, None)  # before the look: what it names is safe from `scalearn prune`
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
-    moved = prepare(graph, store, forced, known=logged_before(store, sweep.name), tell=lambda line: _warn(console, line))
-    write_manifest(sweep, full, store, target.uri, None)
+    known = logged_before(store, sweep.name)
+    moved = prepare(graph, store, forced, driver=journal.name, known=known, tell=lambda line: _warn(console, line))
+    for item in moved:
+        journal.note("set_aside", **vars(item))
     _print_start(sweep, graph, store, target, moved, console)
     if remark := target.remark(store):
         _warn(console, remark)
@@ -111,19 +134,22 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     tracker = Tracker(target, graph, store)
     report, left = None, 0
     try:
-        code = _run_pending(sweep, graph, store, options, tracker, moved, console, signals)
+        code = _run_pending(sweep, graph, store, options, tracker, journal, console, signals)
         store.check_reachable(patient=True)  # or everything that follows would wait for it anew
-        print_table(store, sweep.name, console)
-        report = write_run_report(store, sweep.name)
+        name = own_name(sweep.name, full, store)
+        write_manifest(sweep, full, store, target.uri, None, name)
+        print_table(store, name, console)
+        report = write_run_report(store, name)
         left = _finish_tracking(tracker, code, report)
     except (KeyboardInterrupt, StoreUnavailable) as error:
         if isinstance(error, StoreUnavailable) and signals.received is None:
             raise
         code = INTERRUPTED
         left = _finish_tracking(tracker, code, None)
-    write_manifest(sweep, full, store, target.uri, tracker.run_id)
+    name = own_name(sweep.name, full, store)
+    write_manifest(sweep, full, store, target.uri, tracker.run_id, name)
     _print_failures(graph, store, console)
-    _print_places(target, store, sweep.name, report, console)
+    _print_places(target, store, name, report, console)
     if tracker.report_problem:
         _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
@@ -145,7 +171,7 @@ def _run_pending(
     store: Store,
     options: Options,
     tracker: Tracker,
-    moved: list[SetAside],
+    journal: Journal,
     console: Console,
     signals: Signals,
 ) -> int:
@@ -188,9 +214,7 @@ def _run_pending(
 
     # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with Journal(store, sweep.name, graph) as journal, Progress(graph, console) as progress:
-        for item in moved:
-            journal.note("set_aside", **vars(item))
+    with Progress(graph, console) as progress:
         listeners = [progress.listen, tracker.listen, journal.listen]
         run_graph(graph, store, settings, signals=signals, listeners=listeners, announce=announce)
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED

@@ -49,6 +49,15 @@ def vouched(success: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return listed if isinstance(listed, dict) and RESULT in listed and are_entries(listed) else None
 
 
+def stranger(node: str, record: Mapping[str, Any] | None) -> str | None:
+    """Return which other job a node's marker or `job.json` speaks of, where its files are a copy. None: it speaks of this one, or of none."""
+    record = record or {}
+    named, digits = record.get("node", node), record.get("fingerprint")
+    if named != node:
+        return str(named)
+    return f"a job with the fingerprint {digits}" if isinstance(digits, str) and not node.endswith(f"-{digits}") else None
+
+
 def are_entries(files: object) -> TypeGuard[dict[str, dict[str, Any]]]:
     """Tell whether something from a stranger maps names of files in a directory to what is said about each."""
     return isinstance(files, dict) and all(isinstance(entry, dict) and inside(name) for name, entry in files.items())
@@ -60,19 +69,25 @@ def inside(name: str) -> bool:
     return not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
 
 
-def judge(storage: Storage, directory: Path, read: Mapping[str, Mapping[str, Any] | None], listing: Listing, *, thorough: bool) -> Verdict:
+def judge(
+    storage: Storage, node: str, directory: Path, read: Mapping[str, Mapping[str, Any] | None], listing: Listing, *, thorough: bool
+) -> Verdict:
     """Check a node's files against what was committed.
 
     Args:
         storage: Where.
-        directory: The node's.
-        read: Content of its `SUCCESS.json` and `FAILED.json`, as far as they could be read.
+        node: The node.
+        directory: Where its files are.
+        read: Content of its `SUCCESS.json`, `FAILED.json` and `job.json`, as far as they could be read.
         listing: The directory's files.
         thorough: Hash every file. Otherwise an object whose tag is the one that it was committed with is not fetched again: the object
             store itself guards its bytes.
     """
     if "" in listing:
         return Verdict("corrupt", "it is a link")
+    other = next(filter(None, (stranger(node, record) for record in read.values())), None)
+    if other is not None:
+        return Verdict("corrupt", f"it holds the files of another job, {other}")
     listed = vouched(read.get(SUCCESS))
     if listed is None:
         if SUCCESS in listing:

@@ -276,7 +276,7 @@ class Storage:
         Links are listed as what they are (`type` is `link`) and not followed.
         """
         if self.is_local:
-            return dict(sorted(_walk(path)))
+            return dict(sorted(_walk(path.resolve() if path == self.root else path)))  # the store itself may be reached through a link
         base = self.key(path).rstrip("/") + "/"
         try:
             found = self.patience.persist(lambda: self._files.find(base.rstrip("/"), detail=True), self.url)

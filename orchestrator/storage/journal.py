@@ -48,22 +48,30 @@ class Driver:
     pid: int
     running: tuple[str, ...]
     """Nodes that it had handed out."""
+    content: str = ""
+    """Stands for all jobs of its sweep. Empty: it does not say."""
+
+    @property
+    def process(self) -> str:
+        """How sentences call it."""
+        return f"the driver on {self.host}, process {self.pid}"
 
 
 class Journal:
     """The driver's own record of one sweep, beside the manifest. Use as a context manager."""
 
-    def __init__(self, store: Store, sweep: str, graph: Graph, *, on_cancel: Callable[[], bool] | None = None) -> None:
+    def __init__(self, store: Store, sweep: str, graph: Graph, *, content: str = "", on_cancel: Callable[[], bool] | None = None) -> None:
         """Prepare; entering the context writes.
 
         Args:
             store: Where.
             sweep: Name of the sweep.
             graph: Its jobs and their states.
+            content: Stands for all jobs of the sweep, of which the graph may hold some.
             on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on. None: does
                 as a signal would.
         """
-        self._store, self._graph = store, graph
+        self._store, self._graph, self._content = store, graph, content
         self._host = socket.gethostname()
         self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._sweep = sweep
@@ -140,7 +148,8 @@ class Journal:
 
     def _give_sign(self) -> None:
         running = [node for node, state in dict(self._graph.states).items() if state == "running"]
-        self._storage.write_json(self._sign, {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running})
+        sign = {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running, "content": self._content}
+        self._storage.write_json(self._sign, sign)
 
     def _forget_the_dead(self) -> None:
         """Remove the signs of drivers that were killed long ago."""
@@ -225,7 +234,8 @@ def _sign(name: str, record: dict[str, Any] | None) -> tuple[float, Driver] | No
     match record:
         case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
             nodes = tuple(node for node in running if isinstance(node, str))
-            return written, Driver(name.removesuffix(".json"), host, pid, nodes)
+            content = record.get("content")
+            return written, Driver(name.removesuffix(".json"), host, pid, nodes, content if isinstance(content, str) else "")
     return None
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.storage.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, vouched
+from orchestrator.storage.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, stranger, vouched
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, parse
 from orchestrator.storage.patience import Patience, StoreUnavailable
 from scalearn.errors import UserError
@@ -177,9 +177,12 @@ class Mirror:
             UserError: A file is missing or does not match its sha256.
         """
         raw = self._storage.read(place / SUCCESS, NODE_JSON_LIMIT)
-        listed = vouched(parse(raw))
-        if listed is None:
-            raise UserError(f"{node} in {self._storage.url} has no readable {SUCCESS}: run the sweep again, which trains it again.")
+        success = parse(raw)
+        listed = vouched(success)
+        if listed is None or stranger(node, success):
+            raise UserError(
+                f"{node} in {self._storage.url} has no readable {SUCCESS} of its own: run the sweep again, which trains it again."
+            )
         local = self._parent(node)
         lock = self.scratch / "locks" / hashlib.sha256(node.encode()).hexdigest()[:24]
         lock.parent.mkdir(parents=True, exist_ok=True)

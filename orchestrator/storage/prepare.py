@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.definition.graph import Graph
 from orchestrator.storage.leases import Leases
+from orchestrator.storage.others import refuse_what_is_relied_on
 from orchestrator.storage.store import JOB, SET_ASIDE, SUCCESS, Store, Verdict
 from scalearn.errors import UserError
 
@@ -32,6 +33,7 @@ def prepare(
     store: Store,
     forced: Collection[str] = (),
     *,
+    driver: str = "",
     known: Mapping[str, str] = _NOTHING_KNOWN,
     tell: Callable[[str], object] = lambda line: None,
 ) -> list[SetAside]:
@@ -41,6 +43,7 @@ def prepare(
         graph: The jobs, all pending.
         store: Where their artifacts lie.
         forced: Nodes to train again although they may be complete.
+        driver: Name of the driver that this is for, as its sign of life has it.
         known: Nodes that an earlier run saw done, to when their training had begun. A store behind a URL knows more by itself.
         tell: Called with one sentence while this waits for a sign of life of another driver.
 
@@ -48,8 +51,9 @@ def prepare(
         What was set aside, and what is gone.
 
     Raises:
-        UserError: Another driver trains what is forced.
+        UserError: Another driver trains what is forced, or may have found it done.
     """
+    refuse_what_is_relied_on(store, forced, driver)
     leases = Leases(store)
     for node, driver in leases.living(forced, tell).items():
         raise UserError(
@@ -59,6 +63,7 @@ def prepare(
     believed = store.mend_index(verdicts)
     look = _Look(graph, store, verdicts, frozenset(forced), frozenset(node for node in believed if believed[node] == "succeeded"), known)
     suspects = [node for node in verdicts if look.reason(node)]
+    refuse_what_is_relied_on(store, forced, driver)  # the look took its time
     moved = _set_aside(suspects, look, store, leases, tell) if suspects else []
     for node, verdict in verdicts.items():
         if verdict.state == "complete" and node not in look.unusable:

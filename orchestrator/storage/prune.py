@@ -2,13 +2,15 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from orchestrator.storage.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
+from orchestrator.storage.journal import DRIVERS, drivers
 from orchestrator.storage.leases import LEASES
+from orchestrator.storage.manifest import named_by
 from orchestrator.storage.store import SET_ASIDE, Store
 from scalearn.errors import UserError
 
@@ -35,13 +37,37 @@ class Unnamed:
         return not self.place.startswith(f"{SET_ASIDE}/")
 
 
-def named_in_manifests(store: Store) -> set[str]:
-    """Return the nodes that the manifests in a store name.
+def namer(store: Store, given: Collection[str] | None = None) -> Callable[[], set[str]]:
+    """Return what tells at any time which nodes stay; it reads the manifests again where one has changed or a driver has come.
+
+    Args:
+        store: Where.
+        given: Nodes that stay, with those of sweeps that are being run. None: those that the manifests in the store name.
 
     Raises:
-        UserError: There is no manifest, or one cannot be read: what it names would be taken for unnamed.
+        UserError: By the function: there is no manifest, or one cannot be read, so that what it names would be taken for unnamed.
     """
-    names = [name for name in store.storage.names(store.root / "sweeps") if name.endswith(".json")]
+    seen: object = None
+    named: set[str] = set()
+
+    def look() -> set[str]:
+        nonlocal seen, named
+        files = store.storage.listing(store.root / "sweeps")
+        manifests = {name: facts for name, facts in files.items() if name.endswith(".json") and "/" not in name and name[0] != "."}
+        signs = {name.partition("/")[0]: name for name in files if name.partition("/")[2].startswith(f"{DRIVERS}/")}
+        if (manifests, signs) != seen:
+            named = _named_in_manifests(store, manifests) if given is None else {*given, *_named_by_the_living(store, signs)}
+            seen = manifests, signs
+        return named
+
+    return look
+
+
+def _named_by_the_living(store: Store, sweeps: Iterable[str]) -> set[str]:
+    return {node for sweep in sweeps if drivers(store, sweep) for node in named_by(store, sweep)}
+
+
+def _named_in_manifests(store: Store, names: Collection[str]) -> set[str]:
     if not names:
         raise UserError(f"The store {store.url} holds no sweep's manifest: name the sweep files whose jobs are to stay.")
     found: set[str] = set()
@@ -81,11 +107,11 @@ def unnamed(
     return sorted(found, key=lambda item: (-item.size, item.place))
 
 
-def remove(store: Store, items: Iterable[Unnamed], is_free: Callable[[str], bool]) -> list[Unnamed]:
-    """Remove what may go; returns what was removed. A job that somebody has claimed since the look stays."""
+def remove(store: Store, items: Iterable[Unnamed], named: Callable[[], set[str]], is_free: Callable[[str], bool]) -> list[Unnamed]:
+    """Remove what may go; returns what was removed. A job that somebody has named or claimed since the look stays."""
     removed = []
     for item in items:
-        if item.kept_because is None and (not item.is_node or is_free(item.place)):
+        if item.kept_because is None and (not item.is_node or (item.place not in named() and is_free(item.place))):
             if item.is_node:
                 store.remove(item.place)
             else:
@@ -148,7 +174,7 @@ def _needed(store: Store, running: Iterable[str], candidates: Mapping[str, Any])
     while waiting:
         parents = (store.read_json(waiting.pop(), JOB) or {}).get("parents")
         for parent in parents if isinstance(parents, list) else ():
-            if parent in candidates and parent not in found:
+            if isinstance(parent, str) and parent in candidates and parent not in found:
                 found.add(parent)
                 waiting.append(parent)
     return found

@@ -30,6 +30,7 @@ from orchestrator.storage.artifact import (
     Verdict,
     belongs,
     judge,
+    stranger,
     vouched,
 )
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, missing, parse
@@ -182,7 +183,7 @@ class Store:
             listed = {name: self.storage.measure(place / name) for name in names}
         else:
             listed = self._mirror.upload(node, place)
-        success = {"schema": SCHEMA, "files": listed, "time": time.time()}
+        success = {"schema": SCHEMA, "node": node, "files": listed, "time": time.time()}
         self.write_json(place / SUCCESS, success)
         self._note(node, "succeeded")
         if self._mirror is None:
@@ -205,9 +206,8 @@ class Store:
         self.storage.write(place / TRACEBACK, traceback.encode())
         attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)
         line = error.strip().splitlines()[0] if error.strip() else "unknown error"
-        self.write_json(
-            place / FAILED, {"schema": SCHEMA, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
-        )
+        failure = {"schema": SCHEMA, "node": node, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
+        self.write_json(place / FAILED, failure)
         self._note(node, "failed")
 
     def fetch(self, node: str) -> Path:
@@ -232,7 +232,8 @@ class Store:
 
     def complete(self, node: str) -> bool:
         """Tell whether a node claims to be done; `verify` checks that claim."""
-        return vouched(self.read_json(node, SUCCESS)) is not None
+        success = self.read_json(node, SUCCESS)
+        return vouched(success) is not None and stranger(node, success) is None
 
     def glance(self, nodes: Iterable[str]) -> "Store | Glance":
         """Return what answers quickly how many nodes stand: behind a URL a look at its index, and a directory itself.
@@ -261,7 +262,10 @@ class Store:
             read = self._read_markers(listings)
 
             def check(node: str) -> Verdict:
-                return judge(self.storage, self.directory(node), read.get(node, {}), listings[node], thorough=thorough)
+                found = read.get(node, {})
+                if thorough and JOB in listings[node]:
+                    found = {**found, JOB: self.read_json(node, JOB)}
+                return judge(self.storage, node, self.directory(node), found, listings[node], thorough=thorough)
 
             return dict(zip(names, pool.map(check, names), strict=True))
 
@@ -369,14 +373,14 @@ class Store:
             note(self.storage, node, state)
 
     def _judge(self, node: str, listing: Listing, *, thorough: bool) -> Verdict:
-        read = {name: self.read_json(node, name) for name in (SUCCESS, FAILED) if name in listing}
-        return judge(self.storage, self.directory(node), read, listing, thorough=thorough)
+        read = {name: self.read_json(node, name) for name in (SUCCESS, FAILED, JOB) if name in listing}
+        return judge(self.storage, node, self.directory(node), read, listing, thorough=thorough)
 
     def _read_markers(self, listings: Mapping[str, Listing]) -> dict[str, dict[str, dict[str, Any] | None]]:
-        """Read `SUCCESS.json` of every node that has one, and `FAILED.json` of the others that have one."""
+        """Read one file of every node: `SUCCESS.json`, or else `FAILED.json`, or else `job.json`."""
         wanted: dict[Path, tuple[str, str]] = {}
         for node, listing in listings.items():
-            name = next((name for name in (SUCCESS, FAILED) if name in listing), None)
+            name = next((name for name in (SUCCESS, FAILED, JOB) if name in listing), None)
             if name and (listing[name].get("size") or 0) <= NODE_JSON_LIMIT:
                 wanted[self.directory(node) / name] = (node, name)
         found: dict[str, dict[str, dict[str, Any] | None]] = {}

@@ -1,14 +1,20 @@
 """`scalearn prune`: what no sweep names goes, what somebody needs stays, and nothing goes unasked."""
 
+import contextlib
 import json
 import os
+import pty
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.journal import Journal
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.manifest import write_manifest
 from orchestrator.storage.store import Store
@@ -116,3 +122,66 @@ def test_prune_never_touches_what_is_no_job_of_ours(pruned):
     assert main(["prune", str(store.root), "--minutes", "0", "--yes"]) == 0
     assert (store.root / "notes" / "job.json").exists()
     assert (store.root / "mlflow.db").exists()
+
+
+def prune_on_a_terminal(arguments: list[str], meanwhile: Callable[[], object]) -> str:
+    """Start the command on a terminal, do something while its question is open, say yes, and return what it said."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "orchestrator.cli", "prune", *arguments, "--minutes", "0"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while b"Remove all of it?" not in said:
+            said += os.read(ours, 65536)
+        meanwhile()
+        os.write(ours, b"y\n")
+        with contextlib.suppress(OSError):  # how a terminal ends whose last process has left
+            while more := os.read(ours, 65536):
+                said += more
+        os.close(ours)
+    assert process.returncode == 0, said
+    return said.decode()
+
+
+def other_sweep(tmp_path) -> Sweep:
+    """What the store's sweep was before it named fewer methods, under another name."""
+    file = tmp_path / "other.yaml"
+    file.write_text(SWEEP.replace("name: toy", "name: other"))
+    return Sweep.load(file)
+
+
+def test_prune_looks_again_at_what_is_named_once_its_question_is_answered(pruned, tmp_path):
+    _, store, everything, _ = pruned
+    sweep = other_sweep(tmp_path)
+    said = prune_on_a_terminal([str(store.root)], lambda: write_manifest(sweep, sweep.expand(), store, "sqlite://", None))
+    assert "Removed 0 jobs and 1 folders" in said
+    assert jobs_in(store, everything) == set(everything.nodes())
+
+
+def test_prune_with_sweeps_looks_again_at_what_the_sweeps_of_living_drivers_name(pruned, tmp_path):
+    file, store, everything, unnamed = pruned
+    sweep = other_sweep(tmp_path)
+    write_manifest(sweep, sweep.expand(), store, "sqlite://", None)  # of a run that has ended: the file alone decides
+    arguments = [str(store.root), str(file)]
+    with contextlib.ExitStack() as running:
+        said = prune_on_a_terminal(arguments, lambda: running.enter_context(Journal(store, "other", sweep.expand())))
+        assert "Removed 0 jobs and 1 folders" in said
+        assert jobs_in(store, everything) == set(everything.nodes())
+    assert main(["prune", *arguments, "--minutes", "0", "--yes"]) == 0
+    assert jobs_in(store, everything) == set(everything.nodes()) - unnamed
+
+
+def test_prune_through_a_link_does_as_in_the_store_itself(pruned, tmp_path, capsys):
+    _, store, everything, unnamed = pruned
+    link = tmp_path / "link"
+    link.symlink_to(store.root)
+    assert main(["prune", str(link), "--minutes", "0", "--yes"]) == 0
+    assert f"Removed {len(unnamed)} jobs and 1 folders" in capsys.readouterr().out
+    assert jobs_in(store, everything) == set(everything.nodes()) - unnamed
+
+
+def test_prune_of_jobs_whose_parents_are_no_names_ends_well(pruned):
+    _, store, _, unnamed = pruned
+    node = min(unnamed)
+    (store.directory(node) / "job.json").write_text(json.dumps({"parents": [[["deep"]], 5, None]}))
+    assert main(["prune", str(store.root), "--yes"]) == 0
