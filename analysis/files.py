@@ -1,5 +1,6 @@
 """Reading a store's files from a directory or from any URL that fsspec knows."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ JOB_FILES = ("job.json", "SUCCESS.json", "FAILED.json", "history.jsonl")
 
 LIMIT = 64 * 1024**2
 """Bytes of the largest file that is read: what a stranger left may be larger than memory."""
+
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+"""What a path answers that names no file."""
 
 _CHUNK = 512
 
@@ -52,8 +56,10 @@ class LocalFolder:
             # Non-blocking: a pipe in the place of a file must not hold us up.
             with open(os.open(os.path.join(self.name, path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 return _bounded(file.read(LIMIT + 1), path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise ResultsError(f"{self.name}/{path} cannot be read ({error.strerror}): give this user access to it.") from None
 
     def prefetch(self, paths: Iterable[str]) -> None:
         """As `Folder.prefetch`: nothing is to be done."""

@@ -146,10 +146,10 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         for name, value, form in (("job.json", job, shapes.JOB), ("result.json", result, shapes.RESULT)):
             if not shapes.has_form(value, form):
                 raise ResultsError(f"{node}/{name} has not the form that jobs write; run the sweep again.")
+        begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
     except ResultsError as error:
         # Damage in one node must not hide the others: it counts as a failure of that node.
         return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config_from(entry, node, benchmark))
-    begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
     state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
     ending = success or failure or {}
     return Record(
@@ -205,21 +205,24 @@ def pending_record(node: str, entry: Mapping[str, Any], benchmark: str | None) -
 def mark_blocked(records: Sequence[Record]) -> list[Record]:
     """Turn `pending` and `running` nodes below a failed one into `blocked` ones that name it."""
     by_node = {record.node: record for record in records}
-    verdicts: dict[str, str | None] = {}
-
-    def culprit(node: str) -> str | None:
-        if node not in verdicts:
-            verdicts[node] = None
-            record = by_node.get(node)
-            if record is not None and record.state == "failed":
-                verdicts[node] = node
-            elif record is not None and record.state != "succeeded":
-                verdicts[node] = next((found for parent in record.parents if (found := culprit(parent))), None)
-        return verdicts[node]
+    culprits: dict[str, str | None] = {}
+    waiting = [record.node for record in reversed(records)]
+    while waiting:  # not by recursion: parents may have parents thousands deep
+        node = waiting[-1]
+        record = by_node.get(node)
+        if record is None or record.state in ("failed", "succeeded"):
+            culprits[node] = node if record is not None and record.state == "failed" else None
+        elif node not in culprits and (unknown := [parent for parent in record.parents if parent not in culprits]):
+            culprits[node] = None  # so that a circle ends
+            waiting.extend(unknown)
+            continue
+        else:
+            culprits[node] = next((found for parent in record.parents if (found := culprits.get(parent))), None)
+        waiting.pop()
 
     marked = []
     for record in records:
-        failed = culprit(record.node)
+        failed = culprits[record.node]
         if failed is not None and record.state != "failed":
             record = replace(record, state="blocked", error=f"blocked by {failed}")
         marked.append(record)

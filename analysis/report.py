@@ -72,7 +72,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """What a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return summary if isinstance(summary, dict) else {}
 

@@ -66,7 +66,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
         job = saved.get("job")
         tensors = load_file(root / Path(saved["folder"]).name / _TENSORS)
         return Checkpoint(tensors, saved["state"], job if isinstance(job, dict) else None)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError, SafetensorError):
         return None
 
 

@@ -15,7 +15,7 @@ HISTORY = "history.jsonl"
 def append_history(directory: Path, record: Mapping[str, Any]) -> None:
     """Adds one evaluation's record as one line, written in one call so that no reader sees half of it."""
     line = json.dumps(record, allow_nan=False) + "\n"
-    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # by the umask: a store may be a group's
     try:
         os.write(descriptor, line.encode())
     finally:
@@ -31,9 +31,9 @@ def cut_history(directory: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if record["step"] <= step:
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and record["step"] <= step:
             kept.append(line + "\n")
     pending = path.with_suffix(".writing")
     pending.write_text("".join(kept), encoding="utf-8")

@@ -78,7 +78,7 @@ def parse_history(content: bytes) -> list[dict[str, Any]]:
     for line in content.decode(errors="replace").splitlines():
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break  # being written
     return records
 

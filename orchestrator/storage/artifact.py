@@ -22,6 +22,9 @@ CHECKPOINT = "checkpoint"
 UNCOMMITTED = frozenset({SUCCESS, FAILED, TRACEBACK})
 """Files that tell how a node ended, and are no part of what it made."""
 
+_NOT_OURS = {"link": "is a link", "other": "is no ordinary file", "closed": "is a folder that cannot be read"}
+"""Kinds of entries that no job leaves in its directory, with the end of a sentence."""
+
 Outcome = Literal["succeeded", "failed", "pending"]
 """How a node stands by its marker files alone."""
 
@@ -50,7 +53,7 @@ def vouched(success: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def stranger(node: str, record: Mapping[str, Any] | None) -> str | None:
-    """Return which other job a node's marker or `job.json` speaks of, where its files are a copy. None: it speaks of this one, or of none."""
+    """Return which other job a node's marker or `job.json` speaks of, where its files are a copy. None: of this one, or of none."""
     record = record or {}
     named, digits = record.get("node", node), record.get("fingerprint")
     if named != node:
@@ -85,6 +88,9 @@ def judge(
     """
     if "" in listing:
         return Verdict("corrupt", "it is a link")
+    for name, facts in listing.items():
+        if (kind := facts.get("type")) in _NOT_OURS:
+            return Verdict("corrupt", f"{name} {_NOT_OURS[kind]}")
     other = next(filter(None, (stranger(node, record) for record in read.values())), None)
     if other is not None:
         return Verdict("corrupt", f"it holds the files of another job, {other}")
@@ -92,6 +98,8 @@ def judge(
     if listed is None:
         if SUCCESS in listing:
             return Verdict("corrupt", f"{SUCCESS} is not readable")
+        if (name := storage.first_unwritable(directory, listing)) is not None:
+            return Verdict("corrupt", f"{name} cannot be written to")
         failure = read.get(FAILED)
         if failure is not None:
             return Verdict("failed", str(failure.get("error", "unknown error")))

@@ -10,17 +10,20 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from orchestrator.storage.patience import Patience, is_trouble, reason
+from orchestrator.storage.patience import Patience, StoreUnavailable, is_trouble, reason, refusal
 from scalearn.errors import UserError
+
+T = TypeVar("T")
 
 NODE_JSON_LIMIT = 4 * 1024**2
 """Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
@@ -78,6 +81,21 @@ class Storage:
         """Return a path as the file system names it."""
         return str(path) if self.is_local else str(cast("Any", path).path)
 
+    def _do(self, action: Callable[[], T], path: Path) -> T:
+        """Do something with a path, with patience.
+
+        Raises:
+            StoreUnavailable: The store is away, or this user may not do that, or something else lies there.
+        """
+        try:
+            return self.patience.persist(action, self.url)
+        except OSError as error:
+            if error.errno is None or isinstance(error, FileNotFoundError | FileExistsError):
+                raise
+            refused = StoreUnavailable(refusal(str(path), error))
+            refused.errno = error.errno
+            raise refused from error
+
     def read(self, path: Path, limit: int | None = None) -> bytes:
         """Return a file's bytes.
 
@@ -96,7 +114,7 @@ class Storage:
                 raise ValueError(f"{path} has more than {limit} bytes")
             return bytes(self._files.cat_file(self.key(path)))
 
-        data = self.patience.persist(act, self.url)
+        data = self._do(act, path)
         if limit is not None and len(data) > limit:
             raise ValueError(f"{path} has more than {limit} bytes")
         return data
@@ -115,11 +133,11 @@ class Storage:
                 end = min(size, start + most)
                 return (bytes(self._files.cat_file(self.key(path), start=start, end=end)) if start < end else b""), size
             except OSError as error:
-                if _names_no_file(error) or isinstance(error, io.UnsupportedOperation):  # a pipe in the place of a file
+                if names_no_file(error) or isinstance(error, io.UnsupportedOperation):  # a pipe in the place of a file
                     return b"", 0
                 raise
 
-        return self.patience.persist(act, self.url)
+        return self._do(act, path)
 
     def read_many(self, paths: Iterable[Path], limit: int = NODE_JSON_LIMIT) -> Iterator[tuple[Path, bytes]]:
         """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""
@@ -130,7 +148,7 @@ class Storage:
                 except ValueError:
                     continue
                 except OSError as error:
-                    if not _names_no_file(error):
+                    if not names_no_file(error):
                         raise
             return
         wanted = {self.key(path): path for path in paths}
@@ -150,7 +168,7 @@ class Storage:
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file; readers see it whole or not at all."""
-        self.patience.persist(lambda: self._write(path, data), self.url)
+        self._do(lambda: self._write(path, data), path)
 
     def _write(self, path: Path, data: bytes) -> None:
         if not self.is_local:
@@ -186,7 +204,7 @@ class Storage:
                 # An attempt whose answer was lost may have written it.
                 return again and self.read(path) == data
 
-        return self.patience.persist(act, self.url)
+        return self._do(act, path)
 
     def _create_local(self, path: Path, data: bytes) -> None:
         """Link a finished file into place: with `O_EXCL` alone a reader could see half of it."""
@@ -213,7 +231,7 @@ class Storage:
         except ValueError:
             return None
         except OSError as error:
-            if _names_no_file(error):
+            if names_no_file(error):
                 return None
             raise
 
@@ -223,7 +241,7 @@ class Storage:
 
     def exists(self, path: Path) -> bool:
         """Tell whether there is a file or directory."""
-        return bool(self.patience.persist(lambda: self._files.exists(self.key(path)), self.url))
+        return bool(self._do(lambda: self._files.exists(self.key(path)), path))
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""
@@ -232,7 +250,7 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self.key(path))
 
-        self.patience.persist(act, self.url)
+        self._do(act, path)
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all that it holds, or all files whose names begin so; a link is removed, not followed."""
@@ -244,7 +262,7 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm(self.key(path), recursive=True)
 
-        self.patience.persist(act, self.url)
+        self._do(act, path)
 
     def move(self, path: Path, to: Path) -> None:
         """Move a file; behind a URL it is copied and then removed."""
@@ -252,11 +270,11 @@ class Storage:
         def act() -> None:
             if self.is_local:
                 to.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, to)
+                shutil.move(path, to)  # between file systems too: a folder of the store may lie on another
             else:
                 self._files.mv(self.key(path), self.key(to))
 
-        self.patience.persist(act, self.url)
+        self._do(act, path)
 
     def names(self, path: Path) -> list[str]:
         """Return the names of what lies directly in a directory, sorted; none where there is no such directory."""
@@ -268,21 +286,26 @@ class Storage:
                 return []
             return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
 
-        return self.patience.persist(act, self.url)
+        return self._do(act, path)
 
     def listing(self, path: Path) -> dict[str, dict[str, Any]]:
         """Return every file below a path by its name relative to it, with what the storage says about it: `size`, perhaps `ETag`.
 
-        Links are listed as what they are (`type` is `link`) and not followed.
+        Links are listed as what they are (`type` is `link`) and not followed, and so are folders that this user may not read (`closed`).
         """
         if self.is_local:
-            return dict(sorted(_walk(path.resolve() if path == self.root else path)))  # the store itself may be reached through a link
+            place = path.resolve() if path == self.root else path  # the store itself may be reached through a link
+            return self._do(lambda: dict(sorted(_walk(place))), path)
         base = self.key(path).rstrip("/") + "/"
         try:
-            found = self.patience.persist(lambda: self._files.find(base.rstrip("/"), detail=True), self.url)
+            found = self._do(lambda: self._files.find(base.rstrip("/"), detail=True), path)
         except FileNotFoundError:
             return {}
         return {key.removeprefix(base): facts for key, facts in sorted(found.items()) if key.startswith(base)}
+
+    def first_unwritable(self, path: Path, names: Iterable[str]) -> str | None:
+        """Return the first of some files in a directory that this user may not read and write: it is another's. None: all are ours."""
+        return next((name for name in names if not os.access(path / name, os.R_OK | os.W_OK)), None) if self.is_local else None
 
     def listings(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
         """Iterate over the listings of several paths, some fetched at a time."""
@@ -297,16 +320,16 @@ class Storage:
             with self._files.open(self.key(path), "rb") as file:
                 return digest(file)
 
-        return self.patience.persist(act, self.url)
+        return self._do(act, path)
 
     def upload(self, file: Path, path: Path) -> None:
         """Copy a local file into the store; it appears whole."""
-        self.patience.persist(lambda: self._files.put_file(str(file), self.key(path)), self.url)
+        self._do(lambda: self._files.put_file(str(file), self.key(path)), path)
 
     def download(self, path: Path, file: Path) -> None:
         """Copy a file of the store to a local path."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.patience.persist(lambda: self._files.get_file(self.key(path), str(file)), self.url)
+        self._do(lambda: self._files.get_file(self.key(path), str(file)), path)
 
 
 def parse(data: bytes) -> dict[str, Any] | None:
@@ -336,7 +359,8 @@ def digest(file: BinaryIO) -> dict[str, Any]:
     return {"size": size, "sha256": sha256.hexdigest()}
 
 
-def _names_no_file(error: OSError) -> bool:
+def names_no_file(error: OSError) -> bool:
+    """Tell whether an error says that there is no file at a path, whatever else may lie there."""
     # Object stores raise FileNotFoundError without a number.
     return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
 
@@ -395,7 +419,8 @@ def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.is_symlink():
         yield "", {"type": "link", "size": 0}
         return
-    for directory, folders, files in os.walk(base):
+    closed: list[str] = []
+    for directory, folders, files in os.walk(base, onerror=lambda error: closed.append(str(error.filename))):
         for name in [*files, *(folder for folder in folders if os.path.islink(os.path.join(directory, folder)))]:
             place = os.path.join(directory, name)
             try:
@@ -404,6 +429,9 @@ def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             kind = "link" if stat.S_ISLNK(facts.st_mode) else "file" if stat.S_ISREG(facts.st_mode) else "other"
             yield os.path.relpath(place, base).replace(os.sep, "/"), {"type": kind, "size": facts.st_size, "mtime": facts.st_mtime}
+    for folder in closed:
+        if os.path.isdir(folder):
+            yield os.path.relpath(folder, base).replace(os.sep, "/"), {"type": "closed", "size": 0}
 
 
 def missing(path: Path, why: str) -> FileNotFoundError:
@@ -413,5 +441,8 @@ def missing(path: Path, why: str) -> FileNotFoundError:
 
 def _beside(path: Path) -> Path:
     """Return where to write a file before it is put in its place whole; its folder is there then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # which would say that somebody has written the file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
     return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")

@@ -1,21 +1,27 @@
-"""What a job has reported so far: the records of its `history.jsonl`, and each in one line. Pure Python."""
+"""What a job has reported so far: the records of its `history.jsonl`, and each in one line."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.storage.files import names_no_file
+
 
 def history_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Iterate over the whole lines of a `history.jsonl`, which may be growing or absent."""
+    """Iterate over the whole lines of a `history.jsonl`, which may be growing or absent, or something else that was put in its place."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+        if path.is_fifo():
+            return  # whose end would be waited for
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        if not (names_no_file(error) or isinstance(error, PermissionError)):
+            raise
         return
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # half a line: the next look finds it whole
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             yield record

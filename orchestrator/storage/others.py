@@ -22,8 +22,8 @@ def refuse_name(store: Store, sweep: str, content: str) -> None:
     for driver in drivers(store, sweep):
         if driver.content not in ("", content):
             raise UserError(
-                f"Another sweep named {sweep!r} with other jobs is being run in {store.url} by {driver.process}: wait for its end, stop it with "
-                "`scalearn cancel`, or give this one another name."
+                f"Another sweep named {sweep!r} with other jobs is being run in {store.url} by {driver.process}: wait for its end, stop it "
+                "with `scalearn cancel`, or give this one another name."
             )
 
 
@@ -46,6 +46,6 @@ def refuse_what_is_relied_on(store: Store, nodes: Iterable[str], own: str) -> No
             for driver in drivers(store, sweep):
                 if driver.name != own:
                     raise UserError(
-                        f"{min(relied_on)} belongs to sweep {sweep!r}, which {driver.process} runs and may have counted it as done: wait for its "
-                        "end, or stop it with `scalearn cancel`, before --force."
+                        f"{min(relied_on)} belongs to sweep {sweep!r}, which {driver.process} runs and may have counted it as done: wait "
+                        "for its end, or stop it with `scalearn cancel`, before --force."
                     )

@@ -35,6 +35,7 @@ _AWAY = frozenset(
         errno.ENETUNREACH,
         errno.ENOTCONN,
         errno.EPIPE,
+        errno.EROFS,
         errno.ESTALE,
         errno.ETIMEDOUT,
         getattr(errno, "EREMOTEIO", errno.EIO),  # what s3fs makes of an internal error of the server; of Linux alone
@@ -68,7 +69,7 @@ def _sleep(seconds: float) -> None:
 
 
 class StoreUnavailable(UserError, OSError):
-    """A store could not be read or written for as long as it was waited for."""
+    """A store could not be read or written for as long as it was waited for, or does not allow it at all."""
 
     def __str__(self) -> str:
         """Return the sentence."""
@@ -169,7 +170,7 @@ def is_full(error: BaseException | str) -> bool:
 
 def is_disk_trouble(error: BaseException) -> bool:
     """Tell whether a training function's error comes from the disk it writes to."""
-    return is_full(error) or (isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE))
+    return is_full(error) or (isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.ESTALE))
 
 
 def reason(error: BaseException) -> str:
@@ -181,7 +182,14 @@ def reason(error: BaseException) -> str:
 
 def unavailable(place: str, error: BaseException, waited: float) -> str:
     """Return the sentence for trouble that did not end."""
-    full = is_full(error)
-    done, remedy = ("written to", "free some space there") if full else ("reached", "bring it back")
+    done, remedy = ("written to", "free some space there") if is_full(error) else ("reached", "bring it back")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        done, remedy = "written to", "make it writable"
     after = f" for {waited:.0f} seconds" if waited >= 1 else ""
     return f"The store {place} could not be {done}{after} ({reason(error)}): {remedy}, then run the same command again."
+
+
+def refusal(path: str, error: OSError) -> str:
+    """Return the sentence for a place in a store that cannot be used, however long one waits."""
+    remedy = "give this user access to it" if isinstance(error, PermissionError) else "remove what lies in its place"
+    return f"{path} cannot be read or written ({reason(error)}): {remedy}, then run the same command again."

@@ -6,6 +6,7 @@ storage: nothing here needs a rename to be atomic or a directory to exist. Names
 """
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -36,7 +37,7 @@ from orchestrator.storage.artifact import (
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, missing, parse
 from orchestrator.storage.glance import Ended, Glance, note
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.patience import Patience, reason
+from orchestrator.storage.patience import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
 
 __all__ = [
@@ -329,8 +330,13 @@ class Store:
         self.storage.remove_tree(place)
 
     def read_json(self, node: str, name: str) -> dict[str, Any] | None:
-        """Read one of a node's JSON files. None: absent, half-written, too large, or not an object."""
-        return self.storage.read_json(self.directory(node) / name, NODE_JSON_LIMIT)
+        """Read one of a node's JSON files. None: absent, half-written, too large, not an object, or not for this user to read."""
+        try:
+            return self.storage.read_json(self.directory(node) / name, NODE_JSON_LIMIT)
+        except StoreUnavailable as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            return None
 
     def load_json(self, path: Path) -> dict[str, Any] | None:
         """Read a JSON file of the store. None: absent, half-written, too large, or not an object."""

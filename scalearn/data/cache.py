@@ -108,7 +108,7 @@ def _open(path: Path) -> Entry | None:
         if stat.st_size == entry["size"] and _verified(path / ROWS, stat.st_mtime_ns, stat.st_size, entry["sha256"]):
             names = entry["label_names"]
             return Entry(Dataset.from_file(str(path / ROWS)), None if names is None else tuple(names), tuple(entry["warnings"]))
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, RecursionError, KeyError, TypeError, OSError):
         if not path.exists():
             return None
     warnings.warn(f"The cached tokens in {path} are damaged; they are built again.", stacklevel=2)
