@@ -6,7 +6,6 @@ import logging
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -31,6 +30,7 @@ from orchestrator.planning.packing import Policy
 from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.planning.turns import Turns
 from orchestrator.storage.leases import Leases
+from orchestrator.storage.leftovers import TUNE, remove_leftovers
 from orchestrator.storage.patience import StoreUnavailable
 from orchestrator.storage.store import Store
 from scalearn.runtime import Runtime
@@ -84,14 +84,16 @@ def run_graph(
         Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
         UserError: Ray cannot be reached, or some job cannot be placed.
     """
-    place = f".tune/{uuid.uuid4().hex[:12]}"
+    leases = Leases(store)
+    place = f"{TUNE}/{leases.driver}"
     scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
         with (
-            Leases(store) as leases,  # given up last, when no worker is left
+            leases,  # given up last, when no worker is left
             connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
         ):
+            remove_leftovers(store, leases, scratch)
             signals.install()  # Ray has put its own in their place
             orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
             pending = [node for node, state in graph.states.items() if state == "pending"]

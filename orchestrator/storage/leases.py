@@ -113,7 +113,7 @@ class Leases:
                 # Also where nobody told so: the answer to a claim that the store had taken may have been lost.
                 self._numbers[node] = number
                 return True
-            if holder is not None and not self._is_dead(holder):
+            if holder is not None and not self.is_dead(holder):
                 return False
             if not self._storage.create(self._folder(node) / f"{number + 1}.json", encode({"driver": self.driver})):
                 return False
@@ -128,7 +128,7 @@ class Leases:
         """Tell whether a claim on a job may succeed: no other driver that lives has one. False also where the store does not answer."""
         try:
             _, holder = self._latest(node)
-            return holder is None or (holder == self.driver and node not in self._numbers) or self._is_dead(holder)
+            return holder is None or (holder == self.driver and node not in self._numbers) or self.is_dead(holder)
         except OSError:
             return False
 
@@ -152,7 +152,7 @@ class Leases:
             try:
                 for node in left:
                     _, holder = self._latest(node)
-                    if holder is not None and holder != self.driver and not self._is_dead(holder):
+                    if holder is not None and holder != self.driver and not self.is_dead(holder):
                         (found if holder in self._moved else silent)[node] = holder
                 left = list(silent)
             except OSError as error:
@@ -198,7 +198,8 @@ class Leases:
         holder = record.get("driver")
         return max(numbers), holder if isinstance(holder, str) else None
 
-    def _is_dead(self, driver: str) -> bool:
+    def is_dead(self, driver: str) -> bool:
+        """Tell whether a driver has ended, or has given no sign of life for as long as a lease lasts."""
         if driver == self.driver:
             return False
         sign = self._storage.read_json(self._sign_of(driver))
