@@ -76,6 +76,8 @@ class Storage:
             self.root = _remote(text)
             self._files = cast("Any", self.root).fs
         self.url = str(self.root).rstrip("/")
+        self._seen: int | None = None
+        """Number of the root's directory once it was there: it must not be made anew where somebody has moved it."""
 
     def key(self, path: Path) -> str:
         """Return a path as the file system names it."""
@@ -88,13 +90,30 @@ class Storage:
             StoreUnavailable: The store is away, or this user may not do that, or something else lies there.
         """
         try:
-            return self.patience.persist(action, self.url)
+            return self.patience.persist(lambda: self._there() or action(), self.url)
         except OSError as error:
             if error.errno is None or isinstance(error, FileNotFoundError | FileExistsError):
                 raise
             refused = StoreUnavailable(refusal(str(path), error))
             refused.errno = error.errno
             raise refused from error
+
+    def _there(self) -> None:
+        """See that the root is still the directory that it was.
+
+        Raises:
+            OSError: It was moved or removed.
+        """
+        if not self.is_local:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            number = os.stat(self.root).st_ino
+            # Some file systems number a directory anew; what a moved one leaves to Ray has no sweeps in it.
+            if number == self._seen or self._seen is None or os.path.exists(self.root / "sweeps"):
+                self._seen = number
+                return
+        if self._seen is not None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.url)
 
     def read(self, path: Path, limit: int | None = None) -> bytes:
         """Return a file's bytes.

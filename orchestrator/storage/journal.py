@@ -21,6 +21,7 @@ from typing import Any
 
 from orchestrator.definition.graph import Graph, State
 from orchestrator.storage.files import Storage
+from orchestrator.storage.leases import machine, runs, started
 from orchestrator.storage.patience import Patience, StoreUnavailable
 from orchestrator.storage.store import FAILED, RESULT, Store
 
@@ -127,6 +128,7 @@ class Journal:
         with self._writing, contextlib.suppress(OSError, StoreUnavailable):
             while new := self._unwritten:
                 if self._store.is_local:
+                    self._storage.exists(self._sign)  # fails where the store was moved: it must not be made anew
                     done = _append(self._store.sidecar(self._sweep, EVENTS), new)
                 else:
                     self._upload(new)
@@ -148,7 +150,9 @@ class Journal:
 
     def _give_sign(self) -> None:
         running = [node for node, state in dict(self._graph.states).items() if state == "running"]
-        sign = {"time": time.time(), "pid": os.getpid(), "host": self._host, "running": running, "content": self._content}
+        pid = os.getpid()
+        process = {"pid": pid, "host": self._host, "machine": machine(), "started": started(pid)}
+        sign = {"time": time.time(), **process, "running": running, "content": self._content}
         self._storage.write_json(self._sign, sign)
 
     def _forget_the_dead(self) -> None:
@@ -216,8 +220,9 @@ def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time, slee
         return {name: sign for name, sign in found.items() if sign is not None}
 
     signs = read(store.storage.names(folder))
-    living = {name for name, (written, _) in signs.items() if now() - written <= _STALE_SECONDS}
-    silent = {name for name in signs.keys() - living if now() - signs[name][0] <= _LARGEST_SKEW and not _has_ended(signs[name][1])}
+    # From the future, a sign says that a clock was put back, and nothing about the driver.
+    living = {name for name, (written, _) in signs.items() if abs(now() - written) <= _STALE_SECONDS}
+    silent = {name for name in signs.keys() - living if _may_live(*signs[name], now())}
     for _ in range(_LOOKS):
         if silent:
             sleep(_LOOK_SECONDS)
@@ -230,17 +235,22 @@ def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time, slee
 
 
 def _sign(name: str, record: dict[str, Any] | None) -> tuple[float, Driver] | None:
-    """Return when a sign of life was given, by the clock there, and by whom. None: it is none."""
+    """Return when a sign of life was given, by the clock there, and by whom. None: it is none, or its process here has ended."""
     match record:
         case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
             nodes = tuple(node for node in running if isinstance(node, str))
             content = record.get("content")
+            if record.get("machine") == machine() and not runs(pid, record.get("started")):
+                return None
             return written, Driver(name.removesuffix(".json"), host, pid, nodes, content if isinstance(content, str) else "")
     return None
 
 
-def _has_ended(driver: Driver) -> bool:
-    return driver.host == socket.gethostname() and not Path(f"/proc/{driver.pid}").exists()
+def _may_live(written: float, driver: Driver, now: float) -> bool:
+    """Tell whether a driver whose sign is old, or from the future, is worth waiting for its next one."""
+    if driver.host == socket.gethostname():
+        return Path(f"/proc/{driver.pid}").exists()
+    return now - written <= _LARGEST_SKEW
 
 
 def ask_to_stop(store: Store, sweep: str, driver: Driver) -> None:

@@ -205,7 +205,7 @@ class Leases:
         sign = self._storage.read_json(self._sign_of(driver))
         if sign is None:
             return True
-        if sign.get("machine") != _machine() or _runs(sign.get("pid"), sign.get("started")):
+        if sign.get("machine") != machine() or runs(sign.get("pid"), sign.get("started")):
             count, since = self._seen.get(driver, (None, 0.0))
             if count is None or count != sign.get("count"):
                 if count is not None:
@@ -220,7 +220,7 @@ class Leases:
     def _sign(self, storage: Storage) -> None:
         self._beats += 1
         pid = os.getpid()
-        sign = {"count": self._beats, "host": socket.gethostname(), "machine": _machine(), "pid": pid, "started": _started(pid)}
+        sign = {"count": self._beats, "host": socket.gethostname(), "machine": machine(), "pid": pid, "started": started(pid)}
         storage.write_json(self._sign_of(self.driver), sign)
 
     def _beat(self) -> None:
@@ -237,7 +237,7 @@ class Leases:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """Return what processes that can see one another have in common: host names repeat among containers."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -245,7 +245,7 @@ def _machine() -> str:
         return uuid.uuid4().hex
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """Return when a process of this machine started, in ticks since boot: its number alone may be another's by now. None: it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -254,5 +254,6 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _runs(pid: object, started: object) -> bool:
-    return isinstance(pid, int) and started is not None and _started(pid) == started
+def runs(pid: object, began: object) -> bool:
+    """Tell whether a process of this machine that had started at a moment still runs."""
+    return isinstance(pid, int) and began is not None and started(pid) == began

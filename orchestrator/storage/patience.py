@@ -175,6 +175,8 @@ def is_disk_trouble(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return an error's cause in a few words."""
+    if isinstance(error, OSError) and error.errno == errno.ESTALE:
+        return "it was moved or removed"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -125,3 +125,30 @@ def test_cancel_stops_a_run_from_elsewhere_and_retry_mends_only_what_failed(stor
     assert failing in chosen
     assert {store.state(node) for node in chosen} == {"succeeded"}
     assert (checkpoint.read_text(), store.read_json(slow, "job.json")["attempts"]) == (reached, attempts)
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_cancel_beside_a_retry_stops_both_drivers_and_the_next_run_finishes(store, start, shared_ray, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", shared_ray)
+    graph = Sweep.load("toy.yaml").expand()
+    failing, slow = (next(node for node in graph.nodes() if part in node) for part in ("adapter/apple/", "adapter/bbc/"))
+    endless = {"seconds": 0.2, "epochs": 10000}
+    behave(store, ("adapter/apple/", {"error": "The loss became nan."}), ("adapter/bbc/", endless))
+    running = start("run", "toy.yaml")
+    wait_for(lambda: store.state(failing) == "failed" and (store.directory(slow) / "checkpoint" / "epoch").exists(), running)
+    behave(store, ("adapter/apple/|adapter/bbc/", endless))
+    retrying = start("retry", "toy.yaml")
+    wait_for(lambda: {node for each in drivers(store, "toy") for node in each.running} >= {failing, slow}, retrying)
+    assert len(drivers(store, "toy")) == 2
+    assert main(["cancel", "toy.yaml"]) == 0
+    for process in (running, retrying):
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 130, out
+    assert drivers(store, "toy") == []
+    assert {store.state(node) for node in (failing, slow)} == {"pending"}
+    behave(store)
+    last = start("run", "toy.yaml")
+    out, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, out
+    assert {store.state(node) for node in graph.nodes()} == {"succeeded"}

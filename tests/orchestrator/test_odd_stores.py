@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,12 +21,13 @@ from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.files import Storage
-from orchestrator.storage.journal import all_events
+from orchestrator.storage.journal import Journal, all_events
 from orchestrator.storage.leases import LEASES, Leases
 from orchestrator.storage.manifest import write_manifest
 from orchestrator.storage.prepare import prepare
 from orchestrator.storage.store import Store
 from orchestrator.watching.status import read_status
+from scalearn.history import append_history
 from tests.orchestrator.doubles import run_jobs
 from tests.orchestrator.one_pack import SMALL_SWEEP
 
@@ -248,3 +250,31 @@ def test_file_in_the_place_of_a_claims_folder_is_no_claim_of_somebody(tmp_path):
         assert not leases.claim("a/b-0123456789")
     with pytest.raises(OSError, match=r"nodes/a/1.json cannot be read or written \(not a directory\): remove what lies in its place"):
         Storage(store.root).create(store.root / LEASES / "nodes" / "a" / "1.json", b"")
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_everything_in_a_store_follows_the_umask_and_keeps_the_group(tmp_path, mask):
+    (tmp_path / "runs").mkdir()
+    group = SOMEBODY if os.geteuid() == 0 else os.getegid()
+    os.chown(tmp_path / "runs", -1, group)
+    (tmp_path / "runs").chmod(0o2777 & ~mask)
+    before = os.umask(mask)
+    try:
+        store, sweep = Store(tmp_path / "runs"), Sweep.from_text(SMALL_SWEEP)
+        with Leases(store) as leases, Journal(store, "toy", sweep.expand()) as journal:
+            run_jobs(sweep.expand(), store)
+            write_manifest(sweep, sweep.expand(), store, "sqlite://", None)
+            leases.claim(sweep.expand().nodes()[0])
+            store.fail(sweep.expand().nodes()[1], "no", "no")
+            store.set_aside(sweep.expand().nodes()[2], "to see")
+            (store.directory(sweep.expand().nodes()[1]) / "history.jsonl").unlink()
+            append_history(store.directory(sweep.expand().nodes()[1]), {"step": 1})
+            journal.note("set_aside")
+            found = {path: path.lstat() for path in [store.root, *store.root.rglob("*")]}
+    finally:
+        os.umask(before)
+    assert len(found) > 40
+    assert {facts.st_gid for facts in found.values()} == {group}
+    assert {stat.S_IMODE(facts.st_mode) for facts in found.values() if stat.S_ISDIR(facts.st_mode)} == {0o2777 & ~mask}
+    modes = {path: stat.S_IMODE(facts.st_mode) for path, facts in found.items() if stat.S_ISREG(facts.st_mode)}
+    assert {path: oct(mode) for path, mode in modes.items() if mode != 0o666 & ~mask} == {}

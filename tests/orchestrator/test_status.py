@@ -22,6 +22,7 @@ from orchestrator.storage.store import Store
 from orchestrator.watching.status import print_status, read_status, show_counts
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.launch import SWEEP
+from tests.orchestrator.launching import wait_until
 
 
 @pytest.fixture
@@ -278,3 +279,31 @@ def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, 
         assert asked.wait(60)
     assert [event["event"] for event in all_events(store, "toy")] == ["begin", "cancel", "end"]
     assert drivers(store, "toy") == []
+
+
+@pytest.mark.parametrize("jump", [-7200.0, -40.0, 40.0, 7200.0, 90000.0])
+def test_driver_is_told_from_a_dead_one_though_a_clock_jumps(store, monkeypatch, jump):
+    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 0.0)  # gives a sign whenever it looks for a request to stop
+    monkeypatch.setattr(journal_module, "_LOOK_SECONDS", 0.05)
+
+    def later() -> float:
+        """The reader's clock."""
+        return time.time() + jump
+
+    with Journal(store, "toy", two_stages()) as journal:
+        assert [driver.name for driver in drivers(store, "toy", now=later)] == [journal.name]
+        sign = store.load_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"))
+    silent = sign | {"host": "elsewhere", "machine": "another"}
+    store.write_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"), silent)
+    assert drivers(store, "toy", now=later) == []
+    store.write_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"), sign | {"started": "1"})
+    assert drivers(store, "toy") == []  # a process of this machine that has ended needs no waiting
+
+
+def test_sign_of_a_driver_whose_clock_was_put_back_is_not_forgotten_while_it_lives(store, monkeypatch):
+    monkeypatch.setattr(journal_module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 0.0)
+    with Journal(store, "toy", two_stages()) as journal:
+        monkeypatch.setattr(time, "time", lambda clock=time.time: clock() + 200_000)  # for it too
+        with Journal(store, "toy", two_stages()) as other:
+            wait_until(lambda: {driver.name for driver in drivers(store, "toy")} == {journal.name, other.name})
