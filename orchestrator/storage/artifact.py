@@ -98,8 +98,8 @@ def judge(
     if listed is None:
         if SUCCESS in listing:
             return Verdict("corrupt", f"{SUCCESS} is not readable")
-        if (name := storage.first_unwritable(directory, listing)) is not None:
-            return Verdict("corrupt", f"{name} cannot be written to")
+        if (closed := storage.first_unwritable(directory, listing)) is not None:
+            return Verdict("corrupt", f"{closed} cannot be written to")
         failure = read.get(FAILED)
         if failure is not None:
             return Verdict("failed", str(failure.get("error", "unknown error")))

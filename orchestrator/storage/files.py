@@ -89,8 +89,13 @@ class Storage:
         Raises:
             StoreUnavailable: The store is away, or this user may not do that, or something else lies there.
         """
+
+        def act() -> T:
+            self._see_root()
+            return action()
+
         try:
-            return self.patience.persist(lambda: self._there() or action(), self.url)
+            return self.patience.persist(act, self.url)
         except OSError as error:
             if error.errno is None or isinstance(error, FileNotFoundError | FileExistsError):
                 raise
@@ -98,7 +103,7 @@ class Storage:
             refused.errno = error.errno
             raise refused from error
 
-    def _there(self) -> None:
+    def _see_root(self) -> None:
         """See that the root is still the directory that it was.
 
         Raises:

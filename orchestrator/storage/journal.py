@@ -237,10 +237,10 @@ def drivers(store: Store, sweep: str, now: Callable[[], float] = time.time, slee
 def _sign(name: str, record: dict[str, Any] | None) -> tuple[float, Driver] | None:
     """Return when a sign of life was given, by the clock there, and by whom. None: it is none, or its process here has ended."""
     match record:
-        case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running}:
+        case {"time": int() | float() as written, "pid": int() as pid, "host": str() as host, "running": list() as running, **more}:
             nodes = tuple(node for node in running if isinstance(node, str))
-            content = record.get("content")
-            if record.get("machine") == machine() and not runs(pid, record.get("started")):
+            content = more.get("content")
+            if more.get("machine") == machine() and not runs(pid, more.get("started")):
                 return None
             return written, Driver(name.removesuffix(".json"), host, pid, nodes, content if isinstance(content, str) else "")
     return None

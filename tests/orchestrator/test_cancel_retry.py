@@ -139,8 +139,8 @@ def test_cancel_beside_a_retry_stops_both_drivers_and_the_next_run_finishes(stor
     wait_for(lambda: store.state(failing) == "failed" and (store.directory(slow) / "checkpoint" / "epoch").exists(), running)
     behave(store, ("adapter/apple/|adapter/bbc/", endless))
     retrying = start("retry", "toy.yaml")
-    wait_for(lambda: {node for each in drivers(store, "toy") for node in each.running} >= {failing, slow}, retrying)
-    assert len(drivers(store, "toy")) == 2
+    wait_for(lambda: any(each.pid == retrying.pid and failing in each.running for each in drivers(store, "toy")), retrying)
+    assert {each.pid for each in drivers(store, "toy")} == {running.pid, retrying.pid}
     assert main(["cancel", "toy.yaml"]) == 0
     for process in (running, retrying):
         out, _ = process.communicate(timeout=120)
