@@ -140,6 +140,7 @@ def test_cancel_beside_a_retry_stops_both_drivers_and_the_next_run_finishes(stor
     behave(store, ("adapter/apple/|adapter/bbc/", endless))
     retrying = start("retry", "toy.yaml")
     wait_for(lambda: any(each.pid == retrying.pid and failing in each.running for each in drivers(store, "toy")), retrying)
+    wait_for(lambda: store.read_json(failing, "job.json")["attempts"] == 2, retrying)  # handed out is not yet begun
     assert {each.pid for each in drivers(store, "toy")} == {running.pid, retrying.pid}
     assert main(["cancel", "toy.yaml"]) == 0
     for process in (running, retrying):
