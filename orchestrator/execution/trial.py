@@ -249,11 +249,10 @@ def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
 def _leave_word(left: Iterable[str], order: PackOrder, error: StoreUnavailable) -> None:
     """Say why the jobs of a pack ended, where the store takes that much by now."""
     store = Store(order.store, Patience(0.0))
-    if store.is_local and not store.root.is_dir():
-        return  # it was moved, and must not be begun anew
     with contextlib.suppress(OSError):
         for node in left:
-            if not store.complete(node):
+            # Without its `job.json` it was not begun, or the store was moved and must not be begun anew in the old place.
+            if store.read_json(node, JOB) is not None and not store.complete(node):
                 store.fail(node, str(error), str(error))
 
 

@@ -288,3 +288,25 @@ def test_patience_asks_no_second_time_where_the_answer_is_no():
     with pytest.raises(PermissionError):
         Patience(10.0).persist(refuse, "there")
     assert asked == [1]
+
+
+@pytest.mark.slow
+def test_driver_whose_store_is_renamed_ends_with_one_sentence_and_the_next_goes_on_under_the_new_name(tmp_path, driver):
+    store = Store(tmp_path / "runs", Patience(0.0))
+    behave(store, (".", {"epochs": 10_000, "seconds": 0.05}))
+    begun = driver(store.url, SCALEARN_STORE_PATIENCE="2")
+    begun.until(lambda: list(store.root.glob("domains/*/*/*/*/*/checkpoint/epoch")))
+    store.root.rename(tmp_path / "moved")
+    under_way = [path.parents[1].name for path in (tmp_path / "moved").glob("domains/*/*/*/*/*/checkpoint/epoch")]
+    assert begun.end() == 2, begun.said
+    last = begun.said.strip().splitlines()[-1]
+    assert last.startswith(f"scalearn: The store {store.url} could not be reached for ")
+    assert "(it was moved or removed): bring it back, then run the same command again." in last
+    assert "Traceback" not in begun.said
+    assert not [path for path in store.root.rglob("*") if path.name in under_way], "nothing of them is begun anew in the old place"
+    moved = Store(tmp_path / "moved", Patience(0.0))
+    assert {moved.verify(node).state for node in nodes_of_the_sweep()} <= {"absent", "unfinished"}
+    behave(moved)
+    again = driver(moved.url)
+    assert again.end() == 0, again.said
+    assert {moved.verify(node).state for node in nodes_of_the_sweep()} == {"complete"}
