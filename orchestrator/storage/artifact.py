@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from orchestrator.storage.directory import first_unwritable
 from orchestrator.storage.files import Storage
 from orchestrator.storage.patience import reason
 
@@ -98,7 +99,7 @@ def judge(
     if listed is None:
         if SUCCESS in listing:
             return Verdict("corrupt", f"{SUCCESS} is not readable")
-        if (closed := storage.first_unwritable(directory, listing)) is not None:
+        if storage.is_local and (closed := first_unwritable(directory, listing)) is not None:
             return Verdict("corrupt", f"{closed} cannot be written to")
         failure = read.get(FAILED)
         if failure is not None:
@@ -129,3 +130,13 @@ def _problem(storage: Storage, path: Path, expected: Mapping[str, Any], facts: M
     except OSError as error:
         return f"cannot be read ({reason(error)})"
     return None if measured["sha256"] == expected.get("sha256") else "does not match its sha256"
+
+
+def split_name(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Return which node a file belongs to, and its name there."""
+    end = path.find("/")
+    while end != -1:
+        if path[:end] in nodes:
+            return path[:end], path[end + 1 :]
+        end = path.find("/", end + 1)
+    return None, ""

@@ -11,8 +11,6 @@ import io
 import json
 import os
 import shutil
-import stat
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
+from orchestrator.storage.directory import beside_of, names_no_file, walk
 from orchestrator.storage.patience import Patience, StoreUnavailable, is_trouble, reason, refusal
 from scalearn.errors import UserError
 
@@ -43,9 +42,6 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
 _LOCAL = (None, "file", "local")
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 """What keeps objects that appear whole and can be claimed. What else fsspec knows (archives, web pages, caches) cannot hold a store."""
-_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-"""What a path answers that names no file."""
-
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
 _CHUNK = 512
@@ -198,7 +194,7 @@ class Storage:
         if not self.is_local:
             self._files.pipe_file(self.key(path), data)
             return
-        beside = _beside(path)
+        beside = beside_of(path)
         try:
             beside.write_bytes(data)
             os.replace(beside, path)
@@ -232,7 +228,7 @@ class Storage:
 
     def _create_local(self, path: Path, data: bytes) -> None:
         """Link a finished file into place: with `O_EXCL` alone a reader could see half of it."""
-        beside = _beside(path)
+        beside = beside_of(path)
         try:
             beside.write_bytes(data)
             os.link(beside, path)
@@ -319,17 +315,13 @@ class Storage:
         """
         if self.is_local:
             place = path.resolve() if path == self.root else path  # the store itself may be reached through a link
-            return self._do(lambda: dict(sorted(_walk(place))), path)
+            return self._do(lambda: dict(sorted(walk(place))), path)
         base = self.key(path).rstrip("/") + "/"
         try:
             found = self._do(lambda: self._files.find(base.rstrip("/"), detail=True), path)
         except FileNotFoundError:
             return {}
         return {key.removeprefix(base): facts for key, facts in sorted(found.items()) if key.startswith(base)}
-
-    def first_unwritable(self, path: Path, names: Iterable[str]) -> str | None:
-        """Return the first of some files in a directory that this user may not read and write: it is another's. None: all are ours."""
-        return next((name for name in names if not os.access(path / name, os.R_OK | os.W_OK)), None) if self.is_local else None
 
     def listings(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
         """Iterate over the listings of several paths, some fetched at a time."""
@@ -383,12 +375,6 @@ def digest(file: BinaryIO) -> dict[str, Any]:
     return {"size": size, "sha256": sha256.hexdigest()}
 
 
-def names_no_file(error: OSError) -> bool:
-    """Tell whether an error says that there is no file at a path, whatever else may lie there."""
-    # Object stores raise FileNotFoundError without a number.
-    return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
-
-
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
@@ -436,37 +422,3 @@ def _remote(url: str) -> Path:
         raise UserError(
             f"The store {url} is of no kind that is known ({error}): name a directory or a URL such as s3://bucket/runs."
         ) from None
-
-
-def _walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    base = str(path)
-    if path.is_symlink():
-        yield "", {"type": "link", "size": 0}
-        return
-    closed: list[str] = []
-    for directory, folders, files in os.walk(base, onerror=lambda error: closed.append(str(error.filename))):
-        for name in [*files, *(folder for folder in folders if os.path.islink(os.path.join(directory, folder)))]:
-            place = os.path.join(directory, name)
-            try:
-                facts = os.lstat(place)
-            except FileNotFoundError:
-                continue
-            kind = "link" if stat.S_ISLNK(facts.st_mode) else "file" if stat.S_ISREG(facts.st_mode) else "other"
-            yield os.path.relpath(place, base).replace(os.sep, "/"), {"type": kind, "size": facts.st_size, "mtime": facts.st_mtime}
-    for folder in closed:
-        if os.path.isdir(folder):
-            yield os.path.relpath(folder, base).replace(os.sep, "/"), {"type": "closed", "size": 0}
-
-
-def missing(path: Path, why: str) -> FileNotFoundError:
-    """Return the error for a file that ought to be there."""
-    return FileNotFoundError(errno.ENOENT, why, str(path))
-
-
-def _beside(path: Path) -> Path:
-    """Return where to write a file before it is put in its place whole; its folder is there then."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # which would say that somebody has written the file
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
-    return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.files import names_no_file
+from orchestrator.storage.directory import names_no_file
 
 
 def history_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -31,10 +31,12 @@ from orchestrator.storage.artifact import (
     Verdict,
     belongs,
     judge,
+    split_name,
     stranger,
     vouched,
 )
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, missing, parse
+from orchestrator.storage.directory import missing
+from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, parse
 from orchestrator.storage.glance import Ended, Glance, note
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.patience import Patience, StoreUnavailable, reason
@@ -294,7 +296,7 @@ class Store:
         for place, files in self.storage.listings(self.root / prefix for prefix in sorted(prefixes)):
             prefix = place.relative_to(self.root).as_posix()
             for name, facts in files.items():
-                node, inner = _split(f"{prefix}/{name}", found)
+                node, inner = split_name(f"{prefix}/{name}", found)
                 if node is not None:
                     found[node][inner] = facts
         return dict(found)
@@ -394,13 +396,3 @@ class Store:
             node, name = wanted[path]
             found.setdefault(node, {})[name] = parse(data)
         return found
-
-
-def _split(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Return which node a file belongs to, and its name there."""
-    end = path.find("/")
-    while end != -1:
-        if path[:end] in nodes:
-            return path[:end], path[end + 1 :]
-        end = path.find("/", end + 1)
-    return None, ""
