@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import auto_init_hook
 from ray._private.state import state as global_state  # an autoscaler's limits have no public name
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
 
 from orchestrator.definition.resources import Shape, check_placeable, default_gpu
+from orchestrator.execution import local_ray
+from orchestrator.execution.local_ray import LOCAL, LocalRay
 from scalearn.errors import UserError
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
@@ -33,8 +36,8 @@ class Cluster:
     """What each node has in total, by Ray's names (`CPU`, `GPU`, ...); those included that an autoscaler may add."""
     dashboard: str | None
     """Address of Ray's dashboard, where it runs."""
-    is_local: bool
-    """Whether this process started it."""
+    local: LocalRay | None
+    """The Ray, where this process has started it."""
     gpus: float = 0.0
     """GPUs of the nodes that are up."""
     torch_sees_gpus: bool = True
@@ -44,6 +47,15 @@ class Cluster:
     def default_gpu(self) -> float:
         """GPUs of a trial whose sweep file states none. An autoscaler's nodes count before they are up: nothing else would start them."""
         return default_gpu(self.nodes) if self.torch_sees_gpus else 0.0
+
+    def check(self) -> None:
+        """See that a local Ray is still there.
+
+        Raises:
+            RayLost: It is not, and what was left of it has been ended.
+        """
+        if self.local is not None:
+            self.local.check()
 
 
 @contextlib.contextmanager
@@ -58,15 +70,15 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
         dashboard: Whether a local Ray serves its dashboard, on loopback; it costs seconds.
 
     Raises:
-        UserError: No Ray at RAY_ADDRESS, or it refuses us.
+        UserError: No Ray at RAY_ADDRESS, or it refuses us, or none can be started on this machine.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        context = _connect(address)
-    else:
-        context = _start(
+    # For good: a thread that still calls Ray when this connection has ended would join whichever cluster runs on the machine.
+    auto_init_hook.enable_auto_connect = False
+    address, local = os.environ.get("RAY_ADDRESS"), None
+    if not address or address == LOCAL:
+        local, context = local_ray.start(
             num_cpus=cpus or len(os.sched_getaffinity(0)),
             num_gpus=gpus,
             include_dashboard=dashboard,
@@ -75,10 +87,12 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
+    else:
+        context = _connect(address)
     try:
         up = ray.cluster_resources().get("GPU", 0.0)
-        sees = bool(address) or gpus is not None or not up or _torch_sees_gpus()
-        yield Cluster(nodes(), context.dashboard_url or None, is_local=not address, gpus=up, torch_sees_gpus=sees)
+        sees = local is None or gpus is not None or not up or _torch_sees_gpus()
+        yield Cluster(nodes(), context.dashboard_url or None, local, gpus=up, torch_sees_gpus=sees)
     finally:
         ray.shutdown()
 
@@ -89,23 +103,15 @@ _SETTINGS = {
     "RAY_DEDUP_LOGS": "1",
     # Our own records replace Tune's CSV, JSON and TensorBoard files.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    # Agents of a raylet that is killed would see it at once and put its last lines into our output; two seconds later they are gone, too.
+    "RAY_enable_pipe_based_agent_to_parent_health_check": "0",
     # Milliseconds until Ray calls a silent worker unavailable; within them it mostly learns whether its whole node died.
     "RAY_timeout_ms_task_wait_for_death_info": "60000",
     # Nothing restores from Tune's own snapshots.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-def _start(**settings: Any) -> Any:
-    local = "local"  # not whichever cluster was last started on this machine
-    try:
-        return ray.init(local, **settings)
-    except Exception as error:  # Ray raises no type of its own here
-        if "timed out during startup" not in str(error):
-            raise
-        ray.shutdown()
-        return ray.init(local, **settings)  # a busy machine may need longer than the half minute that Ray gives itself
 
 
 def _connect(address: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.definition.resources import ACCELERATOR, Shape
@@ -129,6 +129,7 @@ def measure(
     runtime: Runtime,
     shape_of: Callable[[Job], Shape],
     placement_of: Callable[[Job], Hashable],
+    check: Callable[[], None] = lambda: None,
 ) -> Devices:
     """Measure every kind of GPU trial that a graph's jobs ask for, in a worker placed as they are.
 
@@ -139,6 +140,7 @@ def measure(
         runtime: How jobs will run.
         shape_of: The resources of a job's trial.
         placement_of: The same as a key.
+        check: Called while a measurement lasts; what it raises ends the wait.
     """
     groups: dict[Hashable, list[Job]] = {}
     for node, state in graph.states.items():
@@ -155,7 +157,7 @@ def measure(
     measured: dict[Key, Memory] = {}
     for placement, (config, wanted, answer) in asked.items():
         try:
-            found: dict[Key, Memory] = ray.get(answer, timeout=_PATIENCE)
+            found = _wait_for(answer, check)
         except RayError as error:  # the jobs themselves will say what is wrong, if it lasts
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", reason)
@@ -172,6 +174,19 @@ def _ask(shape: Shape, wanted: Mapping[Key, Sample], known: Known, runtime: Runt
     options: dict[str, Any] = {_OPTIONS[name]: amount for name, amount in shape.items() if name in _OPTIONS}
     options["resources"] = {name: amount for name, amount in shape.items() if name not in _OPTIONS}
     return ray.remote(**options)(probe).remote(wanted, known, runtime)
+
+
+def _wait_for(answer: Any, check: Callable[[], None]) -> dict[Key, Memory]:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            found: dict[Key, Memory] = ray.get(answer, timeout=1.0)
+        except GetTimeoutError:
+            check()
+            if time.monotonic() > end:
+                raise
+        else:
+            return found
 
 
 def _share(shape: Shape) -> float:

@@ -1,9 +1,11 @@
 """A sweep from its file to its table. Running it again resumes, extends or repairs it; what is done is never trained twice."""
 
+import contextlib
 import logging
+import os
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +29,7 @@ from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
 from orchestrator.tracking.writer import Target, Tracker, logged_before, program
 from orchestrator.watching.progress import Progress
-from orchestrator.watching.report import Report, print_table, write_run_report
+from orchestrator.watching.report import Report, print_table, report_folder, write_run_report
 from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
 
@@ -78,10 +80,12 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     Raises:
         UserError: Wrong input, local data without rows, a store that cannot be written to, a cluster that cannot be reached.
     """
-    with Signals() as signals:
+    with Signals() as signals, _returning():
         try:
             code = _run(sweep, store, options, console, signals)
-        except (KeyboardInterrupt, SystemExit):  # SystemExit: by Ray's own handler, while Ray is being started
+        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: by Ray's own handler, while Ray is being started
+            if isinstance(error.__context__, BrokenPipeError):  # or because nobody reads what we print
+                raise
             code = INTERRUPTED
         except StoreUnavailable:
             if signals.received is None:
@@ -90,6 +94,17 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
     if code == INTERRUPTED:
         _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
     return code
+
+
+@contextlib.contextmanager
+def _returning() -> Iterator[None]:
+    """Come back to the working directory at the end, if it is still there; the run itself leaves it, and may not need it."""
+    place = Path.cwd()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(place)
 
 
 def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals: Signals) -> int:
@@ -127,6 +142,7 @@ def _run_named(
     for item in moved:
         journal.note("set_aside", **vars(item))
     _print_start(sweep, graph, store, target, moved, console)
+    here, folder = Path.cwd(), report_folder(store, sweep.name)  # the working directory may be gone at the end
     if remark := target.remark(store):
         _warn(console, remark)
     if is_deleted(target.uri, target.experiment):
@@ -139,7 +155,7 @@ def _run_named(
         name = own_name(sweep.name, full, store)
         write_manifest(sweep, full, store, target.uri, None, name)
         print_table(store, name, console)
-        report = write_run_report(store, name)
+        report = write_run_report(store, name, folder.with_name(name))
         left = _finish_tracking(tracker, code, report)
     except (KeyboardInterrupt, StoreUnavailable) as error:
         if isinstance(error, StoreUnavailable) and signals.received is None:
@@ -149,7 +165,7 @@ def _run_named(
     name = own_name(sweep.name, full, store)
     write_manifest(sweep, full, store, target.uri, tracker.run_id, name)
     _print_failures(graph, store, console)
-    _print_places(target, store, name, report, console)
+    _print_places(target, store, _command_to_look(store, name, here), report, console)
     if tracker.report_problem:
         _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
@@ -184,8 +200,12 @@ def _run_pending(
         tracker.start()
     if not pending:
         return SUCCEEDED
+    # Needed at the end, when the copy of this code in which a Ray job runs may be gone.
+    from analysis import mlflow_sweep, page, results  # noqa: F401
+
     # Ray: seconds that a finished sweep does not spend
     from orchestrator.execution.cluster import describe_gpus
+    from orchestrator.execution.local_ray import RayLost
     from orchestrator.execution.schedule import Settings, run_graph
 
     settings = Settings(
@@ -214,9 +234,12 @@ def _run_pending(
 
     # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with Progress(graph, console) as progress:
-        listeners = [progress.listen, tracker.listen, journal.listen]
-        run_graph(graph, store, settings, signals=signals, listeners=listeners, announce=announce)
+    try:
+        with Progress(graph, console) as progress:
+            listeners = [progress.listen, tracker.listen, journal.listen]
+            run_graph(graph, store, settings, signals=signals, listeners=listeners, announce=announce)
+    except RayLost as error:
+        _warn(console, str(error))
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
 
 
@@ -261,16 +284,19 @@ def _print_failures(graph: Graph, store: Store, console: Console) -> None:
             _warn(console, f"blocked  {node}: its parent {graph.blocked_by(node)} failed")
 
 
-def _print_places(target: Target, store: Store, sweep: str, report: Report | None, console: Console) -> None:
+def _command_to_look(store: Store, sweep: str, here: Path) -> str:
+    manifest = store.manifest_path(sweep)
+    below = store.is_local and manifest.is_relative_to(here)
+    return shlex.join([program("scalearn"), "ui", str(manifest.relative_to(here) if below else manifest)])
+
+
+def _print_places(target: Target, store: Store, to_look: str, report: Report | None, console: Console) -> None:
     if report and report.problem:
         _warn(console, report.problem)
     lines = {"Artifacts": store.url}
     if report and report.problem is None:
         lines["Report"] = str(report.page)
-    lines["MLflow"] = target.uri
-    manifest = store.manifest_path(sweep)
-    here = store.is_local and manifest.is_relative_to(Path.cwd())
-    lines["To look"] = shlex.join([program("scalearn"), "ui", str(manifest.relative_to(Path.cwd()) if here else manifest)])
+    lines |= {"MLflow": target.uri, "To look": to_look}
     for name, value in lines.items():
         console.print(f"{name + ':':<11} {value}", highlight=False, soft_wrap=True, markup=False)
 

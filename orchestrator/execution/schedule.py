@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
@@ -70,7 +72,7 @@ def run_graph(
     listeners: Iterable[Listener] = (),
     announce: Callable[[Cluster, Collection[Shape]], None] = lambda cluster, shapes: None,
 ) -> None:
-    """Run every pending job of a graph; the graph's states tell how each ended.
+    """Run every pending job of a graph; the graph's states tell how each ended. The process is left in the root directory.
 
     Args:
         graph: The jobs, those that are done marked so.
@@ -81,7 +83,8 @@ def run_graph(
         announce: Called once Ray is up, with the resources of the trials that are to run.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came. Running jobs were asked to checkpoint, and got a moment for it.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came. Running jobs were asked to checkpoint, and got a moment for it.
+        RayLost: The local Ray is gone.
         UserError: Ray cannot be reached, or some job cannot be placed.
     """
     leases = Leases(store)
@@ -102,7 +105,7 @@ def run_graph(
             refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             turns = Turns(shapes, nodes)
             cost = settings.cost(any("GPU" in shape for shape in shapes.values()))
-            devices = measure(graph, store, cost, settings.runtime, orders.shape, orders.placement)
+            devices = measure(graph, store, cost, settings.runtime, orders.shape, orders.placement, cluster.check)
             slots = max(turns.room.values())
             policy = Policy(
                 graph,
@@ -117,12 +120,19 @@ def run_graph(
             searcher = GraphSearcher(
                 graph, store, orders.config, policy=policy, turns=turns, retries=retries, leases=leases, listeners=listeners
             )
-            _fit(_tuner(searcher, scratch), searcher, signals, store, stop_file)
+            _leave_working_directory()
+            _fit(_tuner(searcher, scratch), searcher, cluster, signals, store, stop_file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:
             with contextlib.suppress(StoreUnavailable):  # an empty file that nobody looks for is left behind
                 store.storage.remove_tree(stop_file.parent)
+
+
+def _leave_working_directory() -> None:
+    """Go where nobody removes anything: Tune asks where it is, and a Ray job's directory may be removed by another node of its machine."""
+    sys.path[:] = map(os.path.abspath, sys.path)
+    os.chdir("/")
 
 
 def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
@@ -156,7 +166,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
     )
 
 
-def _fit(tuner: tune.Tuner, searcher: GraphSearcher, signals: Signals, store: Store, stop_file: Path) -> None:
+def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: Signals, store: Store, stop_file: Path) -> None:
     """Run Tune in a thread of its own, so that signals find the main thread idle and a second one can leave at once."""
     failure: list[BaseException] = []
 
@@ -171,6 +181,7 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, signals: Signals, store: St
         thread.start()
         while thread.is_alive() and signals.received is None:
             thread.join(0.2)
+            cluster.check()
         if signals.received is not None:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             deadline = time.monotonic() + GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a run lasts: the first ends it in good order, wherever it is, and a second one at once."""
+"""SIGINT, SIGTERM and SIGHUP while a run lasts: the first ends it in good order, wherever it is, and a second one at once."""
 
 import contextlib
 import os
@@ -32,7 +32,9 @@ class Signals:
     def __enter__(self) -> "Signals":
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+            if self._before[signal.SIGHUP] == signal.SIG_IGN:  # as `nohup` has it
+                del self._before[signal.SIGHUP]
             self.install()
         return self
 
@@ -58,6 +60,8 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if number == signal.SIGHUP:  # a terminal that closes may send several
+                return
             _end_at_once()
         self.received = number
         patience.give_up()

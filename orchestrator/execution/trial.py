@@ -87,6 +87,14 @@ class PackTrainable(tune.Trainable):
     `setup` and `reset_config` only remember the order. Ray may call them in two processes for one trial, so they must not touch the store.
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Begin in a directory that exists, since Tune asks for it: the one in which Ray was started, or its copy, may be gone."""
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            os.chdir("/")
+        super().__init__(*arguments, **named)
+
     def setup(self, config: dict[str, Any]) -> None:
         """Remember the first order."""
         self._order: PackOrder = config[ORDER]

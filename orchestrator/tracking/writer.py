@@ -59,7 +59,7 @@ class Target:
         """
         # An absolute path: MLflow's own default is relative to whatever directory a process happens to be in.
         default = f"sqlite:///{_home(store) / 'mlflow.db'}"
-        return cls(uri or os.environ.get("MLFLOW_TRACKING_URI") or default, experiment or sweep, sweep, note)
+        return cls(_absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or default), experiment or sweep, sweep, note)
 
     def remark(self, store: Store) -> str | None:
         """Return what to tell a user whose runs are logged where other hosts do not see them."""
@@ -90,6 +90,7 @@ class Tracker:
         self.problem: str | None = None
         """Why the last attempt failed. None: it did not."""
         self._graph, self._store = graph, store
+        self._artifacts = _home(store) / "mlflow-artifacts"
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._open: dict[str, int] = {}
         """Nodes to follow, with the size of the history at the last look."""
@@ -184,7 +185,7 @@ class Tracker:
         from orchestrator.tracking.mlflow_runs import SweepRuns  # seconds, which a run that finds everything done does not spend
 
         target = self.target
-        runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, _home(self._store) / "mlflow-artifacts")
+        runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, self._artifacts)
         self.run_id = runs.run_id
         self._ship_manifest(runs)
         return runs
@@ -332,6 +333,13 @@ def program(name: str) -> str:
 def _home(store: Store) -> Path:
     """Return the directory of the default SQLite file: SQLite locks bytes of a file, which an object store has not."""
     return store.root if store.is_local else Path.cwd()
+
+
+def _absolute(uri: str) -> str:
+    """Return a tracking URI that names the same in every directory: SQLite's may be relative."""
+    path = uri.removeprefix("sqlite:///")
+    is_relative = uri.startswith("sqlite:///") and not path.startswith(("/", ":", "file:")) and path
+    return f"sqlite:///{Path.cwd() / path}" if is_relative else uri
 
 
 def _is_gone(uri: str) -> bool:

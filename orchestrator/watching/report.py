@@ -62,19 +62,20 @@ def print_table(store: Store, sweep: str, console: Console) -> None:
     analysis.render.to_terminal(table, console)
 
 
-def write_run_report(store: Store, sweep: str) -> Report:
-    """Write a run's report to `<store>/reports/<sweep>`, or leave it alone where nothing has changed.
+def write_run_report(store: Store, sweep: str, folder: Path | None = None) -> Report:
+    """Write a run's report, or leave it alone where nothing has changed.
 
     Whatever goes wrong with a picture, the tables are written: hours of training must not end in a traceback about a font.
 
     Args:
         store: The store.
         sweep: Name of a sweep that was run into it.
+        folder: Where to. None: what `report_folder` names.
     """
     import analysis
     from analysis.report import read_summary, write_report
 
-    folder = report_folder(store, sweep)
+    folder = folder or report_folder(store, sweep)
     try:
         write_report(store.url, sweep, folder)
     except analysis.ResultsError as error:

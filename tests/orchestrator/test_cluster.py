@@ -1,6 +1,11 @@
 """Resources against a cluster that is described."""
 
 import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +14,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import cluster as cluster_module
+from orchestrator.execution import local_ray
 from orchestrator.execution.cluster import Cluster, describe_gpus, refuse_unplaceable
 from orchestrator.planning.cost import CostModel
 from orchestrator.planning.packing import Policy
@@ -26,7 +32,7 @@ methods: {scalearn: {}, scalearn_pp: {}}
 
 
 def cluster(*nodes: dict[str, float]) -> Cluster:
-    return Cluster(nodes, None, is_local=False)
+    return Cluster(nodes, None, None)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +111,11 @@ NO_TORCH = "GPUs: 8, not used (the torch that is installed cannot use them); job
 @pytest.mark.parametrize(
     ("cluster", "amounts", "line"),
     [
-        (Cluster(GPU_NODES, None, False, gpus=8.0), {"source": 1.0, "transfer": 0.25, "single": 0.0}, "GPUs: 8, 0 to 1 per job or pack"),
-        (Cluster(GPU_NODES, None, False), {"source": 1.0}, "GPUs: none up yet, some are started when jobs wait, 1 per job or pack"),
-        (Cluster(GPU_NODES[:1], None, False), {"source": 0.0, "single": 0.0}, "GPUs: none; jobs run on CPUs"),
-        (Cluster(GPU_NODES, None, False, gpus=8.0), {"single": 0.0}, "GPUs: 8, not used (`gpu: 0` in the sweep file); jobs run on CPUs"),
-        (Cluster(GPU_NODES, None, True, gpus=8.0, torch_sees_gpus=False), {"source": 0.0, "single": 0.0}, NO_TORCH),
+        (Cluster(GPU_NODES, None, None, gpus=8.0), {"source": 1.0, "transfer": 0.25, "single": 0.0}, "GPUs: 8, 0 to 1 per job or pack"),
+        (Cluster(GPU_NODES, None, None), {"source": 1.0}, "GPUs: none up yet, some are started when jobs wait, 1 per job or pack"),
+        (Cluster(GPU_NODES[:1], None, None), {"source": 0.0, "single": 0.0}, "GPUs: none; jobs run on CPUs"),
+        (Cluster(GPU_NODES, None, None, gpus=8.0), {"single": 0.0}, "GPUs: 8, not used (`gpu: 0` in the sweep file); jobs run on CPUs"),
+        (Cluster(GPU_NODES, None, None, gpus=8.0, torch_sees_gpus=False), {"source": 0.0, "single": 0.0}, NO_TORCH),
     ],
 )
 def test_trial_without_a_stated_gpu_gets_one_where_the_cluster_has_any(cluster, amounts, line):
@@ -120,19 +126,60 @@ def test_trial_without_a_stated_gpu_gets_one_where_the_cluster_has_any(cluster, 
     assert describe_gpus(cluster, shapes.values()) == line
 
 
-def test_local_ray_that_a_busy_machine_starts_too_slowly_is_started_once_more(monkeypatch):
-    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"})
-    slow = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
-    said = [slow, slow, "no memory"]
+@pytest.fixture
+def own_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without an address of a cluster, whose environment a test may change."""
+    named = ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR")
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name not in named})
 
-    def start(*arguments, **settings):
+
+def test_local_ray_that_starts_too_slowly_twice_or_not_at_all_is_one_sentence_and_leaves_no_process(own_ray, monkeypatch):
+    slow = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+    said = [slow, slow, "Failed to start GCS.  Last 1 lines of error files:\nno port"]
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(address: str, **settings: object) -> None:
+        assert address == "local"  # of one's own, whatever else runs on the machine
+        begun.append(subprocess.Popen(["sleep", "600"]))
         raise Exception(said.pop(0))
 
-    monkeypatch.setattr(cluster_module.ray, "init", start)
-    for reason, left in (("timed out", 1), ("no memory", 0)):  # a second time is too often, and nothing else is tried again
-        with pytest.raises(Exception, match=reason), cluster_module.connected(1, 0):
+    monkeypatch.setattr(local_ray.ray, "init", start)
+    for reason, left in (("The current node timed out during startup", 1), ("Failed to start GCS", 0)):  # only the slow one is tried again
+        sentence = rf"^Ray could not be started on this machine \({reason}\): .* in /tmp/ray"
+        with pytest.raises(UserError, match=sentence), cluster_module.connected(1, 0):
             pass
         assert len(said) == left
+    assert [process.wait(60) for process in begun] == [-signal.SIGKILL] * 3
+
+
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A directory with a short path."""
+    with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp") as directory:
+        yield directory
+
+
+def test_local_ray_lies_where_its_sockets_have_room_and_it_may_write(own_ray, tmp_path, short, monkeypatch):
+    chosen = []
+
+    def start(address: str, **settings: object) -> None:
+        chosen.append(settings["_temp_dir"])
+        raise Exception("no memory")
+
+    monkeypatch.setattr(local_ray.ray, "init", start)
+    occupied, long = Path(short, "occupied"), tmp_path / ("x" * 100)
+    occupied.mkdir()
+    (occupied / "ray").touch()
+    for named in ({}, {"TMPDIR": str(long)}, {"RAY_TMPDIR": str(occupied), "TMPDIR": str(long)}, {"RAY_TMPDIR": short}):
+        os.environ.update({"RAY_TMPDIR": "", "TMPDIR": ""} | named)
+        with pytest.raises(UserError, match="no memory"), cluster_module.connected(1, 0):
+            pass
+    assert chosen == ["/tmp/ray", "/tmp/ray", "/tmp/ray", f"{short}/ray"]
+    assert not long.exists()
+    monkeypatch.setattr(local_ray, "_SOCKET_PATH_BYTES", 72)
+    sentence = r"and .*/ray, /tmp/ray, /tmp/ray-\d+ are not fit for it: set RAY_TMPDIR to one"
+    with pytest.raises(UserError, match=sentence), cluster_module.connected(1, 0):
+        pass
 
 
 def test_jobs_of_unlike_resources_are_not_packed_together():
