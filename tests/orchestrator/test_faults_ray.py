@@ -93,7 +93,7 @@ import os, ray
 from orchestrator.execution.cluster import connected
 with connected(None, None):
     del os.environ["RAY_ADDRESS"]
-for call in (lambda: ray.put(1), lambda: ray.remote(len).remote(()), lambda: ray.util.placement_group([{"CPU": 1}])):
+for call in (lambda: ray.put(1), lambda: ray.remote(lambda: 1).remote(), lambda: ray.util.placement_group([{"CPU": 1}])):
     try:
         call()
     except Exception as error:
