@@ -18,6 +18,7 @@ from analysis.names import order_methods, order_tasks, task_title
 from analysis.render import to_markdown
 from analysis.selection import Rule
 from analysis.tables import BenchmarkTable, Row, benchmark_table
+from scalearn.secrets import without_secrets
 
 MOST_VALUES = 6
 
@@ -138,8 +139,9 @@ def compare(
 
 def _names(frames: Sequence[pd.DataFrame], places: Sequence[str | Path]) -> tuple[str, str]:
     """The sweeps' names; with the stores where the names are the same."""
-    one, two = (str(frame.attrs.get("sweep", {}).get("name") or place) for frame, place in zip(frames, places, strict=True))
-    return (one, two) if one != two else (f"{one} ({places[0]})", f"{two} ({places[1]})")
+    shown = [without_secrets(str(place)) for place in places]
+    one, two = (str(frame.attrs.get("sweep", {}).get("name") or place) for frame, place in zip(frames, shown, strict=True))
+    return (one, two) if one != two else (f"{one} ({shown[0]})", f"{two} ({shown[1]})")
 
 
 def _targets(frame: pd.DataFrame) -> list[str]:

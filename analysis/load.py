@@ -10,6 +10,7 @@ from analysis.files import Folder, open_folder
 from analysis.frame import build_frame
 from analysis.records import Record, SweepInfo, config_from, read_manifest, read_records
 from analysis.selection import mark_chosen
+from scalearn.secrets import without_secrets
 
 TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
 
@@ -34,7 +35,7 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
         from analysis.mlflow_source import read_tracked
 
         records, manifest = read_tracked(str(store), sweep)
-        name = str(store)
+        name = without_secrets(str(store))
     else:
         folder, manifest = locate(store, sweep)
         records, name = read_records(folder, manifest), folder.name

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from analysis.errors import ResultsError
 from analysis.mlflow_records import MANIFEST_ARTIFACT, record_from_tags
 from analysis.records import Record, SweepInfo, mark_blocked, parse_manifest, pending_record
+from scalearn.secrets import without_secrets
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -42,8 +43,10 @@ def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo |
         experiment, manifest = _sweep(client, uri, sweep)
         runs = _jobs(client, [experiment])
     except MlflowException as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ResultsError(f"The tracking server {uri} cannot be read ({reason}); check the address, or name the store.") from error
+        reason = without_secrets((str(error).strip().splitlines() or ["no reason given"])[0])
+        raise ResultsError(
+            f"The tracking server {without_secrets(uri)} cannot be read ({reason}); check the address, or name the store."
+        ) from error
     records = []
     for entry in manifest.nodes:
         node = str(entry["node"])
@@ -56,13 +59,15 @@ def _sweep(client: MlflowClient, uri: str, sweep: str) -> tuple[str, SweepInfo]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = [run for run in _runs(client, experiments, "tags.kind = 'sweep'") if run.data.tags.get("sweep") == sweep]
     if not found:
-        raise ResultsError(f"{uri} knows no sweep named {sweep!r}; run it with tracking on, or name the store.")
+        raise ResultsError(f"{without_secrets(uri)} knows no sweep named {sweep!r}; run it with tracking on, or name the store.")
     run = found[0]
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = client.download_artifacts(run.info.run_id, MANIFEST_ARTIFACT, folder)
         except (MlflowException, OSError) as error:
-            raise ResultsError(f"The run of sweep {sweep!r} at {uri} holds no {MANIFEST_ARTIFACT}; run the sweep again.") from error
+            raise ResultsError(
+                f"The run of sweep {sweep!r} at {without_secrets(uri)} holds no {MANIFEST_ARTIFACT}; run the sweep again."
+            ) from error
         manifest = parse_manifest(json.loads(Path(path).read_text(encoding="utf-8")))
     return run.info.experiment_id, manifest
 

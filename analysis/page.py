@@ -16,6 +16,7 @@ from analysis.records import Record
 from analysis.render import to_html
 from analysis.results import Results
 from analysis.summary import findings, omega_findings
+from scalearn.secrets import without_secrets
 
 MOST_JOBS = 500
 """Rows of the page's table of jobs; the file `tables/jobs.csv` has all."""
@@ -72,7 +73,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ("Data", _tally(entry.get("origin") for record in records for entry in record.config.get("data") or ())),
         ("Packages", ", ".join(f"{name} {versions}" for name in SHOWN_PACKAGES if (versions := _tally(packages[name])))),
     ]
-    return [(what, value) for what, value in facts if value]
+    return [(what, without_secrets(value)) for what, value in facts if value]  # jobs of earlier versions may have kept some
 
 
 def _tally(values: Iterable[Any]) -> str:

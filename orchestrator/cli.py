@@ -26,6 +26,7 @@ from orchestrator.commands import (
     ui,
     verify,
 )
+from orchestrator.terminal import make_output_safe
 from scalearn.errors import UserError
 
 WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = _open_output() if arguments is None else _Output(1, "w", closefd=False)
     if output is None:
         return _complain("The standard output is closed: send it to a file, or to /dev/null.")
+    if arguments is None:
+        make_output_safe()
     try:
         try:
             return _run(arguments)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalearn.secrets import without_secrets
+
 _PACKAGES = ("scalearn-orchestrator", "torch", "transformers", "adapters", "accelerate", "datasets", "safetensors", "numpy", "ray")
 
 
@@ -24,9 +26,9 @@ def capture(file: str, overrides: Sequence[str]) -> dict[str, Any]:
         "git_dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
         "packages": dict(_versions()),
         "python": platform.python_version(),
-        "argv": list(sys.argv),
+        "argv": list(map(without_secrets, sys.argv)),
         "sweep_file": file,
-        "overrides": list(overrides),
+        "overrides": list(map(without_secrets, overrides)),
     }
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
 from orchestrator.storage.store import Store
+from orchestrator.terminal import SafeConsole
 from scalearn.errors import UserError
 
 _MOST = 1_000_000
@@ -92,4 +93,5 @@ def positive_seconds(text: str) -> float:
 
 def make_console() -> Console:
     """Return a console that does not break tables which a log or a file has room for: without a terminal rich assumes 80 columns."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    output = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # named, or rich would draw through what makes text safe
+    return SafeConsole(file=output) if output.isatty() else SafeConsole(file=output, width=160)

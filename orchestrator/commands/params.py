@@ -4,9 +4,9 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from orchestrator.commands.arguments import make_console
 from scalearn.backbones import get_backbone
 from scalearn.errors import UserError
 from scalearn.methods.registry import get_method
@@ -54,5 +54,5 @@ def run(arguments: argparse.Namespace) -> int:
         column.justify = "right"
     for key, count in counts.items():
         table.add_row(get_method(key).title, *(f"{number:,}" for number in count.values()))
-    Console().print(table)
+    make_console().print(table)
     return 0

@@ -20,6 +20,8 @@ class Place:
 
     store: Store
     sweep: str
+    tracking_uri: str | None = None
+    """Where the sweep's file says that it is logged. None: it says nothing, or no file was named."""
 
 
 def add_results_command(
@@ -61,7 +63,7 @@ def find_place(arguments: argparse.Namespace, text: str) -> Place:
         if store.load_json(store.manifest_path(text)) is not None:
             return Place(store, text)
     sweep = Sweep.load(text, arguments.set)
-    return Place(open_store(sweep, arguments), sweep.name)
+    return Place(open_store(sweep, arguments), sweep.name, sweep.tracking.uri)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.commands.arguments import positive_number, positive_seconds
+from orchestrator.commands.arguments import make_console, positive_number, positive_seconds
 from orchestrator.planning.course import SECONDS
 from orchestrator.planning.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
@@ -70,8 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(
                 f"--out {arguments.out} cannot be written ({error.strerror}): name a file in a directory that exists."
             ) from None
-    print_profile(profile, Console())
-    Console().print(f"Measured in {time.monotonic() - began:.0f} s.", highlight=False)
+    console = make_console()
+    print_profile(profile, console)
+    console.print(f"Measured in {time.monotonic() - began:.0f} s.", highlight=False)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, positive_number
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
-from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracking_of
+from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracking_of, without_login
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: The sweep was not logged, or the port is taken.
     """
     place = find_place(arguments, arguments.sweep)
-    tracking = tracking_of(place.store, place.sweep)
+    tracking = tracking_of(place.store, place.sweep, place.tracking_uri)
     if is_server(tracking.uri):
         _show(tracking.uri, tracking.experiment, arguments)
         return 0
@@ -42,7 +42,7 @@ def _show(address: str, experiment: str, arguments: argparse.Namespace) -> None:
     with one_sentence():
         from analysis.mlflow_view import view_links
 
-        links = view_links(address, *find_experiment(address, experiment))
+        links = view_links(without_login(address), *find_experiment(address, experiment))
     for what, link in links.items():
         print(f"{what}: {link}", flush=True)
     if sys.stdout.isatty() and not arguments.no_browser:

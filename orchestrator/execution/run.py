@@ -31,6 +31,7 @@ from orchestrator.tracking.writer import Target, Tracker, logged_before, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, report_folder, write_run_report
 from scalearn.runtime import Runtime
+from scalearn.secrets import without_secrets
 from scalearn.tasks import task_of
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def _print_start(sweep: Sweep, graph: Graph, store: Store, target: Target, moved
     text = f"Sweep {sweep.name}: {len(graph)} jobs, {counts['cached']} done before, {counts['pending']} to run. Store: {store.url}"
     console.print(text, highlight=False, soft_wrap=True)
     look = f" (to look: {command})" if (command := target.ui_command()) else ""
-    console.print(f"MLflow: {target.uri}{look}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"MLflow: {target.address}{look}", highlight=False, soft_wrap=True, markup=False)
     if _RAY_COPIES in store.url:
         _warn(console, "This store lies in Ray's copy of the working directory, which Ray removes: name a lasting one with --store.")
 
@@ -296,7 +297,7 @@ def _print_places(target: Target, store: Store, to_look: str, report: Report | N
     lines = {"Artifacts": store.url}
     if report and report.problem is None:
         lines["Report"] = str(report.page)
-    lines |= {"MLflow": target.uri, "To look": to_look}
+    lines |= {"MLflow": target.address, "To look": to_look}
     for name, value in lines.items():
         console.print(f"{name + ':':<11} {value}", highlight=False, soft_wrap=True, markup=False)
 
@@ -307,7 +308,7 @@ def _warn(console: Console, line: str) -> None:
 
 def _note(sweep: Sweep) -> str:
     description = f"{sweep.description}\n\n" if sweep.description else ""
-    return f"{description}```yaml\n{sweep.text}\n```"
+    return without_secrets(f"{description}```yaml\n{sweep.text}\n```")
 
 
 def _absolute(root: str | None) -> Path | None:

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from scalearn.secrets import without_secrets
+
 LOG = "log.txt"
 """A file of the artifact like others: complete, and closed, before the job is committed."""
 
@@ -54,9 +56,17 @@ def logged(directories: Mapping[str, Path]) -> Iterator[None]:
             logging.captureWarnings(False)
 
 
+class _Formatter(logging.Formatter):
+    """Writes no secrets: libraries name the addresses that they could not reach."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's line or lines."""
+        return without_secrets(super().format(record))
+
+
 def _handler(node: str, directory: Path) -> logging.Handler:
     handler = logging.FileHandler(directory / LOG, encoding="utf-8", errors="backslashreplace")
-    formatter = logging.Formatter(_FORMAT, "%Y-%m-%dT%H:%M:%SZ")
+    formatter = _Formatter(_FORMAT, "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     handler.addFilter(lambda record: getattr(record, _JOB, node) == node)

@@ -16,6 +16,7 @@ from orchestrator.definition.names import TaskNames
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.files import JSON_LIMIT
 from orchestrator.storage.store import SCHEMA, Store
+from scalearn.secrets import without_secrets
 
 
 def content_of(nodes: Iterable[str]) -> str:
@@ -57,11 +58,11 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
         sweep: The sweep.
         graph: All its jobs.
         store: Where.
-        tracking_uri: Where its runs are logged.
+        tracking_uri: Where its runs are logged; without its password, as everything here.
         run_id: The sweep's run there. None: not known yet, so what an earlier run wrote is kept.
         name: Under which name. None: the sweep's.
     """
-    path = store.manifest_path(name or sweep.name)
+    path, tracking_uri = store.manifest_path(name or sweep.name), without_secrets(tracking_uri)
     before = store.load_json(path) or {}
     if run_id is None and before.get("tracking_uri") == tracking_uri:
         run_id = before.get("run_id")
@@ -71,8 +72,8 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
             "schema": SCHEMA,
             "name": sweep.name,
             "file": sweep.file,
-            "yaml": sweep.text,
-            "overrides": list(sweep.overrides),
+            "yaml": without_secrets(sweep.text),
+            "overrides": list(map(without_secrets, sweep.overrides)),
             "benchmark": sweep.benchmark,
             "targets": list(TaskNames.of(sweep.benchmark, sweep.tasks).keys(sweep.targets)),
             "methods": list(sweep.methods),

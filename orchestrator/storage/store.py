@@ -41,6 +41,7 @@ from orchestrator.storage.glance import Ended, Glance, note
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.patience import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
+from scalearn.secrets import without_secrets
 
 __all__ = [
     "CACHE",
@@ -203,8 +204,9 @@ class Store:
         Args:
             node: The node.
             error: One line.
-            traceback: All of it; goes to a file beside `FAILED.json`.
+            traceback: All of it; goes to a file beside `FAILED.json`. Neither is written with a secret in it.
         """
+        error, traceback = without_secrets(error), without_secrets(traceback)
         place = self.directory(node)
         self.storage.write(place / TRACEBACK, traceback.encode())
         attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)

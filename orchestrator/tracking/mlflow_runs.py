@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -26,7 +27,7 @@ _MAX_VALUE = 5000
 _PAGE = 1000
 
 NODE, KIND, SWEEP, STARTED, STEP, STATE, STORE = "node", "kind", "sweep", "started", "logged_step", "state", "store"
-PARENT_RUN, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+PARENT_RUN, NOTE, REPORT_MARK = "mlflow.parentRunId", "mlflow.note.content", "report"
 REPORT_ARTIFACT = "report"
 """Folder among the artifacts of the sweep's run: its page, tables and plots."""
 
@@ -44,6 +45,10 @@ class JobRun:
     step: int
     """Step of the last history record that was logged."""
 
+    def is_of_earlier_training(self, started: str, store: str) -> bool:
+        """Tell whether the same store has trained the job anew since."""
+        return self.store == store and self.started != started
+
 
 class SweepRuns:
     """A connection to one experiment, with the sweep's run open in it."""
@@ -59,15 +64,26 @@ class SweepRuns:
             artifacts: Where an SQLite store keeps artifacts; a server has its own place.
         """
         create_tracking_file(uri)
+        is_server = uri.startswith(("http://", "https://"))
+        if not is_server:
+            _open_database(uri)
         self._client = MlflowClient(uri)
         self._sweep = sweep
-        self.experiment_id = self._experiment(experiment, None if uri.startswith(("http://", "https://")) else artifacts)
-        found = self._sweep_runs()
-        tags = {KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}
-        run = found[0] if found else self._client.create_run(self.experiment_id, tags=tags, run_name=sweep)
-        self.run_id: str = run.info.run_id
+        self.experiment_id = self._experiment(experiment, None if is_server else artifacts)
+        if not self._sweep_runs():
+            self._client.create_run(self.experiment_id, tags={KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}, run_name=sweep)
+        self.run_id = ""
+        self.report_mark: str | None = None
+        """Names the report that the sweep's run has. None: it has none."""
+        self.jobs: dict[str, JobRun] = {}
+        """The run of every job of the experiment, by node."""
+        self.join_twins()
         self._client.update_run(self.run_id, status="RUNNING")
-        self.jobs = self._join_twins()
+
+    def lacks(self, node: str, started: str, store: str) -> bool:
+        """Tell whether a job that was logged in full is so no longer, by what was found at the last look: somebody deleted its run."""
+        job = self.jobs.get(node)
+        return job is None or job.state != "succeeded" or job.is_of_earlier_training(started, store)
 
     def open_job(
         self,
@@ -96,7 +112,7 @@ class SweepRuns:
             record: Content of `job.json`.
         """
         job = self.jobs.get(node)
-        if job is not None and job.started != started and job.store == store:
+        if job is not None and job.is_of_earlier_training(started, store):
             self._client.delete_run(job.run_id)
             job = None
         if job is None:
@@ -147,11 +163,12 @@ class SweepRuns:
         """Attach the sweep's manifest, which names the jobs that have no run yet."""
         self._client.log_dict(self.run_id, dict(manifest), MANIFEST_ARTIFACT)
 
-    def log_report(self, folder: Path, description: str, metrics: Mapping[str, float]) -> None:
+    def log_report(self, folder: Path, mark: str, description: str, metrics: Mapping[str, float]) -> None:
         """Attach a report to the sweep's run.
 
         Args:
             folder: Its page, tables and plots.
+            mark: Names what it was made from.
             description: Markdown.
             metrics: Averages and scores.
         """
@@ -161,38 +178,46 @@ class SweepRuns:
         for first in range(0, len(values), _METRICS_PER_BATCH):
             self._client.log_batch(self.run_id, metrics=values[first : first + _METRICS_PER_BATCH])
         self._client.log_artifacts(self.run_id, str(folder), REPORT_ARTIFACT)
+        self._client.log_batch(self.run_id, tags=[RunTag(REPORT_MARK, mark)])
+        self.report_mark = mark
 
     def close(self, status: str) -> None:
-        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`, and remove runs that a late answer of the server left beside ours."""
-        self._join_twins()
-        for twin in self._sweep_runs():
-            if twin.info.run_id != self.run_id and not self._client.search_runs(
-                [self.experiment_id], f"tags.`{PARENT_RUN}` = '{twin.info.run_id}'", max_results=1
-            ):
-                self._client.delete_run(twin.info.run_id)
+        """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`."""
         self._client.set_terminated(self.run_id, status)
 
-    def _sweep_runs(self) -> list[Run]:
-        """Return the sweep's runs, the oldest first: all but that one are twins."""
-        query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
-        return list(self._client.search_runs([self.experiment_id], query, order_by=["attributes.start_time ASC"]))
+    def join_twins(self) -> None:
+        """Read which runs there are, keep one of the sweep and one of every job, and delete the others as soon as they are not needed.
 
-    def _join_twins(self) -> dict[str, JobRun]:
-        """Return the run of every job by its node, and delete the twins of one.
+        A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may
+        drivers that work on one sweep. Each of them joins what it sees, at any moment, so all must agree which one stays without asking:
+        the first by an order that never changes. A job's other runs are deleted only once that one is complete.
 
-        A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may two
-        drivers that share a job. Of such runs the one that got furthest stays.
+        Raises:
+            MlflowException: The server did not take it, or has no run of the sweep any more: connect anew.
         """
-        found: dict[str, JobRun] = {}
-        for run in self._job_runs():
-            if (node := run.data.tags.get(NODE)) is None:
-                continue
-            job, other = _job_run(run), found.get(node)
-            if other is not None and (other.started, other.store) == (job.started, job.store):
-                job, twin = sorted((job, other), key=lambda one: (one.state == "succeeded", one.step, one.run_id), reverse=True)
-                self._client.delete_run(twin.run_id)
-            found[node] = job
-        return found
+        kept, *twins = self._sweep_runs() or [self._client.get_run(self.run_id)]
+        self.run_id, self.report_mark = kept.info.run_id, kept.data.tags.get(REPORT_MARK)
+        found: dict[tuple[str, str, str], list[JobRun]] = {}
+        # By its id: pages may show one run twice where others are created meanwhile.
+        for run_id, run in sorted({run.info.run_id: run for run in self._job_runs()}.items()):
+            if (node := run.data.tags.get(NODE)) is not None:
+                job = _job_run(run)
+                found.setdefault((node, job.started, job.store), []).append(job)
+                if run.data.tags.get(SWEEP) == self._sweep and run.data.tags.get(PARENT_RUN) != self.run_id:
+                    self._client.log_batch(run_id, tags=[RunTag(PARENT_RUN, self.run_id)])
+        self.jobs = {}
+        for (node, _, _), (job, *others) in found.items():
+            self.jobs[node] = job
+            for other in others:
+                if job.state == "succeeded" or (job.state == "failed" and other.state != "succeeded"):
+                    self._client.delete_run(other.run_id)
+        for twin in twins:
+            self._client.delete_run(twin.info.run_id)
+
+    def _sweep_runs(self) -> list[Run]:
+        """Return the sweep's runs in the order that all drivers agree on: all but the first are twins."""
+        query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
+        return sorted(self._client.search_runs([self.experiment_id], query), key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _set_state(self, job: JobRun, state: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(job.run_id, tags=[RunTag(key, value[:_MAX_VALUE]) for key, value in {**tags, STATE: state}.items()])
@@ -224,6 +249,16 @@ class SweepRuns:
             token = page.token
             if not token:
                 return
+
+
+def _open_database(uri: str) -> None:
+    """Ask a database for anything at all: MLflow would try for minutes, whatever the reason is.
+
+    Raises:
+        SQLAlchemyError: It cannot be opened or reached.
+        ImportError: There is no driver for it.
+    """
+    sqlalchemy.inspect(sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)).get_table_names()
 
 
 def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str] = UNFINISHED) -> dict[str, str]:

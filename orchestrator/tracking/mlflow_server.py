@@ -1,5 +1,6 @@
 """MLflow's own server over a sweep's tracking store, on loopback, for as long as somebody looks."""
 
+import base64
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 from orchestrator.storage.store import Store
 from scalearn.errors import UserError
+from scalearn.secrets import MASK, without_secrets
 
 HOST, PORT = "127.0.0.1", 5000
 _END_SECONDS = 10.0
@@ -31,16 +33,28 @@ class Tracking:
     experiment: str
 
 
-def tracking_of(store: Store, sweep: str) -> Tracking:
-    """Return where a sweep is logged, by its manifest.
+def tracking_of(store: Store, sweep: str, named: str | None = None) -> Tracking:
+    """Return where a sweep is logged, by its manifest, which keeps no password.
+
+    Args:
+        store: The store.
+        sweep: Name of the sweep.
+        named: A tracking URI that may be the manifest's, with its password; `MLFLOW_TRACKING_URI` is another.
 
     Raises:
-        UserError: The store holds no such sweep, or what its runs were logged to is gone.
+        UserError: The store holds no such sweep, what its runs were logged to is gone, or nothing tells the password.
     """
     manifest = store.load_json(store.manifest_path(sweep))
     if manifest is None:
         raise UserError(f"{store.url} holds no sweep named '{sweep}': run it first, or name its store with --store.")
-    uri = str(manifest.get("tracking_uri"))
+    told = str(manifest.get("tracking_uri"))
+    whole = [given for given in (named, os.environ.get("MLFLOW_TRACKING_URI")) if given and without_secrets(given) == told]
+    uri = whole[0] if whole else told
+    if MASK in uri:
+        raise UserError(
+            f"The runs of sweep '{sweep}' are at {uri}, and no file of the store holds the password: set MLFLOW_TRACKING_URI to the whole "
+            "address, or name the sweep file whose tracking.uri is it."
+        )
     file = _file(uri)
     if file is not None and not file.exists():
         # A store that was moved takes its own database along; the manifest still says where that was.
@@ -63,8 +77,11 @@ def find_experiment(address: str, name: str) -> tuple[str, dict[str, str]]:
         UserError: The server does not answer, or knows no such experiment.
     """
     query = urllib.parse.urlencode({"experiment_name": name})
+    server = without_login(address)
+    request = urllib.request.Request(f"{server.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}", headers=_login(address))
+    address = server
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             found = json.load(answer)["experiment"]
     except urllib.error.HTTPError as error:
         if error.code != 404:
@@ -73,6 +90,23 @@ def find_experiment(address: str, name: str) -> tuple[str, dict[str, str]]:
     except (OSError, ValueError) as error:
         raise UserError(f"MLflow at {address} does not answer ({error}): see that it runs.") from error
     return str(found["experiment_id"]), {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+
+
+def without_login(address: str) -> str:
+    """Return a server's address without user and password, as a browser takes it, which asks for them."""
+    parts = urllib.parse.urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _login(address: str) -> dict[str, str]:
+    """Return the header by which MLflow's client would log in: by the address, or by MLflow's own variables."""
+    parts, environment = urllib.parse.urlsplit(address), os.environ
+    user = urllib.parse.unquote(parts.username or "") or environment.get("MLFLOW_TRACKING_USERNAME")
+    password = urllib.parse.unquote(parts.password or "") or environment.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+    token = environment.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class Server:
@@ -103,8 +137,9 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._handlers[number] = signal.signal(number, _interrupt)
         host, port = self.address.removeprefix("http://").split(":")
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self._uri, "--host", host, "--port", port]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port]
+        # Not among the arguments, which every user of the machine may read.
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": self._uri}
         # A session of its own: the server's workers end with it, and Ctrl-C reaches us first.
         self._process = subprocess.Popen(
             [*command, "--workers", "1"], stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -143,7 +178,7 @@ class Server:
             self._process.wait()
         except KeyboardInterrupt:
             return
-        raise UserError(f"MLflow ended by itself ({self._last_line()}).")
+        raise UserError(f"MLflow ended by itself ({without_secrets(self._last_line())}).")
 
     def _await_answer(self, process: "subprocess.Popen[bytes]") -> None:
         # No deadline: seconds on an idle machine are minutes on a busy one, and Ctrl-C ends it here too.
@@ -154,7 +189,7 @@ class Server:
                 time.sleep(0.2)
             else:
                 return
-        raise UserError(f"MLflow did not start ({self._last_line()}).")
+        raise UserError(f"MLflow did not start ({without_secrets(self._last_line())}).")
 
     def _last_line(self) -> str:
         self._log.seek(0)
@@ -179,4 +214,4 @@ def _choose(port: int | None) -> int:
 
 
 def _file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None

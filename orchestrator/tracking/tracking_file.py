@@ -1,12 +1,12 @@
 """The SQLite file that MLflow logs to where there is no server."""
 
-import contextlib
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from mlflow import MlflowClient
+
+from orchestrator.storage.files import Storage
+from orchestrator.storage.patience import Patience
 
 _SCHEME = "sqlite:///"
 
@@ -23,10 +23,9 @@ def create_tracking_file(uri: str) -> None:
     place = Path(uri.removeprefix(_SCHEME))
     if not uri.startswith(_SCHEME) or "?" in uri or place.name == ":memory:" or place.exists():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=place.parent, ignore_cleanup_errors=True) as folder:
-        built, copy = Path(folder) / "built.db", Path(folder) / "copy.db"
+    # Elsewhere, so that a process that dies meanwhile leaves nothing beside the file: building takes seconds.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        built = Path(folder) / "built.db"
         MlflowClient(f"{_SCHEME}{built}").search_experiments(max_results=1)
-        shutil.copyfile(built, copy)  # MLflow keeps the first one open
-        with contextlib.suppress(FileExistsError):  # another driver was faster
-            os.link(copy, place)
+        storage = Storage(place.parent, Patience(0.0))
+        storage.create(storage.root / place.name, built.read_bytes())  # or another driver was faster

@@ -6,6 +6,7 @@ Whatever could not be shipped, because the server was away or the driver died, i
 import contextlib
 import os
 import queue
+import re
 import shlex
 import shutil
 import sys
@@ -16,21 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.graph import Graph, State
+from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.storage.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.watching.report import Report
+from scalearn.secrets import without_secrets
 
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_runs import JobRun, SweepRuns
 
 _INTERVAL = 2.0
 _LONGEST_PAUSE = 60.0
-_FILE_PATIENCE = 30.0
-"""Seconds for which the last round is repeated on an SQLite file: another driver may be writing to it, and will soon be done."""
-_FILE_PAUSE = 0.2
-_LOCKED = "database is locked"
-"""What SQLite says then; MLflow has no type for it."""
+_OTHERS_PATIENCE = 30.0
+"""Seconds for which the last round is repeated where another driver logs too: it will soon be done."""
+_OTHERS_PAUSE = 0.2
+_OTHERS = re.compile(r"database is locked|must be in the 'active' state|unique constraint|duplicate (?:key|entry)|deadlock", re.IGNORECASE)
+"""What is said where it writes the same at the same time, and where it has joined a run that we write to with its twin; MLflow has no types
+for this."""
+_OTHER_VERSION = "out-of-date database schema"
+"""What MLflow says of a database that an older one has made, and of a newer one's too."""
 _LEDGER = "tracked.json"
 _MLFLOW_SETTINGS = {
     # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
@@ -61,15 +66,20 @@ class Target:
         default = f"sqlite:///{_home(store) / 'mlflow.db'}"
         return cls(_absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or default), experiment or sweep, sweep, note)
 
+    @property
+    def address(self) -> str:
+        """The URI as others may see it."""
+        return without_secrets(self.uri)
+
     def remark(self, store: Store) -> str | None:
         """Return what to tell a user whose runs are logged where other hosts do not see them."""
         if store.is_local or not self.uri.startswith("sqlite:"):
             return None
-        return f"Runs are logged to {self.uri}, on this machine alone: name a server that every host sees by MLFLOW_TRACKING_URI."
+        return f"Runs are logged to {self.address}, on this machine alone: name a server that every host sees by MLFLOW_TRACKING_URI."
 
     def ui_command(self) -> str | None:
-        """Return the command that shows the runs on loopback. None: a server shows them already."""
-        if self.uri.startswith(("http://", "https://")):
+        """Return the command that shows the runs on loopback. None: a server shows them already, or it would hold a password."""
+        if self.uri.startswith(("http://", "https://")) or self.address != self.uri:
             return None
         return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
 
@@ -91,6 +101,7 @@ class Tracker:
         """Why the last attempt failed. None: it did not."""
         self._graph, self._store = graph, store
         self._artifacts = _home(store) / "mlflow-artifacts"
+        self._place = without_secrets(store.url)
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._open: dict[str, int] = {}
         """Nodes to follow, with the size of the history at the last look."""
@@ -100,7 +111,8 @@ class Tracker:
         self._ledger = Ledger(store, target)
         self._runs: SweepRuns | None = None
         self._status, self._repeat_until = "KILLED", 0.0
-        self._is_locked = False
+        self._may_pass = False
+        """Whether the last attempt failed for what another driver does."""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
@@ -123,24 +135,24 @@ class Tracker:
         self._thread.start()
 
     def finish(self, status: str, patience: float, report: Report | None = None) -> int:
-        """Ship what is left, and a report that is new, and stop.
+        """Ship what is left, and a report that is new, look whether the server has all that is known to be logged, and stop.
 
         Args:
             status: How the sweep's run ends: `FINISHED`, `FAILED` or `KILLED`.
-            patience: Longest wait in seconds. A server that does not answer is not waited for, a file that is locked is.
+            patience: Longest wait in seconds. A server that does not answer is not waited for, another driver that logs too is.
             report: The sweep's report. None: there is none.
 
         Returns:
             How many nodes are left for a later run.
         """
-        self._status, self._repeat_until = status, time.monotonic() + min(patience, _FILE_PATIENCE)
-        self._report = None if report is None or report.mark == self._ledger.report else report
+        self._status, self._repeat_until = status, time.monotonic() + min(patience, _OTHERS_PATIENCE)
+        self._report = report
         self._ending.set()
-        if self._report and self._thread.ident is None:
+        if self._thread.ident is None and status != "KILLED":
             self._thread.start()
         if self._thread.is_alive():
             self._thread.join(patience)
-        if self._report:
+        if self._report and self._report.mark != self._ledger.report:
             self.report_problem = self.report_problem or self.problem or "no time was left"
         return len(self._open) + self._news.qsize()
 
@@ -148,18 +160,22 @@ class Tracker:
         pause = _INTERVAL
         while not self._ending.wait(pause):
             pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
-        while not self._ship_last() and self._is_locked and time.monotonic() < self._repeat_until:
-            time.sleep(_FILE_PAUSE)
+        while not self._ship_last() and self._may_pass and time.monotonic() < self._repeat_until:
+            time.sleep(_OTHERS_PAUSE)
 
     def _ship_last(self) -> bool:
+        """Make the last round, and look whether everything is there; returns whether nothing is left to do."""
         if not self._ship_all() or self._runs is None:
             return False
-        self._ship_report(self._runs)
         try:
+            self._runs.join_twins()
+            self._may_pass = self._doubt(self._runs)
+            self._ship_report(self._runs)
             self._runs.close(self._status)
         except Exception as error:
             self._lose_connection(error)
-        return self._runs is not None
+            return False
+        return not self._may_pass
 
     def _ship_all(self) -> bool:
         """Make one round over the open nodes. Whatever goes wrong with the server ends the round; the next one connects anew."""
@@ -186,9 +202,22 @@ class Tracker:
 
         target = self.target
         runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, self._artifacts)
-        self.run_id = runs.run_id
+        self._doubt(runs)
         self._ship_manifest(runs)
         return runs
+
+    def _doubt(self, runs: "SweepRuns") -> bool:
+        """Follow again what is known to be logged and is not there: its run was deleted, or is to be joined with one that is not complete.
+
+        Returns:
+            Whether there is any.
+        """
+        self.run_id = runs.run_id
+        done = {node: started for node, started in self._ledger.nodes.items() if self._graph.states.get(node) in DONE}
+        lacking = [node for node, started in done.items() if runs.lacks(node, started, self._place)]
+        for node in lacking:
+            self._open.setdefault(node, -1)
+        return bool(lacking)
 
     def _ship_manifest(self, runs: "SweepRuns") -> str | None:
         """Attach the manifest; returns why that failed. A server that takes no files may still take numbers, so this ends nothing."""
@@ -204,10 +233,15 @@ class Tracker:
         report = self._report
         if report is None:
             return
+        if report.mark == runs.report_mark:
+            self._report = None
+            return
         self.report_problem = self._ship_manifest(runs)
         try:
-            runs.log_report(report.folder, report.description, report.metrics)
+            runs.log_report(report.folder, report.mark, report.description, report.metrics)
         except Exception as error:
+            if _is_others(error):
+                raise
             self.report_problem = _first_line(error)
         if self.report_problem is None:
             self._report = None
@@ -217,7 +251,7 @@ class Tracker:
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None
-        self.problem, self._is_locked = _first_line(error), _LOCKED in str(error)
+        self.problem, self._may_pass = _first_line(error), _is_others(error)
 
     def _ship(self, node: str, runs: "SweepRuns") -> None:
         """Bring one node's run up to date; a node that has ended is then forgotten."""
@@ -258,7 +292,7 @@ class Tracker:
         return runs.open_job(
             node,
             str(started),
-            self._store.url,
+            self._place,
             time=started if isinstance(started, float) else time.time(),
             name=run_name(job),
             tags=tags(job, self._graph.stage_of(node), record),
@@ -280,27 +314,28 @@ class Tracker:
 
 
 class Ledger:
-    """Which finished nodes are logged in full, so that a run with nothing to do need not ask the server."""
+    """Which finished nodes are logged in full: what a run knows while the server is away, and compares with what the server has."""
 
     def __init__(self, store: Store, target: Target) -> None:
         """Read what an earlier run noted about the same tracking URI and experiment."""
         self._store = store
         self._path = store.sidecar(target.sweep, _LEDGER)
-        self._key = {"uri": target.uri, "experiment": target.experiment}
+        self._key = {"uri": target.address, "experiment": target.experiment}
         content = store.load_json(self._path) or {}
         valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(target.uri)
-        self._nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
+        self.nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
+        """Those nodes, to when their training had begun."""
         self.report: str | None = content.get("report") if valid else None
         """Mark of the report that is logged."""
         self._changed = False
 
     def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
         """Tell whether the training of a node that its `job.json` speaks of is logged."""
-        return record is not None and self._nodes.get(node) == str(record.get("started"))
+        return record is not None and self.nodes.get(node) == str(record.get("started"))
 
     def add(self, node: str, started: str) -> None:
         """Note a node."""
-        self._nodes[node] = started
+        self.nodes[node] = started
         self._changed = True
 
     def note_report(self, mark: str) -> None:
@@ -311,7 +346,7 @@ class Ledger:
     def save(self) -> None:
         """Write what is new."""
         if self._changed:
-            self._store.write_json(self._path, {**self._key, "nodes": self._nodes, "report": self.report})
+            self._store.write_json(self._path, {**self._key, "nodes": self.nodes, "report": self.report})
             self._changed = False
 
 
@@ -344,11 +379,17 @@ def _absolute(uri: str) -> str:
 
 def _is_gone(uri: str) -> bool:
     """Tell whether somebody removed the SQLite file that the ledger speaks of."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists()
+
+
+def _is_others(error: Exception) -> bool:
+    return _OTHERS.search(str(error)) is not None
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if _OTHER_VERSION in str(error):
+        return "the database is of another version of MLflow than is installed: install that one or, if it is older, `mlflow db upgrade` it"
+    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import sqlite3
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import analysis
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.storage.store import Store
+from orchestrator.tracking.mlflow_runs import SweepRuns
 from orchestrator.tracking.writer import Target, Tracker
 from orchestrator.watching.report import Report, write_run_report
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
@@ -109,6 +111,75 @@ def test_rerun_asks_nobody_and_a_lost_ledger_adds_no_duplicate(store):
     after = runs_of(store)
     assert {name: run.info.run_id for name, run in after.items()} == {name: run.info.run_id for name, run in before.items()}
     assert all(len(history(store, run, "train_loss")) == 2 for name, run in after.items() if name != "toy")
+
+
+def test_runs_that_somebody_deleted_in_mlflow_are_made_again_though_the_ledger_names_them(store):
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    track(graph, store)
+    before, client = runs_of(store), MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
+    node, other, *_ = graph.nodes()
+    for name in (node, "toy"):
+        client.delete_run(before[name].info.run_id)
+    assert Tracker(Target.of(None, None, "toy", "", store), graph, store).untracked(graph.nodes()) == []
+    tracker, left = track(graph, store)
+    after = runs_of(store)
+    assert (left, tracker.problem, set(after)) == (0, None, {*graph.nodes(), "toy"})
+    assert [step for step, _ in history(store, after[node], "train_loss")] == [10, 20]
+    assert after[other].info.run_id == before[other].info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for name, run in after.items() if name != "toy"} == {after["toy"].info.run_id}
+
+
+def test_drivers_that_join_twins_at_once_never_delete_all_of_them(store, monkeypatch):
+    """One driver has chosen what to delete; before it does, the other twin is completed and another driver joins them."""
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    track(graph, store)
+    node, uri = graph.nodes()[0], f"sqlite:///{store.root / 'mlflow.db'}"
+    run, client = runs_of(store)[node], MlflowClient(uri)
+    client.set_tag(run.info.run_id, "state", "opening")
+    client.set_tag(run.info.run_id, "logged_step", "")
+    twin = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.runName")}
+    client.create_run(run.info.experiment_id, run.info.start_time, {**twin, "state": "running", "logged_step": "10"})
+
+    delete, arrived, go = MlflowClient.delete_run, threading.Event(), threading.Event()
+
+    def held(self: MlflowClient, run_id: str) -> None:
+        if threading.current_thread() is first:
+            arrived.set()
+            assert go.wait(600)
+        delete(self, run_id)
+
+    monkeypatch.setattr(MlflowClient, "delete_run", held)
+
+    def join() -> None:
+        SweepRuns(uri, "toy", "toy", "", store.root)
+
+    first = threading.Thread(target=join)
+    first.start()
+    wait_until(lambda: arrived.is_set() or not first.is_alive())
+    client.set_tag(run.info.run_id, "state", "succeeded")
+    client.set_tag(run.info.run_id, "logged_step", "20")
+    join()
+    go.set()
+    first.join()
+    assert client.search_runs([run.info.experiment_id], f"tags.node = '{node}' and tags.state = 'succeeded'")
+    assert track(graph, store)[1] == 0
+    assert [step for step, _ in history(store, runs_of(store)[node], "train_loss")] == [10, 20]
+
+
+def test_sweeps_run_that_two_drivers_created_is_one_with_all_jobs_below_it(store):
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    track(graph, store)
+    before, client = runs_of(store), MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
+    sweep = before["toy"]
+    late = client.create_run(sweep.info.experiment_id, sweep.info.start_time + 1, {"kind": "sweep", "sweep": "toy"}, "toy")
+    client.set_tag(before[graph.nodes()[0]].info.run_id, "mlflow.parentRunId", late.info.run_id)
+    track(graph, store)
+    after = runs_of(store)
+    assert after["toy"].info.run_id == sweep.info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for name, run in after.items() if name != "toy"} == {sweep.info.run_id}
 
 
 @pytest.mark.slow
@@ -237,8 +308,15 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
     assert "All 6 jobs succeeded" in run.data.tags["mlflow.note.content"]
     assert "average_std/scalearn omega_dropout_0.3" in run.data.metrics
+    page = store.root / "mlflow-artifacts" / run.info.run_id / "artifacts" / "report" / "index.html"
+    logged = page.stat().st_mtime_ns
     idle, left = track(mended, store, report=newer, sweep="small")
-    assert (idle.run_id, left, idle.report_problem) == (None, 0, None)
+    assert (idle.run_id, left, idle.report_problem) == (run.info.run_id, 0, None)
+    assert page.stat().st_mtime_ns == logged
+    client.delete_run(run.info.run_id)
+    again, left = track(mended, store, report=newer, sweep="small")
+    assert (left, again.report_problem) == (0, None)
+    assert {file.path for file in client.list_artifacts(again.run_id)} == {"manifest.json", "report"}
 
 
 def test_report_that_an_absent_server_misses_is_told_and_logged_by_the_next_run(store, tmp_path, monkeypatch):
