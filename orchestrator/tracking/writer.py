@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0
 _LONGEST_PAUSE = 60.0
-_OTHERS_PATIENCE = 30.0
+_OTHERS_PATIENCE = 60.0
 """Seconds for which the last round is repeated where another driver logs too: it will soon be done."""
 _OTHERS_PAUSE = 0.2
 _OTHERS = re.compile(r"database is locked|must be in the 'active' state|unique constraint|duplicate (?:key|entry)|deadlock", re.IGNORECASE)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.orchestrator.object_server import ObjectServer, serving
 from tests.orchestrator.starting import patiently
+from tests.orchestrator.tracking_server import private_postgres
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,6 +32,13 @@ def object_server() -> Iterator[ObjectServer]:
     """An S3-compatible server on loopback: one for all tests, since fsspec remembers the address that it first saw."""
     with serving("--nodes", "10000") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL on loopback, by its URI."""
+    with private_postgres() as uri:
+        yield uri
 
 
 @pytest.fixture

@@ -6,17 +6,12 @@ server is still away, and that everything arrives later, exactly once.
 
 import contextlib
 import os
-import pwd
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +24,8 @@ from orchestrator.tracking.mlflow_runs import SweepRuns
 from orchestrator.tracking.writer import Target, Tracker
 from tests.orchestrator.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import Launch
-from tests.ports import free_ports
+from tests.orchestrator.launching import Launch, finished
+from tests.orchestrator.tracking_server import Server, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -40,94 +35,6 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy server answer late. The tracker sets what is not set, for the rest of this process."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 240 s: {what}"
-        time.sleep(0.1)
-
-
-class Server:
-    """`mlflow server` on loopback, which can be killed, stopped and started again on the same port and database."""
-
-    def __init__(self, database: str, directory: Path) -> None:
-        (self.port,) = free_ports(1)
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._log = directory / "server.log"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--host", "127.0.0.1"]
-        self._command += ["--port", str(self.port), "--workers", "1", "--artifacts-destination", str(directory / "artifacts")]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with self._log.open("ab") as log:  # a session of its own, so that a signal reaches its workers too, and nobody else
-            self._process = subprocess.Popen(self._command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        wait_until(self._answers, f"the server is up\n{self._log.read_text()}")
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    @property
-    def is_up(self) -> bool:
-        return self._process is not None
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-        try:
-            # Its health says nothing of the database, which the first question opens.
-            with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=60) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-
-def unprivileged() -> tuple[list[str], int, int]:
-    """How to run a program as another user where we are root, which PostgreSQL refuses to be; that user and group."""
-    if os.geteuid() != 0:
-        return [], os.geteuid(), os.getegid()
-    known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    entry = known.get("postgres") or known.get("nobody")
-    if entry is None or shutil.which("setpriv") is None:
-        pytest.skip("root cannot run PostgreSQL, and there is no other user or no setpriv")
-    return ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"], entry.pw_uid, entry.pw_gid
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """A private PostgreSQL on loopback."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        pytest.skip("needs Debian's package postgresql")
-    prefix, user, group = unprivileged()
-    root = Path(tempfile.mkdtemp(prefix="scalearn-postgres-"))  # not below pytest's directories, which are for their owner alone
-    os.chown(root, user, group)
-    data, (port,) = root / "data", free_ports(1)
-    made = [*prefix, str(programs[-1] / "initdb"), "-D", str(data), "-U", "mlflow", "--auth=trust", "--no-sync"]
-    subprocess.run(made, cwd=root, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={root}", "fsync=off"]
-    command = [*prefix, str(programs[-1] / "postgres"), "-D", str(data), *(word for setting in settings for word in ("-c", setting))]
-    with (root / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        ready = [str(programs[-1] / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        wait_until(lambda: process.poll() is not None or subprocess.run(ready).returncode == 0, "PostgreSQL accepts connections")
-        assert process.poll() is None, (root / "log").read_text()
-        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # its fast shutdown
-        process.wait(60)
-        shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -173,14 +80,15 @@ class Sweep:
         return sum(self.store.complete(node) for node in self.graph.nodes())
 
 
-def arrived(server: Server, name: str) -> dict[str, tuple[str, int]]:
+def arrived(server: Server, name: str, *, once: bool = True) -> dict[str, tuple[str, int]]:
     """Status and number of logged evaluations of every run of an experiment, none of which may be there twice."""
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
     jobs = [run for run in runs if run.data.tags["kind"] == "job"]
-    assert len(runs) - len(jobs) <= 1, "the sweep has several runs"
-    assert len({run.data.tags["node"] for run in jobs}) == len(jobs), "a job has several runs"
+    if once:
+        assert len(runs) - len(jobs) <= 1, "the sweep has several runs"
+        assert len({run.data.tags["node"] for run in jobs}) == len(jobs), "a job has several runs"
     counts = {run.info.run_id: len(client.get_metric_history(run.info.run_id, "train_loss")) for run in jobs}
     return {run.data.tags["node"]: (run.info.status, counts[run.info.run_id]) for run in jobs}
 
@@ -245,6 +153,35 @@ def test_runs_that_a_late_answer_created_twice_are_joined_at_the_end(server, sto
     assert sweep.tracker.finish("FINISHED", patience=240) == 0
     assert arrived(server, sweep.name) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
     assert SweepRuns(server.uri, "twins", "twins", "", store.root).run_id == sweep.tracker.run_id
+
+
+def test_server_killed_while_three_drivers_log_one_store_has_everything_once_when_it_is_back(server, tmp_path, repository):
+    if not server.is_up:
+        server.start()
+    store, graph = Store(tmp_path / "runs"), two_stages(sources=4, targets=12)
+    behave(store, (".", {"seconds": 0.0}))
+    run_jobs(graph, store)
+    gate, environment = tmp_path / "gate", {**os.environ, "PYTHONPATH": str(repository), "MLFLOW_TRACKING_URI": server.uri}
+    gate.mkdir()
+    command = [sys.executable, "-m", "tests.orchestrator.log_store", str(store.root), "three", str(gate), "3"]
+    drivers = [
+        subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    try:
+        wait_until(lambda: arrived(server, "three", once=False), "the drivers have begun to log")
+        server.kill()
+        (gate / "killed").touch()
+        wait_until(lambda: len(list(gate.glob("problem-*"))) == 3, "every driver has noticed that the server is gone")
+        server.start()
+        (gate / "end").touch()
+        ends = [finished(driver) for driver in drivers]
+    finally:
+        for driver in drivers:
+            driver.kill()
+            driver.communicate()
+    assert [(end.returncode, end.stdout) for end in ends] == [(0, "0 left\n")] * 3, [end.stderr for end in ends]
+    assert arrived(server, "three") == dict.fromkeys(graph.nodes(), ("FINISHED", 2))
 
 
 def hang_up_on_the_next_call(port: int) -> None:
