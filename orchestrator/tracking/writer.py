@@ -110,7 +110,7 @@ class Tracker:
         self._report: Report | None = None
         self._ledger = Ledger(store, target)
         self._runs: SweepRuns | None = None
-        self._status, self._repeat_until = "KILLED", 0.0
+        self._status = "KILLED"
         self._may_pass = False
         """Whether the last attempt failed for what another driver does."""
         self._ending = threading.Event()
@@ -145,8 +145,7 @@ class Tracker:
         Returns:
             How many nodes are left for a later run.
         """
-        self._status, self._repeat_until = status, time.monotonic() + min(patience, _OTHERS_PATIENCE)
-        self._report = report
+        self._status, self._report = status, report
         self._ending.set()
         if self._thread.ident is None and status != "KILLED":
             self._thread.start()
@@ -160,7 +159,11 @@ class Tracker:
         pause = _INTERVAL
         while not self._ending.wait(pause):
             pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
-        while not self._ship_last() and self._may_pass and time.monotonic() < self._repeat_until:
+        until = None
+        while not self._ship_last() and self._may_pass:
+            until = until or time.monotonic() + _OTHERS_PATIENCE
+            if time.monotonic() > until:
+                break
             time.sleep(_OTHERS_PAUSE)
 
     def _ship_last(self) -> bool:

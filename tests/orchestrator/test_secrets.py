@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,22 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 import analysis
+from orchestrator import provenance
 from orchestrator.cli import main
-from orchestrator.storage.store import Store
+from orchestrator.definition.graph import Graph
+from orchestrator.definition.sweep import Sweep
+from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
+from orchestrator.storage.job_log import LOG
+from orchestrator.storage.store import FAILED, JOB, TRACEBACK, Store
+from scalearn.pack import Outcome, PackMember, Report
+from scalearn.runtime import Runtime
 from scalearn.secrets import without_secrets
-from tests.orchestrator.doubles import behave
+from tests.orchestrator.doubles import behave, train
 from tests.orchestrator.launch import SWEEP
-from tests.orchestrator.launching import finished
 from tests.orchestrator.tracking_server import Server
 
 PASSWORD, TOKEN = "hunter2-in-the-address", "a-token-of-the-environment"
+ADDRESS = f"postgresql://me:{PASSWORD}@db/runs"
 
 
 @pytest.mark.parametrize(
@@ -83,76 +91,102 @@ def server(tmp_path: Path) -> Iterator[Server]:
     found.kill()
 
 
-def run_with(tmp_path: Path, repository: Path, sweep: str, *flags: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a sweep of which one job says an address in a warning and another fails for one."""
-    (tmp_path / "toy.yaml").write_text(sweep)
-    address = f"postgresql://me:{PASSWORD}@db/runs"
-    behave(
-        Store(tmp_path / "runs"),
-        ("adapter/bbc/", {"error": f"There is nobody at {address}."}),
-        ("adapter/apple/", {"crash": f"{TOKEN} is not welcome at {address}"}),
-    )
-    command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(tmp_path / "toy.yaml"), "--store", str(tmp_path / "runs")]
+def train_all(file: Path, store: Store, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Graph:
+    """Leave what workers leave of a run with these overrides; one job's training says an address, and another fails for one."""
+    monkeypatch.setattr(sys, "argv", ["scalearn", "run", str(file), *(word for override in overrides for word in ("--set", override))])
+    sweep = Sweep.load(file, overrides)
+    graph, facts = sweep.expand(), provenance.capture(str(file), overrides)
+    for job in graph:
+        parents = {parent.source_name: parent.node for parent in job.parents}
+        order = MemberOrder(job.node, job.config, {"node": job.node, "provenance": facts}, parents)
+        run_pack(PackOrder((order,), str(store.root), "tests.orchestrator.test_secrets:talk", Runtime(), store.root / "stop"))
+    return graph
+
+
+def talk(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    """Train as the double does, and say what libraries say of an address that they cannot reach."""
+    warnings.warn(f"GET {ADDRESS} was refused for {os.environ['HF_TOKEN']}", stacklevel=1)
+    return train(pack, runtime, report)
+
+
+def run(file: Path, store: Store, repository: Path, *flags: str, **environment: str) -> str:
+    """Run a sweep of which all jobs are done, so that no Ray is needed; returns what it printed."""
+    command = [sys.executable, "-m", "tests.orchestrator.command", "run", str(file), "--store", str(store.root), *flags]
     given = {"PYTHONPATH": str(repository), "HF_TOKEN": TOKEN, "AWS_SECRET_ACCESS_KEY": TOKEN, **environment}
-    process = subprocess.Popen(
-        [*command, *flags], cwd=repository, env={**os.environ, **given}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    return finished(process)
+    done = subprocess.run(command, cwd=repository, env={**os.environ, **given}, capture_output=True, text=True, timeout=900)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "not in MLflow yet" not in output
+    assert PASSWORD not in output
+    assert TOKEN not in output
+    return output
 
 
 def holders(*places: Path) -> list[str]:
     """The files that hold a secret."""
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()]
-    assert len(files) > 50
+    assert len(files) > 20
     secrets = (PASSWORD.encode(), TOKEN.encode())
     return [str(file) for file in files if file.name != "behaviour.json" and any(secret in file.read_bytes() for secret in secrets)]
 
 
+def test_job_that_fails_for_an_address_leaves_no_secret_in_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (tmp_path / "toy.yaml").write_text(SWEEP)
+    store = Store(tmp_path / "runs")
+    behave(store, ("adapter/bbc/", {"error": f"There is nobody at {ADDRESS}."}), ("adapter/apple/", {"crash": f"{TOKEN}: no {ADDRESS}"}))
+    graph = train_all(tmp_path / "toy.yaml", store, monkeypatch, f"tracking.uri={ADDRESS}")
+    failed, crashed = (next(node for node in graph.nodes() if part in node) for part in ("adapter/bbc/", "adapter/apple/"))
+    assert store.read_json(failed, FAILED)["error"] == "There is nobody at postgresql://me:***@db/runs."
+    assert "RuntimeError: ***: no postgresql://me:***@db/runs" in (store.directory(crashed) / TRACEBACK).read_text()
+    assert "GET postgresql://me:***@db/runs was refused for ***" in (store.directory(failed) / LOG).read_text()
+    assert "tracking.uri=postgresql://me:***@db/runs" in store.read_json(failed, JOB)["provenance"]["argv"]
+    assert holders(tmp_path / "runs") == []
+
+
 @pytest.mark.slow
-def test_run_that_logs_to_a_server_with_a_password_stores_and_prints_it_nowhere(
-    server, tmp_path, repository, shared_ray, capsys, monkeypatch
-):
+def test_run_that_logs_to_a_server_with_a_password_stores_it_nowhere(server, tmp_path, repository, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     address = server.uri.replace("http://", f"http://me:{PASSWORD}@")
-    run = run_with(tmp_path, repository, SWEEP, "--set", f"tracking.uri={address}", RAY_ADDRESS=shared_ray)
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert PASSWORD not in run.stdout + run.stderr
-    assert TOKEN not in run.stdout + run.stderr
+    file, store = tmp_path / "toy.yaml", Store(tmp_path / "runs")
+    file.write_text(SWEEP)
+    graph = train_all(file, store, monkeypatch, f"tracking.uri={address}")
     told = server.uri.replace("http://", "http://me:***@")
-    assert f"MLflow:     {told}" in run.stdout
-    assert "There is nobody at postgresql://me:***@db/runs." in run.stdout
+    assert f"MLflow:     {told}" in run(file, store, repository, "--set", f"tracking.uri={address}")
     client = MlflowClient(server.uri)
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    assert holders(tmp_path / "runs", tmp_path / "artifacts", tmp_path / "server.db") == []
+    assert [run.info.status for run in runs] == ["FINISHED"] * (len(graph) + 1)
+    assert holders(store.root, tmp_path / "artifacts", tmp_path / "server.db") == []
 
-    file, store = str(tmp_path / "toy.yaml"), str(tmp_path / "runs")
-    assert main(["ui", file, "--store", store, "--set", f"tracking.uri={address}"]) == 0
+    arguments = ["ui", str(file), "--store", str(store.root)]
+    assert main([*arguments, "--set", f"tracking.uri={address}"]) == 0
     shown = capsys.readouterr()
     assert f"{server.uri}/#/experiments/" in shown.out
     assert PASSWORD not in shown.out + shown.err
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert main(["ui", file, "--store", store]) == 2
+    assert main(arguments) == 2
     assert f"are at {told}, and no file of the store holds the password: set MLFLOW_TRACKING_URI" in capsys.readouterr().err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert main(["ui", f"{store}/sweeps/toy.json"]) == 0
+    assert main(["ui", f"{store.root}/sweeps/toy.json"]) == 0
 
 
 @pytest.mark.slow
-def test_run_that_logs_to_postgresql_with_a_password_stores_it_nowhere_and_ui_shows_the_runs(postgres, tmp_path, repository, shared_ray):
+def test_run_that_logs_to_postgresql_with_a_password_stores_it_nowhere_and_ui_shows_it(postgres, tmp_path, repository, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     address = postgres.replace("://mlflow@", f"://mlflow:{PASSWORD}@") + f"?application_name=toy&sslpassword={PASSWORD}"
-    run = run_with(tmp_path, repository, f"{SWEEP}tracking: {{uri: '{address}', experiment: secret}}\n", RAY_ADDRESS=shared_ray)
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "not in MLflow yet" not in run.stdout
-    assert PASSWORD not in run.stdout + run.stderr
-    assert TOKEN not in run.stdout + run.stderr
-    assert holders(tmp_path / "runs") == []
+    file, store = tmp_path / "toy.yaml", Store(tmp_path / "runs")
+    file.write_text(f"{SWEEP}tracking: {{uri: '{address}', experiment: secret}}\n")
+    train_all(file, store, monkeypatch)
+    run(file, store, repository)
+    assert holders(store.root) == []
+    told = address.replace(PASSWORD, "***")
+    manifest = store.load_json(store.manifest_path("toy"))
+    assert (manifest["tracking_uri"], told in manifest["yaml"]) == (told, True)
     engine = sqlalchemy.create_engine(postgres)
     tables = sqlalchemy.MetaData()
     tables.reflect(engine)
     with engine.connect() as connection:
         rows = [str(row) for table in tables.sorted_tables for row in connection.execute(table.select())]
-    assert any("nobody at postgresql://me:***@db/runs" in row for row in rows)
+    assert sum("'state', 'succeeded'" in row for row in rows) == 10
     assert not [row for row in rows if PASSWORD in row or TOKEN in row]
 
     command = [sys.executable, "-m", "tests.orchestrator.command", "ui", str(tmp_path / "runs" / "sweeps" / "toy.json")]
@@ -175,7 +209,8 @@ def test_run_that_logs_to_postgresql_with_a_password_stores_it_nowhere_and_ui_sh
     assert ui.returncode == 0
 
 
-def test_sentence_about_a_tracking_server_masks_its_password(tmp_path):
+def test_sentence_about_a_tracking_server_masks_its_password(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(analysis.ResultsError) as raised:
         analysis.load(f"http://me:{PASSWORD}@127.0.0.1:1", "toy")
     assert "http://me:***@127.0.0.1:1" in str(raised.value)

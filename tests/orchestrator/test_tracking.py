@@ -247,6 +247,38 @@ def test_file_that_takes_nothing_at_first_gets_everything_in_a_repeated_last_rou
     assert {run.info.status for run in runs_of(store).values()} == {"FINISHED"}
 
 
+def damage(file: Path) -> None:
+    file.write_bytes(b"no database" * 1000)
+
+
+def make_newer(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'of the future'")
+
+
+def take_its_place(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [(damage, "file is not a database"), (make_newer, "another version of MLflow"), (take_its_place, "unable to open database file")],
+)
+def test_database_that_cannot_be_used_is_told_in_one_line_at_once_and_left_alone(store, harm, sentence):
+    graph = two_stages(sources=2, targets=1)
+    run_jobs(graph, store)
+    file = store.root / "mlflow.db"
+    harm(file)
+    before = file.read_bytes() if file.is_file() else None
+    tracker, left = track(graph, store)
+    assert left == len(graph)
+    assert sentence in tracker.problem
+    assert "\n" not in tracker.problem
+    assert before is None or file.read_bytes() == before
+
+
 def test_absent_server_leaves_work_for_a_later_run(store, monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
