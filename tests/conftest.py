@@ -1,6 +1,7 @@
 """What every test needs: no network, no writes outside temporary directories, and the way to the shared files."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,10 +26,13 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     MPLBACKEND="Agg",
     MPLCONFIGDIR=str(_HOME / "matplotlib"),
+    RAY_AUTH_MODE="token",  # or the first Ray that a test starts in this process would have all later ones ask for a token
     RAY_USAGE_STATS_ENABLED="0",
     TOKENIZERS_PARALLELISM="false",
     XDG_CACHE_HOME=str(_HOME / "cache"),
 )
+(_HOME / ".ray").mkdir()
+(_HOME / ".ray" / "auth_token").write_text(secrets.token_hex(32))
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
     os.environ.pop(_name, None)
 

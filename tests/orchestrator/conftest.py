@@ -1,7 +1,6 @@
 """Servers that tests share: starting one takes seconds, and many of them do not ask for one of their own."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,6 @@ if TYPE_CHECKING:
     import subprocess
 
 _HEAD = {"num_cpus": 4, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150_000_000}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One way for all tests to know Ray: a process that starts one in the midst of them would have those after it ask for a token."""
-    file = tmp_path_factory.mktemp("ray") / "token"
-    file.write_text(secrets.token_hex(32))
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(file))
 
 
 @pytest.fixture(scope="session")
