@@ -68,7 +68,7 @@ def first_line(error: Exception) -> str:
 
 def _require_whole(model: str, info: Mapping[str, Iterable[str]]) -> None:
     """Refuses weights that lack what the configuration describes, which transformers would draw at random, or have further layers."""
-    # Many checkpoints have no pooler; a head that needs one then draws it. Nobody uses the head of a language model, which may be half there.
+    # Many checkpoints have no pooler; a head that needs one then draws it. A language model's own head may be half there: nobody uses it.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name and not name.startswith("heads."))
     deeper = sorted(name for name in info["unexpected_keys"] if _NUMBERED_LAYER.search(name))
     for names, what in ((missing, "lack what its config.json describes"), (deeper, "have layers that its config.json does not describe")):

@@ -137,7 +137,8 @@ def test_frame_of_a_joint_method_marks_one_rate_for_all_targets(tmp_path: Path) 
         result["scores"] = {task: {split: {"accuracy": scores[rate, task]} for split in ("validation", "test")} for task in tasks}
         result["primary_metric"] = dict.fromkeys(tasks, "accuracy")
         (tmp_path / node).mkdir(parents=True)
-        (tmp_path / node / "job.json").write_text(json.dumps(job | {"node": node, "fingerprint": "0123456789", "stage": "joint", "config": config}))
+        job |= {"node": node, "fingerprint": "0123456789", "stage": "joint", "config": config}
+        (tmp_path / node / "job.json").write_text(json.dumps(job))
         (tmp_path / node / "result.json").write_text(json.dumps(result))
         (tmp_path / node / "SUCCESS.json").write_text((source / "SUCCESS.json").read_text())
         lines.append({"node": node, "stage": "joint", "method": "hyperformer", "task": "+".join(tasks), "seed": 0, "learning_rate": rate})

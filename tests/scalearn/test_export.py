@@ -47,7 +47,13 @@ def random_model(config: OmegaConfig, sources: int, hidden: int, width: int, see
     torch.manual_seed(seed)
     head = Head(HeadConfig("classification", 3), hidden, init_std=0.2)
     spec = TransferSpec(
-        "scalearn", {}, names, "tiny", "files:sha256-0", hidden, (HeadSpec("mine/task", "classification", 3, ("a", "b", "c")),)
+        "scalearn",
+        {},
+        names,
+        "tiny",
+        "files:sha256-0",
+        hidden,
+        (HeadSpec("mine/task", "classification", 3, ("a", "b", "c"), max_length=32),),
     )
     return TransferModel(loaded(encoder), spec, branch, head, adapters).eval()
 
