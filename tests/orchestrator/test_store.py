@@ -178,5 +178,5 @@ def test_writable_store_is_left_without_a_trace(store):
 
 
 def test_url_of_an_unknown_kind_is_a_sentence():
-    with pytest.raises(UserError, match=r"The store nothing://bucket/runs .*name a directory or a URL"):
+    with pytest.raises(UserError, match=r"The store nothing://bucket/runs .*name a directory, or a URL"):
         Store("nothing://bucket/runs")
