@@ -140,7 +140,9 @@ def test_drivers_that_join_twins_at_once_never_delete_all_of_them(store, monkeyp
     client.set_tag(run.info.run_id, "state", "opening")
     client.set_tag(run.info.run_id, "logged_step", "")
     twin = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.runName")}
-    client.create_run(run.info.experiment_id, run.info.start_time, {**twin, "state": "running", "logged_step": ""})  # its id may be the first: then it stays
+    client.create_run(
+        run.info.experiment_id, run.info.start_time, {**twin, "state": "running", "logged_step": ""}
+    )  # its id may be the first: then it stays
 
     delete, arrived, go = MlflowClient.delete_run, threading.Event(), threading.Event()
 
