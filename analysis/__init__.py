@@ -3,9 +3,9 @@
 Start with `frame = analysis.load("runs", sweep="quickstart")`, then `analysis.render.to_terminal(analysis.benchmark_table(frame))`.
 """
 
-from analysis import render
 from analysis.errors import ResultsError
-from analysis.load import load
-from analysis.tables import BenchmarkTable, benchmark_table
+from analysis.reading.load import load
+from analysis.tables import render
+from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 
 __all__ = ["BenchmarkTable", "ResultsError", "benchmark_table", "load", "render"]

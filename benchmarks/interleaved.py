@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.planning.measure import device_name
+from orchestrator.profiling.measure import device_name
 
 Run = Callable[[], None]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scalearn.device import resolve_precision
+from scalearn.backbone.device import resolve_precision
 from scalearn.layers.source_stack import SourceStack, bottleneck_weights, plain_weighted_sum
 
 Path = Callable[[], None]

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "analysis"))
-
-from build_store import StoreSpec, build_store
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import analysis
-from analysis.report import write_report
+from analysis.report.report import write_report
+from tests.analysis.helpers.build_store import StoreSpec, build_store
 
 Value = TypeVar("Value")
 METHODS = ("adapterfusion", "scalearn", "scalearn_uniform", "scalearn_pp", "scalearn_uniform_pp")

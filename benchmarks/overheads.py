@@ -22,11 +22,11 @@ os.environ["PYTHONPATH"] = f"{ROOT / 'benchmarks'}:{ROOT}"
 
 from rich.console import Console  # noqa: E402
 
+from orchestrator.artifacts.store import Store  # noqa: E402
 from orchestrator.definition.sweep import Sweep  # noqa: E402
 from orchestrator.execution.run import Options, run_sweep  # noqa: E402
-from orchestrator.storage.store import Store  # noqa: E402
-from scalearn.pack import Outcome, PackMember, Report  # noqa: E402
-from scalearn.runtime import Runtime  # noqa: E402
+from scalearn.training.pack import Outcome, PackMember, Report  # noqa: E402
+from scalearn.training.runtime import Runtime  # noqa: E402
 
 
 def sweep_text(jobs: int, name: str = "noop") -> str:
@@ -126,8 +126,8 @@ def driver_memory(jobs: int) -> float:
 import resource, sys
 sys.path.insert(0, {str(ROOT / "benchmarks")!r})
 from overheads import sweep_text
-from orchestrator.planning.cost import CostModel
-from orchestrator.planning.profile import load_profile
+from orchestrator.scheduling.cost import CostModel
+from orchestrator.profiling.profile import load_profile
 from orchestrator.execution.schedule import Policy
 from orchestrator.definition.sweep import Sweep
 graph = Sweep.from_text(sweep_text({jobs})).expand()

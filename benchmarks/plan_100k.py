@@ -10,10 +10,10 @@ import resource
 import time
 
 from orchestrator.definition.sweep import Sweep
-from orchestrator.planning.cost import CostModel
-from orchestrator.planning.plan import plan
-from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
-from orchestrator.planning.simulate import simulate
+from orchestrator.forecast.simulate import simulate
+from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.scheduling.cost import CostModel
+from orchestrator.watching.plan import plan
 
 
 def text(jobs: int) -> str:

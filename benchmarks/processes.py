@@ -15,13 +15,13 @@ from pathlib import Path
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from scalearn.pack import PackMember
-from scalearn.runtime import Runtime
+from scalearn.training.pack import PackMember
+from scalearn.training.runtime import Runtime
 
 
 def child(sweep: Sweep, node: str, folder: Path, threads: int) -> None:
     """Train one job in this process."""
-    from scalearn.training import train  # torch: only the children need it
+    from scalearn.training.loop import train  # torch: only the children need it
 
     job = sweep.expand().job(node)
     parents = dict(zip(job.parent_names, (folder / parent.node for parent in job.parents), strict=True))

@@ -9,13 +9,13 @@ jobs had, one by one, which is the simulator alone. On a machine that others use
 import argparse
 from dataclasses import replace
 
+from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
-from orchestrator.planning.cost import CostModel, Estimate
-from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, load_profile
-from orchestrator.planning.simulate import simulate
-from orchestrator.storage.journal import EVENTS, events
-from orchestrator.storage.store import Store
+from orchestrator.drivers.events import EVENTS, events
+from orchestrator.forecast.simulate import simulate
+from orchestrator.profiling.profile import DEFAULT_CPU_PROFILE, load_profile
+from orchestrator.scheduling.cost import CostModel, Estimate
 from scalearn.errors import UserError
 
 

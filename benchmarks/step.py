@@ -18,16 +18,16 @@ from interleaved import Run, interleaved, machine, ratio
 from torch import Tensor, nn
 from transformers import RobertaConfig
 
-from scalearn.allocator import keep_freed_memory
-from scalearn.device import resolve_precision
-from scalearn.encoder import Encoder, bottleneck_config
-from scalearn.heads import Head, HeadConfig
+from scalearn.backbone.device import resolve_precision
+from scalearn.backbone.encoder import Encoder, bottleneck_config
+from scalearn.layers.branch import Branch
+from scalearn.layers.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.methods.branch import Branch
 from scalearn.methods.scaling import PlainScalingBranch, ScalingBranch
+from scalearn.training.allocator import keep_freed_memory
 
 VOCABULARY, LABELS = 50265, 2
 

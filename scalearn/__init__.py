@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalearn.api import attach, fit, job, task_data
-    from scalearn.export import export_adapter, fold
-    from scalearn.heads import HeadConfig
-    from scalearn.model import LoadedBackbone, Prediction, TransferModel, load_backbone, load_model
-    from scalearn.runtime import Runtime
-    from scalearn.source_adapters import SourceAdapters, load_source_adapters
+    from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
+    from scalearn.layers.heads import HeadConfig
+    from scalearn.model.export import export_adapter, fold
+    from scalearn.model.model import LoadedBackbone, Prediction, TransferModel, load_backbone, load_model
+    from scalearn.training.runtime import Runtime
 
 _PLACES = {
     "api": ("attach", "fit", "job", "task_data"),
-    "export": ("export_adapter", "fold"),
-    "heads": ("HeadConfig",),
-    "model": ("LoadedBackbone", "Prediction", "TransferModel", "load_backbone", "load_model"),
-    "runtime": ("Runtime",),
-    "source_adapters": ("SourceAdapters", "load_source_adapters"),
+    "model.export": ("export_adapter", "fold"),
+    "layers.heads": ("HeadConfig",),
+    "model.model": ("LoadedBackbone", "Prediction", "TransferModel", "load_backbone", "load_model"),
+    "training.runtime": ("Runtime",),
+    "formats.source_adapters": ("SourceAdapters", "load_source_adapters"),
 }
 
 __all__ = [

@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from scalearn.backbones import get_backbone
-from scalearn.checkpoint import remove_checkpoint
+from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
-from scalearn.heads import Head, HeadConfig
+from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.layers.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method, resolve_settings
-from scalearn.model import LoadedBackbone, TransferModel, load_backbone, load_model
-from scalearn.pack import PackMember
-from scalearn.runtime import Runtime
-from scalearn.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.model.model import LoadedBackbone, TransferModel, load_backbone, load_model
+from scalearn.model.transfer_files import HeadSpec, TransferSpec, job_config
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
-from scalearn.training import train
-from scalearn.transfer_files import HeadSpec, TransferSpec, job_config
+from scalearn.training.checkpoint import remove_checkpoint
+from scalearn.training.loop import train
+from scalearn.training.pack import PackMember
+from scalearn.training.runtime import Runtime
 from scalearn.unknown_name import unknown
 
 _DATA = {field.name for field in fields(DataConfig)} - {"task", "origin", "own"}

@@ -1,6 +1,6 @@
 """What one training job is: frozen dataclasses that hold every field that changes its result.
 
-Nothing here says where or how a job runs (device, worker, directory, pack): that is `scalearn.training.Runtime`.
+Nothing here says where or how a job runs (device, worker, directory, pack): that is `scalearn.training.loop.Runtime`.
 The orchestrator fingerprints these dataclasses, so adding a field changes every job's identity unless the
 fingerprint skips its default.
 """

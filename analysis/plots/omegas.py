@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.names import order_methods, task_title
-from analysis.omega import Omega, heat_map
 from analysis.plots.scores import annotated_grid
 from analysis.plots.style import Plot, panels
-from analysis.selection import natural
+from analysis.reading.names import order_methods, task_title
+from analysis.reading.selection import natural
+from analysis.tables.omega import Omega, heat_map
 
 
 def omega_heat_maps(omegas: Sequence[Omega]) -> list[Plot]:

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.grid import printable
-from analysis.history import Span, utilisation
-from analysis.names import method_title, metric_title, order_methods, order_tasks, task_title
 from analysis.plots.style import Plot, legend, panels, styles
+from analysis.reading.history import Span, utilisation
+from analysis.reading.names import method_title, metric_title, order_methods, order_tasks, task_title
+from analysis.tables.grid import printable
 
 _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9", "similarity": "#CC79A7"}
 

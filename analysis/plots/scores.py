@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.frame import distinct
-from analysis.grid import printable
-from analysis.names import method_title, order_methods, order_tasks, task_title
 from analysis.plots.style import COLORMAP, Plot, ink, legend, panels, styles
-from analysis.selection import Rule, check_rule, choose_learning_rate, variants
-from analysis.statistics import Ranks
-from analysis.tables import BenchmarkTable
+from analysis.reading.frame import distinct
+from analysis.reading.names import method_title, order_methods, order_tasks, task_title
+from analysis.reading.selection import Rule, check_rule, choose_learning_rate, variants
+from analysis.tables.benchmark import BenchmarkTable
+from analysis.tables.grid import printable
+from analysis.tables.statistics import Ranks
 
 AXES = {
     "few_shot": "training rows",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.grid import printable_lines
+from analysis.tables.grid import printable_lines
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 """Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
-from orchestrator.storage.store import Store
 from orchestrator.terminal import SafeConsole
 from scalearn.errors import UserError
 

@@ -4,10 +4,10 @@ import argparse
 import time
 from typing import Any
 
+from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.journal import Driver, ask_to_stop, drivers
-from orchestrator.storage.store import Store
+from orchestrator.drivers.events import Driver, ask_to_stop, drivers
 
 STOPPED, STILL_RUNNING = 0, 1
 _LOOK_SECONDS = 0.5

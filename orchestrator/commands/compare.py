@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     first, second = (find_place(arguments, text) for text in (arguments.sweep_a, arguments.sweep_b))
     with one_sentence():
-        from analysis.compare import compare
-        from analysis.render import to_terminal
+        from analysis.tables.compare import compare
+        from analysis.tables.render import to_terminal
 
         found = compare(first.store.url, second.store.url, first.sweep, second.sweep, rule=arguments.rule)
     if arguments.to is not None:

@@ -5,10 +5,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import open_store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 SPLIT = "validation"
@@ -58,8 +58,8 @@ def _job(graph: Graph, node: str) -> Job:
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:
     """Write the adapter; returns what to tell the user."""
-    from scalearn.export import export_adapter, fold  # heavy: the other commands start without torch
-    from scalearn.model import load_backbone, load_model
+    from scalearn.model.export import export_adapter, fold  # heavy: the other commands start without torch
+    from scalearn.model.model import load_backbone, load_model
 
     backbone = load_backbone(job.config.backbone)
     found = dict(zip(job.parent_names, (store.fetch(parent.node) for parent in job.parents), strict=True))

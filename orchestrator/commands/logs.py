@@ -4,11 +4,11 @@ import argparse
 import time
 from typing import Any
 
+from orchestrator.artifacts.job_log import LOG, follow
+from orchestrator.artifacts.store import FAILED, TRACEBACK, Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.job_log import LOG, follow
-from orchestrator.storage.journal import running_nodes
-from orchestrator.storage.store import FAILED, TRACEBACK, Store
+from orchestrator.drivers.events import running_nodes
 from scalearn.errors import UserError
 
 _LOOK_SECONDS = 0.5

@@ -7,10 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.commands.arguments import make_console
-from scalearn.backbones import get_backbone
+from scalearn.backbone.registry import get_backbone
 from scalearn.errors import UserError
+from scalearn.methods.parameter_counts import all_counts
 from scalearn.methods.registry import get_method
-from scalearn.parameter_counts import all_counts
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:

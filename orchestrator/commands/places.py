@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, open_store
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.store import Store
 from scalearn.errors import UserError
 
 _NAMED = "a sweep file, the name of a shipped sweep, a manifest STORE/sweeps/NAME.json, or with --store the name of a sweep in it"

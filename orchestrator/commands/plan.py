@@ -9,10 +9,10 @@ from typing import Any
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.planning.cost import cost_of
-from orchestrator.planning.forecast import forecast, print_forecast
-from orchestrator.planning.plan import plan, print_plan
-from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile, profile_names
+from orchestrator.forecast.forecast import forecast, print_forecast
+from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile, profile_names
+from orchestrator.scheduling.cost import cost_of
+from orchestrator.watching.plan import plan, print_plan
 from scalearn.tasks import task_of
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.commands.arguments import make_console, positive_number, positive_seconds
-from orchestrator.planning.course import SECONDS
-from orchestrator.planning.profile import PRECISIONS, Profile, to_json
+from orchestrator.profiling.deadline import SECONDS
+from orchestrator.profiling.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
 
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     cpus = len(os.sched_getaffinity(0))
     if arguments.threads is not None and arguments.threads > cpus:
         raise UserError(f"--threads is {arguments.threads}, but this process may use {cpus} CPUs: give at most so many.")
-    from orchestrator.planning.measure import measure_profile  # torch: seconds that other commands do not spend
+    from orchestrator.profiling.measure import measure_profile  # torch: seconds that other commands do not spend
 
     began = time.monotonic()
     profile = measure_profile(

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, make_console, whole_number
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.leases import Leases
-from orchestrator.storage.prune import Unnamed, namer, remove, unnamed
-from orchestrator.storage.store import Store
+from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.prune import Unnamed, namer, remove, unnamed
 
 _SHOWN = 60
 

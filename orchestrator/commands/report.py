@@ -33,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     console = make_console()
     with one_sentence():
         import analysis
-        from analysis.grid import layout
         from analysis.published import published_scores
-        from analysis.report import write_report
-        from analysis.selection import check_rule
+        from analysis.reading.selection import check_rule
+        from analysis.report.report import write_report
+        from analysis.tables.grid import layout
 
         rule = check_rule(arguments.rule)
         # A report with options of its own must not take the place of the one that `run` keeps up to date.

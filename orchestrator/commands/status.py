@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_seconds
 from orchestrator.definition.graph import Graph
-from orchestrator.storage.store import Store
 from orchestrator.watching.status import SweepStatus, lines_of, print_status, read_status, show_counts
 
 _EVERY = 5.0

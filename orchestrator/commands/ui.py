@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(address: str, experiment: str, arguments: argparse.Namespace) -> None:
     with one_sentence():
-        from analysis.mlflow_view import view_links
+        from analysis.report.mlflow_jobs import view_links
 
         links = view_links(without_login(address), *find_experiment(address, experiment))
     for what, link in links.items():

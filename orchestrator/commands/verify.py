@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
+from orchestrator.artifacts.artifact import Verdict
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep
 from orchestrator.definition.graph import Graph
-from orchestrator.storage.artifact import Verdict
 
 WHOLE, DAMAGED = 0, 1
 

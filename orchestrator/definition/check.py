@@ -12,10 +12,10 @@ from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, MethodRow, Resources, Sources, SweepSchema
 from orchestrator.definition.settings import count_points, setting_points
 from orchestrator.definition.stacking import TARGET, named_adapter, source_names, stacked, tasks_of
-from scalearn.adapter_files import SEQ_BN, read_adapter_config, require_agreement, require_architecture, require_fitting_weights
-from scalearn.backbones import Backbone, config_entries, get_backbone, require_encoder
+from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_encoder
 from scalearn.config import Stage
 from scalearn.errors import UserError
+from scalearn.formats.adapterhub_layout import SEQ_BN, read_adapter_config, require_agreement, require_architecture, require_fitting_weights
 from scalearn.methods.registry import Method, get_method
 from scalearn.tasks import PackageSource
 

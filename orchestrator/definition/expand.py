@@ -12,7 +12,7 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames, per_task
 from orchestrator.definition.settings import setting_points
 from orchestrator.definition.stacking import external_adapters, source_names, stacked, tasks_of
-from scalearn.backbones import get_backbone
+from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.methods.registry import Method, get_method
 from scalearn.tasks import Task, definition_of

@@ -221,7 +221,7 @@ class SweepSchema(Block):
     name: Name
     benchmark: Name
     backbone: Name
-    """A registered name, a hub id, or a local directory (`scalearn.backbones`)."""
+    """A registered name, a hub id, or a local directory (`scalearn.backbone.registry`)."""
     description: Annotated[str, Field(max_length=2000)] = ""
     store: Name = "runs"
     """Where artifacts go: a path relative to the working directory, or the URL of an object store."""

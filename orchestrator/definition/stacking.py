@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.names import TaskNames, short
-from scalearn.adapter_files import external_adapter
 from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
+from scalearn.formats.adapterhub_layout import external_adapter
 
 if TYPE_CHECKING:
     from orchestrator.definition.schema import Sources

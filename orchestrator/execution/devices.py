@@ -9,15 +9,15 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.definition.resources import ACCELERATOR, Shape
-from orchestrator.planning.cost import CostModel, Memory, packable
-from orchestrator.planning.load import DOUBT_SECONDS, Limit
-from orchestrator.storage.store import Store
-from scalearn.backbones import get_backbone
+from orchestrator.scheduling.cost import CostModel, Memory, packable
+from orchestrator.scheduling.memory_load import DOUBT_SECONDS, Limit
+from scalearn.backbone.registry import get_backbone
 from scalearn.config import JobConfig, Setting
 from scalearn.methods.registry import get_method
-from scalearn.runtime import Runtime
+from scalearn.training.runtime import Runtime
 
 FILE = ".cache/devices.json"
 
@@ -91,8 +91,8 @@ def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[
     """
     import torch  # here, since this runs in a worker and the module is imported by the driver
 
-    from scalearn.encoder import load_encoder
-    from scalearn.memory import footprint
+    from scalearn.backbone.encoder import load_encoder
+    from scalearn.training.memory import footprint
 
     on_gpu = runtime.device != "cpu"
     name = torch.cuda.get_device_name() if on_gpu else "CPU"

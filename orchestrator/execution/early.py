@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.artifact import HISTORY
 from orchestrator.definition.comparison import compared_group
 from orchestrator.definition.graph import Graph
-from orchestrator.storage.artifact import HISTORY
 from scalearn.config import Selection
 
 REDUCTION = 3

@@ -14,25 +14,26 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator import provenance
+from orchestrator.artifacts.manifest import content_of, keep_apart, own_name, write_manifest
+from orchestrator.artifacts.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph
 from orchestrator.definition.resources import Shape
 from orchestrator.definition.sweep import Sweep
+from orchestrator.drivers.events import Journal
+from orchestrator.drivers.others import refuse_name
+from orchestrator.drivers.prepare import SetAside, prepare
 from orchestrator.execution.signals import Signals
-from orchestrator.planning.cost import CostModel, cost_of
-from orchestrator.planning.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
-from orchestrator.storage.journal import Journal
-from orchestrator.storage.manifest import content_of, keep_apart, own_name, write_manifest
-from orchestrator.storage.others import refuse_name
-from orchestrator.storage.patience import StoreUnavailable
-from orchestrator.storage.prepare import SetAside, prepare
-from orchestrator.storage.store import CACHE, FAILED, TRACEBACK, Store
+from orchestrator.profiling.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
+from orchestrator.scheduling.cost import CostModel, cost_of
+from orchestrator.storage.retrying import StoreUnavailable
 from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
-from orchestrator.tracking.writer import Target, Tracker, logged_before, program
+from orchestrator.tracking.ledger import logged_before
+from orchestrator.tracking.writer import Target, Tracker, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, report_folder, write_run_report
-from scalearn.runtime import Runtime
 from scalearn.secrets import without_secrets
 from scalearn.tasks import task_of
+from scalearn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from orchestrator.execution.cluster import Cluster
@@ -62,7 +63,7 @@ class Options:
     max_failures: int = 3
     first_pause: float = 1.0
     """Seconds before a job whose worker died starts again for the first time; later it takes longer."""
-    train: str = "scalearn.training:train"
+    train: str = "scalearn.training.loop:train"
     """The training function that workers import, as `module:function`."""
 
 
@@ -202,7 +203,7 @@ def _run_pending(
     if not pending:
         return SUCCEEDED
     # Needed at the end, when the copy of this code in which a Ray job runs may be gone.
-    from analysis import mlflow_sweep, page, results  # noqa: F401
+    from analysis.report import results  # noqa: F401
 
     # Ray: seconds that a finished sweep does not spend
     from orchestrator.execution.cluster import describe_gpus

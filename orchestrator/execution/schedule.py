@@ -16,10 +16,13 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version, to_plain
 from orchestrator.definition.resources import Shape, placement_of, shape_of
 from orchestrator.definition.schema import StageResources
+from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals
@@ -27,15 +30,12 @@ from orchestrator.execution.retries import FIRST_PAUSE, Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
-from orchestrator.planning.cost import CostModel
-from orchestrator.planning.packing import Policy
-from orchestrator.planning.profile import DEFAULT_PROFILE, load_profile
-from orchestrator.planning.turns import Turns
-from orchestrator.storage.leases import Leases
-from orchestrator.storage.leftovers import TUNE, remove_leftovers
-from orchestrator.storage.patience import StoreUnavailable
-from orchestrator.storage.store import Store
-from scalearn.runtime import Runtime
+from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile
+from orchestrator.scheduling.cost import CostModel
+from orchestrator.scheduling.policy import Policy
+from orchestrator.scheduling.turns import Turns
+from orchestrator.storage.retrying import StoreUnavailable
+from scalearn.training.runtime import Runtime
 
 GRACE_SECONDS = 2.0
 """How long running jobs get to checkpoint after a signal. `ray job stop` kills after 3 seconds."""
@@ -60,7 +60,7 @@ class Settings:
     """Seconds before the first such start; later ones take longer."""
     cost: Callable[[bool], CostModel] = lambda on_gpus: CostModel(load_profile(DEFAULT_PROFILE), pack=1)
     """Returns the expected durations, by which jobs are ordered and packed, where any job has a GPU, or where none has."""
-    train: str = "scalearn.training:train"
+    train: str = "scalearn.training.loop:train"
 
 
 def run_graph(

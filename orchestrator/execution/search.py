@@ -13,15 +13,15 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
+from orchestrator.artifacts.store import FAILED, Store
 from orchestrator.definition.graph import Graph, State
+from orchestrator.drivers.claims import Leases
 from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import NODE_LOSSES, Retries
 from orchestrator.execution.trial import ENDING, Ending, describe
-from orchestrator.planning.packing import Policy
-from orchestrator.planning.turns import LOOKAHEAD, Turns
-from orchestrator.storage.leases import Leases
-from orchestrator.storage.patience import StoreUnavailable
-from orchestrator.storage.store import FAILED, Store
+from orchestrator.scheduling.policy import Policy
+from orchestrator.scheduling.turns import LOOKAHEAD, Turns
+from orchestrator.storage.retrying import StoreUnavailable
 
 Listener = Callable[[str, State], None]
 

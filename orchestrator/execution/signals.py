@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from orchestrator.storage import patience
+from orchestrator.storage import retrying as patience
 
 
 class Interrupted(KeyboardInterrupt):

@@ -14,17 +14,17 @@ from typing import Any, Literal, cast
 
 from ray import tune
 
+from orchestrator.artifacts.job_history import summary
+from orchestrator.artifacts.job_log import about, logged
+from orchestrator.artifacts.store import CACHE, HISTORY, JOB, Store
 from orchestrator.execution.early import must_stop
 from orchestrator.storage.files import Storage
-from orchestrator.storage.history import summary
-from orchestrator.storage.job_log import about, logged
-from orchestrator.storage.patience import Patience, StoreUnavailable, is_disk_trouble, is_full
-from orchestrator.storage.store import CACHE, HISTORY, JOB, Store
+from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
-from scalearn.pack import Outcome, OutOfMemory, PackMember, Report, Stop
-from scalearn.runtime import Runtime
 from scalearn.tasks import task_of
+from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
+from scalearn.training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

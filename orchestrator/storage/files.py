@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 import fsspec
 
 from orchestrator.storage.directory import beside_of, names_no_file, walk
-from orchestrator.storage.patience import Patience, StoreUnavailable, is_trouble, reason, refusal
-from scalearn.errors import UserError
+from orchestrator.storage.retrying import Patience, StoreUnavailable, is_trouble, refusal
+from orchestrator.storage.url import is_local, remote_root
 
 T = TypeVar("T")
 
@@ -34,14 +34,6 @@ memory."""
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 """What file systems without hard links answer."""
 
-_OPTIONS: dict[str, Mapping[str, Any]] = {
-    # Its own patience for a server that is away is half a minute per request, beneath ours.
-    # Markers of thousands of jobs are read at once; botocore's own limit is 10 connections.
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "max_pool_connections": 64}},
-}
-_LOCAL = (None, "file", "local")
-_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
-"""What keeps objects that appear whole and can be claimed. What else fsspec knows (archives, web pages, caches) cannot hold a store."""
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
 _CHUNK = 512
@@ -62,14 +54,13 @@ class Storage:
         """
         text = os.fspath(root)
         self.patience = patience or Patience.usual()
-        scheme = _scheme(text)
-        self.is_local = scheme in _LOCAL
+        self.is_local = is_local(text)
         if self.is_local:
             self._files, path = fsspec.core.url_to_fs(text)
             self.root = Path(str(path)).absolute()
             """Fixed once: a change of the working directory must not move half a store. Behind a URL a `UPath`, with a path's methods."""
         else:
-            self.root = _remote(text)
+            self.root = remote_root(text)
             self._files = cast("Any", self.root).fs
         self.url = str(self.root).rstrip("/")
         self._seen: int | None = None
@@ -384,41 +375,3 @@ def _finite(text: str) -> float:
     if value - value != 0.0:
         _refuse(text)
     return value
-
-
-def _scheme(text: str) -> str | None:
-    """Return the kind of a store's URL; None: it is a path.
-
-    Raises:
-        UserError: A URL that names no place which a store can be kept in.
-    """
-    scheme, found, place = text.partition("://")
-    if not found and not text.startswith("data:") and "::" not in text:
-        return None
-    shown = text if len(text) <= 200 else f"{text[:197]}..."
-    if "::" in text or scheme not in (*_LOCAL, *_OBJECT_STORES):
-        raise UserError(
-            f"The store {shown} is of no kind that is known to hold one: name a directory, or a URL of an object store such as "
-            "s3://bucket/runs or gs://bucket/runs."
-        )
-    if not place.strip("/"):
-        raise UserError(f"The store {shown} names no place: give a whole URL such as s3://bucket/runs.")
-    return scheme
-
-
-def _remote(url: str) -> Path:
-    from upath import UPath  # half of a tenth of a second, which directories need not spend
-
-    try:
-        # What another process wrote must be seen at once.
-        path = UPath(url.rstrip("/"), **_OPTIONS.get(url.partition("://")[0], {}), use_listings_cache=False)
-        assert path.fs is not None
-        return cast("Path", path)
-    except ImportError as error:
-        scheme = url.partition("://")[0]
-        package = "scalearn-orchestrator[s3]" if scheme == "s3" else f"the one that fsspec needs for {scheme}://"
-        raise UserError(f"The store {url} needs a package that is not installed ({reason(error)}): install {package}.") from None
-    except ValueError as error:
-        raise UserError(
-            f"The store {url} is of no kind that is known ({error}): name a directory or a URL such as s3://bucket/runs."
-        ) from None

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from analysis.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
-from analysis.mlflow_view import experiment_description, run_description, saved_views
+from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
+from analysis.report.mlflow_jobs import experiment_description, run_description, saved_views
 from orchestrator.tracking.run_facts import Point
 from orchestrator.tracking.tracking_file import create_tracking_file
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestrator.storage.store import Store
+from orchestrator.artifacts.store import Store
 from scalearn.errors import UserError
 from scalearn.secrets import MASK, without_secrets
 

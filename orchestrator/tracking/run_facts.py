@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.job_history import flat, history_records
 from orchestrator.definition.graph import Job
 from orchestrator.definition.identity import to_plain
-from orchestrator.storage.history import flat, history_records
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from orchestrator.storage.files import Storage
-from orchestrator.storage.patience import Patience
+from orchestrator.storage.retrying import Patience
 
 _SCHEME = "sqlite:///"
 

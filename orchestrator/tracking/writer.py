@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
 from orchestrator.definition.graph import DONE, Graph, State
-from orchestrator.storage.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
+from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.watching.report import Report
 from scalearn.secrets import without_secrets
@@ -36,7 +37,6 @@ _OTHERS = re.compile(r"database is locked|must be in the 'active' state|unique c
 for this."""
 _OTHER_VERSION = "out-of-date database schema"
 """What MLflow says of a database that an older one has made, and of a newer one's too."""
-_LEDGER = "tracked.json"
 _MLFLOW_SETTINGS = {
     # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -108,7 +108,7 @@ class Tracker:
         self.report_problem: str | None = None
         """Why the report is not there. None: it is, or there is none."""
         self._report: Report | None = None
-        self._ledger = Ledger(store, target)
+        self._ledger = Ledger(store, target.sweep, target.uri, target.experiment)
         self._runs: SweepRuns | None = None
         self._status = "KILLED"
         self._may_pass = False
@@ -316,49 +316,6 @@ class Tracker:
         runs.close_job(run, node, when, record, result, marker)
 
 
-class Ledger:
-    """Which finished nodes are logged in full: what a run knows while the server is away, and compares with what the server has."""
-
-    def __init__(self, store: Store, target: Target) -> None:
-        """Read what an earlier run noted about the same tracking URI and experiment."""
-        self._store = store
-        self._path = store.sidecar(target.sweep, _LEDGER)
-        self._key = {"uri": target.address, "experiment": target.experiment}
-        content = store.load_json(self._path) or {}
-        valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(target.uri)
-        self.nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
-        """Those nodes, to when their training had begun."""
-        self.report: str | None = content.get("report") if valid else None
-        """Mark of the report that is logged."""
-        self._changed = False
-
-    def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
-        """Tell whether the training of a node that its `job.json` speaks of is logged."""
-        return record is not None and self.nodes.get(node) == str(record.get("started"))
-
-    def add(self, node: str, started: str) -> None:
-        """Note a node."""
-        self.nodes[node] = started
-        self._changed = True
-
-    def note_report(self, mark: str) -> None:
-        """Note a report."""
-        self.report = mark
-        self._changed = True
-
-    def save(self) -> None:
-        """Write what is new."""
-        if self._changed:
-            self._store.write_json(self._path, {**self._key, "nodes": self.nodes, "report": self.report})
-            self._changed = False
-
-
-def logged_before(store: Store, sweep: str) -> dict[str, str]:
-    """Return the jobs that some run of a sweep logged as done, on whatever server, to when their training had begun."""
-    nodes = (store.load_json(store.sidecar(sweep, _LEDGER)) or {}).get("nodes")
-    return {node: started for node, started in nodes.items() if isinstance(started, str)} if isinstance(nodes, dict) else {}
-
-
 def program(name: str) -> str:
     """Return how to call a program of this environment, activated or not."""
     here = Path(sys.executable).with_name(name)
@@ -378,11 +335,6 @@ def _absolute(uri: str) -> str:
     path = uri.removeprefix("sqlite:///")
     is_relative = uri.startswith("sqlite:///") and not path.startswith(("/", ":", "file:")) and path
     return f"sqlite:///{Path.cwd() / path}" if is_relative else uri
-
-
-def _is_gone(uri: str) -> bool:
-    """Tell whether somebody removed the SQLite file that the ledger speaks of."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists()
 
 
 def _is_others(error: Exception) -> bool:

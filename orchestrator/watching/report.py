@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.storage.store import Store
+from orchestrator.artifacts.store import Store
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def write_run_report(store: Store, sweep: str, folder: Path | None = None) -> Re
         folder: Where to. None: what `report_folder` names.
     """
     import analysis
-    from analysis.report import read_summary, write_report
+    from analysis.report.report import read_summary, write_report
 
     folder = folder or report_folder(store, sweep)
     try:

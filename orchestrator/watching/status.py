@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from orchestrator.artifacts.job_history import history_records, scores
+from orchestrator.artifacts.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph, State
+from orchestrator.drivers.events import Driver, drivers
 from orchestrator.storage.files import parse
-from orchestrator.storage.history import history_records, scores
-from orchestrator.storage.journal import Driver, drivers
-from orchestrator.storage.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
 from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
 
 _SAMPLE = 8

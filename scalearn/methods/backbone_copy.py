@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from scalearn.backbone.encoder import Encoder, quiet_library
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder, quiet_library
 from scalearn.errors import UserError
-from scalearn.heads import Head
-from scalearn.library_files import add_library_head, save_library_adapter
-from scalearn.methods.branch import Branch
-from scalearn.source_adapters import SourceAdapters
+from scalearn.formats.library_files import add_library_head, save_library_adapter
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
+from scalearn.layers.heads import Head
 
 LIBRARY_NAME = "own"
 """Name of the library's adapter while it trains."""

@@ -7,12 +7,12 @@ from adapters.configuration import BnConfig
 from adapters.methods.modeling import Adapter
 from torch import Tensor, nn
 
+from scalearn.backbone.encoder import Encoder, bottleneck_config
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.formats.adapter_tensors import bottleneck_width
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
-from scalearn.methods.branch import Branch
-from scalearn.methods.counts import bottleneck_width
-from scalearn.source_adapters import SourceAdapters
 
 
 class BottleneckBranch(Branch):

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import torch
 
+from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder
-from scalearn.methods.branch import Branch
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
 from scalearn.methods.registry import get_method
-from scalearn.source_adapters import SourceAdapters
 
 BranchBuilder = Callable[[JobConfig, Encoder, SourceAdapters | None], Branch]
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from scalearn.backbones import Shape
+from scalearn.backbone.registry import Shape
 from scalearn.config import Setting
+from scalearn.formats.adapter_tensors import bottleneck_width
 
 Count = Callable[[Shape, int, Mapping[str, Setting]], int | None]
 """Parameters that a job learns besides its heads, given the backbone, the number of sources T and the method's settings.
@@ -14,11 +15,6 @@ def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> i
     """One adapter of width r in every layer: `layers * (2 d r + r + d)`."""
     r = width(shape, settings)
     return shape.layers * (2 * shape.hidden_size * r + r + shape.hidden_size)
-
-
-def bottleneck_width(hidden: int, reduction: float) -> int:
-    """Width r of an adapter as the adapters library computes it from a reduction factor: whole, and at least 1."""
-    return max(1, int(hidden // reduction))
 
 
 def omega_per_layer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
@@ -47,7 +43,7 @@ def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
 
 
 def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int | None:
-    """All of an encoder but its pooler, see `scalearn.encoder_parameters`."""
+    """All of an encoder but its pooler, see `scalearn.backbone.parameters`."""
     return shape.parameters
 
 

@@ -13,12 +13,12 @@ from adapters.methods.modeling import BertFusion
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder
+from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.random_streams import BRANCH_PLACE, give_each_job_its_stream
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.source_branch import SourceBranch
-from scalearn.source_adapters import SourceAdapters
 
 REGULARISATION = 0.01
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import get_activation
 
+from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder
+from scalearn.formats.adapter_tensors import bottleneck_width
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
 from scalearn.layers.source_stack import BottleneckWeights
-from scalearn.methods.branch import Branch
-from scalearn.methods.counts import bottleneck_width
-from scalearn.source_adapters import SourceAdapters
 
 INIT_STD = 0.01
 _activation = get_activation("gelu_new")

@@ -14,12 +14,12 @@ from adapters.methods.modeling import Adapter
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scalearn.backbone.encoder import Encoder, bottleneck_config
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder, bottleneck_config
+from scalearn.formats.adapter_tensors import bottleneck_width
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch, ParameterGroup
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
-from scalearn.methods.branch import Branch, ParameterGroup
-from scalearn.methods.counts import bottleneck_width
-from scalearn.source_adapters import SourceAdapters
 
 JOINT_INIT_STD = 0.01
 """Of the prototype's weights in a joint job, as published; a single-task prototype starts like the library's adapters."""

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch, ParameterGroup
 from scalearn.layers.omega import Omega, OmegaConfig
 from scalearn.layers.source_stack import SourceStack, plain_weighted_sum
-from scalearn.methods.branch import Branch, ParameterGroup
 from scalearn.methods.source_branch import SourceBranch
-from scalearn.source_adapters import SourceAdapters
 
 
 class ScalingBranch(SourceBranch):

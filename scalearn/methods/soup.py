@@ -7,12 +7,12 @@ import torch
 from adapters.configuration import BnConfig
 from torch import Tensor
 
+from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.encoder import Encoder
 from scalearn.errors import UserError
+from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.source_stack import BottleneckWeights
 from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.source_adapters import SourceAdapters
 
 
 class SoupBranch(BottleneckBranch):

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from scalearn.layers.branch import Branch
 from scalearn.layers.source_stack import SourceStack
-from scalearn.methods.branch import Branch
 
 
 class SourceBranch(Branch):

@@ -3,7 +3,6 @@
 import base64
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,7 @@ import pytest
 # Selenium would report its use to its makers.
 os.environ["SE_AVOID_STATS"] = "true"
 
-# The tests run with importlib import mode, in which a test's folder is not on the path; the builder lies beside this file.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from build_store import StoreSpec, build_store
+from tests.analysis.helpers.build_store import StoreSpec, build_store
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from analysis.frame import COLUMNS
+from analysis.reading.frame import COLUMNS
 
 
 def test_every_column_of_the_frame_is_documented_as_it_is(repository: Path) -> None:

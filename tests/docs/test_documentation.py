@@ -33,7 +33,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "python -m pip install torch==2.13.0"): "the Makefile has run these lines before any test can start",
-    ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/analysis/test_mlflow.py does it",
+    ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/analysis/reading/test_mlflow.py does it",
     ("README.md", "make test"): "it is what runs this test",
     ("CONTRIBUTING.md", "make test"): "it is what runs this test",
     ("README.md", "scalearn run sweeps/glue_smoke.yaml --set data.root=/data/benchmarks"): "names a directory of the reader's",
@@ -41,7 +41,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     (
         "docs/cluster.md",
         "python -c \"import secrets; print(secrets.token_hex(32), end='')\" > ray-token",
-    ): "tests/orchestrator/test_ray_jobs.py does it",
+    ): "tests/orchestrator/remote/test_ray_jobs.py does it",
     ("docs/cluster.md", _HEAD): "test_ray_jobs.py does it, on free ports",
     ("docs/cluster.md", "ray start --block --address=HEAD:6379 --disable-usage-stats"): "names a machine of the reader's",
     (
@@ -51,7 +51,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     (
         "docs/cluster.md",
         "scalearn run sweeps/quickstart.yaml --store s3://bucket/runs",
-    ): "tests/orchestrator/test_object_store.py does it with a small sweep",
+    ): "tests/orchestrator/storage/test_object_store.py does it with a small sweep",
     (
         "docs/cluster.md",
         "ray job submit --working-dir . -- scalearn run sweeps/quickstart.yaml --store /shared/runs",

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.orchestrator.object_server import ObjectServer, serving
-from tests.orchestrator.starting import patiently
-from tests.orchestrator.tracking_server import private_postgres
+from tests.orchestrator.helpers.object_server import ObjectServer, serving
+from tests.orchestrator.helpers.starting import patiently
+from tests.orchestrator.helpers.tracking_server import private_postgres
 
 if TYPE_CHECKING:
     import subprocess

@@ -12,8 +12,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerFast
 
-from tests.scalearn.packs import SOURCES
-from tests.scalearn.small import byte_tokenizer, data, job, run, save_backbone
+from tests.scalearn.helpers.packs import SOURCES
+from tests.scalearn.helpers.small import byte_tokenizer, data, job, run, save_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

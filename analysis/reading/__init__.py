@@ -1,0 +1,1 @@
+"""Stores and MLflow to one frame."""

@@ -1,0 +1,80 @@
+"""The way in: from a store, a sweep's manifest or a tracking server to the long data frame."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.errors import ResultsError
+from analysis.reading.files import Folder, open_folder
+from analysis.reading.frame import build_frame
+from analysis.reading.records import Record, SweepInfo, config_from, read_manifest, read_records
+from analysis.reading.selection import mark_chosen
+from scalearn.secrets import without_secrets
+
+TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
+
+
+def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
+    """Everything that a sweep or a store holds, finished or not, as one long frame.
+
+    Args:
+        store: Root of a store (directory or fsspec URL), a sweep's manifest `<store>/sweeps/<name>.json`, or an MLflow tracking URI
+            (`sqlite:///...`, `http://...`, `postgresql://...`), from which the frame is the same.
+        sweep: Name of a sweep that was run into the store: only its nodes, those not begun included. None: every node of the store.
+
+    Returns:
+        A row per (node, task, split, metric); `analysis.frame.COLUMNS` says what each column means. A node without scores (failed, blocked,
+        running, pending) has one row per task with missing split, metric and value. Scores are fractions.
+
+    Raises:
+        ResultsError: No such store or sweep, or nothing in it.
+    """
+    if is_tracking_uri(store):
+        # MLflow takes seconds to import, which reading a store need not spend.
+        from analysis.reading.mlflow_source import read_tracked
+
+        records, manifest = read_tracked(str(store), sweep)
+        name = without_secrets(str(store))
+    else:
+        folder, manifest = locate(store, sweep)
+        records, name = read_records(folder, manifest), folder.name
+    if not records:
+        raise ResultsError(f"{name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
+    return frame_of(records, manifest)
+
+
+def frame_of(records: Sequence[Record], manifest: SweepInfo | None) -> pd.DataFrame:
+    """The frame of records that were read already, as `load` returns it."""
+    try:
+        return mark_chosen(build_frame(records, manifest))
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        # Some job's files hold values of a wrong type. It counts as a failure of that job, and hides no other.
+        return mark_chosen(build_frame([_sound(record) for record in records], manifest))
+
+
+def _sound(record: Record) -> Record:
+    """The record, or a failed one in its place where no frame can be made of it."""
+    try:
+        build_frame([record])
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        error = f"{record.node} holds values of a wrong type; run the sweep again."
+        return Record(record.node, "failed", stage=record.stage, error=error, config=config_from({}, record.node, None))
+    return record
+
+
+def is_tracking_uri(place: str | Path) -> bool:
+    """Whether a place is an MLflow tracking URI rather than a store."""
+    return str(place).startswith(TRACKING_SCHEMES)
+
+
+def locate(store: str | Path, sweep: str | None = None) -> tuple[Folder, SweepInfo | None]:
+    """The store's folder, and the manifest where a sweep is named."""
+    text = str(store)
+    if sweep is None and text.endswith(".json"):
+        *root, directory, name = ("./" + text if "/" not in text else text).rsplit("/", 2)
+        if directory != "sweeps":
+            raise ResultsError(f"{text} is not a sweep's manifest; name a store or a file <store>/sweeps/<sweep>.json.")
+        store, sweep = (root[0] or "/") if root else ".", name.removesuffix(".json")
+    folder = open_folder(store)
+    return folder, None if sweep is None else read_manifest(folder, sweep)

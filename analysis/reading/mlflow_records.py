@@ -1,0 +1,79 @@
+"""A job's record as MLflow tags, so that the tracking server alone gives the same data frame as the store. Pure Python.
+
+A run's parameters and metrics are for people: MLflow keeps every parameter as text and cuts long ones. The tags hold the record as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.reading.records import Record
+
+JOB_TAG, RESULT_TAG = "record.job", "record.result"
+PART = 4000
+"""Characters per tag: every MLflow server takes as many."""
+MANIFEST_ARTIFACT = "manifest.json"
+"""Artifact of a sweep's run that holds the sweep's manifest, which names the jobs that have no run yet."""
+UNFINISHED = {RESULT_TAG: "0"}
+"""Tags of a job that ended before and runs again."""
+_PROVENANCE = ("host", "pid", "git_commit")
+
+
+def job_tags(job: Mapping[str, Any]) -> dict[str, str]:
+    """Tags for a job that has begun.
+
+    Args:
+        job: Content of `job.json`.
+    """
+    provenance = job.get("provenance") or {}
+    kept = {name: job.get(name) for name in ("stage", "config", "parents", "started", "attempts")}
+    kept["provenance"] = {name: provenance[name] for name in _PROVENANCE if name in provenance}
+    return _parts(JOB_TAG, kept)
+
+
+def ending_tags(result: Mapping[str, Any] | None, marker: Mapping[str, Any]) -> dict[str, str]:
+    """Tags for a job that has ended.
+
+    Args:
+        result: Content of `result.json`; None: the job failed.
+        marker: Content of `SUCCESS.json` or `FAILED.json`.
+    """
+    ending = {name: marker.get(name) for name in ("error", "attempts", "time") if name in marker}
+    return _parts(RESULT_TAG, {"result": dict(result) if result is not None else None, **ending})
+
+
+def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any] | None = None) -> Record:
+    """The record that `job_tags` and `ending_tags` were made from; `entry` is the node's line in the sweep's manifest."""
+    job, ending = _join(JOB_TAG, tags), _join(RESULT_TAG, tags)
+    result = (ending or {}).get("result")
+    entry = entry or {}
+    return Record(
+        node,
+        "running" if ending is None else "failed" if result is None else "succeeded",
+        stage=entry.get("stage") or (job or {}).get("stage"),
+        error=(ending or {}).get("error"),
+        attempts=(ending or {}).get("attempts") or (job or {}).get("attempts"),
+        config=(job or {}).get("config") or entry.get("config") or {},
+        parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
+        result=result or {},
+        provenance=(job or {}).get("provenance") or {},
+        started=(job or {}).get("started"),
+        finished=(ending or {}).get("time"),
+    )
+
+
+def _parts(name: str, value: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(value, separators=(",", ":"))
+    # MLflow would keep the tail of an earlier, longer record; the count says where this one ends.
+    pieces = [text[start : start + PART] for start in range(0, len(text), PART)]
+    return {name: str(len(pieces))} | {f"{name}.{index}": piece for index, piece in enumerate(pieces)}
+
+
+def _join(name: str, tags: Mapping[str, str]) -> dict[str, Any] | None:
+    if name not in tags:
+        return None
+    try:
+        value = json.loads("".join(tags[f"{name}.{index}"] for index in range(int(tags[name]))))
+    except (KeyError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,91 @@
+"""Reading a sweep from an MLflow tracking server. Imports MLflow, which takes seconds: only `analysis.load` imports this, when asked to."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from analysis.errors import ResultsError
+from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, record_from_tags
+from analysis.reading.records import Record, SweepInfo, mark_blocked, parse_manifest, pending_record
+from scalearn.secrets import without_secrets
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+# A bar per file, on stderr, for a manifest of some kilobytes.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+_PAGE = 1000
+
+
+def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo | None]:
+    """The records that `analysis.records.read_records` would read from the store, and the sweep's manifest.
+
+    Args:
+        uri: Tracking URI.
+        sweep: Name of a sweep, or None for every job of every experiment.
+
+    Raises:
+        ResultsError: The server does not answer, or knows no such sweep.
+    """
+    try:
+        client = MlflowClient(uri)
+        if sweep is None:
+            experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+            return mark_blocked([record_from_tags(node, tags) for node, tags in _jobs(client, experiments).items()]), None
+        experiment, manifest = _sweep(client, uri, sweep)
+        runs = _jobs(client, [experiment])
+    except MlflowException as error:
+        reason = without_secrets((str(error).strip().splitlines() or ["no reason given"])[0])
+        raise ResultsError(
+            f"The tracking server {without_secrets(uri)} cannot be read ({reason}); check the address, or name the store."
+        ) from error
+    records = []
+    for entry in manifest.nodes:
+        node = str(entry["node"])
+        known = record_from_tags(node, runs[node], entry) if node in runs else None
+        records.append(known or pending_record(node, entry, manifest.benchmark))
+    return mark_blocked(records), manifest
+
+
+def _sweep(client: MlflowClient, uri: str, sweep: str) -> tuple[str, SweepInfo]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = [run for run in _runs(client, experiments, "tags.kind = 'sweep'") if run.data.tags.get("sweep") == sweep]
+    if not found:
+        raise ResultsError(f"{without_secrets(uri)} knows no sweep named {sweep!r}; run it with tracking on, or name the store.")
+    run = found[0]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = client.download_artifacts(run.info.run_id, MANIFEST_ARTIFACT, folder)
+        except (MlflowException, OSError) as error:
+            raise ResultsError(
+                f"The run of sweep {sweep!r} at {without_secrets(uri)} holds no {MANIFEST_ARTIFACT}; run the sweep again."
+            ) from error
+        manifest = parse_manifest(json.loads(Path(path).read_text(encoding="utf-8")))
+    return run.info.experiment_id, manifest
+
+
+def _jobs(client: MlflowClient, experiments: list[str]) -> dict[str, dict[str, str]]:
+    """Node -> tags of its newest run."""
+    jobs: dict[str, dict[str, str]] = {}
+    for run in _runs(client, experiments, "tags.kind = 'job'"):
+        jobs.setdefault(run.data.tags.get("node", ""), run.data.tags)
+    jobs.pop("", None)
+    return jobs
+
+
+def _runs(client: MlflowClient, experiments: list[str], what: str) -> Iterator[Any]:
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, what, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

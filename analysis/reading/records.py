@@ -1,0 +1,268 @@
+"""What each node of a store or sweep left behind, as plain records: the step between files and the data frame."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from analysis.errors import ResultsError
+from analysis.reading import shapes
+from analysis.reading.files import Folder
+
+_RECORD_FILES = ("job.json", "SUCCESS.json", "result.json", "FAILED.json", "history.jsonl")
+
+State = Literal["succeeded", "failed", "blocked", "running", "pending"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One node: what it was asked to do, how far it came, and what came out."""
+
+    node: str
+    state: State
+    """`running` means begun and neither finished nor failed: a killed sweep leaves such nodes too."""
+    stage: str | None = None
+    """The sweep's view where there is one: an adapter that feeds a transfer job is a `source`, otherwise `single`."""
+    error: str | None = None
+    """First line of the failure; for a blocked node, which parent failed."""
+    attempts: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The job's configuration; only method, task, seed and learning rate are known of a node that has not begun."""
+    parents: tuple[str, ...] = ()
+    result: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    """Seconds since 1970 at which the node was first begun."""
+    finished: float | None = None
+    """Seconds since 1970 at which the node succeeded or failed."""
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """What the driver wrote about a sweep before it began."""
+
+    name: str
+    benchmark: str | None = None
+    targets: tuple[str, ...] = ()
+    """Task keys in the order of the table's columns."""
+    methods: tuple[str, ...] = ()
+    yaml: str = ""
+    overrides: tuple[str, ...] = ()
+    """What the command line set in place of the file's values, as `key=value`."""
+    file: str | None = None
+    created: str | None = None
+    tracking_uri: str | None = None
+    run_id: str | None = None
+    nodes: tuple[Mapping[str, Any], ...] = ()
+
+
+def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is absent.
+
+    Raises:
+        ResultsError: The file is there but holds no JSON object.
+    """
+    raw = folder.read(path)
+    if raw is None:
+        return None
+    try:
+        value = json.loads(raw, parse_constant=_refuse)
+        if b"\\u" in raw:
+            # An escape can stand for half a character, which is no text and fits into no frame or file.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{folder.name}/{path} is not valid JSON ({error}); it may be half written: run the sweep again.") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{folder.name}/{path} holds {type(value).__name__} where an object belongs; run the sweep again.")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
+    """The manifest of a sweep that was run into this store.
+
+    Raises:
+        ResultsError: The store knows no sweep of that name.
+    """
+    raw = read_json(folder, f"sweeps/{sweep}.json")
+    if raw is None:
+        known = ", ".join(folder.manifests()) or "none"
+        raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
+    if not shapes.has_form(raw, shapes.MANIFEST):
+        raise ResultsError(f"{folder.name}/sweeps/{sweep}.json has not the form that runs write; run the sweep again.")
+    # A manifest that was copied to another name still holds its first one.
+    return replace(parse_manifest(raw), name=sweep)
+
+
+def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
+    """A manifest's content, with what an older or newer writer left out as empty."""
+    return SweepInfo(
+        name=str(raw.get("name", "")),
+        benchmark=raw.get("benchmark"),
+        targets=tuple(raw.get("targets") or ()),
+        methods=tuple(raw.get("methods") or ()),
+        yaml=str(raw.get("yaml") or ""),
+        overrides=tuple(map(str, raw.get("overrides") or ())),
+        file=raw.get("file"),
+        created=raw.get("created"),
+        tracking_uri=raw.get("tracking_uri"),
+        run_id=raw.get("run_id"),
+        nodes=tuple(_with_config(entry, raw.get("config_values") or {}) for entry in raw.get("nodes") or ()),
+    )
+
+
+def _with_config(entry: Any, values: Any) -> Any:
+    """A node's line with its configuration in full; the manifest keeps each field's values once and their numbers in the lines."""
+    numbers = entry.get("config") if isinstance(entry, Mapping) else None
+    if not isinstance(numbers, list) or not isinstance(values, Mapping):
+        return entry
+    # Fields that only later jobs have are missing from the earlier lines.
+    chosen = zip(values.items(), numbers, strict=False)
+    config = {
+        name: known[number]
+        for (name, known), number in chosen
+        if isinstance(known, list) and isinstance(number, int) and 0 <= number < len(known)
+    }
+    return {**entry, "config": config}
+
+
+def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = None, benchmark: str | None = None) -> Record:
+    """What one node left; `entry` is its line in a sweep's manifest."""
+    entry = entry or {}
+    try:
+        job, success = read_json(folder, f"{node}/job.json"), read_json(folder, f"{node}/SUCCESS.json")
+        result = read_json(folder, f"{node}/result.json") if success else None
+        failure = None if success else read_json(folder, f"{node}/FAILED.json")
+        if success and result is None:
+            raise ResultsError(f"{node}/result.json is missing though the node counts as done.")
+        for name, value in (("job.json", job), ("SUCCESS.json", success), ("FAILED.json", failure)):
+            if (value or {}).get("node", node) != node or not node.endswith(str((value or {}).get("fingerprint", ""))):
+                raise ResultsError(f"{node}/{name} is another job's: run the sweep again, which sets it aside and trains this one.")
+        for name, value, form in (("job.json", job, shapes.JOB), ("result.json", result, shapes.RESULT)):
+            if not shapes.has_form(value, form):
+                raise ResultsError(f"{node}/{name} has not the form that jobs write; run the sweep again.")
+        begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
+    except ResultsError as error:
+        # Damage in one node must not hide the others: it counts as a failure of that node.
+        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config_from(entry, node, benchmark))
+    state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
+    ending = success or failure or {}
+    return Record(
+        node,
+        state,
+        stage=entry.get("stage") or (job or {}).get("stage"),
+        error=str(failure.get("error")) if failure else None,
+        attempts=_count((failure or {}).get("attempts")) or _count((job or {}).get("attempts")),
+        config=(job or {}).get("config") or entry.get("config") or config_from(entry, node, benchmark),
+        parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
+        result=result or {},
+        provenance=(job or {}).get("provenance") or {},
+        started=_seconds((job or {}).get("started")),
+        finished=_seconds(ending.get("time")),
+    )
+
+
+def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
+    """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
+    nodes = list(folder.nodes()) if manifest is None else [_node_of(entry, manifest) for entry in manifest.nodes]
+    folder.prefetch(f"{node}/{name}" for node in nodes for name in _RECORD_FILES)
+    if manifest is None:
+        records = [read_record(folder, node) for node in nodes]
+    else:
+        records = [read_record(folder, str(entry["node"]), entry, manifest.benchmark) for entry in manifest.nodes]
+    return mark_blocked(records)
+
+
+def _node_of(entry: Any, manifest: SweepInfo) -> str:
+    """The node that a manifest's line names.
+
+    Raises:
+        ResultsError: It names none, or a place outside the store.
+    """
+    node = entry.get("node") if isinstance(entry, Mapping) else None
+    if (
+        not isinstance(node, str)
+        or not node
+        or ".." in node.split("/")
+        or node.startswith("/")
+        or not shapes.has_form(entry, shapes.MANIFEST_LINE)
+    ):
+        raise ResultsError(f"The manifest sweeps/{manifest.name}.json names {node!r}, which is no job of this store: run the sweep again.")
+    return node
+
+
+def pending_record(node: str, entry: Mapping[str, Any], benchmark: str | None) -> Record:
+    """A node of which nothing is known but its line in the sweep's manifest."""
+    config = entry.get("config") or config_from(entry, node, benchmark)
+    return Record(node, "pending", stage=entry.get("stage"), config=config, parents=tuple(entry.get("parents") or ()))
+
+
+def mark_blocked(records: Sequence[Record]) -> list[Record]:
+    """Turn `pending` and `running` nodes below a failed one into `blocked` ones that name it."""
+    by_node = {record.node: record for record in records}
+    culprits: dict[str, str | None] = {}
+    waiting = [record.node for record in reversed(records)]
+    while waiting:  # not by recursion: parents may have parents thousands deep
+        node = waiting[-1]
+        record = by_node.get(node)
+        if record is None or record.state in ("failed", "succeeded"):
+            culprits[node] = node if record is not None and record.state == "failed" else None
+        elif node not in culprits and (unknown := [parent for parent in record.parents if parent not in culprits]):
+            culprits[node] = None  # so that a circle ends
+            waiting.extend(unknown)
+            continue
+        else:
+            culprits[node] = next((found for parent in record.parents if (found := culprits.get(parent))), None)
+        waiting.pop()
+
+    marked = []
+    for record in records:
+        failed = culprits[record.node]
+        if failed is not None and record.state != "failed":
+            record = replace(record, state="blocked", error=f"blocked by {failed}")
+        marked.append(record)
+    return marked
+
+
+def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
+    """The little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
+    parts = PurePosixPath(node).parts
+    # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
+    from_path = dict(zip(("benchmark", "backbone", "stage", "method", "task"), parts[:5], strict=True)) if len(parts) == 6 else {}
+    name = benchmark or from_path.get("benchmark")
+    # A joint job's tasks are joined by plus signs.
+    tasks = [part for part in str(entry.get("task") or from_path.get("task") or "").split("+") if part]
+    tasks = [task if "/" in task or not name else f"{name}/{task}" for task in tasks]
+    config: dict[str, Any] = {
+        "benchmark": name,
+        "stage": entry.get("stage") or from_path.get("stage"),
+        "method": entry.get("method") or from_path.get("method"),
+        "data": [{"task": task} for task in tasks],
+    }
+    if entry.get("seed") is not None:
+        config["seed"] = entry["seed"]
+    if entry.get("learning_rate") is not None:
+        config["optimisation"] = {"learning_rate": entry["learning_rate"]}
+    return config
+
+
+def _count(value: Any) -> int | None:
+    """A small whole number; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+
+
+def _seconds(time: Any) -> float | None:
+    """A time as seconds since 1970, from a number or an ISO string."""
+    if time is None or isinstance(time, bool):
+        return None
+    if isinstance(time, (int, float)):
+        return float(time) if abs(time) < shapes.LARGEST else None
+    try:
+        return datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,181 @@
+"""Which jobs stand behind a cell of the table: variants of a method, and the learning rate."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from analysis.errors import ResultsError
+from analysis.reading.frame import COLUMNS, distinct, setting_columns
+from analysis.reading.names import order_tasks
+
+FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
+"""Columns that name a variant best; settings come next, then everything else."""
+
+Rule = str | float | Mapping[str, float]
+"""`"validation"`, or a fixed learning rate for all methods (a number, or text such as `"6e-3"`), or one per method."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate of one cell and how it came about."""
+
+    learning_rate: float | None
+    """None where no learning rate has a score."""
+    set_aside: tuple[float, ...] = ()
+    """Learning rates that were tried but not compared because fewer of their seeds have a score."""
+    tried: int = 0
+    """Learning rates that the choice was among: those with a job that succeeded or failed."""
+
+
+def check_rule(rule: Rule) -> Rule:
+    """The rule with numbers for text.
+
+    Raises:
+        ResultsError: Neither `validation` nor a number.
+    """
+    if isinstance(rule, str) and rule != "validation":
+        try:
+            return float(rule)
+        except ValueError:
+            raise ResultsError(f"Unknown selection rule {rule!r}; use `validation` or a learning rate such as 6e-3.") from None
+    return rule
+
+
+def table_targets(frame: pd.DataFrame) -> list[str]:
+    """The table's columns: the sweep's targets, or else the tasks of all jobs that are not mere sources."""
+    listed = frame.attrs.get("sweep", {}).get("targets")
+    wanted = frame[~frame["stage"].isin(["source", "similarity"])]
+    return list(listed or order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
+
+
+def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows of a frame that a table is made of, each once, with a column `variant`.
+
+    Args:
+        frame: As `analysis.load` returns it.
+        targets: Task keys.
+        methods: Method keys. None: the sweep's, or else all.
+    """
+    methods = methods or frame.attrs.get("sweep", {}).get("methods") or list(frame["method"].unique())
+    frame = distinct(frame.drop(columns="variant", errors="ignore"))
+    frame = frame[(frame["stage"] != "similarity") & frame["task"].isin(list(targets)) & frame["method"].isin(list(methods))]
+    nodes = frame.drop_duplicates(["node", "task"])
+    nodes = nodes.assign(variant=variants(nodes))
+    return frame.merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+
+
+def choices(jobs: pd.DataFrame, rule: Rule) -> dict[tuple[str, str, str], Choice]:
+    """The choice of every cell of a table, by method, variant and task.
+
+    Args:
+        jobs: As `table_jobs` returns them.
+        rule: As `check_rule` returns it.
+    """
+    found: dict[tuple[str, str, str], Choice] = {}
+    for (method, variant), row in jobs.groupby(["method", "variant"]):
+        # One joint job serves all targets, so they share its learning rate.
+        joint = (row["stage"] == "joint").any()
+        shared = choose_learning_rate(row, rule, str(method)) if joint else None
+        for task, cell in row.groupby("task"):
+            found[str(method), str(variant), str(task)] = shared or choose_learning_rate(cell, rule, str(method))
+    return found
+
+
+def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the columns `chosen` and `tried`, as the sweep's table makes its choices by validation."""
+    jobs = table_jobs(frame, table_targets(frame))
+    found = choices(jobs, "validation")
+    marks: dict[tuple[str, str], tuple[bool, int]] = {}
+    for job in jobs.drop_duplicates(["node", "task"])[["node", "task", "method", "variant", "learning_rate"]].itertuples(index=False):
+        choice = found[str(job.method), str(job.variant), str(job.task)]
+        marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
+    pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
+    for place, column in enumerate(("chosen", "tried")):
+        frame[column] = pd.Series([pair[place] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])
+    return frame
+
+
+def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
+    """The learning rate of one method on one target (a joint method: on all); test scores are never consulted.
+
+    Rule `validation`: the highest mean, over seeds, of the primary metric on the validation split; on a tie the smaller learning rate.
+    Only the learning rates with the most scored seeds are compared, so that one whose bad seeds crashed cannot win by its survivors.
+
+    Args:
+        jobs: Rows of the method's jobs on the target, of a joint method on all targets; other splits and metrics are left out of account.
+        rule: As `check_rule` returns it.
+        method: The method's key, for a rule that names one learning rate per method.
+    """
+    if isinstance(rule, Mapping) and method not in rule:
+        rule = "validation"
+    ended = set(jobs.loc[jobs["state"].isin(["succeeded", "failed"]), "learning_rate"].dropna())
+    if not isinstance(rule, str):
+        rate = float(rule[method] if isinstance(rule, Mapping) else rule)
+        return Choice(rate, tried=int(rate in ended))
+    scored = jobs[jobs["primary"].fillna(False).astype(bool) & (jobs["split"] == "validation")]
+    scores: dict[float, list[float]] = {}
+    for rate, value in zip(scored["learning_rate"], scored["value"], strict=True):
+        if not pd.isna(rate) and not pd.isna(value):
+            scores.setdefault(float(rate), []).append(float(value))
+    if not scores:
+        return Choice(None, tried=len(ended))
+    most = max(map(len, scores.values()))
+    # Rounding keeps float noise from deciding between equals.
+    means = {rate: round(fmean(values), 12) for rate, values in sorted(scores.items()) if len(values) == most}
+    best = max(means, key=lambda rate: means[rate])
+    return Choice(best, tuple(sorted(ended - set(means))), len(ended))
+
+
+def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
+    """A label per row that tells apart jobs of one method that differ in more than task, seed and learning rate.
+
+    A configuration column enters a method's labels if it takes several values among the method's jobs on one task; the label is empty where
+    there is nothing to tell apart. `source_seed` enters only if it differs between jobs of equal seed and learning rate.
+
+    Args:
+        nodes: One row per (node, task), index unique. Jobs whose configuration is not known yet (no `backbone`) get the label of the
+            method's only variant, or `?` where there are several.
+    """
+    labels = pd.Series("", index=nodes.index, dtype="str")
+    configured = nodes[nodes["backbone"].notna()]
+    for method, group in configured.groupby("method"):
+        columns = _telling(group)
+        if columns:
+            labels.loc[group.index] = group[columns].apply(lambda row: ", ".join(_describe(name, row[name]) for name in row.index), axis=1)
+        unknown = nodes.index[(nodes["method"] == method) & nodes["backbone"].isna()]
+        labels.loc[unknown] = "?" if columns else ""
+    return labels
+
+
+def natural(label: str) -> list[tuple[bool, float, str]]:
+    """Sort key that puts `few_shot=4` before `few_shot=16`."""
+    return [(part[0].isdigit(), float(part) if part[0].isdigit() else 0.0, part) for part in re.findall(r"\d+(?:\.\d+)?|\D+", label)]
+
+
+def _telling(group: pd.DataFrame) -> list[str]:
+    """The fewest columns, in order of interest, that tell the jobs of one task apart."""
+    columns = [column for column in setting_columns(group) if _varies(group, column, ["task"])]
+    if _varies(group, "source_seed", ["task", "seed", "learning_rate"]):
+        columns.append("source_seed")
+    columns.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (not name.startswith("setting_")))
+    kept: list[str] = []
+    for column in columns:
+        # What follows from the columns before it (a backbone's origin from its name, say) tells nothing more.
+        if _varies(group, column, ["task", *kept]):
+            kept.append(column)
+    return kept
+
+
+def _varies(group: pd.DataFrame, column: str, by: list[str]) -> bool:
+    # A field that is younger than some of the records has no value there: they were trained as its default says, which is no difference.
+    younger = column not in COLUMNS and not column.startswith("setting_")
+    return bool((group.groupby(by, dropna=False)[column].nunique(dropna=younger) > 1).any())
+
+
+def _describe(name: str, value: Any) -> str:
+    shown = "none" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name.removeprefix('setting_')}={shown}"

@@ -1,0 +1,96 @@
+"""What a tracking server shows of jobs: descriptions and links. Pure functions; the caller talks to the server."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from analysis.reading.names import method_title, task_title
+from analysis.reading.records import Record
+from analysis.tables.grid import percent
+
+VIEW_TAG = "mlflow.sharedViewState."
+"""Tags of an experiment in which MLflow's own pages keep the views that one saves and shares."""
+VIEWS = {"jobs": "jobs, best first", "methods": "by method"}
+"""Saved views of a sweep's experiment: key and what it shows."""
+JOBS, SCORE = "tags.kind = 'job'", "metrics.`test_score`"
+_COLUMNS = ("tags.`method`", "tags.`target`", "tags.`stage`", "tags.`seed`", "tags.`learning_rate`", "tags.`state`", SCORE)
+
+
+def experiment_description(sweep: str) -> str:
+    """Markdown for the experiment: what its runs are and how to find some."""
+    return (
+        f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, "
+        "of kind `job`.\n\n"
+        "| tag | meaning |\n| :--- | :--- |\n"
+        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training, `similarity` of tasks |\n"
+        "| `method` | row of the benchmark table |\n"
+        "| `target` | task that the job serves |\n"
+        "| `seed`, `learning_rate` | what else tells jobs apart |\n"
+        "| `parents` | jobs whose adapters it builds on |\n\n"
+        "Filter, for example, with `tags.kind = 'job' and tags.method = 'scalearn' and tags.target = 'glue/rte'`; group by tag `method`. "
+        "`test_score` is the score that the table reports, at the epoch that validation chose; it chooses nothing itself.\n"
+    )
+
+
+def run_description(record: Record) -> str:
+    """Markdown for one job's run."""
+    config: dict[str, Any] = dict(record.config)
+    tasks = [str(entry.get("task")) for entry in config.get("data") or ()]
+    rate = (config.get("optimisation") or {}).get("learning_rate")
+    if record.stage == "similarity":
+        return f"**Similarity of the texts of {', '.join(task_title(task, tasks) for task in tasks)}**\n\nArtifact: `{record.node}`"
+    what = {"source": "Source adapter", "transfer": "Transfer layer", "joint": "Joint model"}.get(record.stage or "", "Model")
+    title = f"**{what}: {method_title(str(config.get('method')))} on {', '.join(task_title(task, tasks) for task in tasks)}**"
+    lines = [f"{title}, backbone {config.get('backbone')}, learning rate {rate:g}, seed {config.get('seed')}." if rate else f"{title}."]
+    if config.get("sources"):
+        lines.append(f"Built on the source adapters {', '.join(config['sources'])}.")
+    for task, splits in (record.result.get("scores") or {}).items():
+        metric = (record.result.get("primary_metric") or {}).get(task)
+        shown = [f"{split} {percent(scores[metric])}" for split, scores in splits.items() if metric in scores]
+        lines.append(f"{task_title(task, tasks)}, {metric}: {', '.join(shown)}.")
+    if record.error:
+        lines.append(f"Failed: {record.error}")
+    return "\n\n".join([*lines, f"Artifact: `{record.node}`"])
+
+
+def saved_views() -> dict[str, str]:
+    """Tags for the experiment: what kind it is, and its saved views.
+
+    One view has the jobs with the columns that tell them apart, the other groups them by method.
+    """
+    view: dict[str, Any] = {"searchFilter": JOBS, "orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
+    groups = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        f"{VIEW_TAG}jobs": json.dumps(view),
+        f"{VIEW_TAG}methods": json.dumps({**view, "groupBy": groups}),
+    }
+
+
+def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """What each saved view shows -> its address; a plain filter where the experiment has no such views.
+
+    Args:
+        base: Where the UI answers, `http://127.0.0.1:5000`.
+        experiment_id: MLflow's id of the experiment.
+        tags: The experiment's tags.
+    """
+    place = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    saved = {what: f"{place}?viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
+
+
+def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS, order: str = SCORE) -> str:
+    """Address of an experiment's page in the MLflow UI with a filter and an order set.
+
+    Ordered by anything but time, the page lists child runs flat; by time it hides them under the sweep's run.
+
+    Args:
+        base: Where the UI answers, `http://127.0.0.1:5000`.
+        experiment_id: MLflow's id of the experiment.
+        filter_: MLflow search expression.
+        order: MLflow key to order by, descending.
+    """
+    query = f"searchFilter={quote(filter_)}&orderByKey={quote(order)}&orderByAsc=false"
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"

@@ -1,0 +1,117 @@
+"""A report's page: one HTML file with style, script and pictures inside."""
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from analysis.plots import Plot
+from analysis.reading.records import Record
+from analysis.report.results import Results
+from analysis.report.summary import findings, omega_findings
+from analysis.tables.grid import Grid, printable, printable_lines
+from analysis.tables.render import to_html
+from scalearn.secrets import without_secrets
+
+MOST_JOBS = 500
+"""Rows of the page's table of jobs; the file `tables/jobs.csv` has all."""
+WIDE_PLOT = 540
+"""Plots wider than this, in points, get the page's whole width."""
+SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets", "ray", "mlflow", "numpy")
+
+
+def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
+    """The page, with style, script and pictures (SVGs by the plot's name) inside."""
+    loader = PackageLoader("analysis.report", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
+    jobs = results.tables.get("jobs")
+    side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs"}
+    return environment.get_template("report.html.j2").render(
+        sweep=results.sweep,
+        backbones=", ".join(results.table.backbones),
+        benchmark=results.table.benchmark,
+        states=results.states,
+        total=len(results.records),
+        findings=[_inline(line) for line in findings(results)],
+        omega_findings=[_inline(line) for line in omega_findings(results)],
+        main=Markup(to_html(results.main)),
+        side=side,
+        plots=[_embedded(plot, light[plot.name], dark[plot.name]) for plot in results.plots],
+        failures=[_failure(record) for record in results.failures],
+        blocked=[record for record in results.records if record.state == "blocked"],
+        jobs=Markup(to_html(_first_rows(jobs))) if jobs else "",
+        hidden_jobs=max(0, len(jobs.rows) - MOST_JOBS) if jobs else 0,
+        provenance=provenance(results),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def provenance(results: Results) -> list[tuple[str, str]]:
+    """Where the numbers come from: (what, value) pairs; values that jobs do not agree on are all given, with counts."""
+    records = [record for record in results.records if record.provenance or record.result]
+    packages: dict[str, list[Any]] = {name: [] for name in SHOWN_PACKAGES}
+    for record in records:
+        for name in SHOWN_PACKAGES:
+            packages[name].append((record.provenance.get("packages") or {}).get(name))
+    facts = [
+        ("Sweep file", results.sweep.file or ""),
+        ("Overrides", ", ".join(results.sweep.overrides)),
+        ("Created", results.sweep.created or ""),
+        ("Store", results.store),
+        ("Tracking", results.sweep.tracking_uri or ""),
+        ("Commit", _tally(record.provenance.get("git_commit") or record.provenance.get("git") for record in records)),
+        ("Command", _tally(_command(record) for record in records)),
+        ("Machines", _tally(record.provenance.get("host") for record in records)),
+        ("Devices", _tally(record.result.get("device") for record in records)),
+        ("Precision", _tally(record.result.get("precision") for record in records)),
+        ("Backbone", _tally(record.config.get("backbone_origin") for record in records)),
+        ("Data", _tally(entry.get("origin") for record in records for entry in record.config.get("data") or ())),
+        ("Packages", ", ".join(f"{name} {versions}" for name in SHOWN_PACKAGES if (versions := _tally(packages[name])))),
+    ]
+    return [(what, without_secrets(value)) for what, value in facts if value]  # jobs of earlier versions may have kept some
+
+
+def _tally(values: Iterable[Any]) -> str:
+    """The one value that all share, or each with its count."""
+    counts = Counter(str(value) for value in values if value not in (None, ""))
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({number})" for value, number in counts.most_common(8)) + (", ..." if len(counts) > 8 else "")
+
+
+def _command(record: Record) -> str:
+    argv = record.provenance.get("argv") or ""
+    return " ".join(map(str, argv)) if isinstance(argv, list) else str(argv)
+
+
+def _failure(record: Record) -> dict[str, Any]:
+    return {"node": record.node, "error": record.error, "attempts": record.attempts, "traceback": f"{record.node}/traceback.txt"}
+
+
+def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
+    """A plot as two data URLs, for a light and a dark page."""
+    urls = {name: "data:image/svg+xml;base64," + base64.b64encode(data).decode() for name, data in (("light", light), ("dark", dark))}
+    width = re.search(rb'<svg[^>]* width="([\d.]+)', light)
+    wide = width is not None and float(width[1]) > WIDE_PLOT
+    return {"name": plot.name, "title": plot.title, "caption": plot.caption, "wide": wide, **urls}
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints of a value: of text that is no HTML of ours, what is printable."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _first_rows(grid: Grid) -> Grid:
+    return Grid("", grid.header, grid.subheader, grid.rows[:MOST_JOBS], grid.footnotes, grid.notes, grid.numeric)
+
+
+def _inline(text: str) -> Markup:
+    """The little Markdown that our own sentences use: bold and code."""
+    safe = str(escape(printable(text)))
+    safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
+    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

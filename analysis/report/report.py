@@ -1,0 +1,110 @@
+"""One folder that shows a sweep: a page that works from disk, and every table and plot as files."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import ResultsError
+from analysis.published import published_scores
+from analysis.reading.load import locate
+from analysis.reading.records import SweepInfo, read_records
+from analysis.reading.selection import Rule, check_rule
+
+if TYPE_CHECKING:
+    from analysis.report.results import Results
+
+PAGE, SUMMARY = "index.html", "summary.json"
+
+
+def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = "validation", against: str | None = None) -> Path:
+    """Write a sweep's report.
+
+    Args:
+        store: Root of the store that the sweep was run into.
+        sweep: Name of the sweep.
+        to: Folder to write; what an earlier report left there is overwritten file by file, or left alone if nothing has changed since.
+        rule: How learning rates are chosen, as for `analysis.benchmark_table`.
+        against: `paper` to set published scores beside one's own.
+
+    Returns:
+        Path of the page, `<to>/index.html`. Beside it lie `tables/` (Markdown, CSV, LaTeX, HTML), `plots/` (PNG, SVG) and `summary.json`
+        (the averages as fractions, and the findings in Markdown).
+
+    Raises:
+        ResultsError: Nothing to report, or the folder cannot be written.
+    """
+    folder, rule = Path(to), check_rule(rule)
+    mark = _mark(store, sweep, rule, against)
+    if read_summary(folder).get("mark") == mark and (folder / PAGE).exists():
+        return folder / PAGE
+    if against == "paper" and (benchmark := _manifest(store, sweep).benchmark) is not None:
+        published_scores(benchmark)
+    _make(folder)
+    # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
+    from analysis.report.results import gather
+
+    return write_results(gather(store, sweep, rule=rule, against=against), folder, mark)
+
+
+def write_results(results: "Results", folder: Path, mark: str = "") -> Path:
+    """The report of results that were gathered already; as `write_report`. `mark` names what they were made from."""
+    from analysis.report.mlflow_sweep import sweep_description, sweep_metrics
+    from analysis.report.page import render_page
+    from analysis.report.results import write_plots, write_tables
+
+    _make(folder)
+    try:
+        # What is left of an earlier report must not pass for whole while parts of it are replaced.
+        (folder / SUMMARY).unlink(missing_ok=True)
+        write_tables(results, folder / "tables")
+        light = write_plots(results, folder / "plots")
+        dark = {plot.name: plot.render("svg", "dark") for plot in results.plots}
+        (folder / PAGE).write_text(render_page(results, light, dark), encoding="utf-8")
+        summary = {"mark": mark, "metrics": sweep_metrics(results.table), "description": sweep_description(results)}
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder / PAGE
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str:
+    """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
+    folder, manifest = locate(store, sweep)[0], _manifest(store, sweep)
+    facts = (manifest.yaml, manifest.overrides, manifest.targets, manifest.methods, manifest.tracking_uri)
+    digest = hashlib.sha256(repr((str(store), rule, against, facts)).encode())
+    for record in read_records(folder, manifest):
+        digest.update(repr((record.node, record.state, record.error, record.started, record.finished)).encode())
+        if record.state == "running":
+            digest.update(folder.read(f"{record.node}/history.jsonl") or b"")
+    for module in sorted(Path(__file__).parents[1].glob("**/*.*")):
+        if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
+            digest.update(module.read_bytes())
+    return digest.hexdigest()
+
+
+def _manifest(store: str | Path, sweep: str) -> SweepInfo:
+    manifest = locate(store, sweep)[1]
+    assert manifest is not None
+    return manifest
+
+
+def _make(folder: Path) -> None:
+    """Create the folder before minutes are spent on what is to lie in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ResultsError:
+    return ResultsError(f"The report cannot be written to {folder} ({error.strerror or error}); name another folder.")

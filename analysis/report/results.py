@@ -1,0 +1,138 @@
+"""Everything that a report, a notebook or a tracking server shows of one sweep, gathered once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import plots
+from analysis.plots import Plot
+from analysis.published import published_scores
+from analysis.reading.history import history_of, spans_of
+from analysis.reading.load import frame_of, locate
+from analysis.reading.records import Record, SweepInfo, read_records
+from analysis.reading.selection import Rule
+from analysis.tables import statistics
+from analysis.tables.benchmark import BenchmarkTable, benchmark_table
+from analysis.tables.grid import Grid, layout
+from analysis.tables.grids import comparison_grid, difference_grid, job_grid, learning_rate_grid, omega_grid, rank_grid
+from analysis.tables.omega import OmegaSummary, behind, omegas_of, summarise
+from analysis.tables.render import spreadsheet_text, to_csv, to_html, to_latex, to_markdown
+
+VARIED = ("learning_rate", "few_shot", "train_share", "source_count")
+"""Columns against which scores are plotted where a sweep varies them."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One sweep, read."""
+
+    store: str
+    sweep: SweepInfo
+    records: tuple[Record, ...]
+    frame: pd.DataFrame
+    table: BenchmarkTable
+    main: Grid
+    """The benchmark table as it is printed, with published scores if they were asked for."""
+    tables: Mapping[str, Grid]
+    """Further tables by file name, in the order in which a report shows them."""
+    ranks: statistics.Ranks | None
+    differences: pd.DataFrame
+    omegas: tuple[OmegaSummary, ...]
+    plots: tuple[Plot, ...]
+    failures: tuple[Record, ...] = field(default=())
+    """Failed jobs."""
+
+    @property
+    def states(self) -> dict[str, int]:
+        """State -> number of jobs, in order of a job's life."""
+        states = [record.state for record in self.records]
+        return {state: states.count(state) for state in ("succeeded", "running", "pending", "failed", "blocked") if state in states}
+
+
+def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against: str | None = None) -> Results:
+    """Read a sweep and work out its tables, statistics and plots.
+
+    Args:
+        store: Root of the store.
+        sweep: Name of the sweep.
+        rule: As for `analysis.benchmark_table`.
+        against: `paper` to set published scores beside one's own.
+
+    Raises:
+        ResultsError: No such store or sweep, no job in it, or nothing published for its benchmark.
+    """
+    folder, manifest = locate(store, sweep)
+    assert manifest is not None
+    records = tuple(read_records(folder, manifest))
+    frame = frame_of(records, manifest)
+    table = benchmark_table(frame, rule)
+    published = published_scores(table.benchmark) if against == "paper" else None
+    reference = statistics.default_reference(table)
+    differences = statistics.differences(table, reference)
+    ranks = statistics.ranks(table)
+    nodes = [node for row in table.rows for node in row.nodes]
+    omegas = omegas_of(folder, records, behind(table))
+    summaries = tuple(summarise(omegas))
+    history = history_of(folder, records)
+    metrics = ["loss", *dict.fromkeys(metric for metric in table.metrics if metric)]
+    drawn = [
+        plots.efficiency(table),
+        plots.critical_difference(ranks),
+        *(plots.score_against(frame, column, rule=rule) for column in VARIED),
+        plots.probing_grid(frame),
+        *plots.omega_heat_maps(omegas),
+        *plots.omega_layer_maps(omegas),
+        *(plots.learning_curves(history, nodes, metric, table.targets) for metric in metrics),
+        plots.gantt(spans_of(folder, records)),
+    ]
+    tables = {
+        "learning_rates": learning_rate_grid(table),
+        "differences": difference_grid(differences, table),
+        "comparisons": comparison_grid(table, reference),
+        "ranks": rank_grid(ranks),
+        "omegas": omega_grid(summaries),
+        "jobs": job_grid(frame),
+    }
+    return Results(
+        store=str(store),
+        sweep=manifest,
+        records=records,
+        frame=frame,
+        table=table,
+        main=layout(table, against=published),
+        tables={name: grid for name, grid in tables.items() if grid is not None and grid.rows},
+        ranks=ranks,
+        differences=differences,
+        omegas=summaries,
+        plots=tuple(plot for plot in drawn if plot is not None),
+        failures=tuple(record for record in records if record.state == "failed"),
+    )
+
+
+def write_tables(results: Results, folder: Path) -> list[Path]:
+    """Write every table as Markdown, CSV, LaTeX and HTML, and the long frame as CSV; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    formats: dict[str, Callable[[Grid], str]] = {"md": to_markdown, "csv": to_csv, "html": to_html}
+    for name, grid in {"benchmark": results.main, **results.tables}.items():
+        texts = {ending: write(grid) for ending, write in formats.items()}
+        texts["tex"] = to_latex(grid, label=f"tab:{name}")
+        if name == "benchmark":
+            texts["csv"] = to_csv(results.table)
+        for ending, text in texts.items():
+            path = folder / f"{name}.{ending}"
+            path.write_text(text, encoding="utf-8")
+            paths.append(path)
+    frame = results.frame.copy()
+    for column in [name for name in frame.columns if frame[name].dtype == "str"]:
+        frame[column] = frame[column].map(spreadsheet_text, na_action="ignore")
+    frame.to_csv(folder / "frame.csv", index=False)
+    return [*paths, folder / "frame.csv"]
+
+
+def write_plots(results: Results, folder: Path) -> dict[str, bytes]:
+    """Write every plot as PNG and SVG, in the light theme; returns the SVGs by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return {plot.name: plot.save(folder) for plot in results.plots}

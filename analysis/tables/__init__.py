@@ -1,0 +1,1 @@
+"""The frame to tables and statistics."""

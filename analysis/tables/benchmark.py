@@ -1,0 +1,318 @@
+"""The benchmark table: a row per method, a column per target, and the average."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import pandas as pd
+
+from analysis.errors import ResultsError
+from analysis.reading.names import Family, method_family, method_title, order_methods, task_title
+from analysis.reading.selection import Choice, Rule, check_rule, choices, natural, table_jobs, table_targets
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one target. Scores are fractions."""
+
+    target: str
+    scores: tuple[tuple[int, float], ...] = ()
+    """(seed, test score) at the chosen learning rate, sorted by seed."""
+    learning_rate: float | None = None
+    validation: float | None = None
+    """Mean validation score over the same seeds: what the learning rate was chosen by."""
+    parameters: int | None = None
+    """Transfer parameters of one job; for a method without sources the parameters of its own adapter."""
+    joint: bool = False
+    """Whether the job serves several targets, so that its parameters count once."""
+    wanted: int = 0
+    """Jobs that the cell should have: the chosen learning rate's, or all where none could be chosen."""
+    problems: tuple[str, ...] = ()
+    """Why scores are missing: `2 failed (non-finite loss ...)`, `1 pending`."""
+    set_aside: tuple[float, ...] = ()
+    """Learning rates not compared because fewer of their seeds have a score."""
+    tried: int = 0
+    """Learning rates that the cell's was chosen among."""
+    nodes: tuple[str, ...] = ()
+    halted: int = 0
+    """How many of the `wanted` jobs ended early because other learning rates or seeds did better."""
+    halted_others: int = 0
+    """How many of the target's jobs at other learning rates did."""
+    data_warnings: tuple[str, ...] = ()
+    """What was ambiguous or suspicious about the target's rows."""
+
+    @property
+    def count(self) -> int:
+        """Number of seeds behind the mean."""
+        return len(self.scores)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds; None without a score."""
+        return fmean(score for _, score in self.scores) if self.scores else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds (n - 1); None below two seeds."""
+        return stdev(score for _, score in self.scores) if len(self.scores) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, or one variant of it."""
+
+    method: str
+    title: str
+    family: Family
+    variant: str
+    cells: tuple[Cell, ...]
+    """In the order of the table's targets."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every target has a score."""
+        return all(cell.scores for cell in self.cells)
+
+    @property
+    def average(self) -> float | None:
+        """Mean over the targets that have a score: comparable between rows only where `is_complete`."""
+        means = [mean for cell in self.cells if (mean := cell.mean) is not None]
+        return fmean(means) if means else None
+
+    @property
+    def average_seeds(self) -> tuple[int, ...]:
+        """Seeds that all targets share; empty for an incomplete row."""
+        shared = set.intersection(*({seed for seed, _ in cell.scores} for cell in self.cells)) if self.cells else set()
+        return tuple(sorted(shared))
+
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """How many learning rates its cells' were chosen among, each number once, sorted; empty where nothing was run."""
+        return tuple(sorted({cell.tried for cell in self.cells} - {0}))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The jobs behind the row's cells, each once."""
+        return tuple(dict.fromkeys(node for cell in self.cells for node in cell.nodes))
+
+    @property
+    def average_std(self) -> float | None:
+        """Sample standard deviation, over the shared seeds, of the average over targets; None below two shared seeds."""
+        averages = [fmean(dict(cell.scores)[seed] for cell in self.cells) for seed in self.average_seeds]
+        return stdev(averages) if len(averages) > 1 else None
+
+    @property
+    def parameters_per_target(self) -> tuple[int | None, ...]:
+        """Transfer parameters of each target's own job; None for joint jobs, which have none of their own, and where unknown."""
+        return tuple(None if cell.joint else cell.parameters for cell in self.cells)
+
+    @property
+    def parameters_total(self) -> int | None:
+        """Transfer parameters of all targets together, joint jobs counted once; None unless all are known."""
+        if not self.cells or any(cell.parameters is None for cell in self.cells):
+            return None
+        parameters = [cell.parameters or 0 for cell in self.cells]
+        return max(parameters) if any(cell.joint for cell in self.cells) else sum(parameters)
+
+
+@dataclass(frozen=True)
+class BenchmarkTable:
+    """What `analysis.render` prints, with every number behind it."""
+
+    title: str
+    targets: tuple[str, ...]
+    """Task keys, in column order."""
+    target_titles: tuple[str, ...]
+    metrics: tuple[str, ...]
+    """Primary metric per target; empty text where no job of the target has finished."""
+    rows: tuple[Row, ...]
+    rule: Rule
+    split: str
+    benchmark: str | None
+    backbones: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What holds for the whole table: selection, seeds, standard deviation."""
+
+
+_NEEDED = (
+    *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
+    *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by", "data_warnings", "variant"),
+)
+
+
+def benchmark_table(
+    frame: pd.DataFrame,
+    rule: Rule = "validation",
+    *,
+    targets: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    split: str = "test",
+) -> BenchmarkTable:
+    """The benchmark table of a frame, in the form of the paper's.
+
+    Means and sample standard deviations are over seeds. With rule `validation` each method's learning rate is chosen per target by the mean
+    validation score over seeds (`analysis.selection.choose_learning_rate`); the test score plays no part. Jobs of a method that differ in
+    more than task, seed and learning rate become rows of their own.
+
+    Args:
+        frame: As `analysis.load` returns it.
+        rule: `"validation"`, a learning rate, or a learning rate per method.
+        targets: Task keys in column order. None: the sweep's, or else the tasks of all jobs that are not mere sources.
+        methods: Method keys to show. None: the sweep's, or else all.
+        split: Split of the scores shown.
+
+    Raises:
+        ResultsError: The frame has no job for the table.
+    """
+    rule = check_rule(rule)
+    sweep = frame.attrs.get("sweep", {})
+    columns = list(targets or table_targets(frame))
+    frame = table_jobs(frame, columns, methods)
+    if frame.empty:
+        raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")
+    chosen = choices(frame, rule)
+    # Cells are cut out of the frame hundreds of times, so only what they need goes along.
+    frame = frame[list(_NEEDED)]
+    frame["primary"] = frame["primary"].fillna(False).astype(bool)
+    frame.attrs.clear()
+    stages = {str(method): str(stage) for method, stage in zip(frame["method"], frame["stage"], strict=True)}
+    rows = [
+        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, chosen, split, stages[method])
+        for method in order_methods(stages, stages)
+        for variant in sorted(frame.loc[frame["method"] == method, "variant"].unique(), key=natural)
+    ]
+    return BenchmarkTable(
+        title=" · ".join(str(part) for part in (sweep.get("name"), *sorted(frame["backbone"].dropna().unique())) if part),
+        targets=tuple(columns),
+        target_titles=tuple(task_title(task, columns) for task in columns),
+        metrics=tuple(_metric(frame, task) for task in columns),
+        rows=tuple(rows),
+        rule=rule,
+        split=split,
+        benchmark=sweep.get("benchmark") or _only(frame["benchmark"]),
+        backbones=tuple(sorted(frame["backbone"].dropna().unique())),
+        notes=tuple(_notes(rows, columns, rule)),
+    )
+
+
+def _only(column: "pd.Series[str]") -> str | None:
+    values = column.dropna().unique()
+    return str(values[0]) if len(values) == 1 else None
+
+
+def _metric(frame: pd.DataFrame, task: str) -> str:
+    found = frame.loc[(frame["task"] == task) & frame["primary"], "metric"]
+    return str(found.iloc[0]) if len(found) else ""
+
+
+def _row(
+    method: str,
+    variant: str,
+    jobs: pd.DataFrame,
+    targets: Sequence[str],
+    chosen: Mapping[tuple[str, str, str], Choice],
+    split: str,
+    stage: str,
+) -> Row:
+    title = method_title(method) + (f" ({variant})" if variant else "")
+    cells = [_cell(target, jobs[jobs["task"] == target], chosen.get((method, variant, target), Choice(None)), split) for target in targets]
+    return Row(method, title, method_family(method, stage), variant, tuple(cells))
+
+
+def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
+    if jobs.empty:
+        return Cell(target, problems=("not part of this sweep",))
+    primary = jobs[jobs["primary"]]
+    nodes = jobs.drop_duplicates("node")
+    if choice.learning_rate is not None:
+        nodes = nodes[nodes["learning_rate"] == choice.learning_rate]
+        if nodes.empty:
+            return Cell(target, problems=(f"no job with learning rate {choice.learning_rate:g}",))
+    chosen = primary[primary["node"].isin(nodes["node"])]
+    shown = chosen[chosen["split"] == split].sort_values(["seed", "node"])
+    validation = chosen[(chosen["split"] == "validation") & chosen["node"].isin(shown["node"])]
+    parameters = _trained_parameters(shown).dropna()
+    halted = jobs.loc[jobs["stopped_by"] == "asha", "node"].drop_duplicates()
+    halted_here = int(halted.isin(nodes["node"]).sum())
+    return Cell(
+        target,
+        scores=tuple((int(seed), float(value)) for seed, value in zip(shown["seed"], shown["value"], strict=True)),
+        learning_rate=choice.learning_rate,
+        validation=float(validation["value"].mean()) if len(validation) else None,
+        parameters=int(parameters.max()) if len(parameters) else None,
+        joint=bool((nodes["stage"] == "joint").any()),
+        wanted=len(nodes),
+        problems=tuple(_problems(nodes, split, set(shown["node"]))),
+        set_aside=choice.set_aside,
+        tried=choice.tried,
+        nodes=tuple(shown["node"]),
+        halted=halted_here,
+        halted_others=len(halted) - halted_here,
+        data_warnings=tuple(shown["data_warnings"].dropna().unique()),
+    )
+
+
+def _trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
+    """Transfer parameters; of a method without sources what it learns itself, which the result counts under `source`."""
+    own = jobs["stage"].isin(["source", "single", "joint"]) & (jobs["parameters_transfer"] == 0)
+    return jobs["parameters_transfer"].where(~own, jobs["parameters_source"])
+
+
+def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:
+    """One phrase per way in which the cell's jobs lack a score, most final first."""
+    phrases = []
+    for state in ("failed", "blocked", "running", "pending", "succeeded"):
+        those = nodes[(nodes["state"] == state) & ~nodes["node"].isin(scored)]
+        if those.empty:
+            continue
+        what = f"without a {split} score" if state == "succeeded" else state
+        errors = those["error"].dropna().unique()
+        phrases.append(f"{len(those)} {what}" + (f" ({errors[0]}{', ...' if len(errors) > 1 else ''})" if len(errors) else ""))
+    return phrases
+
+
+def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]:
+    notes = [_rule_note(rule), *tuning_note(rows)]
+    counts = {cell.count for row in rows for cell in row.cells if cell.count}
+    if len(counts) == 1:
+        (count,) = counts
+        which = "every cell" if all(cell.count for row in rows for cell in row.cells) else "every cell with a score"
+        notes.append(f"n = {count} seed{'s' if count > 1 else ''} in {which}.")
+    elif counts:
+        parts = []
+        for position, target in enumerate(targets):
+            here = sorted({row.cells[position].count for row in rows if row.cells[position].count}, reverse=True)
+            parts.append(f"{task_title(target, targets)} {' or '.join(map(str, here)) or 'none'}")
+        notes.append(f"Seed counts differ: n = {', '.join(parts)}.")
+    if counts and max(counts) > 1:
+        spread = "Mean ± sample standard deviation (n - 1) over seeds"
+        notes.append(f"{spread}; the average's is over the seeds that all targets share." if len(targets) > 1 else f"{spread}.")
+    return notes
+
+
+def tuning_note(rows: Sequence[Row]) -> list[str]:
+    """What is to be said where not all rows chose among equally many learning rates."""
+    spans: dict[tuple[int, ...], list[str]] = {}
+    for row in rows:
+        if row.tried:
+            spans.setdefault(row.tried, []).append(row.title)
+    if len({number for span in spans for number in span}) < 2:
+        return []
+    most = max(spans, key=lambda span: len(spans[span]))
+    parts = [
+        f"{' or '.join(map(str, span))} ({'all others' if len(spans) > 1 and span == most else ', '.join(titles)})"
+        for span, titles in sorted(spans.items(), key=lambda pair: (pair[0] == most, pair[0]))
+    ]
+    return [f"Rows were not tuned alike: learning rates tried {', '.join(parts)}. Choosing among more favours a row."]
+
+
+def _rule_note(rule: Rule) -> str:
+    if rule == "validation":
+        how = "by mean validation score over seeds, never by test score; ties go to the smaller"
+        return f"Learning rate chosen per method and target {how}. Joint methods: one for all targets."
+    if isinstance(rule, (int, float)):
+        return f"Learning rate fixed at {rule:g} for all methods."
+    if isinstance(rule, str):
+        return rule
+    fixed = ", ".join(f"{method} {rate:g}" for method, rate in rule.items())
+    return f"Learning rate fixed for {fixed}; for other methods chosen by validation score, never by test score."

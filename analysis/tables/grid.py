@@ -1,0 +1,228 @@
+"""A benchmark table laid out as text cells with marks, which every format then writes in its own way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from analysis.published import Published
+from analysis.reading.names import FAMILY_TITLES, metric_title, short_name
+from analysis.tables.benchmark import BenchmarkTable, Cell, Row
+
+DIGITS = 2
+SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
+MISSING = "–"
+INCOMPLETE = "†"
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One cell of the printed table."""
+
+    text: str
+    spread: str = ""
+    """Standard deviation, printed smaller after a plus-minus sign."""
+    rank: int | None = None
+    """1: best of its column, 2: second."""
+    marks: str = ""
+    """Footnote letters, and a dagger for an average over fewer targets than the table has."""
+    sort: float | None = None
+    """What a sorting table compares."""
+    extra: str = ""
+    """A further line: the published score and the difference."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One line of the printed table."""
+
+    group: str
+    cells: tuple[GridCell, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as it is printed."""
+
+    title: str
+    header: tuple[str, ...]
+    subheader: tuple[str, ...]
+    rows: tuple[GridRow, ...]
+    footnotes: tuple[tuple[str, str], ...]
+    """(mark, text)"""
+    notes: tuple[str, ...]
+    numeric: tuple[bool, ...] = field(default=())
+    """Which columns are numbers, to be set flush right."""
+
+
+def printable(text: str) -> str:
+    """A text that came from a file, in one line; control characters, and those that turn the direction of text, become their codes."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_grid(grid: Grid) -> Grid:
+    """The grid with every text printable: names and errors in it come from files that anyone may have written."""
+    rows = tuple(
+        GridRow(
+            printable(row.group),
+            tuple(replace(cell, text=printable(cell.text), marks=printable(cell.marks), extra=printable(cell.extra)) for cell in row.cells),
+        )
+        for row in grid.rows
+    )
+    return replace(
+        grid,
+        title=printable(grid.title),
+        header=tuple(map(printable, grid.header)),
+        subheader=tuple(map(printable, grid.subheader)),
+        rows=rows,
+        footnotes=tuple((mark, printable(text)) for mark, text in grid.footnotes),
+        notes=tuple(map(printable, grid.notes)),
+    )
+
+
+def percent(fraction: float | None, digits: int = DIGITS) -> str:
+    """`0.8123` -> `81.23`; a dash for nothing."""
+    return MISSING if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def count(number: int | None) -> str:
+    """`73728` -> `73,728`; a dash for nothing."""
+    return MISSING if number is None else f"{number:,}"
+
+
+def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False, against: Published | None = None) -> Grid:
+    """The benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
+
+    The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
+    Incomplete averages are not ranked.
+
+    Args:
+        table: The table.
+        parameters: Whether to add the two columns of transfer parameters.
+        learning_rates: Whether each cell says its learning rate.
+        against: Published scores to put under each cell, with the difference in percentage points.
+    """
+    footnotes = _Footnotes()
+    ranks = [_ranks([row.cells[index].mean for row in table.rows]) for index in range(len(table.targets))]
+    average_ranks = _ranks([row.average if row.is_complete else None for row in table.rows])
+    rows = []
+    for position, row in enumerate(table.rows):
+        cells = [GridCell(row.title)]
+        for index, cell in enumerate(row.cells):
+            lines = [_beside(against, row, short_name(cell.target), cell.mean)]
+            if learning_rates and cell.learning_rate is not None:
+                lines.append(f"lr {cell.learning_rate:g}")
+            cells.append(_score_cell(cell, ranks[index][position], footnotes, ", ".join(filter(None, lines))))
+        average = _beside(against, row, "average", row.average) if against and _covers(against, table) and row.is_complete else ""
+        cells.append(_average_cell(row, average_ranks[position], footnotes, average))
+        cells.append(_tried_cell(row))
+        if parameters:
+            cells.extend(_parameter_cells(row))
+        rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
+    columns = len(table.targets)
+    notes = [
+        *table.notes,
+        "Rates tried: learning rates that a cell's was chosen among. Settings are not chosen: each makes a row of its own.",
+    ]
+    if parameters:
+        notes.append("Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.")
+    if against:
+        notes.append(_published_note(against, table))
+    return Grid(
+        title=table.title,
+        header=("Method", *table.target_titles, "Average", "Rates", *(("Parameters", "Parameters") if parameters else ())),
+        subheader=("", *map(metric_title, table.metrics), "", "tried", *(("per target", "in total") if parameters else ())),
+        rows=tuple(rows),
+        footnotes=tuple(footnotes.entries.items()),
+        notes=tuple(notes),
+        numeric=(False, *[True] * (columns + 2 + (2 if parameters else 0))),
+    )
+
+
+def _beside(against: Published | None, row: Row, column: str, mean: float | None) -> str:
+    """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published twin."""
+    score = against.scores.get(row.method, {}).get(column) if against and not row.variant else None
+    if score is None:
+        return ""
+    difference = "" if mean is None else f", {100 * (mean - score):+.{DIGITS}f}".replace("-", "−")
+    return f"paper {percent(score)}{difference}"
+
+
+def _covers(against: Published, table: BenchmarkTable) -> bool:
+    """Whether the table's average is over the same tasks as the published one."""
+    return all({short_name(target) for target in table.targets} == set(scores) - {"average"} for scores in against.scores.values())
+
+
+def _published_note(against: Published, table: BenchmarkTable) -> str:
+    note = f"paper: published score with {against.backbone}, and the difference in percentage points. {against.citation}"
+    others = [backbone for backbone in table.backbones if backbone != against.backbone]
+    return note + (f" These results are with {', '.join(others)}: the difference is no replication." if others else "")
+
+
+class _Footnotes:
+    """Gives each distinct text one letter, in order of first use."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def mark(self, text: str) -> str:
+        for mark, known in self.entries.items():
+            if known == text:
+                return mark
+        used = sum(1 for mark in self.entries if mark != INCOMPLETE)
+        mark = SYMBOLS[used % 26] * (used // 26 + 1)
+        self.entries[mark] = text
+        return mark
+
+    def dagger(self) -> str:
+        self.entries.setdefault(INCOMPLETE, "Average over fewer targets than the table has: not comparable with the others and not ranked.")
+        return INCOMPLETE
+
+
+def _ranks(values: Sequence[float | None]) -> list[int | None]:
+    shown = [None if value is None else round(100 * value, DIGITS) for value in values]
+    levels = sorted({value for value in shown if value is not None}, reverse=True)[:2]
+    # Where all are equal there is no best.
+    if len(levels) < 2:
+        return [None] * len(shown)
+    return [levels.index(value) + 1 if value in levels else None for value in shown]
+
+
+def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:
+    marks = []
+    if cell.problems and cell.wanted:
+        marks.append(footnotes.mark(f"{cell.count} of {cell.wanted} jobs have a score: {'; '.join(cell.problems)}."))
+    elif cell.problems:
+        marks.append(footnotes.mark(f"{'; '.join(cell.problems).capitalize()}."))
+    if cell.set_aside:
+        rates = ", ".join(f"{rate:g}" for rate in cell.set_aside)
+        marks.append(footnotes.mark(f"Learning rate {rates} was not compared: fewer of its seeds have a score."))
+    if cell.halted or cell.halted_others:
+        which = f"{cell.halted} of the {cell.wanted} jobs at the chosen learning rate, and {cell.halted_others} at others"
+        marks.append(footnotes.mark(f"{which}, ended early because other jobs did better (asha)."))
+    marks += [footnotes.mark(warning) for warning in cell.data_warnings]
+    mean, std = cell.mean, cell.std
+    return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
+
+
+def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:
+    std = row.average_std
+    marks = "" if row.is_complete or row.average is None else footnotes.dagger()
+    return GridCell(percent(row.average), "" if std is None else percent(std), rank, marks, row.average, extra)
+
+
+def _tried_cell(row: Row) -> GridCell:
+    text = " or ".join(map(str, row.tried)) or MISSING
+    return GridCell(text, sort=float(row.tried[-1]) if row.tried else None)
+
+
+def _parameter_cells(row: Row) -> list[GridCell]:
+    each = sorted({number for number in row.parameters_per_target if number is not None})
+    span = MISSING if not each else count(each[0]) if len(each) == 1 else f"{count(each[0])} to {count(each[-1])}"
+    total = row.parameters_total
+    return [GridCell(span, sort=float(each[-1]) if each else None), GridCell(count(total), sort=None if total is None else float(total))]

@@ -1,0 +1,1 @@
+"""What jobs leave in a store."""

@@ -1,0 +1,74 @@
+"""How the jobs of a sweep stand in a store behind a URL, by few requests instead of several per job.
+
+The store keeps an empty object per job that has ended, `.index/succeeded/NODE` or `.index/failed/NODE`: a listing of those names costs
+one request per 1000 jobs. It is a hint. The truth is `SUCCESS.json`, written before the hint and read by every run.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from orchestrator.artifacts.artifact import JOB, Outcome
+from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, parse
+
+INDEX = ".index"
+
+Ended = Literal["succeeded", "failed"]
+_ENDED: tuple[Ended, ...] = ("succeeded", "failed")
+
+
+class Glance:
+    """A store at one moment: answers what a `Store` answers about states, without asking again."""
+
+    def __init__(self, storage: Storage, nodes: Iterable[str]) -> None:
+        """Look.
+
+        Args:
+            storage: Where.
+            nodes: The jobs that will be asked about.
+        """
+        self._storage = storage
+        self._nodes = tuple(nodes)
+        found = {state: storage.listing(storage.root / INDEX / state) for state in _ENDED}
+        self._states: dict[str, Ended] = {node: state for state in reversed(_ENDED) for node in found[state]}
+        self._records: dict[str, dict[str, dict[str, Any] | None]] = {}
+        self._by_path: dict[str, list[str]] | None = None
+
+    def state(self, node: str) -> Outcome:
+        """Return how a node stands."""
+        return self._states.get(node, "pending")
+
+    def complete(self, node: str) -> bool:
+        """Tell whether a node is done."""
+        return self.state(node) == "succeeded"
+
+    def read_json(self, node: str, name: str) -> dict[str, Any] | None:
+        """Read a JSON file of a job that has ended; the first one asked for brings those of all."""
+        if name not in self._records:
+            self._records[name] = self._read([node for node in self._nodes if node in self._states], name)
+        if node in self._records[name] or node in self._states:
+            return self._records[name].get(node)
+        return self._storage.read_json(self._storage.root / node / name, NODE_JSON_LIMIT)
+
+    def twins(self, path: str) -> list[dict[str, Any]]:
+        """Return `job.json` of every ended job at a readable path, whatever its fingerprint."""
+        if self._by_path is None:
+            self._by_path = {}
+            for node in self._states:
+                if re.fullmatch(r"[0-9a-f]{10}", node.rpartition("-")[2]):
+                    self._by_path.setdefault(node.rpartition("-")[0], []).append(node)
+        read: Callable[[str], dict[str, Any] | None] = self._read(self._by_path.get(path, ()), JOB).get
+        return [record for node in sorted(self._by_path.get(path, ())) if (record := read(node)) is not None]
+
+    def _read(self, nodes: Iterable[str], name: str) -> dict[str, dict[str, Any] | None]:
+        wanted = {self._storage.root / node / name: node for node in nodes}
+        return {wanted[path]: parse(data) for path, data in self._storage.read_many(wanted)}
+
+
+def note(storage: Storage, node: str, state: Ended | None) -> None:
+    """Leave the hint of how a job stands. None: it has not ended."""
+    for other in _ENDED:
+        if other != state:
+            storage.remove(storage.root / INDEX / other / node)
+    if state is not None:
+        storage.write(storage.root / INDEX / state / node, b"")

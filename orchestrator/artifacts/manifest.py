@@ -1,0 +1,114 @@
+"""A sweep's manifest: what `analysis` and other processes read to know which nodes a sweep has, and in which order.
+
+Another sweep of the same name may have been run into the store: its manifest is kept beside as `NAME-CONTENT.json`, so that its jobs
+stay named and can be reported.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.artifacts.store import SCHEMA, Store
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.identity import to_plain
+from orchestrator.definition.names import TaskNames
+from orchestrator.definition.sweep import Sweep
+from orchestrator.storage.files import JSON_LIMIT
+from scalearn.secrets import without_secrets
+
+
+def content_of(nodes: Iterable[str]) -> str:
+    """Return 10 hexadecimal digits that stand for a sweep's jobs, in whatever order."""
+    return hashlib.sha256("\n".join(sorted(nodes)).encode()).hexdigest()[:10]
+
+
+def keep_apart(sweep: str, graph: Graph, store: Store) -> str | None:
+    """Keep the manifest of an earlier sweep of the same name where it names jobs that this one has not.
+
+    Returns:
+        The name under which it is kept. None: there is none, or this sweep has all of its jobs.
+    """
+    path = store.manifest_path(sweep)
+    before = named_by(store, sweep)
+    if before <= set(graph.nodes()):
+        return None
+    name = f"{sweep}-{content_of(before)}"
+    store.storage.write(store.manifest_path(name), store.storage.read(path, JSON_LIMIT))
+    return name
+
+
+def own_name(sweep: str, graph: Graph, store: Store) -> str:
+    """Return under which name a sweep's own manifest lies: another one may have taken its name while this driver seemed dead."""
+    named = named_by(store, sweep)
+    return sweep if not named or named == set(graph.nodes()) else f"{sweep}-{content_of(graph.nodes())}"
+
+
+def named_by(store: Store, sweep: str) -> set[str]:
+    """Return the jobs that the manifest of a name names; none where there is no manifest that can be read."""
+    nodes = (store.load_json(store.manifest_path(sweep)) or {}).get("nodes")
+    return {str(entry.get("node")) for entry in nodes if isinstance(entry, dict)} if isinstance(nodes, list) else set()
+
+
+def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, run_id: str | None, name: str | None = None) -> None:
+    """Write `<store>/sweeps/<name>.json`; the time of the first writing is kept.
+
+    Args:
+        sweep: The sweep.
+        graph: All its jobs.
+        store: Where.
+        tracking_uri: Where its runs are logged; without its password, as everything here.
+        run_id: The sweep's run there. None: not known yet, so what an earlier run wrote is kept.
+        name: Under which name. None: the sweep's.
+    """
+    path, tracking_uri = store.manifest_path(name or sweep.name), without_secrets(tracking_uri)
+    before = store.load_json(path) or {}
+    if run_id is None and before.get("tracking_uri") == tracking_uri:
+        run_id = before.get("run_id")
+    store.write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "name": sweep.name,
+            "file": sweep.file,
+            "yaml": without_secrets(sweep.text),
+            "overrides": list(map(without_secrets, sweep.overrides)),
+            "benchmark": sweep.benchmark,
+            "targets": list(TaskNames.of(sweep.benchmark, sweep.tasks).keys(sweep.targets)),
+            "methods": list(sweep.methods),
+            "tracking_uri": tracking_uri,
+            "experiment": sweep.tracking.experiment or sweep.name,
+            "run_id": run_id,
+            "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+            **_nodes(graph),
+        },
+    )
+
+
+def _nodes(graph: Graph) -> dict[str, Any]:
+    """The nodes, each with its configuration as numbers: field by field, which of the field's values it has, -1 for none.
+
+    A benchmark's jobs differ in few fields, and a manifest of 100,000 of them has to stay small.
+    """
+    values: dict[str, dict[str, int]] = {}
+    nodes = []
+    for job in graph:
+        texts = {name: json.dumps(value) for name, value in to_plain(job.config).items()}
+        for name in texts:
+            values.setdefault(name, {})
+        numbers = [known.setdefault(texts[name], len(known)) if name in texts else -1 for name, known in values.items()]
+        nodes.append(_entry(graph, job) | {"config": numbers})
+    return {"config_values": {name: [json.loads(text) for text in known] for name, known in values.items()}, "nodes": nodes}
+
+
+def _entry(graph: Graph, job: Job) -> dict[str, Any]:
+    return {
+        "node": job.node,
+        "stage": graph.stage_of(job.node),
+        "method": job.config.method,
+        "task": "+".join(job.tasks),
+        "seed": job.config.seed,
+        "learning_rate": job.config.optimisation.learning_rate,
+        "parents": [parent.node for parent in job.parents],
+    }

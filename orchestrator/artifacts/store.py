@@ -1,0 +1,400 @@
+"""Artifacts: where they lie, how they are committed, and how one tells that they are whole.
+
+A node is done when its `SUCCESS.json`, written last, lists every file with size and sha256, and they all match. That holds on any
+storage: nothing here needs a rename to be atomic or a directory to exist. Names that begin with a dot are not nodes: `.set_aside/`,
+`.cache/`, `.tune/`. Where the store is no directory, training works in a local copy (`orchestrator.artifacts.working_copies`).
+"""
+
+import contextlib
+import errno
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts.artifact import (
+    CHECKPOINT,
+    FAILED,
+    HISTORY,
+    JOB,
+    RESULT,
+    SCHEMA,
+    SUCCESS,
+    TRACEBACK,
+    UNCOMMITTED,
+    Listing,
+    Outcome,
+    Verdict,
+    belongs,
+    judge,
+    split_name,
+    stranger,
+    vouched,
+)
+from orchestrator.artifacts.index import Ended, Glance, note
+from orchestrator.artifacts.working_copies import Mirror
+from orchestrator.storage.directory import missing
+from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, parse
+from orchestrator.storage.retrying import Patience, StoreUnavailable, reason
+from scalearn.errors import UserError
+from scalearn.secrets import without_secrets
+
+__all__ = [
+    "CACHE",
+    "CHECKPOINT",
+    "FAILED",
+    "HISTORY",
+    "JOB",
+    "RESULT",
+    "SCHEMA",
+    "SET_ASIDE",
+    "SUCCESS",
+    "TRACEBACK",
+    "Outcome",
+    "Store",
+    "Verdict",
+]
+
+CACHE, SET_ASIDE = ".cache", ".set_aside"
+
+_HASH_THREADS = 8
+_PROBE_BYTES = 1 << 16
+
+
+class Store:
+    """The artifacts of any number of sweeps under one root."""
+
+    def __init__(self, root: str | os.PathLike[str], patience: Patience | None = None) -> None:
+        """Name a store. Nothing is read or written yet.
+
+        Args:
+            root: A directory, relative to the working directory or absolute, or the URL of an object store, such as `s3://bucket/runs`.
+            patience: How long reads and writes wait for storage that is full or away. None: two minutes, or what the environment says.
+
+        Raises:
+            UserError: Nothing is known about URLs of this kind.
+        """
+        self.storage = Storage(root, patience)
+        self.root = self.storage.root
+        self.url = self.storage.url
+        """Names the store to other processes and to people: an absolute path, or the URL."""
+        self.is_local = self.storage.is_local
+        self._mirror = None if self.is_local else Mirror(self.storage)
+
+    @property
+    def scratch(self) -> Path:
+        """A local directory for caches and for what only this host's processes read: the store itself where it is one."""
+        return self.root if self._mirror is None else self._mirror.scratch
+
+    def directory(self, node: str) -> Path:
+        """Return where a node's files lie in the store, whether or not they exist.
+
+        Raises:
+            ValueError: The name would leave the store.
+        """
+        segments = node.split("/")
+        if any(not segment or segment.startswith(".") or "\\" in segment or "\0" in segment for segment in segments):
+            raise ValueError(f"{node!r} is not the name of a node")
+        return self.root.joinpath(*segments)
+
+    def check_writable(self) -> None:
+        """Write and remove a file, without patience: who starts a run is there to hear of it.
+
+        Raises:
+            UserError: That failed; the sentence says why.
+        """
+        impatient = Storage(self.url, Patience(0.0))
+        probe = impatient.root / f".write-{uuid.uuid4().hex}"
+        try:
+            impatient.write(probe, bytes(_PROBE_BYTES))
+            impatient.remove(probe)
+        except (OSError, UserError) as error:
+            cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+            raise UserError(f"The store {self.url} cannot be written to: {reason(cause)}. Name another with --store.") from None
+
+    def check_reachable(self, *, patient: bool = False) -> None:
+        """Ask a store behind a URL for anything at all.
+
+        Args:
+            patient: Wait for it as usual. Otherwise not at all: who has just called a command is there to hear of it.
+
+        Raises:
+            UserError: It does not answer; the sentence says why.
+        """
+        if not self.is_local:
+            (self.storage if patient else Storage(self.url, Patience(0.0))).names(self.root / "sweeps")
+
+    def begin(self, node: str, record: Mapping[str, Any]) -> Path:
+        """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays, and comes to this host.
+
+        Args:
+            node: The node.
+            record: What `job.json` says. The store adds `schema`, `started` (seconds since 1970, kept over attempts) and `attempts`.
+
+        Returns:
+            The local directory to work in.
+        """
+        place = self.directory(node)
+        before = self.read_json(node, JOB) or {}
+        started, attempts = before.get("started"), before.get("attempts")
+        merged = {
+            "schema": SCHEMA,
+            **record,
+            "started": started if isinstance(started, float) else time.time(),
+            "attempts": attempts + 1 if isinstance(attempts, int) else 1,
+        }
+        self.write_json(place / JOB, merged)
+        for name in (FAILED, TRACEBACK):
+            self.storage.remove(place / name)
+        if self._mirror is None:
+            return place
+        self._note(node, None)
+        directory = self._mirror.begin(node, place)
+        Storage(directory, self.storage.patience).write_json(directory / JOB, merged)
+        return directory
+
+    def has_news(self, node: str) -> bool:
+        """Tell whether a job that this process has begun has written anything for `publish` to bring into the store; asks no store."""
+        return self._mirror is not None and self._mirror.has_news(node)
+
+    def publish(self, node: str, *, force: bool = False, patient: bool = True) -> None:
+        """Bring what a job under way has written since into the store; nothing is to be done where it works in the store itself.
+
+        Args:
+            node: A node that this process has begun.
+            force: Also where the checkpoint is so large that it is not uploaded after every evaluation.
+            patient: Wait for a store that is away. Otherwise `StoreUnavailable` is raised at once, and the next call makes up for it.
+        """
+        if self._mirror is not None:
+            self._mirror.publish(node, self.directory(node), force=force, patient=patient)
+
+    def commit(self, node: str) -> None:
+        """Declare a node done: hash every file, then write `SUCCESS.json`, then drop the checkpoint.
+
+        Raises:
+            FileNotFoundError: There is no `result.json`, so there is nothing to commit.
+        """
+        place = self.directory(node)
+        work = place if self._mirror is None else self._mirror.work(node)
+        if not (work / RESULT).is_file():
+            raise missing(work / RESULT, "the training function left no result")
+        if self._mirror is None:
+            names = [name for name, facts in self.storage.listing(place).items() if belongs(name) and facts["type"] == "file"]
+            listed = {name: self.storage.measure(place / name) for name in names}
+        else:
+            listed = self._mirror.upload(node, place)
+        success = {"schema": SCHEMA, "node": node, "files": listed, "time": time.time()}
+        self.write_json(place / SUCCESS, success)
+        self._note(node, "succeeded")
+        if self._mirror is None:
+            self.storage.remove_tree(place / CHECKPOINT)
+            return
+        for name in self.storage.listing(place):
+            if name not in listed and name not in UNCOMMITTED:
+                self.storage.remove(place / name)
+        self._mirror.drop(node)
+
+    def fail(self, node: str, error: str, traceback: str) -> None:
+        """Record that a node failed.
+
+        Args:
+            node: The node.
+            error: One line.
+            traceback: All of it; goes to a file beside `FAILED.json`. Neither is written with a secret in it.
+        """
+        error, traceback = without_secrets(error), without_secrets(traceback)
+        place = self.directory(node)
+        self.storage.write(place / TRACEBACK, traceback.encode())
+        attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)
+        line = error.strip().splitlines()[0] if error.strip() else "unknown error"
+        failure = {"schema": SCHEMA, "node": node, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
+        self.write_json(place / FAILED, failure)
+        self._note(node, "failed")
+
+    def fetch(self, node: str) -> Path:
+        """Return a local directory with a finished node's files.
+
+        Raises:
+            UserError: The node lies behind a URL, and its files are not what was committed.
+        """
+        return self.directory(node) if self._mirror is None else self._mirror.fetch(node, self.directory(node))
+
+    def state(self, node: str) -> Outcome:
+        """Return a node's state from its marker files alone, without reading what they vouch for."""
+        if self.complete(node):
+            return "succeeded"
+        return "failed" if self.read_json(node, FAILED) else "pending"
+
+    def states(self, nodes: Iterable[str]) -> dict[str, Outcome]:
+        """Return the states of many nodes as `state` does; behind a URL by few requests."""
+        names = list(nodes)
+        seen = self.glance(names)
+        return {node: seen.state(node) for node in names}
+
+    def complete(self, node: str) -> bool:
+        """Tell whether a node claims to be done; `verify` checks that claim."""
+        success = self.read_json(node, SUCCESS)
+        return vouched(success) is not None and stranger(node, success) is None
+
+    def glance(self, nodes: Iterable[str]) -> "Store | Glance":
+        """Return what answers quickly how many nodes stand: behind a URL a look at its index, and a directory itself.
+
+        Args:
+            nodes: Those that will be asked about.
+        """
+        return self if self.is_local else Glance(self.storage, nodes)
+
+    def verify(self, node: str) -> Verdict:
+        """Check a node's files against what was committed, byte by byte."""
+        return self._judge(node, self.storage.listing(self.directory(node)), thorough=True)
+
+    def verify_all(self, nodes: Iterable[str], *, thorough: bool = True) -> dict[str, Verdict]:
+        """Verify many nodes at a time; hashing and reading leave the interpreter free.
+
+        Args:
+            nodes: Which.
+            thorough: Whether to fetch and hash also what an object store itself vouches for. Of no effect where the store is a directory.
+        """
+        names = list(nodes)
+        with ThreadPoolExecutor(_HASH_THREADS) as pool:
+            if self.is_local:
+                return dict(zip(names, pool.map(self.verify, names), strict=True))
+            listings = self.listings(names)
+            read = self._read_markers(listings)
+
+            def check(node: str) -> Verdict:
+                found = read.get(node, {})
+                if thorough and JOB in listings[node]:
+                    found = {**found, JOB: self.read_json(node, JOB)}
+                return judge(self.storage, node, self.directory(node), found, listings[node], thorough=thorough)
+
+            return dict(zip(names, pool.map(check, names), strict=True))
+
+    def mend_index(self, verdicts: Mapping[str, Verdict]) -> dict[str, Outcome]:
+        """Make the hints that `glance` reads agree with what was found: a worker may have died between a marker and its hint.
+
+        Returns:
+            The nodes whose hint was wrong, with what it said.
+        """
+        if self.is_local:
+            return {}
+        seen, wrong = Glance(self.storage, ()), dict[str, Outcome]()
+        for node, verdict in verdicts.items():
+            state: Ended | None = "succeeded" if verdict.state == "complete" else "failed" if verdict.state == "failed" else None
+            if seen.state(node) != (state or "pending"):
+                wrong[node] = seen.state(node)
+                self._note(node, state)
+        return wrong
+
+    def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
+        """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""
+        found: dict[str, dict[str, Mapping[str, Any]]] = {node: {} for node in nodes}
+        depths = {node: node.count("/") + 1 for node in found}
+        prefixes = {"/".join(node.split("/")[: min(4, depths[node] - 1)]) for node in found}
+        for place, files in self.storage.listings(self.root / prefix for prefix in sorted(prefixes)):
+            prefix = place.relative_to(self.root).as_posix()
+            for name, facts in files.items():
+                node, inner = split_name(f"{prefix}/{name}", found)
+                if node is not None:
+                    found[node][inner] = facts
+        return dict(found)
+
+    def set_aside(self, node: str, reason: str) -> Path:
+        """Move a node's files out of the way, where a person can look at them.
+
+        Args:
+            node: The node.
+            reason: Why; kept in `SET_ASIDE.txt` beside the files.
+
+        Returns:
+            Where they are now.
+        """
+        stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{uuid.uuid4().hex[:6]}"
+        place, target = self.directory(node), self.root / SET_ASIDE / node / stamp
+        self._note(node, None)
+        names = [name for name in self.storage.listing(place) if name]
+        # First the marker: where moving is many small steps, an interruption must leave a node that is not done.
+        for name in sorted((name for name in names if not name.startswith(f"{CHECKPOINT}/")), key=lambda name: name != SUCCESS):
+            with contextlib.suppress(FileNotFoundError):
+                self.storage.move(place / name, target / name)
+        self.storage.remove_tree(place)
+        self.storage.write(target / "SET_ASIDE.txt", f"{reason}\n".encode())
+        return target
+
+    def remove(self, node: str) -> None:
+        """Remove a node's files, the marker first: an interruption must leave a node that is not done."""
+        place = self.directory(node)
+        self._note(node, None)
+        if not (self.is_local and place.is_symlink()):
+            self.storage.remove(place / SUCCESS)
+        self.storage.remove_tree(place)
+
+    def read_json(self, node: str, name: str) -> dict[str, Any] | None:
+        """Read one of a node's JSON files. None: absent, half-written, too large, not an object, or not for this user to read."""
+        try:
+            return self.storage.read_json(self.directory(node) / name, NODE_JSON_LIMIT)
+        except StoreUnavailable as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            return None
+
+    def load_json(self, path: Path) -> dict[str, Any] | None:
+        """Read a JSON file of the store. None: absent, half-written, too large, or not an object."""
+        return self.storage.read_json(path)
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a JSON file of the store."""
+        self.storage.write_json(path, value)
+
+    def create(self, path: Path, value: Mapping[str, Any]) -> bool:
+        """Write a JSON file of the store where there is none; of several writers exactly one succeeds.
+
+        Returns:
+            Whether this call wrote it.
+        """
+        return self.storage.create(path, encode(value))
+
+    def result(self, node: str) -> dict[str, Any] | None:
+        """Return a node's scores, counts and timings. None: there are none yet."""
+        return self.read_json(node, RESULT)
+
+    def twins(self, path: str) -> list[dict[str, Any]]:
+        """Return `job.json` of every job at a readable path, whatever its fingerprint."""
+        directory = self.directory(path)
+        pattern = re.compile(re.escape(directory.name) + r"-[0-9a-f]{10}")
+        names = self.storage.names(directory.parent)
+        records = (self.storage.read_json(directory.with_name(name) / JOB, NODE_JSON_LIMIT) for name in names if pattern.fullmatch(name))
+        return [record for record in records if record is not None]
+
+    def manifest_path(self, sweep: str) -> Path:
+        """Return where a sweep's manifest lies."""
+        return self.directory(f"sweeps/{sweep}.json")
+
+    def sidecar(self, sweep: str, name: str) -> Path:
+        """Return where the driver keeps a file of its own about a sweep."""
+        return self.directory(f"sweeps/{sweep}/{name}")
+
+    def _note(self, node: str, state: Ended | None) -> None:
+        if not self.is_local:
+            note(self.storage, node, state)
+
+    def _judge(self, node: str, listing: Listing, *, thorough: bool) -> Verdict:
+        read = {name: self.read_json(node, name) for name in (SUCCESS, FAILED, JOB) if name in listing}
+        return judge(self.storage, node, self.directory(node), read, listing, thorough=thorough)
+
+    def _read_markers(self, listings: Mapping[str, Listing]) -> dict[str, dict[str, dict[str, Any] | None]]:
+        """Read one file of every node: `SUCCESS.json`, or else `FAILED.json`, or else `job.json`."""
+        wanted: dict[Path, tuple[str, str]] = {}
+        for node, listing in listings.items():
+            name = next((name for name in (SUCCESS, FAILED, JOB) if name in listing), None)
+            if name and (listing[name].get("size") or 0) <= NODE_JSON_LIMIT:
+                wanted[self.directory(node) / name] = (node, name)
+        found: dict[str, dict[str, dict[str, Any] | None]] = {}
+        for path, data in self.storage.read_many(wanted):
+            node, name = wanted[path]
+            found.setdefault(node, {})[name] = parse(data)
+        return found

@@ -1,0 +1,1 @@
+"""Several drivers in one store: signs of life, claims, events."""

@@ -1,0 +1,51 @@
+"""What other drivers in a store rely on while they live: the name of their sweep, and the jobs that they have found done."""
+
+from collections.abc import Iterable
+
+from orchestrator.artifacts.manifest import named_by
+from orchestrator.artifacts.store import Store
+from orchestrator.drivers.events import DRIVERS, drivers
+from scalearn.errors import UserError
+
+
+def refuse_name(store: Store, sweep: str, content: str) -> None:
+    """Refuse a sweep whose name another one has that is being run.
+
+    Args:
+        store: Where.
+        sweep: The name.
+        content: What stands for this sweep's jobs.
+
+    Raises:
+        UserError: A living driver runs other jobs under that name.
+    """
+    for driver in drivers(store, sweep):
+        if driver.content not in ("", content):
+            raise UserError(
+                f"Another sweep named {sweep!r} with other jobs is being run in {store.url} by {driver.process}: wait for its end, stop it "
+                "with `scalearn cancel`, or give this one another name."
+            )
+
+
+def refuse_what_is_relied_on(store: Store, nodes: Iterable[str], own: str) -> None:
+    """Refuse to take finished jobs away from drivers that may have counted them as done.
+
+    Args:
+        store: Where.
+        nodes: What would be taken away.
+        own: This driver's name.
+
+    Raises:
+        UserError: A living driver's sweep names one of the jobs.
+    """
+    wanted = set(nodes)
+    for sweep in store.storage.names(store.root / "sweeps") if wanted else ():
+        if sweep.startswith(".") or not store.storage.names(store.sidecar(sweep, DRIVERS)):
+            continue
+        if relied_on := wanted & named_by(store, sweep):
+            for driver in drivers(store, sweep):
+                if driver.name != own:
+                    raise UserError(
+                        f"{min(relied_on)} belongs to sweep {sweep!r}, which {driver.process} runs and may have counted it as done: wait "
+                        "for its end, or stop it with `scalearn cancel`, before --force."
+                    )

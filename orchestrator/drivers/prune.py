@@ -1,0 +1,194 @@
+"""What a store holds that no sweep names: old jobs, and what was set aside. Looking removes nothing."""
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
+from orchestrator.artifacts.manifest import named_by
+from orchestrator.artifacts.store import SET_ASIDE, Store
+from orchestrator.drivers.claims import LEASES
+from orchestrator.drivers.events import DRIVERS, drivers
+from scalearn.errors import UserError
+
+_NODE = re.compile(r"[^.][^/]*(/[^./][^/]*)*-[0-9a-f]{10}")
+"""What names of nodes look like: nothing else is ever removed."""
+_OTHERS = ("sweeps/", "reports/", "mlflow-artifacts/", ".")
+"""Beginnings of names that belong to no node."""
+
+
+@dataclass(frozen=True)
+class Unnamed:
+    """Something that may go."""
+
+    place: str
+    """Below the store's root: a node, or a folder of `.set_aside`."""
+    size: int
+    """Bytes."""
+    kept_because: str | None = None
+    """Why it stays all the same."""
+
+    @property
+    def is_node(self) -> bool:
+        """Whether it is a job and not something that was set aside."""
+        return not self.place.startswith(f"{SET_ASIDE}/")
+
+
+def namer(store: Store, given: Collection[str] | None = None) -> Callable[[], set[str]]:
+    """Return what tells at any time which nodes stay; it reads the manifests again where one has changed or a driver has come.
+
+    Args:
+        store: Where.
+        given: Nodes that stay, with those of sweeps that are being run. None: those that the manifests in the store name.
+
+    Raises:
+        UserError: By the function: there is no manifest, or one cannot be read, so that what it names would be taken for unnamed.
+    """
+    seen: object = None
+    named: set[str] = set()
+
+    def look() -> set[str]:
+        nonlocal seen, named
+        files = store.storage.listing(store.root / "sweeps")
+        manifests = {name: facts for name, facts in files.items() if name.endswith(".json") and "/" not in name and name[0] != "."}
+        signs = {name.partition("/")[0]: name for name in files if name.partition("/")[2].startswith(f"{DRIVERS}/")}
+        if (manifests, signs) != seen:
+            named = _named_in_manifests(store, manifests) if given is None else {*given, *_named_by_the_living(store, signs)}
+            seen = manifests, signs
+        return named
+
+    return look
+
+
+def _named_by_the_living(store: Store, sweeps: Iterable[str]) -> set[str]:
+    return {node for sweep in sweeps if drivers(store, sweep) for node in named_by(store, sweep)}
+
+
+def _named_in_manifests(store: Store, names: Collection[str]) -> set[str]:
+    if not names:
+        raise UserError(f"The store {store.url} holds no sweep's manifest: name the sweep files whose jobs are to stay.")
+    found: set[str] = set()
+    for name in names:
+        nodes = (store.load_json(store.root / "sweeps" / name) or {}).get("nodes")
+        if not isinstance(nodes, list):
+            raise UserError(f"{store.root / 'sweeps' / name} cannot be read: remove it, or run its sweep again, before you prune.")
+        found.update(str(entry.get("node")) for entry in nodes if isinstance(entry, dict))
+    return found
+
+
+def unnamed(
+    store: Store, named: Iterable[str], is_free: Callable[[str], bool], *, fresh_seconds: float, now: Callable[[], float] = time.time
+) -> list[Unnamed]:
+    """Return what nobody names, largest first.
+
+    A job that is running stays, and so does what it is built on: somebody has claimed it, or wrote to it not long ago.
+
+    Args:
+        store: Where.
+        named: Nodes that stay.
+        is_free: Tells whether no living driver has claimed a node.
+        fresh_seconds: What was written to within so many seconds stays.
+        now: Seconds since 1970.
+    """
+    nodes, aside, claimed = _contents(store)
+    keep, since = set(named), now() - fresh_seconds
+    candidates = {node: files for node, files in nodes.items() if node not in keep}
+    reasons = {
+        node: "it was written to a moment ago" for node, files in candidates.items() if any(_written(f) > since for f in files.values())
+    }
+    reasons |= {node: "a driver has claimed it" for node in candidates.keys() & claimed if not is_free(node)}
+    for node in _needed(store, reasons, candidates):
+        reasons.setdefault(node, "a job that is running is built on it")
+    found = [Unnamed(node, _size(files), reasons.get(node)) for node, files in candidates.items()]
+    found += [Unnamed(place, _size(files)) for place, files in aside.items()]
+    return sorted(found, key=lambda item: (-item.size, item.place))
+
+
+def remove(store: Store, items: Iterable[Unnamed], named: Callable[[], set[str]], is_free: Callable[[str], bool]) -> list[Unnamed]:
+    """Remove what may go; returns what was removed. A job that somebody has named or claimed since the look stays."""
+    removed = []
+    for item in items:
+        if item.kept_because is None and (not item.is_node or (item.place not in named() and is_free(item.place))):
+            if item.is_node:
+                store.remove(item.place)
+            else:
+                store.storage.remove_tree(store.root / item.place)
+            _drop_empty(store, item.place)
+            removed.append(item)
+    return removed
+
+
+def _contents(store: Store) -> tuple[dict[str, Listing], dict[str, Listing], set[str]]:
+    """Return the files of every node, those of all that was set aside, and the nodes that some driver, alive or dead, has claimed."""
+    everything = store.storage.listing(store.root)
+    nodes: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for directory in _node_directories(everything):
+        nodes[directory] = {}
+    aside: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, facts in everything.items():
+        if name.startswith(f"{SET_ASIDE}/"):
+            place = _set_aside_place(name)
+            aside.setdefault(place, {})[name.removeprefix(f"{place}/")] = facts
+        elif node := next((parent for parent in _parents(name) if parent in nodes), None):
+            nodes[node][name.removeprefix(f"{node}/")] = facts
+    claims = f"{LEASES}/nodes/"
+    claimed = {name.removeprefix(claims).rpartition("/")[0] for name in everything if name.startswith(claims)}
+    return dict(nodes), dict(aside), claimed
+
+
+def _node_directories(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        directory, _, file = name.rpartition("/")
+        if file in (JOB, SUCCESS, FAILED, HISTORY) and not directory.startswith(_OTHERS) and _NODE.fullmatch(directory):
+            yield directory
+
+
+def _parents(name: str) -> Iterator[str]:
+    end = name.find("/")
+    while end != -1:
+        yield name[:end]
+        end = name.find("/", end + 1)
+
+
+def _set_aside_place(name: str) -> str:
+    """Return the folder of one setting aside: `.set_aside/NODE/TIME-XXXXXX`."""
+    found = next((parent for parent in _parents(name) if re.search(r"/\d{8}T\d{6}-[0-9a-f]{6}$", parent)), None)
+    return found or name
+
+
+def _written(facts: Mapping[str, Any]) -> float:
+    """Return when a file was written, in seconds since 1970, as different storages tell it; nobody knows: now."""
+    value = next((facts[name] for name in ("mtime", "LastModified", "last_modified", "created", "updated") if name in facts), None)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else float("inf")
+
+
+def _needed(store: Store, running: Iterable[str], candidates: Mapping[str, Any]) -> set[str]:
+    """Return the candidates on which some jobs are built, near and far."""
+    found: set[str] = set()
+    waiting = list(running)
+    while waiting:
+        parents = (store.read_json(waiting.pop(), JOB) or {}).get("parents")
+        for parent in parents if isinstance(parents, list) else ():
+            if isinstance(parent, str) and parent in candidates and parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def _size(files: Listing) -> int:
+    return sum(int(facts.get("size") or 0) for facts in files.values())
+
+
+def _drop_empty(store: Store, place: str) -> None:
+    """Remove the directories that a removal has left empty."""
+    if not store.is_local:
+        return
+    for directory in (store.root / place).parents:
+        if directory == store.root or not directory.is_dir() or any(directory.iterdir()):
+            return
+        directory.rmdir()

@@ -1,0 +1,1 @@
+"""The policy played without a cluster."""

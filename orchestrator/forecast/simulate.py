@@ -1,0 +1,272 @@
+"""Plays the scheduling policy on devices that do not exist, event by event: the same object that the live searcher asks."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from orchestrator.definition.graph import DONE, Graph, Job
+from orchestrator.definition.resources import Shape, placement_of
+from orchestrator.forecast.idle_devices import IdleDevices
+from orchestrator.scheduling.cost import CostModel, Estimate
+from orchestrator.scheduling.policy import Policy, kind, remaining_paths
+from orchestrator.scheduling.turns import LOOKAHEAD, Turns
+from scalearn.errors import UserError
+
+MakePolicy = Callable[[Graph, CostModel, int, Callable[[Job], Hashable]], Policy]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One pack as it ran."""
+
+    nodes: tuple[str, ...]
+    device: int
+    """The first, where it has several."""
+    begin: float
+    """Seconds since the start of the sweep."""
+    end: float
+    amount: float = 1.0
+    """Devices that it has: a part of one, or several."""
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of the devices, as far as it has them."""
+        return (self.end - self.begin) * self.amount
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What no schedule can beat, whatever its packs."""
+
+    critical_path: float
+    """Seconds of the longest chain of jobs, each alone on a device at once."""
+    work: float
+    """Device seconds of all jobs, each in as large a pack as it can find."""
+    devices: int
+
+    @property
+    def makespan(self) -> float:
+        """The larger of critical path and work over devices."""
+        return max(self.critical_path, self.work / self.devices)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A sweep played to its end."""
+
+    packs: tuple[Played, ...]
+    devices: int
+    bounds: Bounds
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the first job's start to the last one's end."""
+        return max((pack.end for pack in self.packs), default=0.0)
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of all devices in use."""
+        return sum(pack.device_seconds for pack in self.packs)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the devices' time until the end that is in use."""
+        return self.device_seconds / (self.devices * self.makespan) if self.makespan else 0.0
+
+    @property
+    def over_bound(self) -> float:
+        """Makespan over its lower bound; 1 is the best there can be."""
+        return self.makespan / self.bounds.makespan if self.bounds.makespan else 1.0
+
+
+def whole(job: Job) -> Shape:
+    """Return the resources of a trial that has a device to itself."""
+    return {"GPU": 1.0}
+
+
+def simulate(
+    graph: Graph,
+    cost: CostModel,
+    devices: int,
+    policy: MakePolicy = Policy,
+    *,
+    shape: Callable[[Job], Shape] = whole,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Forecast:
+    """Play a sweep as the live searcher does, lookahead and turns included. The graph is marked as a run would mark it.
+
+    Args:
+        graph: The jobs; those that are done marked so.
+        cost: Estimates the durations.
+        devices: How many there are.
+        policy: Decides what runs next.
+        shape: Returns the resources of a job's trial, by Ray's names. Those without a GPU take a whole device; of CPUs, memory and all
+            else there is enough.
+        noise: Standard deviation of the logarithm of true over expected duration. The policy only knows the expected one.
+        seed: Of the noise.
+
+    Raises:
+        UserError: A job needs more devices than there are.
+    """
+    bounds = lower_bounds(graph, cost, devices, shape)
+    there = [{"GPU": float(devices)}]
+    amounts = _amounts(graph, shape)
+    if (largest := max(amounts.values(), default=0.0)) > devices:
+        raise UserError(f"A job needs {largest:g} GPUs and the plan has {devices}: lower `resources` in the sweep file, or plan for more.")
+    if not amounts:
+        return Forecast((), devices, bounds)
+    turns = Turns({placement: {"GPU": amount} for placement, amount in amounts.items()}, lambda: there)
+    player = policy(graph, cost, max(turns.room.values()), lambda job: placement_of(shape(job)))
+    player.bound(turns.room, LOOKAHEAD)
+    chance, idle = random.Random(seed), IdleDevices(devices)
+    waiting: dict[str, tuple[str, ...]] = {}
+    running: dict[str, tuple[tuple[int, ...], int]] = {}
+    """Trial to its devices and its place in what was played."""
+    events: list[tuple[float, int, str]] = []
+    packs: list[Played] = []
+    now, trials = 0.0, 0
+    while True:
+        for trial, nodes in list(waiting.items()):
+            placement = player.apart(nodes[0])
+            if (place := idle.take(placement, amounts[placement])) is None:
+                continue
+            on, warm = place
+            seconds = cost.seconds([player.estimate(node) for node in nodes])
+            seconds *= chance.lognormvariate(0.0, noise) if noise else 1.0
+            seconds += 0.0 if warm else cost.worker_seconds
+            turns.started(trial)
+            heappush(events, (now + seconds, len(packs), trial))
+            running[trial] = on, len(packs)
+            packs.append(Played(nodes, on[0], now, now + seconds, amounts[placement]))
+            del waiting[trial]
+        free = max(0, player.slots - len(waiting) - len(running))
+        if taken := player.take(free, now, turns.held_back(now)):
+            trial, trials = str(trials), trials + 1
+            turns.handed_out(trial, player.apart(taken[0]))
+            for node in taken:
+                graph.mark(node, "running")
+            waiting[trial] = taken
+            continue
+        if not events:
+            return Forecast(tuple(packs), devices, bounds)
+        now, _, ended = heappop(events)
+        on, number = running.pop(ended)
+        placement = player.apart(packs[number].nodes[0])
+        idle.give_back(on, placement, amounts[placement])
+        turns.ended(ended)
+        player.ended(packs[number].nodes)
+        for node in packs[number].nodes:
+            graph.mark(node, "succeeded")
+            player.succeeded(node)
+
+
+def _amount(shape: Shape) -> float:
+    return shape.get("GPU") or 1.0
+
+
+def _amounts(graph: Graph, shape: Callable[[Job], Shape]) -> Mapping[Hashable, float]:
+    """Return the devices of a trial by its placement, of jobs that are not done."""
+    shapes = [shape(job) for job in graph if graph.states[job.node] not in DONE]
+    return {placement_of(one): _amount(one) for one in shapes}
+
+
+def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[Job], Shape] = whole) -> Bounds:
+    """Return what no schedule of the jobs that are left can beat.
+
+    Args:
+        graph: The jobs; those that are done marked so.
+        cost: Estimates the durations.
+        devices: How many there are.
+        shape: As for `simulate`.
+    """
+    estimates = {job.node: cost.estimate(job) for job in graph}
+    kinds: dict[tuple[Hashable, Hashable], list[Estimate]] = defaultdict(list)
+    amounts: dict[Hashable, float] = {}
+    for job in graph:
+        if graph.states[job.node] not in DONE:
+            placement = placement_of(one := shape(job))
+            amounts[placement] = _amount(one)
+            kinds[placement, kind(job, cost.size)].append(estimates[job.node])
+    if not kinds:
+        return Bounds(0.0, 0.0, devices)
+    paths = remaining_paths(graph, estimates)
+    path = max(paths[job.node] for job in graph if graph.states[job.node] not in DONE)
+    work = sum(amounts[placement] * least_work(members) for (placement, _), members in kinds.items())
+    return Bounds(path + cost.worker_seconds, work, devices)
+
+
+def least_work(members: Sequence[Estimate]) -> float:
+    """Return device seconds that no packing of jobs of one kind can beat.
+
+    What a step costs whoever shares it is paid least often when the jobs with the most steps share packs; all else is each job's own.
+    """
+    largest = max(member.largest_pack for member in members)
+    fixed = min(member.train.fixed for member in members)
+    fixed_evaluation = min(member.evaluate.fixed for member in members)
+    own = sum(member.seconds - member.steps * member.train.fixed - member.passes * member.evaluate.fixed for member in members)
+    steps = sorted((member.steps for member in members), reverse=True)[::largest]
+    passes = sorted((member.passes for member in members), reverse=True)[::largest]
+    return own + fixed * sum(steps) + fixed_evaluation * sum(passes)
+
+
+class Barrier(Policy):
+    """The same policy with a barrier: the second stage starts when the first is done everywhere. For comparison."""
+
+    def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
+        """See `Policy.take`."""
+        if not hasattr(self, "_first"):
+            # Whatever else a sweep holds, a barrier waits only for what some transfer job needs.
+            self._first = {parent.node for job in self._graph if job.config.stage == "transfer" for parent in job.parents} & {
+                node for node, state in self._graph.states.items() if state not in DONE
+            }
+            self._held: list[str] = []
+        while pack := super().take(idle, now, closed):
+            if self._graph.job(pack[0]).config.stage != "transfer" or not self._first:
+                return pack
+            self.ended(pack)
+            self._held += pack
+        return ()
+
+    def succeeded(self, node: str) -> None:
+        """See `Policy.succeeded`."""
+        super().succeeded(node)
+        self._first.discard(node)
+        if not self._first:
+            for held in self._held:
+                self._add(held)
+            self._held = []
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Jobs of one stage and method in a forecast."""
+
+    stage: str
+    method: str
+    jobs: int
+    packs: int
+    device_seconds: float
+    begin: float
+    end: float
+
+
+def slices(graph: Graph, forecast: Forecast) -> list[Slice]:
+    """Return what each stage and method takes, largest first. A pack of several methods counts for each, its time shared evenly."""
+    jobs: Counter[tuple[str, str]] = Counter()
+    packs: Counter[tuple[str, str]] = Counter()
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    begins: dict[tuple[str, str], float] = {}
+    ends: dict[tuple[str, str], float] = defaultdict(float)
+    for pack in forecast.packs:
+        keys = [(graph.stage_of(node), graph.job(node).config.method) for node in pack.nodes]
+        packs.update(set(keys))
+        for key in keys:
+            jobs[key] += 1
+            seconds[key] += pack.device_seconds / len(keys)
+            begins.setdefault(key, pack.begin)
+            ends[key] = max(ends[key], pack.end)
+    found = [Slice(*key, jobs[key], packs[key], seconds[key], begins[key], ends[key]) for key in jobs]
+    return sorted(found, key=lambda item: -item.device_seconds)

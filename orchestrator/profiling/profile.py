@@ -1,0 +1,171 @@
+"""Measured speeds of devices: what the cost model multiplies a job's tokens with. JSON files in `orchestrator/profiling/profiles`."""
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalearn.backbone.registry import Shape, get_backbone
+from scalearn.errors import UserError
+from scalearn.unknown_name import unknown
+
+SCHEMA = 1
+DEFAULT_PROFILE, DEFAULT_CPU_PROFILE = "h100_estimate", "epyc_2_cores"
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one step, or of one pass of an evaluation, as a line: what is fixed, what every job adds, what every token adds."""
+
+    fixed: float
+    """Paid once per step, however many jobs share it."""
+    per_job: float
+    """Every job's own masks, head, loss, clipping and optimiser."""
+    per_token: float
+    """Padded tokens of all jobs."""
+    largest_pack: int = 1
+    """Beyond it, a larger pack was not measured to be worth it."""
+    measured: tuple[tuple[int, int, int, float], ...] = ()
+    """The points behind the line: jobs, rows per job, tokens per row, seconds."""
+
+    def seconds(self, jobs: int, tokens: float) -> float:
+        """Return the duration of one step.
+
+        Args:
+            jobs: How many share it.
+            tokens: Of all of them together, padding included.
+        """
+        return self.fixed + self.per_job * jobs + self.per_token * tokens
+
+
+@dataclass(frozen=True)
+class Rates:
+    """One backbone in one precision on one device."""
+
+    backbone: str
+    """Registered name."""
+    precision: str
+    job_seconds: float
+    """Around every job, whoever shares its pack: data, modules, artifact."""
+    load_seconds: float
+    """Loading the backbone into a worker that has another, or none."""
+    bytes_per_token: float
+    """Memory that a padded token holds between forward and backward pass."""
+    fixed_bytes: float
+    """Memory for weights and libraries."""
+    train: Mapping[str, Pace]
+    """By method: `adapter` (stage 1), `scalearn`, `adapterfusion`. Others cost what the nearest of these does."""
+    evaluate: Mapping[str, Pace]
+    sources: int = 8
+    """Source adapters per transfer job when it was measured."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One device."""
+
+    device: str
+    """Kind of device, for people: `2-core AMD EPYC CPU`."""
+    measured: bool
+    """False: worked out from data sheets. A plan says so."""
+    note: str
+    """How and when it was measured."""
+    memory_bytes: float
+    """Of the device, or what one worker may use of the machine's."""
+    auto_precision: str
+    """What `precision: auto` means on the device."""
+    worker_seconds: float
+    """Start of a worker process, libraries included."""
+    rates: tuple[Rates, ...] = field(default=())
+
+    def resolved(self, precision: str) -> str:
+        """Return what a precision that may be `auto` means on the device."""
+        return self.auto_precision if precision == "auto" else precision
+
+    def of(self, backbone: str, precision: str) -> tuple[Rates, float]:
+        """Return the rates of a backbone, and the factor by which they must be multiplied where another one was measured.
+
+        Where the precision was not measured, those of another one stand in, unchanged: the rates say which.
+
+        Args:
+            backbone: Name or hub id.
+            precision: Resolved, not `auto`.
+        """
+        exact = [rates for rates in self.rates if rates.precision == precision] or list(self.rates)
+        wanted = _work(get_backbone(backbone).shape)
+        for rates in exact:
+            if rates.backbone == backbone or wanted is None:
+                return rates, 1.0
+        ratio, nearest = min(((_ratio(wanted, rates), rates) for rates in exact), key=lambda pair: max(pair[0], 1 / pair[0]))
+        return nearest, ratio
+
+
+def _work(shape: Shape | None) -> float | None:
+    """Return multiplications per token, up to a constant: the four attention maps and the two feed-forward ones, per layer."""
+    return None if shape is None else float(shape.layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size))
+
+
+def _ratio(wanted: float | None, rates: Rates) -> float:
+    have = _work(get_backbone(rates.backbone).shape)
+    return 1.0 if wanted is None or have is None else wanted / have
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the names of the profiles that the package ships."""
+    found = (entry.name for entry in importlib.resources.files("orchestrator.profiling.profiles").iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in found if name.endswith(".json")))
+
+
+def load_profile(source: str) -> Profile:
+    """Return the profile of a file, or of a name that the package ships.
+
+    Raises:
+        UserError: There is none, or it is no profile.
+    """
+    if source in profile_names():
+        text = (importlib.resources.files("orchestrator.profiling.profiles") / f"{source}.json").read_text(encoding="utf-8")
+    else:
+        path = Path(source)
+        if path.suffix != ".json":
+            raise UserError(f"{unknown('profile', source, profile_names())} A file of your own is named by its path: {source}.json.")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"Profile {source} cannot be read ({error}): write one with `scalearn profile --out {source}`.") from None
+    try:
+        return from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"Profile {source} is damaged ({error!r}): write it anew with `scalearn profile --out {source}`.") from None
+
+
+def from_json(values: Mapping[str, Any]) -> Profile:
+    """Return a profile from its JSON values.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is none.
+    """
+    if values["schema"] != SCHEMA:
+        raise ValueError(f"schema {values['schema']!r} is not {SCHEMA}")
+    rates = tuple(Rates(**{**entry, "train": _paces(entry["train"]), "evaluate": _paces(entry["evaluate"])}) for entry in values["rates"])
+    profile = Profile(**{name: value for name, value in values.items() if name not in ("schema", "rates")}, rates=rates)
+    numbers = [pace for entry in rates for pace in (*entry.train.values(), *entry.evaluate.values())]
+    if not rates or any(min(pace.fixed, pace.per_job) < 0 or pace.per_token <= 0 for pace in numbers):
+        raise ValueError("it holds no speeds, or negative ones")
+    if any("adapter" not in entry.train or "scalearn" not in entry.train for entry in rates):
+        raise ValueError("it lacks the speed of adapter or scalearn")
+    return profile
+
+
+def to_json(profile: Profile) -> dict[str, Any]:
+    """Return a profile as JSON values."""
+    return {"schema": SCHEMA, **asdict(profile)}
+
+
+def _paces(values: Mapping[str, Any]) -> dict[str, Pace]:
+    return {
+        method: Pace(**{**pace, "measured": tuple((jobs, rows, length, seconds) for jobs, rows, length, seconds in pace["measured"])})
+        for method, pace in values.items()
+    }

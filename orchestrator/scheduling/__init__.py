@@ -1,0 +1,1 @@
+"""The policy: what runs next, and what runs together."""

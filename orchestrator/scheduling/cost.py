@@ -1,0 +1,250 @@
+"""What a job costs before it runs: seconds = worker start + steps x (fixed + jobs + tokens) + evaluation, from a device's profile."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.graph import Job
+from orchestrator.profiling.profile import Pace, Profile, Rates
+from orchestrator.scheduling.task_sizes import Size, size_of
+from scalearn.config import DataConfig, OptimisationConfig, Stage
+from scalearn.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from orchestrator.definition.sweep import Sweep
+
+_EVALUATION_ROWS = 64
+"""Rows of one job in one pass of an evaluation."""
+
+_FULL_BACKWARD = 1.5
+"""A backbone that learns also computes the gradients of its weights: three products per weight and token and not two."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one trial has of a device, and what jobs of one stage, method, backbone and precision take of it."""
+
+    device: str
+    """Its name, as the device gives it."""
+    total: float
+    """Bytes that a trial may use."""
+    fixed: float
+    """Bytes that a pack holds once: the backbone."""
+    per_token: float
+    """Bytes that a padded token of a training batch holds."""
+    per_job: float
+    """Bytes that every job holds however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    per_stack: float = 0.0
+    """Bytes that a pack holds once for every set of source adapters that its jobs stack."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The expected course of one job, alone or in a pack. Jobs that share data, optimisation and kind of method share one object."""
+
+    steps: int
+    """If no job stops early: an upper bound where there is a patience."""
+    rows: int
+    """Rows per step that go through the backbone."""
+    padded: float
+    """Tokens per row of a training batch."""
+    longest: float
+    """Tokens per row of the longest batch, which decides whether a pack fits: it is padded to the longest of all its jobs' rows."""
+    evaluations: int
+    validation_tokens: float
+    validation_passes: int
+    test_tokens: float
+    test_passes: int
+    train: Pace
+    evaluate: Pace
+    around: float
+    """Seconds around training and evaluation."""
+    seconds: float
+    """Duration of the job alone, with a warm worker."""
+    largest_pack: int
+    """How many such jobs fit the device, and are worth to be packed."""
+    most: int
+    """How many jobs are worth to be packed, whether they fit or not; 1 where a method shares no pass."""
+    memory: Memory
+    room: float
+    """Bytes that a pack may fill."""
+
+    @property
+    def passes(self) -> int:
+        """Passes of all validations, which the jobs of a pack share."""
+        return self.evaluations * self.validation_passes
+
+
+class CostModel:
+    """The durations of jobs and packs on one kind of device."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        pack: int | None = None,
+        memory_share: float = 0.9,
+        measured: Mapping[tuple[str, str], Memory] = MappingProxyType({}),
+        part: Callable[[Stage, str], float] = lambda stage, method: 1.0,
+        root: Path | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            profile: The device's speeds.
+            pack: The most jobs of a pack. None: as many as fit and pay.
+            memory_share: Share of the device's memory that a pack may fill.
+            measured: By stage and method, what jobs of this very backbone take. Others are reckoned from the profile.
+            part: Returns by stage and method the part of a device that a trial has: of its memory, and of its speed on tokens, since
+                packs that share a device compute in turn.
+            root: Directory of local data, whose rows are counted.
+        """
+        self.profile, self.root = profile, root
+        self._pack = pack
+        self._memory_share = memory_share
+        self._measured = measured
+        self._part = part
+        self._estimate = lru_cache(maxsize=None)(self._fresh_estimate)
+
+    def with_memory(self, measured: Mapping[tuple[str, str], Memory]) -> "CostModel":
+        """Return the same model with packs that fit a measured device."""
+        return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured, part=self._part, root=self.root)
+
+    def size(self, data: DataConfig) -> Size:
+        """Return what a job reads of a task."""
+        return size_of(data, self.root)
+
+    @property
+    def measures_packs(self) -> bool:
+        """Whether the device decides how many jobs are packed."""
+        return self._pack is None
+
+    @property
+    def worker_seconds(self) -> float:
+        """Start of a worker process with its first backbone."""
+        return self.profile.worker_seconds + max(rates.load_seconds for rates in self.profile.rates)
+
+    def estimate(self, job: Job) -> Estimate:
+        """Return the expected course of a job."""
+        config = job.config
+        return self._estimate(config.data, config.optimisation, config.stage, config.method, config.backbone, len(config.sources))
+
+    def seconds(self, pack: Sequence[Estimate]) -> float:
+        """Return the duration of a pack on a warm worker: every job leaves after its last step, the others go on without its rows."""
+        if len(pack) == 1:
+            return pack[0].seconds
+        members = sorted(pack, key=lambda member: member.steps)
+        total, done = sum(member.around + _test_seconds(member) for member in members), 0
+        for first, member in enumerate(members):
+            steps = member.steps - done
+            if steps:
+                total += steps * _step_seconds(members[first:])
+                done = member.steps
+        return total + _validation_seconds(members)
+
+    def _fresh_estimate(
+        self, data: tuple[DataConfig, ...], optimisation: OptimisationConfig, stage: Stage, method: str, backbone: str, sources: int
+    ) -> Estimate:
+        rates, factor = self.profile.of(backbone, self.profile.resolved(optimisation.precision))
+        part = self._part(stage, method)
+        train, evaluate = (_pace(rates, method, sources, factor, training=training) for training in (True, False))
+        train, evaluate = (replace(pace, per_token=pace.per_token / part) for pace in (train, evaluate))
+        sizes = [self.size(one) for one in data]
+        steps = total_steps(sizes, optimisation)
+        rows = optimisation.batch_size * max(size.inputs for size in sizes)
+        every = optimisation.evaluate_every or max(1, math.ceil(sum(size.train for size in sizes) / optimisation.batch_size))
+        validation = _evaluation(sizes, [size.validation for size in sizes])
+        test = _evaluation(sizes, [size.test for size in sizes])
+        # A joint job draws its tasks by size.
+        lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
+        counts = [size.joint or size.train for size in sizes]
+        padded = sum(length * count for length, count in zip(lengths, counts, strict=True)) / sum(counts)
+        longest = float(max(one.max_length for one in data))
+        memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor, part)
+        room = memory.total * self._memory_share
+        most = 1 if not packable(method) else train.largest_pack if self._pack is None else self._pack
+        each = memory.per_token * rows * longest + memory.per_job
+        fits = (room - memory.fixed - (memory.per_stack if sources else 0.0)) / each if each else math.inf
+        largest = max(1, int(min(fits, most)))
+        evaluations = math.ceil(steps / every)
+        around = rates.job_seconds
+        alone = Estimate(
+            steps, rows, padded, longest, evaluations, *validation, *test, train, evaluate, around, 0.0, largest, most, memory, room
+        )
+        seconds = alone.around + _test_seconds(alone) + steps * _step_seconds([alone]) + _validation_seconds([alone])
+        return replace(alone, seconds=seconds)
+
+
+def cost_of(sweep: "Sweep", profile: Profile) -> CostModel:
+    """Return the cost model of a sweep, the same for a run and for a plan."""
+
+    def part(stage: Stage, method: str) -> float:
+        return min(1.0, sweep.resources.of(stage, method).gpu or 1.0)
+
+    root = None if sweep.data.root is None else Path(sweep.data.root).expanduser().absolute()
+    return CostModel(profile, pack=sweep.packing.limit, memory_share=sweep.packing.memory_share, part=part, root=root)
+
+
+def _reckoned(profile: Profile, rates: Rates, factor: float, part: float) -> Memory:
+    """Return what a profile says of a backbone that differs from the measured one by a factor of the work per token."""
+    # Wider models hold more per token: about the root of the work, since work grows with the square of the width.
+    per_token = rates.bytes_per_token * math.sqrt(factor)
+    return Memory(profile.device, profile.memory_bytes * part, rates.fixed_bytes * factor, per_token, 0.0)
+
+
+def packable(method: str) -> bool:
+    """Tell whether a method's jobs may share a pass: not those that change the backbone itself, and not joint ones."""
+    known = METHODS.get(method)
+    return known is not None and not known.owns_backbone and known.stage in ("source", "transfer", "single")
+
+
+def total_steps(sizes: Sequence[Size], optimisation: OptimisationConfig) -> int:
+    """Return the optimiser steps of a job that does not stop early."""
+    per_epoch = math.ceil(sum(size.train for size in sizes) / optimisation.batch_size)
+    steps = per_epoch * optimisation.epochs
+    return steps if optimisation.max_steps is None else min(steps, optimisation.max_steps)
+
+
+def _pace(rates: Rates, method: str, sources: int, factor: float, *, training: bool) -> Pace:
+    table = rates.train if training else rates.evaluate
+    known = METHODS.get(method)
+    key = method if method in table else "scalearn" if sources and "scalearn" in table else "adapter"
+    pace = table[key]
+    scale = factor * (_FULL_BACKWARD if training and known is not None and known.owns_backbone else 1.0)
+    if key != "adapter" and sources:
+        # Each source adds its share of the difference to a single adapter.
+        extra = max(0.0, pace.per_token - table["adapter"].per_token) / rates.sources
+        token = pace.per_token + extra * (sources - rates.sources)
+    else:
+        token = pace.per_token
+    # Deeper backbones launch more of everything; how much is launched does not depend on the width.
+    return Pace(pace.fixed * max(1.0, math.sqrt(factor)), pace.per_job * max(1.0, math.sqrt(factor)), token * scale, pace.largest_pack)
+
+
+def _evaluation(sizes: Sequence[Size], rows: Sequence[int]) -> tuple[float, int]:
+    """Return tokens and passes of one evaluation: rows are taken by length, so that padding hardly counts."""
+    tokens = sum(count * size.inputs * size.length for size, count in zip(sizes, rows, strict=True))
+    return tokens, sum(math.ceil(count / _EVALUATION_ROWS) for count in rows)
+
+
+def _step_seconds(members: Sequence[Estimate]) -> float:
+    longest = max(member.padded for member in members)
+    slowest = max((member.train for member in members), key=lambda pace: pace.per_token)
+    tokens = sum(member.rows * longest * (member.train.per_token / slowest.per_token) for member in members)
+    return slowest.seconds(len(members), tokens)
+
+
+def _validation_seconds(members: Sequence[Estimate]) -> float:
+    tokens = sum(member.evaluations * member.validation_tokens * member.evaluate.per_token for member in members)
+    passes = max(member.passes * member.evaluate.fixed for member in members)
+    return tokens + passes + sum(member.passes * member.evaluate.per_job for member in members)
+
+
+def _test_seconds(member: Estimate) -> float:
+    """Every job is judged on its test rows alone, with its best parameters."""
+    pace = member.evaluate
+    return member.test_tokens * pace.per_token + member.test_passes * (pace.fixed + pace.per_job)

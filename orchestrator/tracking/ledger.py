@@ -1,0 +1,58 @@
+"""Which jobs are logged in full, as a file in the store says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts.store import Store
+from scalearn.secrets import without_secrets
+
+_LEDGER = "tracked.json"
+
+
+class Ledger:
+    """Which finished nodes are logged in full: what a run knows while the server is away, and compares with what the server has."""
+
+    def __init__(self, store: Store, sweep: str, uri: str, experiment: str) -> None:
+        """Read what an earlier run noted about the same tracking URI and experiment."""
+        self._store = store
+        self._path = store.sidecar(sweep, _LEDGER)
+        self._key = {"uri": without_secrets(uri), "experiment": experiment}
+        content = store.load_json(self._path) or {}
+        valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(uri)
+        self.nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
+        """Those nodes, to when their training had begun."""
+        self.report: str | None = content.get("report") if valid else None
+        """Mark of the report that is logged."""
+        self._changed = False
+
+    def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
+        """Tell whether the training of a node that its `job.json` speaks of is logged."""
+        return record is not None and self.nodes.get(node) == str(record.get("started"))
+
+    def add(self, node: str, started: str) -> None:
+        """Note a node."""
+        self.nodes[node] = started
+        self._changed = True
+
+    def note_report(self, mark: str) -> None:
+        """Note a report."""
+        self.report = mark
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._changed:
+            self._store.write_json(self._path, {**self._key, "nodes": self.nodes, "report": self.report})
+            self._changed = False
+
+
+def logged_before(store: Store, sweep: str) -> dict[str, str]:
+    """Return the jobs that some run of a sweep logged as done, on whatever server, to when their training had begun."""
+    nodes = (store.load_json(store.sidecar(sweep, _LEDGER)) or {}).get("nodes")
+    return {node: started for node, started in nodes.items() if isinstance(started, str)} if isinstance(nodes, dict) else {}
+
+
+def _is_gone(uri: str) -> bool:
+    """Tell whether somebody removed the SQLite file that the ledger speaks of."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists()

@@ -1,0 +1,246 @@
+"""A frozen pretrained encoder with one slot per layer into which the branches of a pack are put."""
+
+import copy
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from adapters import AutoAdapterModel
+from adapters.configuration import BnConfig, SeqBnConfig
+from adapters.methods.bottleneck import BottleneckLayer
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from scalearn.backbone.pretrained import first_line, load_pretrained
+from scalearn.backbone.registry import Backbone, require_encoder, shape_of
+from scalearn.errors import UserError
+from scalearn.layers.branch import Branch, BranchPack
+from scalearn.layers.first_token import keep_first_token
+from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
+from scalearn.layers.recomputation import PassNumber, tell_passes_apart
+from scalearn.layers.slot import Slot
+
+SLOT = "slot"
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Encoder(nn.Module):
+    """The backbone, frozen. All state that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
+
+    model: Any
+    """The adapters library's model; its mixins carry no types."""
+
+    def __init__(self, model: nn.Module, *, pretrained_pooler: bool = True) -> None:
+        """Freezes a model and puts a slot at every place where `seq_bn` has an adapter.
+
+        Args:
+            model: One of the adapters library's, an `AutoAdapterModel`.
+            pretrained_pooler: Whether the weights of its pooler, if it has one, come from its checkpoint.
+        """
+        super().__init__()
+        self.model = model
+        self._pretrained_pooler = pretrained_pooler
+        self.streams = RowStreams()
+        self.pack = BranchPack()
+        self.pass_number = PassNumber()
+        self._recomputes = False
+        model.requires_grad_(False)
+        give_each_job_its_stream(model, self.streams)
+        last_layer = [layer for _, layer in self.model.iter_layers()][-1]
+        keep_first_token(last_layer, self.config.model_type, self.config._attn_implementation)
+        self.site_names = self._place_slots()
+
+    @property
+    def sites(self) -> int:
+        """Places that have a slot: one per layer."""
+        return len(self.site_names)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration."""
+        config: PretrainedConfig = self.model.config
+        return config
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden size d."""
+        return int(self.config.hidden_size)
+
+    @property
+    def positions(self) -> int:
+        """Longest input in tokens; DeBERTa with relative positions alone reads any length."""
+        if not getattr(self.config, "position_biased_input", True):
+            return sys.maxsize
+        return shape_of(self.config.model_type, self.config.to_dict()).positions
+
+    def require_length(self, max_length: int) -> None:
+        """Refuses inputs that are longer than the backbone has positions for.
+
+        Args:
+            max_length: In tokens.
+
+        Raises:
+            UserError: They are.
+        """
+        if max_length > self.positions:
+            raise UserError(f"Inputs may have {max_length} tokens, but the backbone reads at most {self.positions}: lower max_length.")
+
+    @property
+    def head_dropout(self) -> float:
+        """Dropout rate of a head on this backbone: its configuration's for classifiers, else for hidden states, else 0."""
+        named = [getattr(self.config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
+        return next((float(rate) for rate in named if rate is not None), 0.0)
+
+    @property
+    def pooler(self) -> nn.Linear | None:
+        """The pretrained dense layer on the first token; None where the architecture or the checkpoint has none, as roberta-base's."""
+        dense = getattr(getattr(self.model.base_model, "pooler", None), "dense", None)
+        return dense if isinstance(dense, nn.Linear) and self._pretrained_pooler else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def forward(self, inputs: Mapping[str, Tensor], branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> Tensor:
+        """One pass of a packed batch.
+
+        Args:
+            inputs: `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: `[rows, length]`.
+            branches: One per job, in the order of their rows. Empty: the bare backbone.
+            blocks: The rows of each job.
+
+        Returns:
+            The last hidden state of every row's first token: `[rows, hidden]`.
+        """
+        self.pass_number.value += 1
+        self.pack.load(branches, blocks)
+        self.streams.blocks = tuple(blocks)
+        model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
+        if model is None:
+            model = self.model
+            if bool(branches) != bool(model.active_adapters):
+                with quiet_library():  # it runs its forward hooks while the slot is still inactive, and complains of that
+                    model.set_active_adapters(SLOT if branches else None)
+        accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
+        states: Tensor = model.base_model(**accepted)[0]
+        if not (self._recomputes and states.requires_grad):
+            self.pack.end_pass()
+        return states[:, 0]
+
+    def copy_of_model(self) -> Any:
+        """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
+        shared = {id(each): each for each in (self.streams, self.pack, self.pass_number)}
+        model = copy.deepcopy(self.model, shared)
+        with quiet_library():
+            model.delete_adapter(SLOT)
+        return model
+
+    def release(self) -> None:
+        """Drops every reference to the jobs of the last pass, and is as it was loaded, however the pass ended."""
+        self.eval()
+        self.pass_number.value += 1
+        self.pack.end_pass()
+        self.pack.clear()
+        self.streams.blocks = ()
+
+    def recompute_in_backward(self, enabled: bool) -> None:
+        """Turns gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
+
+        Dropout masks follow from the pass and the place, so the second run draws them again. The backward pass must come before the
+        next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
+
+        Raises:
+            UserError: The architecture has no such layers.
+        """
+        if not enabled:
+            self.model.gradient_checkpointing_disable()
+        elif self.model.supports_gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+            tell_passes_apart(self.model, self.pass_number)
+        else:
+            raise UserError(f"Architecture {self.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false.")
+        self._recomputes = enabled
+
+    def _place_slots(self) -> list[str]:
+        """Puts a slot at every site, and returns where these are below the model's heads, such as `encoder.layer.0.output`."""
+        self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
+        self.model.requires_grad_(False)
+        layers: list[BottleneckLayer] = []
+        self.for_each_bottleneck_layer(lambda layer: layers.append(layer) if SLOT in layer.adapters else None)
+        for site, layer in enumerate(layers):
+            layer.adapters[SLOT] = Slot(site, layer.adapters[SLOT], self.pack.added)
+        names = {id(module): name for name, module in self.model.base_model.named_modules()}
+        return [names[id(layer)] for layer in layers]
+
+    def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
+        """Calls `function` for every place where the library can put a bottleneck adapter, first layer first."""
+        self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
+
+
+def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager") -> Encoder:
+    """Loads a pretrained encoder and freezes it.
+
+    Args:
+        backbone: As `scalearn.backbone.registry.get_backbone` names it.
+        device: Where the weights go.
+        attention: `eager` keeps the attention dropout on the jobs' own random streams; `sdpa` is faster on long inputs
+            and draws it from the global stream.
+
+    Raises:
+        UserError: The weights cannot be found or read or are not those of the configuration, the model is no encoder, or the
+            architecture has no such attention.
+    """
+    model, missing = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
+    pooled = not any("pooler" in name for name in missing)
+    return Encoder(model.to(device), pretrained_pooler=pooled).to(device).eval()
+
+
+def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:
+    """Loads the backbone's tokenizer.
+
+    Args:
+        backbone: Where it lies.
+        embeddings: Tokens that the model knows. None: not compared.
+
+    Raises:
+        UserError: It cannot be found or read, has no token for padding, or tokens that the model does not know.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            backbone.locate(), revision=backbone.revision, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # what transformers raises is up to the files
+        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"The tokenizer of '{backbone.name}' has no padding token: name a pad_token in its tokenizer_config.json.")
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if embeddings is not None and largest >= embeddings:
+        raise UserError(
+            f"The tokenizer of '{backbone.name}' has tokens up to {largest}, but the model has {embeddings} embeddings: "
+            "give the tokenizer that belongs to it."
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keeps the adapters library from reporting what is meant to be so, or is checked here anyway."""
+    library = logging.getLogger("adapters")
+    before = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(before)
+
+
+def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
+    """The library's `seq_bn` with a job's settings (docs/protocol.md, Two stages: reduction 16, ReLU)."""
+    return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16), non_linearity=settings.get("non_linearity", "relu"))

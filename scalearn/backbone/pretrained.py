@@ -1,0 +1,76 @@
+"""Pretrained models from directories and hubs: their configuration is judged before transformers acts on it, their weights afterwards."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from scalearn.backbone.registry import Backbone, config_entries, require_harmless
+from scalearn.errors import UserError
+
+_NUMBERED_LAYER = re.compile(r"layers?\.\d+\.")
+
+
+def load_pretrained(
+    kind: Any,
+    backbone: Backbone,
+    *,
+    title: str = "Backbone",
+    judge: Callable[[str, Mapping[str, Any]], None] | None = None,
+    **settings: Any,
+) -> tuple[Any, frozenset[str]]:
+    """Loads a model, and never code that lies beside it.
+
+    Args:
+        kind: Class with `from_pretrained`, such as `AutoModel`.
+        backbone: Where it lies.
+        title: What the model is, for error messages.
+        judge: Refuses a configuration, given the backbone's name and the entries. None: any will do that names no code.
+        settings: For `from_pretrained`.
+
+    Returns:
+        The model, on the CPU, and the names of weights that its checkpoint lacks and that may be lacking: those of a pooler.
+
+    Raises:
+        UserError: Configuration or weights cannot be found or read, or do not belong together, or ask for code from elsewhere.
+    """
+    where = {"revision": backbone.revision, "trust_remote_code": False}
+    try:
+        entries = config_entries(backbone)
+        if entries is None:
+            entries, _ = PretrainedConfig.get_config_dict(backbone.locate(), revision=backbone.revision)
+        require_harmless(backbone.name, entries)
+        if judge is not None:
+            judge(backbone.name, entries)
+        config = AutoConfig.from_pretrained(backbone.locate(), **where)
+        # The configuration is copied, since the adapters library changes it.
+        given = {**where, **settings, "config": copy.deepcopy(config), "output_loading_info": True}
+        model, info = kind.from_pretrained(backbone.locate(), **given)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # what transformers raises is up to the files
+        reason = first_line(error)
+        if "attention implementation" in reason:
+            raise UserError(
+                f"Architecture {config.model_type} has no attention {settings['attn_implementation']}: set attention to eager."
+            ) from error
+        raise UserError(f"{title} '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
+    _require_whole(f"{title} '{backbone.name}'", info)
+    return model, frozenset(info["missing_keys"])
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that says something, or its name."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _require_whole(model: str, info: Mapping[str, Iterable[str]]) -> None:
+    """Refuses weights that lack what the configuration describes, which transformers would draw at random, or have further layers."""
+    # Many checkpoints have no pooler; a head that needs one then draws it. A language model's own head may be half there: nobody uses it.
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name and not name.startswith("heads."))
+    deeper = sorted(name for name in info["unexpected_keys"] if _NUMBERED_LAYER.search(name))
+    for names, what in ((missing, "lack what its config.json describes"), (deeper, "have layers that its config.json does not describe")):
+        if names:
+            raise UserError(f"The weights of {model[:1].lower()}{model[1:]} {what} ({names[0]}, {len(names)} in all): give a whole model.")

@@ -1,0 +1,1 @@
+"""Other libraries' files on disk."""

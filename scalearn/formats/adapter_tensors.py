@@ -1,0 +1,109 @@
+"""The tensors that a file of a sequential bottleneck adapter must hold, and no others, judged by names, types and shapes.
+
+Planning imports this module, so it imports no torch.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from scalearn.files.tensor_files import LARGEST, TensorShape
+
+_HEAD = "heads."
+"""Begins the names of a prediction head's tensors. They may lie beside an adapter's, and a source has no use for them."""
+_TYPES = ("F64", "F32", "F16", "BF16")
+_SLACK = 16 * 2**20
+"""Bytes for what lies beside an adapter's tensors: their names, and a head."""
+_MOST_LAYERS = 200
+_OLD_PLACES = "layer_text_task_adapters|layer_text_lang_adapters"
+"""What the library called `adapters` in its first versions, where an adapter sits after the feed-forward block."""
+
+
+def bottleneck_width(hidden: int, reduction: float) -> int:
+    """Width r of an adapter as the adapters library computes it from a reduction factor: whole, and at least 1."""
+    return max(1, int(hidden // reduction))
+
+
+class Size(NamedTuple):
+    """What the shapes of an adapter's tensors follow from."""
+
+    hidden: int
+    """Hidden size d of the backbone."""
+    width: int
+    """Bottleneck width r."""
+
+    @classmethod
+    def of(cls, hidden: int, reduction: float) -> "Size":
+        """Return the size that a reduction factor says."""
+        return cls(hidden, bottleneck_width(hidden, reduction))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of one layer."""
+        d, r = self
+        return {"adapter_down.0.weight": (r, d), "adapter_down.0.bias": (r,), "adapter_up.weight": (d, r), "adapter_up.bias": (d,)}
+
+
+def require_plausible_file(path: Path, size: Size, layers: int | None) -> None:
+    """Refuse a file that is larger than its configuration explains, before anything of it is read.
+
+    Args:
+        path: The weights.
+        size: As the configuration says.
+        layers: Of the backbone. None: not known yet.
+
+    Raises:
+        ValueError: It is larger; the message is a clause.
+    """
+    entries = 2 * size.hidden * size.width + size.width + size.hidden
+    most = min(LARGEST, (layers or _MOST_LAYERS) * entries * 8 + _SLACK)
+    if path.stat().st_size > most:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, but its configuration explains at most {most}")
+
+
+def tensors_by_layer(tensors: Mapping[str, TensorShape], own_name: str, size: Size) -> dict[str, dict[str, str]]:
+    """Sort an adapter's tensors by the place in the backbone that they belong to.
+
+    Args:
+        tensors: Of the file. A prediction head among them is left out.
+        own_name: What the adapter is called in the names of its tensors.
+        size: As its configuration says.
+
+    Returns:
+        By place, such as `bert.encoder.layer.0.output`: the part, such as `adapter_up.bias`, to the name in the file.
+
+    Raises:
+        ValueError: There is a tensor that a sequential bottleneck does not have, or one of another type or shape, or one is missing; the
+            message is a clause.
+    """
+    pattern = re.compile(rf"(?P<place>.+)\.(?:adapters|{_OLD_PLACES})\.{re.escape(own_name)}\.(?P<part>.+)", re.DOTALL)
+    layers: dict[str, dict[str, str]] = {}
+    unused: list[str] = []
+    for name, tensor in tensors.items():
+        found = pattern.fullmatch(name)
+        if name.startswith(_HEAD):
+            continue
+        if found is None or found["part"] not in size.shapes:
+            unused.append(name)
+            continue
+        wanted = size.shapes[found["part"]]
+        if tensor.shape != wanted:
+            raise ValueError(f"{_shown(name)} has shape {list(tensor.shape)[:5]}, but its configuration says {list(wanted)}")
+        if tensor.dtype not in _TYPES:
+            raise ValueError(f"{_shown(name)} is of type {tensor.dtype}, which is none of {', '.join(_TYPES)}")
+        if found["part"] in layers.setdefault(found["place"], {}):
+            raise ValueError(f"{_shown(name)} is there under two names")
+        layers[found["place"]][found["part"]] = name
+    if unused:
+        others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise ValueError(f"{_shown(min(unused))}{others} would not be used by a sequential bottleneck adapter {_shown(own_name)}")
+    for place, parts in layers.items():
+        lacking = size.shapes.keys() - parts.keys()
+        if lacking:
+            raise ValueError(f"at {_shown(place)} it lacks {', '.join(sorted(lacking))}")
+    return layers
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:60]}...{name[-50:]}")

@@ -1,0 +1,64 @@
+"""Pickled weights, read without running code from them and without more memory than the file's size explains."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scalearn.files.tensor_files import LARGEST, TensorShape, require_shapes
+from scalearn.files.weight_files import require_finite
+
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """Reads a state dict that torch pickled.
+
+    Args:
+        path: Not larger than an adapter may be.
+        shapes: By name, what it must hold and nothing else. None: the caller judges that.
+
+    Raises:
+        ValueError: It is too large, damaged, compressed, or holds something else; the message is a clause.
+        OSError: It is absent.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.name} has more than {LARGEST} bytes")
+    if zipfile.is_zipfile(path):
+        _require_stored(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what the unpickler raises is up to the bytes
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()):
+        raise ValueError(f"{path.name} is no mapping from names to tensors")
+    if shapes is not None:
+        require_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, shapes)
+        require_finite(path.name, state)
+    return dict(state)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorShape]:
+    """What a header would say of tensors; those that are not plain numbers in memory are of no known type."""
+    return {name: TensorShape(_type_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _type_name(tensor: Tensor) -> str:
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return _NAMES.get(tensor.dtype, str(tensor.dtype)) if plain else f"{tensor.layout} on {tensor.device.type}"
+
+
+def _require_stored(path: Path) -> None:
+    """Refuses what torch does not write: records that are compressed, which may be of any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
+    if (
+        any(record.compress_type != zipfile.ZIP_STORED for record in records)
+        or sum(each.file_size for each in records) > path.stat().st_size
+    ):
+        raise ValueError(f"{path.name} is compressed, which torch does not write")

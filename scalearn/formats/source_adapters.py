@@ -1,0 +1,170 @@
+"""Source adapters as jobs stack them: found, checked and read from the layout of the adapters library."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.methods.modeling import Activation_Function_Class
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from scalearn.backbone.encoder import Encoder
+from scalearn.backbone.origin import hub_id
+from scalearn.errors import UserError
+from scalearn.files.tensor_files import read_header
+from scalearn.formats.adapter_tensors import Size, require_plausible_file, tensors_by_layer
+from scalearn.formats.adapterhub_layout import (
+    CONFIG,
+    PICKLED,
+    WEIGHTS,
+    adapter_directory,
+    own_name,
+    read_adapter_config,
+    require_agreement,
+    require_architecture,
+    saved_for,
+    unusable_weights,
+    weights_file,
+)
+from scalearn.formats.library_files import tensors_of
+from scalearn.formats.pickled_tensors import read_pickled, shapes_of
+from scalearn.layers.source_stack import Activation, BottleneckWeights, SourceStack
+
+
+@dataclass(frozen=True)
+class SourceAdapters:
+    """Frozen source adapters of one backbone, stacked per site."""
+
+    names: tuple[str, ...]
+    stacks: tuple[SourceStack, ...]
+    config: Mapping[str, Any]
+    """The adapter configuration that all sources share."""
+    similarity: Mapping[str, float] = field(default_factory=dict)
+    """By source: how similar its task is to the job's, for methods that weigh sources by it."""
+
+    @property
+    def width(self) -> int:
+        """Bottleneck width r of one source."""
+        return self.stacks[0].up_weight.shape[2]
+
+
+def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path], *, allow_pickle: bool = False) -> SourceAdapters:
+    """Loads, checks and stacks source adapters.
+
+    Args:
+        encoder: The backbone that they were trained on.
+        directories: Name of each source and where it lies: a job's directory, a directory in AdapterHub layout, or a hub id. Order is
+            kept: omega's rows follow it.
+        allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
+
+    Returns:
+        The sources in the given order, on the encoder's device.
+
+    Raises:
+        UserError: A source is absent, pickled, damaged, of another hidden size or architecture, of a kind that cannot be added up,
+            not finite, or configured differently from the others.
+    """
+    if not directories:
+        raise UserError("No source adapters were named: a transfer method needs at least one.")
+    resolved = {name: _resolve(name, place, allow_pickle) for name, place in directories.items()}
+    configs = {name: read_adapter_config(name, directory, encoder.hidden_size) for name, directory in resolved.items()}
+    require_architecture(resolved, encoder.config.model_type)
+    _warn_of_other_models(encoder, resolved)
+    require_agreement(configs)
+    layers: list[list[BottleneckWeights]] = [[] for _ in range(encoder.sites)]
+    for name, directory in resolved.items():
+        size = Size.of(encoder.hidden_size, configs[name]["reduction_factor"])
+        for site, weights in enumerate(_read_weights(encoder, name, directory, size, allow_pickle=allow_pickle)):
+            layers[site].append(weights)
+    first, config = next(iter(configs.items()))
+    activation = _activation(first, config["non_linearity"])
+    stacks = tuple(SourceStack(sources, activation).to(encoder.device) for sources in layers)
+    return SourceAdapters(tuple(resolved), stacks, config)
+
+
+def _activation(name: str, non_linearity: str) -> Activation:
+    """The library's activation of that name; one that learns has weights that a source does not bring."""
+    try:
+        activation: Activation = Activation_Function_Class(non_linearity).f
+    except KeyError as error:
+        raise UserError(f"Source adapter '{name}': non_linearity {non_linearity[:80]!r} is no activation that transformers has.") from error
+    if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
+        raise UserError(f"Source adapter '{name}': non_linearity {non_linearity!r} has weights of its own: train it with config seq_bn.")
+    return activation
+
+
+def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> None:
+    """Warns of sources of another hub model than the backbone; a name without owner, as the hub had once, is that of any owner."""
+    own = hub_id(str(encoder.config.name_or_path))
+    if own is None:
+        return
+    for name, directory in directories.items():
+        written = saved_for(directory).model
+        theirs = hub_id(written if "/" in written else f"{own.repository.partition('/')[0]}/{written}")
+        if theirs is not None and theirs.repository != own.repository:
+            warnings.warn(
+                f"Source adapter '{name}' was trained on {written}: make sure that {own.repository} has the same weights.", stacklevel=3
+            )
+
+
+def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
+    directory = adapter_directory(place)
+    if not directory.is_dir():
+        directory = _download(name, str(place))
+    weights_file(name, directory, allow_pickle=allow_pickle)
+    return directory
+
+
+def _download(name: str, identifier: str) -> Path:
+    found = hub_id(identifier)
+    if found is None:
+        raise UserError(
+            f"Source adapter '{name}': {identifier} is neither a directory nor a hub id: give a directory that save_adapter wrote."
+        )
+    try:
+        return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED]))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({reason}).") from error
+
+
+def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:
+    """Reads one adapter's weights in the order of the encoder's sites, after their names, types and shapes are judged."""
+    path = weights_file(name, directory, allow_pickle=allow_pickle)
+    try:
+        require_plausible_file(path, size, encoder.sites)
+        if path.name == WEIGHTS:
+            found = tensors_by_layer(read_header(path), own_name(name, directory), size)
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for parts in found.values() for key in parts.values()}
+        else:
+            tensors = read_pickled(path)
+            found = tensors_by_layer(shapes_of(tensors), own_name(name, directory), size)
+        places = _places(encoder, set(found))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unusable_weights(name, directory, error) from error
+    weights = [BottleneckWeights(*(tensors[found[place][part]].float() for part in size.shapes)) for place in places]
+    if not all(bool(tensor.isfinite().all()) for site in weights for tensor in tensors_of(site)):
+        raise UserError(f"Source adapter '{name}': the weights in {directory} hold NaN or infinity: train it again.")
+    return weights
+
+
+def _places(encoder: Encoder, found: set[str]) -> list[str]:
+    """Where the encoder's sites are in a file, which was written from the whole model or from what is below its heads.
+
+    Raises:
+        ValueError: The file has an adapter at other places; the message is a clause.
+    """
+    own = encoder.site_names
+    whole = [f"{encoder.model.base_model_prefix}.{place}" for place in own]
+    places = whole if found & set(whole) else own
+    missing, unexpected = sorted(set(places) - found), sorted(found - set(places))
+    if unexpected:
+        raise ValueError(f"it has an adapter at {unexpected[0][:120]!r}, where this backbone has none")
+    if missing:
+        raise ValueError(f"it has no adapter at {missing[0]!r}, nor at {len(missing) - 1} more of this backbone's places")
+    return places

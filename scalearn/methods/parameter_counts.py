@@ -1,0 +1,49 @@
+"""What every method learns on a backbone, counted without loading a weight."""
+
+from scalearn.backbone.registry import Shape
+from scalearn.methods import counts
+from scalearn.methods.registry import METHODS, Method
+
+Counts = dict[str, int]
+"""`transfer`: what the method learns on top of its sources; `source`: the adapters that it builds on, or, for a method
+without sources, its own; `head`: the prediction heads."""
+
+
+def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> Counts | None:
+    """Counts one method's parameters, as its built model holds them.
+
+    Args:
+        method: Entry of the registry.
+        shape: Of the backbone.
+        sources: Number of source adapters T; for a joint method, of tasks, each with a head of its own.
+        labels: Outputs of a head.
+        reduction_factor: Of every bottleneck: the sources', and the method's own where it has one.
+
+    Returns:
+        The counts, or None if there is no formula for the method on this backbone.
+    """
+    if method.count is None:
+        return None
+    reduction = {"reduction_factor": reduction_factor}
+    own = reduction if "reduction_factor" in method.rules else {}
+    learned = method.count(shape, sources, {**method.settings, **own})
+    if learned is None:
+        return None
+    heads = head(shape, labels) * (sources if method.family == "joint" else 1)
+    if not method.needs_sources:
+        return {"transfer": 0, "source": learned, "head": heads}
+    return {"transfer": learned, "source": sources * counts.bottleneck(shape, sources, reduction), "head": heads}
+
+
+def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> dict[str, Counts]:
+    """Counts every method of the registry that has a formula on this backbone, by method key; see `method_counts`."""
+    counted = {
+        key: method_counts(method, shape, sources=sources, labels=labels, reduction_factor=reduction_factor)
+        for key, method in METHODS.items()
+    }
+    return {key: each for key, each in counted.items() if each is not None}
+
+
+def head(shape: Shape, labels: int) -> int:
+    """The classification head: a dense layer of hidden size d and a linear layer on it, `d^2 + d + labels (d + 1)`."""
+    return shape.hidden_size**2 + shape.hidden_size + labels * (shape.hidden_size + 1)

@@ -1,0 +1,1 @@
+"""A trained job as a model."""

@@ -1,0 +1,152 @@
+"""A trained ScaLearn target as an ordinary adapter: the sources and their omegas folded into one bottleneck of width T r.
+
+`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)` is `U f(D x + a) + b` with the D_t one under the other and the scaled U_t side by
+side, so the adapters library runs a target without any of this code.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from adapters.configuration import BnConfig
+
+from scalearn.errors import UserError
+from scalearn.formats.adapter_tensors import bottleneck_width
+from scalearn.formats.library_files import library_name, save_adapter, save_head_inputs
+from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.scaling import ScalingBranch
+from scalearn.model.model import TransferModel, fill_bottleneck
+from scalearn.model.model_card import SourceOmega, model_card
+from scalearn.model.transfer_files import TransferSpec
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A target as one adapter."""
+
+    model: TransferModel
+    """The same backbone and head with the folded adapter."""
+    omegas: tuple[SourceOmega, ...]
+    trained: TransferSpec
+    """The target that was folded."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the sources that are in the adapter."""
+        return tuple(omega.name for omega in self.omegas if omega.kept)
+
+
+def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
+    """Folds a target into one adapter.
+
+    Args:
+        model: Of the ScaLearn family, on a task; left as it is.
+        prune: Leaves out sources whose omegas are smaller than this in mean absolute value. None: keeps all.
+
+    Returns:
+        The model with the adapter, in evaluation mode, and each source's coefficients.
+
+    Raises:
+        UserError: The method cannot be folded, or no source would be left.
+    """
+    branch, sources = model.branch, model.sources
+    if not isinstance(branch, ScalingBranch) or sources is None:
+        if isinstance(branch, BottleneckBranch):
+            raise UserError(f"Method '{model.spec.method}' left an ordinary adapter already: take the adapter/ folder of its job.")
+        raise UserError(
+            f"Method '{model.spec.method}' is no weighted sum of source adapters, so it cannot be folded into one adapter: "
+            "export a method of the ScaLearn family."
+        )
+    omega = branch.omega.constrained().detach().expand(branch.omega.layers, -1, -1)
+    omegas = tuple(_statistics(name, omega[:, index], prune) for index, name in enumerate(sources.names))
+    kept = [index for index, each in enumerate(omegas) if each.kept]
+    if not kept:
+        largest = max(each.magnitude for each in omegas)
+        raise UserError(f"Pruning at {prune:g} leaves no source: the largest mean absolute omega is {largest:.3g}; give a lower threshold.")
+    weights = []
+    for stack, coefficients in zip(branch.stacks, omega, strict=True):
+        up, _ = stack.fold(coefficients)
+        up = up.unflatten(-1, (stack.sources, -1))[:, kept].flatten(1)
+        down = stack.down_weight.unflatten(0, (stack.sources, -1))[kept].flatten(0, 1)
+        down_bias = stack.down_bias.unflatten(0, (stack.sources, -1))[kept].flatten()
+        weights.append(BottleneckWeights(down, down_bias, up, (coefficients * stack.up_bias)[kept].sum(0)))
+    return Folded(_with_adapter(model, weights), omegas, model.spec)
+
+
+def export_adapter(
+    folded: Folded,
+    directory: str | Path,
+    *,
+    name: str | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Writes a folded target in AdapterHub layout, with a model card.
+
+    The library's own pickled files lie beside the safetensors ones, since a plain `load_adapter(directory)` looks for them.
+
+    Args:
+        folded: As `fold` made it.
+        directory: Created; must be absent or empty.
+        name: Under which the library loads adapter and head. Default: the task's name.
+        scores: Split to metric to value, for the card.
+        notes: Further lines for the card.
+
+    Raises:
+        UserError: The directory is not empty, or cannot be written.
+    """
+    place, model = Path(directory), folded.model
+    branch, head = model.branch, model.spec.heads[0]
+    assert isinstance(branch, BottleneckBranch)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} is not empty: name a directory that does not exist yet.")
+    name = library_name(name or head.name or "target")
+    try:
+        save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
+        save_head_inputs(place, head.task, head.max_length)
+        card = model_card(folded.trained, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes)
+        (place / "README.md").write_text(card, encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error
+
+
+def exact_reduction(hidden: int, width: int) -> float:
+    """A reduction factor from which the adapters library computes exactly this width: `int(hidden // factor)`.
+
+    >>> exact_reduction(768, 384)
+    2.0
+    >>> int(768 // exact_reduction(768, 720))
+    720
+    """
+    plain = hidden / width
+    # Where the ratio is no exact number, its floor may fall one short; the middle of the next step cannot.
+    return plain if bottleneck_width(hidden, plain) == width else hidden / (width + 0.5)
+
+
+def _statistics(name: str, omega: torch.Tensor, prune: float | None) -> SourceOmega:
+    magnitude = float(omega.abs().mean())
+    spread = float(omega.std(correction=0))
+    kept = prune is None or magnitude >= prune
+    return SourceOmega(name, float(omega.mean()), spread, float(omega.min()), float(omega.max()), magnitude, kept)
+
+
+def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) -> TransferModel:
+    assert model.sources is not None
+    encoder = model.encoder
+    reduction = exact_reduction(encoder.hidden_size, len(weights[0].down_bias))
+    config = BnConfig.from_dict({**model.sources.config, "reduction_factor": reduction})
+    spec = replace(
+        model.spec,
+        method="adapter",
+        settings={"reduction_factor": reduction, "non_linearity": str(config["non_linearity"])},
+        sources=(),
+        built_on={},
+    )
+    with torch.random.fork_rng(devices=[]):
+        branch = BottleneckBranch(config, encoder.sites, encoder.hidden_size)
+    fill_bottleneck(branch, weights)
+    return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()

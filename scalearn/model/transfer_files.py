@@ -1,0 +1,319 @@
+"""A trained job on disk in this package's own layout: `transfer/` with the branch's weights, the heads and what they are.
+
+`transfer_config.json` says method, settings, sources, backbone and heads. The weights lie in `omega.safetensors` for the
+ScaLearn family (`omega`, `[layers or 1, sources, hidden or 1]`) and in `transfer.safetensors` for other methods, those of the
+head in `head.safetensors`, or in a `head_TASK.safetensors` per task where there are several.
+"""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from scalearn.backbone.encoder import Encoder
+from scalearn.backbone.registry import shape_of
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.errors import UserError
+from scalearn.files.json_files import read_json
+from scalearn.files.tensor_files import read_header
+from scalearn.files.weight_files import read_tensors, save_tensors
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
+from scalearn.layers.heads import Head, HeadConfig, HeadKind, head_shapes
+from scalearn.layers.omega import Omega
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.build import build_branch
+from scalearn.methods.registry import get_method
+from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.source_branch import SourceBranch
+
+CONFIG = "transfer_config.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What one head predicts, and from what."""
+
+    task: str
+    kind: HeadKind
+    labels: int
+    """Classes, labels or choices; 1 for regression."""
+    label_names: tuple[str, ...] | None
+    max_length: int = 128
+    """Tokens per input in training."""
+    layers: Literal[1, 2] = 2
+    """Linear layers."""
+    dropout: float | None = None
+    """Rate of the head's dropout. None: that of the backbone, as files of older versions mean it."""
+
+    @property
+    def name(self) -> str:
+        """The task's short name."""
+        return self.task.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class TransferSpec:
+    """What a trained job is, without its weights."""
+
+    method: str
+    settings: Mapping[str, Setting]
+    sources: tuple[str, ...]
+    """Names in the order of omega's rows."""
+    backbone: str
+    backbone_origin: str
+    hidden_size: int
+    heads: tuple[HeadSpec, ...]
+    built_on: Mapping[str, Any] = field(default_factory=dict)
+    """What tells the backbone and the sources from others, as `save_transfer` wrote it. Empty: not from a file, or an older one."""
+
+
+def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Sequence[Head], encoder: Encoder) -> None:
+    """Writes a job into `folder`, which is created.
+
+    Args:
+        folder: Files of these names that are there are replaced.
+        spec: What the job is.
+        branch: Its weights, without those of the sources.
+        heads: One per entry of `spec.heads`.
+        encoder: The backbone, which is described, not saved.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(_all_of(branch).state_dict(), folder / _weights_file(branch))
+    for head, each in zip(heads, spec.heads, strict=True):
+        save_tensors(head.state_dict(), folder / _head_file(spec, each))
+    stacks = branch.given if isinstance(branch, SourceBranch) else ()
+    config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch), "built_on": _identity(encoder, stacks)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def read_spec(folder: Path) -> TransferSpec:
+    """Reads what a saved job is.
+
+    Raises:
+        UserError: The folder holds no such job.
+    """
+    path = folder / CONFIG
+    try:
+        saved = read_json(path)
+        heads = tuple(_head_spec(head) for head in saved["heads"])
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in saved["settings"].items()}
+        sources, built_on = saved["sources"], dict(saved.get("built_on", {}))
+        digests = built_on.get("sources") or sources
+        if not all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (sources, digests)):
+            raise ValueError("sources must be a list of words")
+        if len(digests) != len(sources):
+            raise ValueError(f"there are {len(sources)} sources and weights of {len(digests)}")
+        words = (saved["method"], saved["backbone"], saved["backbone_origin"])
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError("method, backbone and backbone_origin must be words")
+        method, backbone, origin = words
+        return TransferSpec(method, settings, tuple(sources), backbone, origin, int(saved["hidden_size"]), heads, built_on)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}): give the transfer/ folder of a finished job.") from error
+
+
+def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
+    """A head as a file describes it.
+
+    Raises:
+        ValueError: It describes none; the message is a clause.
+    """
+    names = saved["label_names"]
+    spec = HeadSpec(**{**saved, "label_names": None if names is None else tuple(str(name) for name in names)})
+    if not isinstance(spec.task, str) or spec.kind not in get_args(HeadKind) or type(spec.layers) is not int or spec.layers not in (1, 2):
+        raise ValueError("a head is of no known kind")
+    if any(type(number) is not int or number < 1 for number in (spec.labels, spec.max_length)):
+        raise ValueError("labels and max_length of a head must be whole numbers above 0")
+    if spec.dropout is not None and not 0 <= spec.dropout < 1:
+        raise ValueError("dropout of a head must be from 0 to below 1")
+    if spec.label_names is not None and len(spec.label_names) != spec.labels:
+        raise ValueError(f"a head has {spec.labels} labels and {len(spec.label_names)} names of them")
+    return spec
+
+
+def load_transfer(
+    folder: Path, encoder: Encoder, sources: SourceAdapters | None, origin: str | None = None
+) -> tuple[TransferSpec, Branch, list[Head]]:
+    """Loads a saved job onto a backbone.
+
+    Args:
+        folder: As `save_transfer` wrote it.
+        encoder: The backbone that the job was trained on.
+        sources: The job's source adapters in its order; None for methods without.
+        origin: Identity of the backbone's weights. One that may be the same weights from elsewhere is warned of. None: not compared.
+
+    Returns:
+        What the job is, its branch and its heads, in evaluation mode.
+
+    Raises:
+        UserError: Something is missing or damaged, or backbone or sources are others than the job's.
+    """
+    spec = read_spec(folder)
+    given = sources.names if sources is not None else ()
+    if given != spec.sources:
+        raise UserError(
+            f"{folder} was trained on the sources {', '.join(spec.sources) or 'none'}, but was given {', '.join(given) or 'none'}: "
+            "give the same ones in the same order."
+        )
+    if encoder.hidden_size != spec.hidden_size:
+        raise UserError(
+            f"{folder} was trained on '{spec.backbone}' with hidden size {spec.hidden_size}, but this backbone has {encoder.hidden_size}: "
+            "load the one it was trained on."
+        )
+    _require_backbone(folder, spec, encoder, origin)
+    _require_sources(folder, spec, sources)
+    for each in spec.heads:
+        encoder.require_length(each.max_length)
+    with _damage(folder / CONFIG):
+        _require_plausible(folder, spec, encoder)
+        branch = build_branch(job_config(spec), encoder, sources)
+    _fill(_all_of(branch), folder / _weights_file(branch), encoder.device)
+    heads = [_load_head(folder, spec, each, encoder) for each in spec.heads]
+    return spec, branch.eval(), heads
+
+
+def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
+    """The configuration that builds the job's branch from a seed; how it was trained is not part of it."""
+    data = tuple(DataConfig(head.task, "", max_length=head.max_length) for head in spec.heads)
+    stage, optimisation = get_method(spec.method).stage, OptimisationConfig(learning_rate=0.0)
+    return JobConfig(
+        data[0].task.partition("/")[0] if data else "",
+        stage,
+        spec.method,
+        data,
+        spec.backbone,
+        spec.backbone_origin,
+        optimisation,
+        seed,
+        sources=spec.sources,
+        settings=spec.settings,
+    )
+
+
+def _identity(encoder: Encoder, stacks: Sequence[SourceStack]) -> dict[str, Any]:
+    config = encoder.config
+    shape = {"architecture": config.model_type, "layers": encoder.sites, "vocabulary": config.vocab_size}
+    return {**shape, "sources": _digests(stacks)}
+
+
+def _digests(stacks: Sequence[SourceStack]) -> list[str]:
+    """What identifies each source's weights, in the order of the stacks, however they were saved."""
+    digests = [hashlib.sha256() for _ in range(stacks[0].sources if stacks else 0)]
+    for stack in stacks:
+        down, down_bias = (tensor.unflatten(0, (stack.sources, -1)) for tensor in (stack.down_weight, stack.down_bias))
+        for index, digest in enumerate(digests):
+            for tensor in (down[index], down_bias[index], stack.up_weight[:, index], stack.up_bias[index]):
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return [digest.hexdigest()[:16] for digest in digests]
+
+
+def _require_backbone(folder: Path, spec: TransferSpec, encoder: Encoder, origin: str | None) -> None:
+    identity = _identity(encoder, ())
+    for name in ("architecture", "layers", "vocabulary"):
+        then, now = spec.built_on.get(name), identity[name]
+        if then is not None and then != now:
+            raise UserError(
+                f"{folder} was trained on '{spec.backbone}' with {name} {then}, but this backbone has {now}: "
+                "load the one it was trained on."
+            )
+    if origin is None or origin == spec.backbone_origin:
+        return
+    if _surely_different(origin, spec.backbone_origin):
+        raise UserError(
+            f"{folder} was trained on the weights {spec.backbone_origin}, not on {origin}: load the backbone it was trained on."
+        )
+    warnings.warn(f"{folder} was trained on the weights {spec.backbone_origin}: make sure that {origin} are the same.", stacklevel=2)
+
+
+def _surely_different(origin: str, other: str) -> bool:
+    """Whether two origins name different weights: hashes that differ, or names; the same name may hold the same, a file what a hub has."""
+    (kind, _, name), (other_kind, _, other_name) = origin.partition(":"), other.partition(":")
+    if kind != other_kind:
+        return False
+    return kind == "files" or name.replace("==", "@").partition("@")[0] != other_name.replace("==", "@").partition("@")[0]
+
+
+def _require_sources(folder: Path, spec: TransferSpec, sources: SourceAdapters | None) -> None:
+    saved = spec.built_on.get("sources")
+    if not saved or sources is None:
+        return
+    other = [name for name, then, now in zip(spec.sources, saved, _digests(sources.stacks), strict=True) if then != now]
+    if other:
+        raise UserError(f"{folder} was trained on other weights of {', '.join(other)}: give the source adapters that it was trained on.")
+
+
+def _all_of(branch: Branch) -> nn.Module:
+    """What there is to save of a branch: omega alone, unless a branch of another package has parameters beside it."""
+    return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
+
+
+def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> None:
+    """Refuses settings that describe more parameters than the file of weights has, before anything of that size is built.
+
+    Raises:
+        ValueError: They do; the message is a clause.
+        OSError: There are no weights.
+    """
+    count = get_method(spec.method).count
+    shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.sites)
+    described = count(shape, len(spec.sources), spec.settings) if count is not None else None
+    files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors") if file.is_file()]
+    if not files:
+        raise OSError("neither omega.safetensors nor transfer.safetensors is there")
+    held = 0
+    for file in files:
+        with _damage(file):
+            held = max(held, sum(math.prod(tensor.shape) for tensor in read_header(file).values()))
+    if described is not None and described > held:
+        raise ValueError(f"its settings describe {described} parameters, but the weights hold {held}")
+
+
+def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encoder) -> Head:
+    rate = encoder.head_dropout if each.dropout is None else each.dropout
+    config, file = HeadConfig(each.kind, each.labels, rate, each.layers), folder / _head_file(spec, each)
+    with _damage(file):
+        weights = read_tensors(file, head_shapes(config, encoder.hidden_size), encoder.device)
+        head = Head(config, encoder.hidden_size).to(encoder.device)
+        head.load_state_dict(weights)
+    return head.eval()
+
+
+def _fill(module: nn.Module, file: Path, device: torch.device) -> None:
+    """Reads a module's weights from a file that has these and no others."""
+    with _damage(file):
+        state = module.state_dict()
+        module.load_state_dict(read_tensors(file, {name: tuple(tensor.shape) for name, tensor in state.items()}, device))
+
+
+def _weights_file(branch: Branch) -> str:
+    return "omega.safetensors" if isinstance(_all_of(branch), Omega) else "transfer.safetensors"
+
+
+def _head_file(spec: TransferSpec, head: HeadSpec) -> str:
+    return "head.safetensors" if len(spec.heads) == 1 else f"head_{head.name}.safetensors"
+
+
+@contextmanager
+def _damage(file: Path) -> Iterator[None]:
+    """Tells what is wrong with a file's content in one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{file} cannot be read, or does not fit this backbone and these sources ({reason}): train the job again."
+        ) from error

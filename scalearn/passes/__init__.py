@@ -1,0 +1,1 @@
+"""One pass of several jobs through the backbone: batches, outputs, scores."""

@@ -1,0 +1,134 @@
+"""One pass of several jobs' rows through the shared backbone, and each job's logits out of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scalearn.backbone.encoder import Encoder
+from scalearn.data import TokenisedTask, collate
+from scalearn.layers.branch import Branch
+from scalearn.layers.heads import Head
+from scalearn.layers.random_streams import RowBlock
+from scalearn.passes.batches import merge_batches
+from scalearn.passes.packed_heads import head_logits
+
+
+class Job(Protocol):
+    """What a pass needs of a job, whether it trains or is only judged."""
+
+    @property
+    def tasks(self) -> Sequence[TokenisedTask]:
+        """The job's data."""
+
+    @property
+    def branch(self) -> Branch:
+        """What it adds to the backbone."""
+
+    @property
+    def heads(self) -> Sequence[Head]:
+        """One per task."""
+
+
+@dataclass(frozen=True)
+class JobBatch:
+    """Rows of one task of one job, collated."""
+
+    run: Job
+    task: int
+    inputs: Mapping[str, Tensor]
+    """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
+    seed: int = 0
+    """Of the batch, for its dropout."""
+    first: int = 0
+    """Where its rows begin in the whole batch that it is a part of."""
+    batch_rows: int | None = None
+    """Rows of that whole batch. None: it is whole."""
+
+    @property
+    def weight(self) -> int:
+        """Number of examples: the rows of `labels`."""
+        return int(self.inputs["labels"].shape[0])
+
+    @property
+    def block(self) -> RowBlock:
+        """What rows these are in a pass through the backbone."""
+        rows, length = self.inputs["input_ids"].shape
+        return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_rows)
+
+
+def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
+    """Reads and pads rows of one split of one of the job's tasks."""
+    data = run.tasks[task].splits[split]
+    return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id), seed)
+
+
+def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: int) -> list[Tensor]:
+    """Runs one packed batch.
+
+    Args:
+        encoder: The shared backbone.
+        batches: One per job.
+        pad_token_id: Of the tokenizer.
+
+    Returns:
+        Each job's logits, `[its rows, labels]`.
+    """
+    merged = merge_batches([batch.inputs for batch in batches], pad_token_id)
+    inputs = {name: tensor.to(encoder.device, non_blocking=True) for name, tensor in merged.items()}
+    blocks = [batch.block for batch in batches]
+    states = encoder(inputs, [batch.run.branch for batch in batches], blocks)
+    parts = states.split([block.rows for block in blocks])
+    return head_logits([batch.run.heads[batch.task] for batch in batches], parts, blocks)
+
+
+def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor]:
+    """Each job's mean loss over its rows: scalars."""
+    return [
+        batch.run.heads[batch.task].loss(scores, batch.inputs["labels"].to(scores.device))
+        for batch, scores in zip(batches, logits, strict=True)
+    ]
+
+
+def split_for_memory(batches: Sequence[JobBatch], passes: int) -> list[list[tuple[JobBatch, float]]]:
+    """Shares a step's batches out to passes that each hold about the same number of rows.
+
+    Whole jobs go together as long as they have room. A job that is divided costs more: each part draws the dropout of its whole batch.
+
+    Args:
+        batches: One per job.
+        passes: How many. There may be some more, since a pass is never larger than an equal share, but for an example that is.
+
+    Returns:
+        One list per pass: each job's part and its share of the job's examples, by which its loss is weighted.
+    """
+    room = -(-sum(batch.block.rows for batch in batches) // passes)
+    shared: list[list[tuple[JobBatch, float]]] = []
+    left = 0
+    for part, share in chain.from_iterable(_parts(batch, room) for batch in batches):
+        if part.block.rows > left:
+            shared.append([])
+            left = room
+        shared[-1].append((part, share))
+        left -= part.block.rows
+    return shared
+
+
+def _parts(batch: JobBatch, room: int) -> Iterator[tuple[JobBatch, float]]:
+    """Cuts a job's batch into equal parts of at most `room` rows, or of one example."""
+    rows = batch.block.rows
+    per_example = rows // batch.weight
+    count = -(-batch.weight // max(1, room // per_example))
+    if count == 1:
+        yield batch, 1.0
+        return
+    for examples in torch.arange(batch.weight).tensor_split(count):
+        first, last = int(examples[0]), int(examples[-1]) + 1
+        inputs = {
+            name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
+            for name, tensor in batch.inputs.items()
+        }
+        yield replace(batch, inputs=inputs, first=first * per_example, batch_rows=rows), (last - first) / batch.weight

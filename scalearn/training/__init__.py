@@ -1,0 +1,1 @@
+"""The loop over a pack, and what a job leaves."""

@@ -1,0 +1,323 @@
+"""One job inside a pack: its modules, optimiser, place in its data, best evaluation and random stream."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalearn.backbone.encoder import Encoder
+from scalearn.config import JobConfig, identifying_fields
+from scalearn.data import TokenisedTask
+from scalearn.errors import UserError
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.heads import Head, HeadConfig
+from scalearn.methods.build import build_branch
+from scalearn.methods.parameter_groups import parameter_groups
+from scalearn.methods.registry import get_method
+from scalearn.passes.batches import BatchPlan, epoch_batches, steps_per_epoch
+from scalearn.training.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from scalearn.training.learning_rate import learning_rate_factor, total_steps
+from scalearn.training.pack import PackMember
+
+_DROPOUT_SEED_OFFSET = 7_919
+"""Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
+
+_CHEAP_CHECKPOINT = 0.5
+"""Seconds that every evaluation may spend on a checkpoint."""
+
+
+@dataclass
+class Progress:
+    """Where a job stands; everything here is JSON."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Batches of the current epoch that are done."""
+    evaluations: int = 0
+    best_score: float = -math.inf
+    """Higher is better: minus the validation loss, or the metric."""
+    best_epoch: int = 0
+    best_step: int = 0
+    since_best: int = 0
+    judged_step: int = 0
+    """Step of the last evaluation: one that was interrupted is made up for when the job continues."""
+    loss_sum: float = 0.0
+    """Training loss summed since the last evaluation."""
+    loss_steps: int = 0
+    finished: bool = False
+    stopped_early: bool = False
+    stopped_by: str | None = None
+    """`patience`, or `asha` where others did better with another learning rate. None: the job took all its steps."""
+    train_seconds: float = 0.0
+    """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
+    evaluate_seconds: float = 0.0
+    micro_batches: int = 1
+    pass_rows: int = 0
+    """Rows of one pass that fitted where the rows of a whole step did not; 0: nothing is known of a limit."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """State of the gradient scaler as of the last checkpoint; empty but in fp16."""
+    best_validation: dict[str, Any] = field(default_factory=dict)
+    """Scores of the best evaluation, by task."""
+
+
+class JobRun:
+    """State of one job while its pack trains."""
+
+    def __init__(
+        self,
+        member: PackMember,
+        encoder: Encoder,
+        tasks: Sequence[TokenisedTask],
+        sources: SourceAdapters | None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Builds the job's modules from its seed, then continues from its checkpoint if it left one.
+
+        Args:
+            member: The job.
+            encoder: The shared backbone.
+            tasks: The job's data.
+            sources: Its source adapters. None: a method without.
+            scaler: The job's own gradient scaler in fp16, whose state is kept in its checkpoints. None: another precision.
+
+        Raises:
+            UserError: The checkpoint is that of another job.
+        """
+        self.member = member
+        self.config = member.config
+        self.tasks = tasks
+        self.sources = sources
+        self.scaler = scaler
+        self.branch = build_branch(self.config, encoder, sources)
+        self.heads = _build_heads(encoder, tasks, self.config)
+        self.device = encoder.device
+        self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
+        self.groups = parameter_groups(self.branch, self.heads, self.config)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay} for group in self.groups]
+        )
+        self.sizes = [len(task.splits["train"]) for task in tasks]
+        self.total_steps = total_steps(self.config.optimisation, self.sizes)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.warnings: set[str] = {sentence for task in tasks for sentence in task.warnings}
+        self.error: str | None = None
+        self.last_checkpoint = time.monotonic()
+        self._checkpoint_cost = 0.0
+        self._plans: list[BatchPlan] = []
+        self._lengths: dict[tuple[int, str], list[int]] = {}
+        self._planned_epoch = -1
+        self._resume()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return steps_per_epoch(self.sizes, self.config.optimisation.batch_size)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Every trainable parameter by name: the branch's and the heads'."""
+        parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
+        for index, head in enumerate(self.heads):
+            learned = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+            parameters.update({f"head.{index}.{name}": parameter for name, parameter in learned.items()})
+        return parameters
+
+    def next_batch(self) -> BatchPlan:
+        """The step that comes next."""
+        if self._planned_epoch != self.progress.epoch:
+            optimisation = self.config.optimisation
+            lengths = [self.lengths(task, "train") for task in range(len(self.tasks))] if optimisation.group_by_length else None
+            self._plans = epoch_batches(
+                self.sizes,
+                optimisation.batch_size,
+                self.config.seed,
+                self.progress.epoch,
+                optimisation.temperature,
+                lengths,
+                [task.joint_size for task in self.tasks],
+            )
+            self._planned_epoch = self.progress.epoch
+        return self._plans[self.progress.position]
+
+    def rows_by_length(self, task: int, split: str) -> list[int]:
+        """Row numbers of a split, shortest input first."""
+        lengths = self.lengths(task, split)
+        return sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def lengths(self, task: int, split: str) -> list[int]:
+        """Tokens of every row of a split; of its longest choice where there are several."""
+        key = (task, split)
+        if key not in self._lengths:
+            inputs = self.tasks[task].splits[split]["input_ids"]
+            self._lengths[key] = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
+        return self._lengths[key]
+
+    def batch_seed(self) -> int:
+        """The seed of the job's next batch: its dropout masks follow from it."""
+        return int(torch.randint(2**62, (), generator=self.generator))
+
+    def train_mode(self, training: bool) -> None:
+        """Switches the job's own modules."""
+        self.branch.train(training)
+        for head in self.heads:
+            head.train(training)
+
+    def set_learning_rate(self) -> float:
+        """Applies the schedule at the present step; returns the rate of the first group."""
+        factor = learning_rate_factor(self.progress.step, self.total_steps, self.config.optimisation.warmup)
+        for group, settings in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = settings.learning_rate * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def update(self) -> None:
+        """Takes one optimiser step with the job's own gradients, clipped as if it trained alone, and clears them.
+
+        In fp16 a step whose gradients overflowed is left out, and the job's next gradients are scaled less.
+        """
+        if self.scaler is None:
+            self._clip_gradients()
+            self.optimizer.step()
+        else:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_gradients()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _clip_gradients(self) -> None:
+        limit = self.config.optimisation.max_gradient_norm
+        if limit is not None:
+            torch.nn.utils.clip_grad_norm_(self.learned().values(), limit)
+
+    def advance(self, loss: float) -> None:
+        """Counts a finished step."""
+        progress = self.progress
+        progress.loss_sum += loss
+        progress.loss_steps += 1
+        progress.step += 1
+        progress.position += 1
+        if progress.position >= self.steps_per_epoch:
+            progress.epoch, progress.position = progress.epoch + 1, 0
+        progress.finished = progress.step >= self.total_steps
+
+    @property
+    def due_for_evaluation(self) -> bool:
+        """Whether the step just taken ends an evaluation interval."""
+        every = self.config.optimisation.evaluate_every
+        at_interval = self.progress.position == 0 if every is None else self.progress.step % every == 0
+        return at_interval or self.progress.finished
+
+    @property
+    def awaits_evaluation(self) -> bool:
+        """Whether an evaluation is due that has not been made."""
+        return self.due_for_evaluation and self.progress.judged_step < self.progress.step
+
+    def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
+        """Keeps the parameters if these validation scores are the best yet, and decides whether to stop.
+
+        Args:
+            scores: Task to metric to value, with `loss`.
+            primary: Task to its first metric.
+        """
+        optimisation, progress = self.config.optimisation, self.progress
+        # Who is tested on the rows that select would be selected by its test rows; alone it has no others.
+        kept = {task.task.key for task in self.tasks if not task.task.splits.tests_on_validation}
+        judged = [(task, values) for task, values in scores.items() if task in kept or not kept]
+        if optimisation.selection == "loss":
+            score = -sum(values["loss"] for _, values in judged) / len(judged)
+        else:
+            score = sum(values[primary[task]] for task, values in judged) / len(judged)
+        progress.evaluations += 1
+        progress.judged_step = progress.step
+        if score > progress.best_score or not self.best:
+            progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
+            progress.best_epoch = math.ceil(progress.step / self.steps_per_epoch)
+            progress.best_validation = {task: dict(values) for task, values in scores.items()}
+            self.best = {name: parameter.detach().clone() for name, parameter in self.learned().items()}
+        else:
+            progress.since_best += 1
+        if optimisation.patience is not None and progress.since_best >= optimisation.patience and not progress.finished:
+            progress.finished = progress.stopped_early = True
+            progress.stopped_by = "patience"
+
+    def restore_best(self) -> None:
+        """Puts the best evaluation's parameters into the modules."""
+        with torch.no_grad():
+            for name, parameter in self.learned().items():
+                parameter.copy_(self.best[name])
+
+    def checkpoint(self) -> None:
+        """Writes down where the job stands."""
+        started = time.monotonic()
+        tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self.learned().items()}
+        tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
+        tensors.update(flatten_optimizer(self.optimizer))
+        tensors["random"] = self.generator.get_state()
+        self.progress.scaler = self.scaler.state_dict() if self.scaler is not None else {}
+        save_checkpoint(self.member.directory, self.progress.step, tensors, vars(self.progress), identifying_fields(self.config))
+        self.last_checkpoint = time.monotonic()
+        self._checkpoint_cost = self.last_checkpoint - started
+
+    def checkpoint_after(self, seconds: float = 0.0) -> None:
+        """Writes a checkpoint if the last one is at least so old.
+
+        Where writing takes long, as for a whole backbone and its optimiser, it is also left out while it would take more than
+        a twentieth of the time since.
+        """
+        age = time.monotonic() - self.last_checkpoint
+        if age >= seconds and (self._checkpoint_cost < _CHEAP_CHECKPOINT or age >= 20 * self._checkpoint_cost):
+            self.checkpoint()
+
+    def _resume(self) -> None:
+        saved = load_checkpoint(self.member.directory)
+        if saved is None:
+            return
+        if saved.job is not None:
+            _require_same_job(saved.job, self.config, self.member.directory)
+        with torch.no_grad():
+            for name, parameter in self.learned().items():
+                parameter.copy_(saved.tensors[f"parameter.{name}"])
+        self.best = {
+            name.removeprefix("best."): tensor.to(self.device) for name, tensor in saved.tensors.items() if name.startswith("best.")
+        }
+        restore_optimizer(self.optimizer, saved.tensors)
+        self.generator.set_state(saved.tensors["random"])
+        # Before evaluations could be interrupted, no checkpoint was written between a step and the evaluation after it.
+        self.progress = Progress(**{"judged_step": saved.state["step"], **saved.state})
+        if self.scaler is not None and self.progress.scaler:
+            self.scaler.load_state_dict(self.progress.scaler)
+
+
+def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Path) -> None:
+    """Refuses to continue a job from the checkpoint of another. A setting that one of them does not know yet is no difference."""
+    own = identifying_fields(config)
+    for name in sorted(saved.keys() | own.keys()):
+        if saved.get(name) != own.get(name) and not (name.startswith("settings.") and (name not in saved or name not in own)):
+            then, now = (json.dumps(fields.get(name, "default")) for fields in (saved, own))
+            raise UserError(
+                f"{directory} holds the checkpoint of another job ({name} is {then} there and {now} here): "
+                "give another directory, or remove its checkpoint/ to start anew."
+            )
+
+
+def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:
+    """One head per task, the same for every method of a seed, unless choices go through the pooler (docs/protocol.md, Heads)."""
+    method, std = get_method(job.method), getattr(encoder.config, "initializer_range", 0.02)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        heads = []
+        for task in tasks:
+            labels = len(task.task.choices) or task.num_labels
+            pooled = task.task.head == "multiple_choice" and method.pools_choices
+            head = Head(HeadConfig(task.task.head, labels, encoder.head_dropout, pooled=pooled), encoder.hidden_size, std)
+            if pooled:
+                head.take_pooler(encoder.pooler, learns=method.owns_backbone)
+            heads.append(head)
+    return [head.to(encoder.device) for head in heads]

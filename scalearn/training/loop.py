@@ -1,0 +1,389 @@
+"""The training loop: a pack of jobs on one shared backbone; a pack of one is the ordinary case."""
+
+import gc
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from scalearn.backbone.device import gradient_scaler, open_accelerator, precision_name
+from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
+from scalearn.backbone.registry import get_backbone
+from scalearn.config import JobConfig, Stage
+from scalearn.data import TokenisedTask, tokenised
+from scalearn.errors import UserError
+from scalearn.formats.adapterhub_layout import adapter_directory, require_unchanged
+from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
+from scalearn.methods.registry import get_method
+from scalearn.passes.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
+from scalearn.passes.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
+from scalearn.training.allocator import keep_freed_memory, return_freed_memory
+from scalearn.training.history import append_history, cut_history, history_record
+from scalearn.training.job import JobRun
+from scalearn.training.memory import ran_out
+from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
+from scalearn.training.results import write_artifact, write_result
+from scalearn.training.runtime import Runtime
+from scalearn.training.similarity import measure, read_similarity
+from scalearn.training.stop_signal import StopSignal
+
+__all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
+
+logger = logging.getLogger(__name__)
+
+OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": measure}
+"""What jobs do that train nothing."""
+
+_warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
+"""The backbone that this process last used, ready for the next pack."""
+
+
+def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    """Trains a pack of jobs together and leaves each one's results in its own directory.
+
+    Jobs that cannot share a pass (those that change the backbone itself, and similarity jobs, which train nothing) run one
+    after the other. All others must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
+    fails alone. A job that left a checkpoint continues from it. The checkpoint stays when the job has ended: until the caller has put the
+    results where they are safe, it says that the job need not be trained again.
+
+    Args:
+        pack: The jobs.
+        runtime: Where and how they run.
+        report: Called after every evaluation; may raise `Stop`, as `runtime.should_stop` does: all jobs then write a checkpoint.
+
+    Returns:
+        How each job ended, in the order of the pack.
+
+    Raises:
+        Stop: The report callback or `runtime.should_stop` asked to stop.
+        OutOfMemory: The device does not hold the pack, in however small passes.
+        UserError: The backbone cannot be loaded, or the jobs of the pack do not belong together.
+    """
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    try:
+        return _train_in_turn(pack, runtime, report)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    # Only now, since the error refers to all that the pack held.
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    what = "this job" if len(pack) == 1 else f"these {len(pack)} jobs together"
+    raise OutOfMemory(f"Memory does not hold {what} ({reason}): use a smaller backbone or shorter inputs, or a device with more memory.")
+
+
+def _train_in_turn(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
+    """Train together what can share passes, then the others one after the other."""
+    outcomes: dict[int, Outcome] = {}
+    together = [member for member in pack if _shares_backbone(member.config)]
+    for group in (together, *([member] for member in pack if not _shares_backbone(member.config))):
+        if group and group[0].config.stage in OTHER_STAGES:
+            outcomes[id(group[0])] = _run_other(group[0], runtime, report)
+        elif group:
+            outcomes |= _train_together(group, runtime, report)
+    return [outcomes[id(member)] for member in pack]
+
+
+def _shares_backbone(config: JobConfig) -> bool:
+    return config.stage not in OTHER_STAGES and not get_method(config.method).owns_backbone
+
+
+def _run_other(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
+    try:
+        return OTHER_STAGES[member.config.stage](member, runtime, report)
+    except UserError as error:
+        return Outcome(member, str(error), traceback.format_exc())
+
+
+def _train_together(group: Sequence[PackMember], runtime: Runtime, report: Report) -> dict[int, Outcome]:
+    """How each job of a pack ended, by the identity of its member."""
+    with torch.random.fork_rng(devices=[]):
+        # Jobs draw from streams of their own. What does not, such as the dropout of fused attention, at least starts alike in each process.
+        torch.manual_seed(group[0].config.seed)
+        trainer = _PackTrainer(group, runtime, report)
+        try:
+            trainer.train()
+        finally:
+            trainer.encoder.release()
+            return_freed_memory()
+    return trainer.outcomes
+
+
+class _PackTrainer:
+    """The state that the steps of one pack share."""
+
+    def __init__(self, pack: Sequence[PackMember], runtime: Runtime, report: Report) -> None:
+        first = pack[0].config
+        if any(
+            (member.config.backbone_origin, member.config.optimisation.precision) != (first.backbone_origin, first.optimisation.precision)
+            for member in pack
+        ):
+            raise UserError("The jobs of a pack differ in backbone or precision: pack only jobs that share both.")
+        self.pack_size = len(pack)
+        self.runtime, self.report = runtime, report
+        self.stop = StopSignal(runtime.should_stop)
+        self.evaluation_rows = ROWS_PER_PASS
+        self.outcomes: dict[int, Outcome] = {}
+        started = time.monotonic()
+        self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
+        self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
+        self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
+        self.active = self._start(pack)
+        self.load_seconds = time.monotonic() - started
+        # What fitted is a number of rows: a job that was in a larger pack then need not be divided now.
+        self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)
+        self.micro_batches = 1
+
+    def _start(self, pack: Sequence[PackMember]) -> list[JobRun]:
+        runs: list[JobRun] = []
+        stacked: dict[tuple[tuple[str, str], ...], SourceAdapters] = {}
+        for member in pack:
+            try:
+                runs.append(self._start_member(member, stacked))
+            except UserError as error:
+                self.outcomes[id(member)] = Outcome(member, str(error), traceback.format_exc())
+        return runs
+
+    def _start_member(self, member: PackMember, stacked: dict[tuple[tuple[str, str], ...], SourceAdapters]) -> JobRun:
+        config = member.config
+        self.encoder.require_length(max(data.max_length for data in config.data))
+        tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
+        sources = None
+        if config.sources:
+            places = tuple((name, str(member.parents[name])) for name in config.sources)
+            for adapter in config.external:
+                require_unchanged(adapter, adapter_directory(member.parents[adapter.name]), allow_pickle=self.runtime.allow_pickle)
+            if places not in stacked:
+                stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
+            sources = stacked[places]
+            if "similarity" in member.parents:
+                sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
+        run = JobRun(member, self.encoder, tasks, sources, gradient_scaler(self.accelerator))
+        cut_history(member.directory, run.progress.step)
+        return run
+
+    def train(self) -> None:
+        try:
+            self._settle()
+            while self.active:
+                self.stop.check()
+                self._step()
+                self._settle()
+        except Stop:
+            for run in self.active:
+                run.checkpoint()
+            raise
+
+    def _settle(self) -> None:
+        """Evaluates the jobs that are due, ends those that are finished, and writes the checkpoints that are due."""
+        due = [run for run in self.active if run.awaits_evaluation]
+        if due:
+            self._evaluate(due)
+        for run in [run for run in self.active if run.progress.finished]:
+            self._finish(run)
+        self._checkpoint_stale()
+
+    def _step(self) -> None:
+        """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
+        started = time.monotonic()
+        states = [run.generator.get_state() for run in self.active]
+        batches = self._next_batches()
+        parts = self._parts(batches)
+        while True:
+            try:
+                step_losses = self._accumulate(batches, parts)
+                break
+            except Stop:
+                for run, state in zip(self.active, states, strict=True):
+                    run.generator.set_state(state)  # as before the step, which is made again by who resumes
+                raise
+            except (RuntimeError, MemoryError) as error:
+                for run in self.active:
+                    run.optimizer.zero_grad(set_to_none=True)
+                if not ran_out(error) or parts >= max(batch.weight for batch in batches):
+                    raise
+                parts *= 2
+                self.pass_rows = -(-sum(batch.weight for batch in batches) // parts)
+                logger.warning("Out of memory: the batch is now computed in %d parts.", parts)
+            self._free_memory()
+        self.micro_batches = max(self.micro_batches, parts)
+        self._update(step_losses)
+        seconds = time.monotonic() - started
+        for run in self.active:
+            run.progress.train_seconds += seconds / len(self.active)
+            run.progress.micro_batches, run.progress.pass_rows = self.micro_batches, self.pass_rows
+
+    def _free_memory(self) -> None:
+        """Gives back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
+        if self.encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _next_batches(self) -> list[JobBatch]:
+        if not self.encoder.training:
+            self.encoder.train()
+            for run in self.active:
+                run.train_mode(True)
+        batches = []
+        for run in self.active:
+            plan = run.next_batch()
+            batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id, run.batch_seed()))
+        return batches
+
+    def _parts(self, batches: Sequence[JobBatch]) -> int:
+        """Passes that a step takes; from its own rows alone, so that a resumed pack, which knows no earlier ones, divides alike."""
+        examples = sum(batch.weight for batch in batches)
+        rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
+        return max(-(-examples // (self.pass_rows or examples)), -(-rows // (self.runtime.micro_batch_rows or rows)))
+
+    def _accumulate(self, batches: Sequence[JobBatch], passes: int) -> dict[int, float]:
+        """Computes all gradients; returns each job's loss by the identity of its run."""
+        totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
+        scalers = {id(run): run.scaler for run in self.active}
+        for number, parts in enumerate(split_for_memory(batches, passes)):
+            if number:
+                self.stop.check()
+            members = [batch for batch, _ in parts]
+            with self.accelerator.autocast():
+                values = losses(members, packed_logits(self.encoder, members, self.pad_token_id))
+            weighted = []
+            finite = torch.stack([value.detach() for value in values]).tolist()
+            for (batch, share), value, plain in zip(parts, values, finite, strict=True):
+                totals[id(batch.run)] += plain * share
+                penalty = batch.run.branch.penalty()
+                weighted.append((value if penalty is None else value + penalty) * share)
+            usable = [
+                loss if (scaler := scalers[id(batch.run)]) is None else scaler.scale(loss)
+                for loss, (batch, _) in zip(weighted, parts, strict=True)
+                if _is_finite(totals[id(batch.run)])
+            ]
+            if usable:
+                torch.stack(usable).sum().backward()
+        return totals
+
+    def _update(self, step_losses: dict[int, float]) -> None:
+        """Applies every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
+        for run in list(self.active):
+            loss = step_losses[id(run)]
+            rate = run.set_learning_rate()
+            if not _is_finite(loss):
+                step = run.progress.step + 1
+                self._fail(run, f"The training loss became {loss} at step {step} with learning rate {rate:g}: lower the learning rate.")
+                continue
+            run.update()
+            run.advance(loss)
+
+    def _evaluate(self, due: Sequence[JobRun]) -> None:
+        started = time.monotonic()
+        scores = self._scores(due, "validation")
+        seconds = time.monotonic() - started
+        records: list[tuple[JobRun, dict[str, Any]]] = []
+        for run, validation in zip(due, scores, strict=True):
+            run.progress.evaluate_seconds += seconds / len(due)
+            if not all(_is_finite(values["loss"]) for values in validation.values()):
+                self._fail(run, f"The validation loss is not finite after step {run.progress.step}: lower the learning rate.")
+                continue
+            record = history_record(run, float(run.optimizer.param_groups[0]["lr"]), validation)
+            run.judge(validation, primary_metrics(run))
+            run.progress.loss_sum, run.progress.loss_steps = 0.0, 0
+            append_history(run.member.directory, record)
+            if not run.progress.finished:
+                run.checkpoint_after()
+            records.append((run, record))
+        # Last, since a report may stop the pack: every job must have been judged by then, or its evaluation would be lost.
+        for run, record in records:
+            if self.report(run.member, record) and not run.progress.finished:
+                run.progress.finished, run.progress.stopped_by = True, "asha"
+
+    def _scores(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
+        """Evaluates jobs on a split; memory that runs out halves the passes and starts the evaluation again."""
+        while True:
+            try:
+                return evaluate_runs(
+                    self.encoder,
+                    runs,
+                    split,
+                    self.accelerator.autocast(),
+                    self.pad_token_id,
+                    self.evaluation_rows,
+                    before_pass=self.stop.check,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error) or self.evaluation_rows == 1:
+                    raise
+                self.evaluation_rows //= 2
+                logger.warning("Out of memory: jobs are now evaluated on %d rows at a time.", self.evaluation_rows)
+            self._free_memory()
+
+    def _finish(self, run: JobRun) -> None:
+        """Judges the best parameters on the test split and writes the results."""
+        run.checkpoint_after()
+        run.restore_best()
+        started = time.monotonic()
+        scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
+        for split in dict.fromkeys(name for task in run.tasks for name in task.splits if name not in ("train", "validation")):
+            (judged,) = self._scores([run], split)
+            if not all(_is_finite(values["loss"]) for values in judged.values()):
+                self._fail(run, f"The loss on {split} is not finite after step {run.progress.best_step}: lower the learning rate.")
+                return
+            for task, values in judged.items():
+                scores[task][split] = values
+        run.progress.evaluate_seconds += time.monotonic() - started
+        write_artifact(run, self.encoder)
+        write_result(run, scores, primary_metrics(run), self._circumstances())
+        self._leave(run, Outcome(run.member))
+
+    def _circumstances(self) -> dict[str, Any]:
+        device = self.encoder.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        return {
+            "precision": precision_name(self.accelerator),
+            "device": name,
+            "threads": torch.get_num_threads(),
+            "attention": self.runtime.attention,
+            "gradient_checkpointing": self.runtime.gradient_checkpointing,
+            "pack_size": self.pack_size,
+            "evaluation_pass_rows": self.evaluation_rows,
+            "load_seconds": self.load_seconds,
+        }
+
+    def _fail(self, run: JobRun, error: str) -> None:
+        self._leave(run, Outcome(run.member, error))
+
+    def _leave(self, run: JobRun, outcome: Outcome) -> None:
+        self.active = [other for other in self.active if other is not run]
+        self.outcomes[id(run.member)] = outcome
+
+    def _checkpoint_stale(self) -> None:
+        for run in self.active:
+            run.checkpoint_after(self.runtime.checkpoint_seconds)
+
+
+def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:
+    """The warm backbone, or a freshly loaded one in its place."""
+    backbone = get_backbone(backbone_name)
+    key = (backbone.origin, str(accelerator.device), runtime.attention)
+    if key not in _warm:
+        _warm.clear()
+        encoder = load_encoder(backbone, device=accelerator.device, attention=runtime.attention)
+        _warm[key] = (encoder, load_tokenizer(backbone, encoder.config.vocab_size))
+    _warm[key][0].recompute_in_backward(runtime.gradient_checkpointing)
+    return _warm[key]
+
+
+def _tokenised_task(data: Any, tokenizer: PreTrainedTokenizerBase, origin: str, runtime: Runtime) -> TokenisedTask:
+    return tokenised(data, tokenizer, origin, root=runtime.data_root, cache=runtime.cache)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0

@@ -1,0 +1,133 @@
+"""How much memory jobs take on the device at hand, by dry forward and backward passes without data; and how its end shows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from scalearn.backbone.device import open_accelerator
+from scalearn.backbone.encoder import Encoder
+from scalearn.config import JobConfig, Setting
+from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
+from scalearn.layers.random_streams import RowBlock
+from scalearn.layers.source_stack import SourceStack
+from scalearn.methods.bottleneck import build as build_adapter
+from scalearn.methods.build import build_branch
+
+_COPIES = 5
+"""A learned parameter, its gradient, the optimiser's two moments, and its value at the best evaluation."""
+
+_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
+"""What torch says where it has no error of its own for it: on a CPU, and in libraries of a GPU."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tells whether an error means that the device's memory, or the machine's, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What jobs like one of them take, in bytes."""
+
+    fixed: int
+    """Once for all: the backbone."""
+    per_stack: int
+    """Once for all jobs with the same source adapters: those."""
+    per_job: int
+    """However small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    per_row: float
+    """Of a training batch."""
+
+
+def footprint(encoder: Encoder, config: JobConfig, length: int, source_settings: Mapping[str, Setting]) -> Footprint:
+    """Measures what a job takes. Source adapters are made up: their values do not matter.
+
+    Args:
+        encoder: The shared backbone, on the device to be measured.
+        config: A job like those that will run.
+        length: Tokens per row, padding included.
+        source_settings: Of the jobs that its sources come from: their width counts.
+    """
+    sources = _made_up_sources(encoder, config, source_settings) if config.sources else None
+    branch = build_branch(config, encoder, sources)
+    learned = sum(parameter.numel() * parameter.element_size() for parameter in branch.learned().values())
+    backbone = _held(encoder.parameters())
+    stacked = _held(tensor for stack in sources.stacks for tensor in stack.buffers()) if sources else 0
+    return Footprint(backbone, stacked, _COPIES * learned, bytes_per_row(encoder, config, length, sources))
+
+
+def _held(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+
+
+def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str, Setting]) -> SourceAdapters:
+    adapter = build_adapter(replace(config, settings=settings), encoder, None)
+    activation = adapter.sites[0].non_linearity
+    stacks = tuple(SourceStack([weights] * len(config.sources), activation.f).to(encoder.device) for weights in adapter.weights())
+    return SourceAdapters(config.sources, stacks, adapter.config.to_dict(), dict.fromkeys(config.sources, 1.0))
+
+
+def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: SourceAdapters | None = None, rows: int = 4) -> float:
+    """Measures the bytes that one more row of a training batch takes.
+
+    On a GPU it is what the peak of a whole step grows by. On a CPU, whose peak nobody counts, it is what the forward pass keeps for the
+    backward pass.
+
+    Args:
+        encoder: The shared backbone, on the device to be measured.
+        config: A job like those that will run: its method, settings and precision count.
+        length: Tokens per row, padding included.
+        sources: The job's source adapters.
+        rows: The measured batches have so many rows, and twice as many.
+    """
+    accelerator = open_accelerator(config.optimisation.precision, encoder.device.type)
+    branch = build_branch(config, encoder, sources)
+    encoder.train()
+    branch.train()
+    try:
+        with accelerator.autocast():
+            _dry_step(encoder, branch, 1, length)  # the first step also loads kernels
+            small, large = (_dry_step(encoder, branch, count, length) for count in (rows, 2 * rows))
+    finally:
+        encoder.eval()
+        encoder.release()
+    return max(0.0, (large - small) / rows)
+
+
+def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
+    """Runs one step on made-up tokens; returns the bytes that it took at its peak."""
+    ids = torch.randint(5, 1000, (rows, length), generator=torch.Generator().manual_seed(0)).to(encoder.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    block = RowBlock(rows, length, seed=0)
+    if encoder.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(encoder.device)
+        before = torch.cuda.memory_allocated(encoder.device)
+        encoder(inputs, [branch], [block]).square().mean().backward()
+        taken = torch.cuda.max_memory_allocated(encoder.device) - before
+    else:
+        taken = _kept_for_backward(encoder, inputs, branch, block)
+    branch.zero_grad(set_to_none=True)
+    return taken
+
+
+def _kept_for_backward(encoder: Encoder, inputs: dict[str, Tensor], branch: Branch, block: RowBlock) -> int:
+    """Counts the storages that autograd keeps, each once."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = encoder(inputs, [branch], [block])
+        loss = output.square().mean()
+    loss.backward()
+    return sum(kept.values())

@@ -1,0 +1,102 @@
+"""What a job leaves when it is done: its scores, counts and weights."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scalearn.backbone.encoder import Encoder
+from scalearn.formats.library_files import save_adapter, save_head_inputs
+from scalearn.methods.backbone_copy import LibraryBranch
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.model.transfer_files import HeadSpec, TransferSpec, save_transfer
+from scalearn.training.checkpoint import CHECKPOINT
+from scalearn.training.job import JobRun
+
+RESULT = "result.json"
+SCHEMA = 1
+
+
+def parameter_counts(run: JobRun) -> dict[str, int]:
+    """Parameters of the transfer layer, of the source adapters that it builds on, and of the heads.
+
+    A method without sources counts its own adapter under `source`: it is what a transfer method would build on.
+    """
+    learned = sum(parameter.numel() for parameter in run.branch.learned().values())
+    heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters() if parameter.requires_grad)
+    if run.sources is None:
+        return {"transfer": 0, "source": learned, "head": heads}
+    sources = sum(buffer.numel() for stack in run.sources.stacks for buffer in stack.buffers())
+    return {"transfer": learned, "source": sources, "head": heads}
+
+
+def write_artifact(run: JobRun, encoder: Encoder) -> None:
+    """Saves what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
+    directory = run.member.directory
+    # Of another job that was trained here before. An `adapter/` of such a job stays: it may be one of the sources.
+    shutil.rmtree(directory / "transfer", ignore_errors=True)
+    if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
+        name = run.config.task.partition("/")[2]
+        save_adapter(encoder, directory / "adapter", name, run.branch.weights(), run.branch.config, run.heads[0], run.tasks[0].label_names)
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
+        return
+    if isinstance(run.branch, LibraryBranch):
+        run.branch.save(directory / "adapter", run.heads[0])
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
+        return
+    config = run.config
+    heads = tuple(
+        HeadSpec(task.task.key, head.config.kind, head.config.labels, task.label_names, data.max_length, head.config.layers)
+        for task, head, data in zip(run.tasks, run.heads, config.data, strict=True)
+    )
+    spec = TransferSpec(
+        config.method, dict(config.settings), config.sources, config.backbone, config.backbone_origin, encoder.hidden_size, heads
+    )
+    save_transfer(directory / "transfer", spec, run.branch, run.heads, encoder)
+
+
+def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:
+    """Writes `result.json`, the last file of a finished job.
+
+    Args:
+        run: The finished job.
+        scores: Task to split to metric to value.
+        primary: Task to the metric that tables report.
+        circumstances: Precision, device, pack size and the like: recorded, never part of the identity.
+    """
+    progress = run.progress
+    result = {
+        "schema": SCHEMA,
+        "scores": scores,
+        "primary_metric": dict(primary),
+        "parameters": parameter_counts(run),
+        "best_epoch": progress.best_epoch,
+        "best_step": progress.best_step,
+        "epochs": progress.step / run.steps_per_epoch,
+        "steps": progress.step,
+        "stopped_early": progress.stopped_early,
+        "stopped_by": progress.stopped_by,
+        "micro_batches": progress.micro_batches,
+        "rows": {task.task.key: {name: len(split) for name, split in task.splits.items()} for task in run.tasks},
+        "label_names": {task.task.key: task.label_names for task in run.tasks},
+        "timing": {"train_seconds": progress.train_seconds, "evaluate_seconds": progress.evaluate_seconds},
+        "warnings": sorted(run.warnings),
+        "data_warnings": {task.task.key: task.warnings for task in run.tasks if task.warnings},
+        **run.branch.facts(),
+        **circumstances,
+    }
+    write_json(run.member.directory / RESULT, result)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Puts a JSON file in place in one move, so that no reader sees half of it."""
+    pending = path.with_suffix(".writing")
+    pending.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(pending, path)
+
+
+def unfinished_files(directory: Path) -> list[Path]:
+    """Files in a job's directory that are no part of its artifact."""
+    return [path for path in (directory / CHECKPOINT,) if path.exists()]

@@ -1,0 +1,126 @@
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+import analysis
+from analysis import plots
+from analysis.plots.scores import curve_points, probing_scores
+from analysis.reading import history
+from analysis.tables import omega, statistics
+from tests.analysis.helpers.build_store import StoreSpec, build_store
+
+
+def all_plots(root: Path) -> list[plots.Plot]:
+    frame = analysis.load(root, "demo")
+    table = analysis.benchmark_table(frame)
+    nodes = [node for row in table.rows for cell in row.cells for node in cell.nodes]
+    omegas = omega.load_omegas(root, "demo", nodes)
+    curves = history.load_history(root, "demo")
+    found = [
+        plots.efficiency(table),
+        plots.critical_difference(statistics.ranks(table)),
+        plots.score_against(frame, "learning_rate"),
+        plots.learning_curves(curves, nodes, "accuracy", table.targets),
+        plots.gantt(history.load_spans(root, "demo")),
+        *plots.omega_heat_maps(omegas),
+        *plots.omega_layer_maps(omegas),
+    ]
+    return [plot for plot in found if plot is not None]
+
+
+def test_plots_of_a_complete_sweep_are_png_and_well_formed_svg(complete_store: Path, tmp_path: Path) -> None:
+    found = all_plots(complete_store)
+    assert [plot.name for plot in found] == [
+        *("efficiency", "critical_difference", "score_against_learning_rate", "curves_accuracy", "gantt"),
+        *("omega_scalearn", "omega_scalearn_uniform", "omega_scalearn_pp", "omega_scalearn_uniform_pp"),
+        *("omega_layers_scalearn", "omega_layers_scalearn_uniform"),
+    ]
+    for plot in found[:5]:
+        svg = plot.save(tmp_path)
+        assert (tmp_path / f"{plot.name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{plot.name}.svg").read_bytes() == svg
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+        assert plot.caption
+
+
+def test_plot_themes_differ_and_each_is_reproducible(complete_store: Path) -> None:
+    plot = plots.efficiency(analysis.benchmark_table(analysis.load(complete_store, "demo")))
+    assert plot is not None
+    light, dark = plot.render(theme="light"), plot.render(theme="dark")
+    assert light != dark
+    assert light == plot.render(theme="light")
+
+
+def test_plots_without_data_are_none(tmp_path: Path) -> None:
+    build_store(
+        tmp_path, StoreSpec(states={"source/adapter/airlines": "failed", "lr3e-04-seed1": "pending"}, methods={"scalearn": (6e-3,)})
+    )
+    frame = analysis.load(tmp_path, "demo")
+    table = analysis.benchmark_table(frame)
+    assert plots.efficiency(table) is None
+    assert plots.score_against(frame, "few_shot") is None
+    assert plots.critical_difference(statistics.ranks(table)) is None
+    assert plots.probing_grid(frame) is None
+    assert plots.gantt([]) is None
+
+
+def test_few_shot_points_choose_the_learning_rate_at_each_number_of_rows(tmp_path: Path) -> None:
+    frames = []
+    for rows, better in ((4, 6e-3), (16, 2e-2)):
+
+        def score(method: str, task: str, seed: int, rate: float, split: str, better: float = better) -> float:
+            return 0.6 + 0.1 * (rate == better) + 0.05 * seed
+
+        spec = StoreSpec(methods={"scalearn": (6e-3, 2e-2)}, data={"few_shot": rows}, score=score)
+        build_store(tmp_path / str(rows), spec)
+        frames.append(analysis.load(tmp_path / str(rows), "demo"))
+    frame = pd.concat(frames)
+    points = curve_points(frame[frame["stage"] == "transfer"], "few_shot")
+    apple = points[points["task"] == "domains/apple"].set_index("x")
+    assert apple["chosen"].to_dict() == {4: 6e-3, 16: 2e-2}
+    assert apple["mean"].tolist() == pytest.approx([0.725, 0.725])
+    assert apple["n"].tolist() == [2, 2]
+    assert plots.score_against(frame, "few_shot") is not None
+
+
+def test_score_against_sources_draws_one_line_per_variant(tmp_path: Path) -> None:
+    frames = []
+    for tasks, dropout in itertools.product((("apple", "airlines"), ("apple", "airlines", "coachella")), (0.0, 0.3)):
+        spec = StoreSpec(tasks=tasks, targets=("apple",), methods={"scalearn": (6e-3,)}, settings={"scalearn": {"omega_dropout": dropout}})
+        root = tmp_path / f"{len(tasks)}-{dropout}"
+        build_store(root, spec)
+        frames.append(analysis.load(root, "demo"))
+    frame = pd.concat(frames)
+    points = curve_points(frame[frame["stage"] == "transfer"], "source_count")
+    assert sorted(set(points["variant"])) == ["omega_dropout=0", "omega_dropout=0.3"]
+    assert points.groupby("variant")["x"].apply(list).to_dict() == {"omega_dropout=0": [2, 3], "omega_dropout=0.3": [2, 3]}
+
+
+def test_probing_scores_are_laid_out_by_both_omegas() -> None:
+    grid = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)
+    common = {"task": "glue/rte", "method": "scalearn_fixed", "sources": "rte,mnli", "source_count": 2, "split": "test", "primary": True}
+    rows = [
+        common | {"node": f"{one}-{two}-{seed}", "setting_omega": f"{one},{two}", "value": 0.5 + 0.3 * one + 0.1 * two + 0.02 * seed}
+        for one, two, seed in itertools.product(grid, grid, (0, 1))
+    ]
+    frame = pd.DataFrame(rows)
+    (scores,) = probing_scores(frame).values()
+    assert scores.shape == (7, 7)
+    assert scores.loc[0.9, 0.1] == pytest.approx(0.5 + 0.27 + 0.01 + 0.01)
+    plot = plots.probing_grid(frame)
+    assert plot is not None
+    assert plot.render("png").startswith(b"\x89PNG")
+
+
+def test_gantt_marks_failed_jobs(broken_store: Path) -> None:
+    spans = history.load_spans(broken_store, "demo")
+    assert "failed" in {span.state for span in spans}
+    whole, without = plots.gantt(spans), plots.gantt([replace(span, state="succeeded") for span in spans])
+    assert whole is not None
+    assert without is not None
+    assert b"#d00000" in whole.render()
+    assert b"#d00000" not in without.render()

@@ -1,0 +1,42 @@
+"""The names of all jobs of all shipped sweeps, as they were recorded: a name that changes is a job that is trained again."""
+
+import hashlib
+
+import pytest
+
+from orchestrator.definition.sweep import Sweep, shipped_sweeps
+
+RECORDED = {
+    # sweep: number of jobs, beginning of the SHA-256 of their sorted names, which hold their fingerprints
+    "all_tasks_smoke": (45, "c727f150dfc9e32d"),
+    "few_shot": (968, "4a6b2c6a35fa3817"),
+    "glue": (588, "6f0d944afc291434"),
+    "glue_large": (280, "10bf938dc6e6df6c"),
+    "glue_smoke": (18, "088580a62b71ada6"),
+    "gsg": (1204, "24f3606cedbdb5aa"),
+    "gsg_large": (511, "c877a0c1d23f1e7a"),
+    "humset": (181, "e3936d2013271f73"),
+    "humset_large": (181, "1b46806ac71bbd98"),
+    "minilm_glue": (48, "d8b4fe0fd07ac8e9"),
+    "probing": (2248, "5fbd15116cc8aca0"),
+    "probing_pairs": (1723, "4829f401515da543"),
+    "quickstart": (75, "1c20272da01e8223"),
+    "quickstart_all": (71, "8e4685457bae70e3"),
+    "super_glue": (742, "f860a726819018c2"),
+    "super_glue_large": (280, "44f4984febc42a88"),
+}
+"""Whoever changes what a job computes raises the schema version of the jobs concerned, and records here what follows from it."""
+
+ON_EXCERPTS = ("all_tasks_smoke", "glue_smoke", "minilm_glue")
+"""Sweeps over rows that lie beside the clone."""
+
+
+def test_every_shipped_sweep_is_recorded() -> None:
+    assert set(RECORDED) == set(shipped_sweeps())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_names_of_a_shipped_sweep_are_those_recorded(name: str, request: pytest.FixtureRequest) -> None:
+    overrides = [f"data.root={request.getfixturevalue('shared') / 'benchmarks'}"] if name in ON_EXCERPTS else []
+    nodes = sorted(Sweep.load(name, overrides).expand().nodes())
+    assert (len(nodes), hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:16]) == RECORDED[name]
