@@ -34,7 +34,7 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
 
 
 def machine(device: str) -> str:
-    """What the figures were taken on: `2-core AMD EPYC CPU with avx512_bf16, 2 threads, torch 2.13.0`."""
+    """Return what the figures were taken on: `2-core AMD EPYC CPU with avx512_bf16, 2 threads, torch 2.13.0`."""
     name = device_name(device)
     if device == "cpu":
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""

@@ -43,7 +43,7 @@ class Layer:
 
 
 def build_layer(sources: int, hidden: int, width: int, rows: int, length: int, device: str, dtype: torch.dtype) -> Layer:
-    """Builds random source adapters and inputs."""
+    """Build random source adapters and inputs."""
     torch.manual_seed(0)
     config = SeqBnConfig(reduction_factor=hidden / width)
     adapters = [Adapter("source", hidden, width, config).requires_grad_(False).to(device, dtype) for _ in range(sources)]
@@ -57,23 +57,23 @@ def build_layer(sources: int, hidden: int, width: int, rows: int, length: int, d
 
 
 def folded(layer: Layer) -> Tensor:
-    """What the package computes."""
+    """Return what the package computes."""
     return layer.stack.weighted_sum(layer.stack.bottleneck(layer.hidden_states), layer.omega) + layer.residual
 
 
 def plain(layer: Layer) -> Tensor:
-    """The definition, source by source."""
+    """Compute the definition, source by source."""
     return plain_weighted_sum(layer.stack, layer.hidden_states, layer.omega) + layer.residual
 
 
 def library(layer: Layer) -> Tensor:
-    """The adapters library's Fuse path with the same arithmetic in place of its attention: up-projections stacked, then weighted."""
+    """Run the adapters library's Fuse path with the same arithmetic in place of its attention: up-projections stacked, then weighted."""
     ups = torch.stack([adapter(layer.hidden_states, layer.residual)[2] for adapter in layer.adapters]).permute(1, 2, 0, 3)
     return (layer.omega * ups).sum(2) + layer.residual
 
 
 def bare_products(layer: Layer) -> Path:
-    """The five matrix products that forward and backward cannot do without: nothing else is computed."""
+    """Compute the five matrix products that forward and backward cannot do without: nothing else is computed."""
     stack = layer.stack
     states, upstream = layer.hidden_states.detach().flatten(0, 1), layer.upstream.flatten(0, 1)
     down = stack.down_weight
@@ -154,7 +154,7 @@ def peak_bytes(run: Path) -> int:
 
 
 def main() -> None:
-    """Prints one Markdown row per number of sources."""
+    """Print one Markdown row per number of sources."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sources", type=int, nargs="+", default=[4, 8, 15])
     parser.add_argument("--hidden", type=int, default=768)

@@ -41,7 +41,7 @@ class BareBranch(Branch):
         self.shifts = nn.Parameter(torch.zeros(sites, hidden))
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """The vector, for every token."""
+        """Return the vector of every token."""
         return self.shifts[site].expand_as(hidden_states)
 
 
@@ -54,7 +54,7 @@ class Batch:
 
 
 def build_model(device: str, attention: str, layers: int, hidden: int) -> Any:
-    """A model of the adapters library, by default of roberta-base's size."""
+    """Return a model of the adapters library, by default of roberta-base's size."""
     shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": hidden // 64, "intermediate_size": 4 * hidden}
     config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **shape)
     return AutoAdapterModel.from_config(config, attn_implementation=attention).to(device)
@@ -67,7 +67,7 @@ def build_batch(rows: int, length: int, device: str) -> Batch:
 
 
 def build_branches(encoder: Encoder, sources: int, device: str) -> dict[str, Branch]:
-    """The four paths, on the same random source adapters."""
+    """Return the four paths, on the same random source adapters."""
 
     def adapter() -> BottleneckBranch:
         return BottleneckBranch(bottleneck_config({}), encoder.sites, encoder.hidden_size)
@@ -102,7 +102,7 @@ def training_step(encoder: Encoder, branch: Branch, batch: Batch, precision: str
 
 
 def library_step(model: Any, batch: Batch, precision: str, device: str) -> Run:
-    """The same with one adapter and a head of the library."""
+    """Return the model with one adapter and a head of the library."""
     model.add_adapter("single", config=bottleneck_config({}))
     model.add_classification_head("single", num_labels=LABELS)
     model.train_adapter("single")
@@ -129,7 +129,7 @@ def peak_bytes(run: Run) -> int:
 
 
 def main() -> None:
-    """Prints one Markdown table."""
+    """Print one Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8)

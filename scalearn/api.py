@@ -34,7 +34,7 @@ _OPTIMISATION = {field.name for field in fields(OptimisationConfig)}
 
 
 def task_data(task: str, *, root: Path | None = None, **limits: Any) -> DataConfig:
-    """Describes the rows of a registered task.
+    """Describe the rows of a registered task.
 
     Args:
         task: Its key, e.g. `glue/rte`.
@@ -59,7 +59,7 @@ def job(
     root: Path | None = None,
     **options: Any,
 ) -> JobConfig:
-    """Describes one training job, with the published values of its method where nothing else is said.
+    """Describe one training job, with the published values of its method where nothing else is said.
 
     Args:
         task: Key of a registered task.
@@ -164,7 +164,7 @@ def attach(
     seed: int = 0,
     max_length: int = 128,
 ) -> TransferModel:
-    """Puts an untrained method and a head onto a backbone, for training loops of one's own.
+    """Put an untrained method and a head onto a backbone, for training loops of one's own.
 
     Args:
         backbone: Stays frozen.

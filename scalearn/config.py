@@ -120,7 +120,7 @@ _PLACES = ("backbone", "place")
 
 
 def identifying_fields(job: JobConfig) -> dict[str, Any]:
-    """What makes two jobs the same, field by field, such as `{"seed": 3, "optimisation.learning_rate": 0.006, ...}`.
+    """Return what makes two jobs the same, field by field, such as `{"seed": 3, "optimisation.learning_rate": 0.006, ...}`.
 
     Fields with their default are left out, so that a field that a later version adds changes nothing.
 

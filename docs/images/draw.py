@@ -19,14 +19,14 @@ HERE = Path(__file__).parent
 
 
 def draw_table(store: str) -> None:
-    """The table as the terminal shows it."""
+    """Return the table as the terminal shows it."""
     console = Console(record=True, width=116, file=io.StringIO())
     analysis.render.to_terminal(analysis.benchmark_table(analysis.load(store, sweep="quickstart")), console)
     console.save_svg(str(HERE / "quickstart-table.svg"), title="make quickstart")
 
 
 def draw_page(address: str, name: str, size: str) -> None:
-    """A page in a window of a size, once its script has drawn it."""
+    """Return a page in a window of a size, once its script has drawn it."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
             "chromium",

@@ -87,7 +87,7 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
 
 
 def _nodes(graph: Graph) -> dict[str, Any]:
-    """The nodes, each with its configuration as numbers: field by field, which of the field's values it has, -1 for none.
+    """Return the nodes, each with its configuration as numbers: field by field, which of the field's values it has, -1 for none.
 
     A benchmark's jobs differ in few fields, and a manifest of 100,000 of them has to stay small.
     """

@@ -32,7 +32,7 @@ class Size:
 
 
 def _tenth(train: int, test: int, length: float, padded: float, inputs: int = 1) -> Size:
-    """Validation is 10 % of the published train split (docs/protocol.md, Splits)."""
+    """Tell whether validation is 10 % of the published train split (docs/protocol.md, Splits)."""
     validation = -(-train // 10)
     return Size(train - validation, validation, test, length, padded, inputs)
 

@@ -262,7 +262,7 @@ def _open_database(uri: str) -> None:
 
 
 def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str] = UNFINISHED) -> dict[str, str]:
-    """The job's record, from which `analysis` reads it back, and the same in words."""
+    """Return the job's record, from which `analysis` reads it back, and the same in words."""
     tags = job_tags(record) | dict(ending)
     return tags | {NOTE: run_description(record_from_tags(node, tags))}
 

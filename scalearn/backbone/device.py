@@ -11,7 +11,7 @@ _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
-    """What `auto` means on a device: bf16 where matrix products in bf16 are native, otherwise fp32.
+    """Tell what `auto` means on a device: bf16 where matrix products in bf16 are native, otherwise fp32.
 
     On CPUs with avx512_bf16 or AMX a MiniLM training step in bf16 autocast takes about two thirds of the time in fp32;
     CPUs without them emulate bf16 and lose.
@@ -30,7 +30,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
 
 
 def open_accelerator(precision: Precision, device: str) -> Accelerator:
-    """A fresh accelerator for one pack.
+    """Return a fresh accelerator for one pack.
 
     accelerate keeps device and precision in a process-wide state; a warm worker runs packs of different precision, so the
     state is cleared first.
@@ -53,7 +53,7 @@ def open_accelerator(precision: Precision, device: str) -> Accelerator:
 
 
 def gradient_scaler(accelerator: Accelerator) -> torch.amp.GradScaler | None:
-    """A job's own scaler of gradients in fp16; None in other precisions.
+    """Return a job's own scaler of gradients in fp16; None in other precisions.
 
     accelerate's scaler would be the whole pack's: one job's overflow would then leave out the steps of its neighbours.
     """
@@ -61,5 +61,5 @@ def gradient_scaler(accelerator: Accelerator) -> torch.amp.GradScaler | None:
 
 
 def precision_name(accelerator: Accelerator) -> str:
-    """The precision that a pack computed in: `fp32`, `bf16` or `fp16`."""
+    """Return the precision that a pack computed in: `fp32`, `bf16` or `fp16`."""
     return {mixed: name for name, mixed in _MIXED.items()}[accelerator.mixed_precision]

@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         return states[:, 0]
 
     def copy_of_model(self) -> Any:
-        """A copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
+        """Return a copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
         shared = {id(each): each for each in (self.streams, self.pack, self.pass_number)}
         model = copy.deepcopy(self.model, shared)
         with quiet_library():
@@ -141,7 +141,7 @@ class Encoder(nn.Module):
         return model
 
     def release(self) -> None:
-        """Drops every reference to the jobs of the last pass, and is as it was loaded, however the pass ended."""
+        """Drop every reference to the jobs of the last pass and be as it was loaded, however the pass ended."""
         self.eval()
         self.pass_number.value += 1
         self.pack.end_pass()
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         self.streams.blocks = ()
 
     def recompute_in_backward(self, enabled: bool) -> None:
-        """Turns gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
+        """Turn gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
 
         Dropout masks follow from the pass and the place, so the second run draws them again. The backward pass must come before the
         next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         self._recomputes = enabled
 
     def _place_slots(self) -> list[str]:
-        """Puts a slot at every site, and returns where these are below the model's heads, such as `encoder.layer.0.output`."""
+        """Put a slot at every site, and return where these are below the model's heads, such as `encoder.layer.0.output`."""
         self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
         self.model.requires_grad_(False)
         layers: list[BottleneckLayer] = []
@@ -178,12 +178,12 @@ class Encoder(nn.Module):
         return [names[id(layer)] for layer in layers]
 
     def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
-        """Calls `function` for every place where the library can put a bottleneck adapter, first layer first."""
+        """Call `function` for every place where the library can put a bottleneck adapter, first layer first."""
         self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
 
 
 def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager") -> Encoder:
-    """Loads a pretrained encoder and freezes it.
+    """Load a pretrained encoder and freeze it.
 
     Args:
         backbone: As `scalearn.backbone.registry.get_backbone` names it.
@@ -201,7 +201,7 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
 
 
 def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:
-    """Loads the backbone's tokenizer.
+    """Load the backbone's tokenizer.
 
     Args:
         backbone: Where it lies.
@@ -231,7 +231,7 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Keeps the adapters library from reporting what is meant to be so, or is checked here anyway."""
+    """Keep the adapters library from reporting what is meant to be so, or is checked here anyway."""
     library = logging.getLogger("adapters")
     before = library.level
     library.setLevel(logging.ERROR)
@@ -242,5 +242,5 @@ def quiet_library() -> Iterator[None]:
 
 
 def bottleneck_config(settings: Mapping[str, Any]) -> BnConfig:
-    """The library's `seq_bn` with a job's settings (docs/protocol.md, Two stages: reduction 16, ReLU)."""
+    """Return the library's `seq_bn` with a job's settings (docs/protocol.md, Two stages: reduction 16, ReLU)."""
     return SeqBnConfig(reduction_factor=settings.get("reduction_factor", 16), non_linearity=settings.get("non_linearity", "relu"))

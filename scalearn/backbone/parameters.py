@@ -8,7 +8,7 @@ _TOKEN_TYPES = {"bert": 2, "roberta": 2, "xlm-roberta": 2, "deberta-v2": 0, "dis
 
 
 def encoder_parameters(config: Mapping[str, Any], hidden: int, layers: int, intermediate: int) -> int | None:
-    """Counts embeddings and layers, without a pooler, which no head reads.
+    """Count embeddings and layers, without a pooler, which no head reads.
 
     With hidden size d, intermediate size i, v tokens, p positions and t token types, the BERT family has
     `d (v + p + t + 2) + layers * (4 (d^2 + d) + 2 d i + i + d + 4 d)`; DeBERTa-v2 has relative positions beside that, and what else

@@ -21,7 +21,7 @@ def load_pretrained(
     judge: Callable[[str, Mapping[str, Any]], None] | None = None,
     **settings: Any,
 ) -> tuple[Any, frozenset[str]]:
-    """Loads a model, and never code that lies beside it.
+    """Load a model, and never code that lies beside it.
 
     Args:
         kind: Class with `from_pretrained`, such as `AutoModel`.
@@ -62,7 +62,7 @@ def load_pretrained(
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message that says something, or its name."""
+    """Return the first line of an error's message that says something, or its name."""
     return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -39,7 +39,7 @@ class Entry:
 
 
 def open_or_build(directory: Path, wanted: Mapping[str, Mapping[str, Any]], build: Build) -> dict[str, Entry]:
-    """The wanted splits of one task, from the cache where it has them intact.
+    """Return the wanted splits of one task, from the cache where it has them intact.
 
     Args:
         directory: The task's directory in the cache; made if absent.
@@ -101,7 +101,7 @@ def _build(
 
 
 def _open(path: Path) -> Entry | None:
-    """The entry if it is there and intact."""
+    """Return the entry if it is there and intact."""
     try:
         entry = json.loads((path / ENTRY).read_text())
         stat = (path / ROWS).stat()

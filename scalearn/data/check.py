@@ -17,7 +17,7 @@ LABEL = "label"
 
 
 def check_texts(task: Task, published: Published) -> Dataset:
-    """The rows, with every needed column present and every text a text that is neither null nor blank.
+    """Return the rows, with every needed column present and every text a text that is neither null nor blank.
 
     Raises:
         UserError: Otherwise; rows are counted from 0.
@@ -43,7 +43,7 @@ def check_texts(task: Task, published: Published) -> Dataset:
 
 
 def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
-    """The task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
+    """Return the task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
 
     The classes of a multi-label task are those that occur in train, whatever the features name (PROTOCOL, Data).
 
@@ -82,7 +82,7 @@ def published_names(task: Task, rows: Dataset) -> tuple[str, ...] | None:
 
 
 def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | None, *, ordered: bool) -> Dataset:
-    """The rows with a column `label` that holds the number of the class, a list of such numbers, or a float.
+    """Return the rows with a column `label` that holds the number of the class, a list of such numbers, or a float.
 
     Args:
         task: The task.
@@ -117,7 +117,7 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
 
 
 def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
-    """What is suspicious about the labels of the whole published train split, from what `with_labels` returned."""
+    """Return what is suspicious about the labels of the whole published train split, from what `with_labels` returned."""
     if task.kind == "per_candidate":
         return ()
     feature, values = train.features[LABEL], _column(train, LABEL)
@@ -127,7 +127,7 @@ def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
 
 
 def _hidden(task: Task) -> str | None:
-    """The label that stands for one that was not published."""
+    """Return the label that stands for one that was not published."""
     return task.source.hidden_label if isinstance(task.source, HubSource) else None
 
 
@@ -208,7 +208,7 @@ def _is_list(values: pa.Array) -> bool:
 
 
 def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) -> Dataset:
-    """The rows with one column replaced, in its place."""
+    """Return the rows with one column replaced, in its place."""
     table = rows.with_format("arrow")[:]
     position = table.column_names.index(column)
     features = rows.features.copy()
@@ -218,7 +218,7 @@ def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) 
 
 
 def _refuse(task: Task, place: str, wrong: pa.Array, complaint: str, parents: pa.Array | None = None) -> None:
-    """Raises the sentence for the first row of which `wrong` holds."""
+    """Raise the sentence for the first row of which `wrong` holds."""
     wrong = pc.fill_null(wrong, False)
     if pc.any(wrong).as_py():
         row = pc.index(wrong, True).as_py()

@@ -41,7 +41,7 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_mult
 
 
 def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, group: int = 50) -> list[int]:
-    """A random order of rows in which neighbours are of similar length, so that batches need little padding.
+    """Draw a random order of rows in which neighbours are of similar length, so that batches need little padding.
 
     Rows are shuffled, cut into groups of `group` batches, sorted by length within each group; then the batches are shuffled,
     the one with the longest row first, so that too little memory shows at once.

@@ -21,7 +21,7 @@ from scalearn.tasks.task import HubSource
 
 
 def hub_files(task: str, source: HubSource, splits: Iterable[str]) -> dict[str, list[Path]]:
-    """The files of published splits, downloaded once into the hub's cache (`HF_HOME`); the endpoint is `HF_ENDPOINT`.
+    """Return the files of published splits, downloaded once into the hub's cache (`HF_HOME`); the endpoint is `HF_ENDPOINT`.
 
     Files are read as files: `datasets` refuses the scripts of older data sets, and every data set has parquet files, its
     own or the hub's conversion.

@@ -12,7 +12,7 @@ from scalearn.tasks.origin import data_origin
 
 
 def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
-    """The raw rows that a job reads.
+    """Return the raw rows that a job reads.
 
     Args:
         data: Task, and which part of it.

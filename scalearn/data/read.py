@@ -56,7 +56,7 @@ def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
 
 
 def in_memory(table: pa.Table) -> Dataset:
-    """A dataset over a table, with the features that the table's metadata declare."""
+    """Return a dataset over a table, with the features that the table's metadata declare."""
     # A random fingerprint: computing one would pickle the whole table, and nothing here is cached by fingerprint.
     return Dataset(InMemoryTable(table), fingerprint=uuid4().hex)
 
@@ -88,7 +88,7 @@ def _from_files(task: Task, files: list[Path]) -> Published:
 
 
 def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:
-    """The columns as strings, those that are neither text nor label as what they look like."""
+    """Return the columns as strings, those that are neither text nor label as what they look like."""
     arrays = {}
     for name, values in text.columns.items():
         if name in task.other_columns:
@@ -118,7 +118,7 @@ def _parquet_table(path: Path) -> pa.Table:
 
 @contextmanager
 def _readable(task: Task, path: Path) -> Iterator[None]:
-    """Turns whatever a broken file raises into one sentence."""
+    """Turn whatever a broken file raises into one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:

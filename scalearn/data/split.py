@@ -46,7 +46,7 @@ class TaskSplits:
 def split(
     task: Task, published: Mapping[str, Dataset], data: DataConfig, names: tuple[str, ...] | None, warnings: tuple[str, ...] = ()
 ) -> TaskSplits:
-    """The splits that a job reads.
+    """Return the splits that a job reads.
 
     Args:
         task: The task.
@@ -116,7 +116,7 @@ def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
 
 
 def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
-    """What is left of the rows, and the share that is drawn from them."""
+    """Return what is left of the rows, and the share that is drawn from them."""
     try:
         train, test = _parted(_labels(rows) if stratify else None, len(rows), ceil(share * len(rows)))
     except ValueError as error:
@@ -156,7 +156,7 @@ def _labels(rows: Dataset) -> Numbers:
 
 
 def _few(task: Task, train: Dataset, count: int) -> Dataset:
-    """The few-shot rows: the first of train, which the draw of the validation rows has shuffled."""
+    """Return the few-shot rows: the first of train, which the draw of the validation rows has shuffled."""
     few = _first(task, train, max(0, count))
     if count < 1 or _inputs(task, few) < count:
         raise UserError(f"Task {task.key}: few_shot asks for {count} rows, but train has {_inputs(task, train)}; ask for fewer.")
@@ -182,7 +182,7 @@ def _inputs(task: Task, rows: Dataset) -> int:
 
 
 def _share(task: Task, train: Dataset, share: float, stratify: bool) -> Dataset:
-    """A share of train, nested: each step of 5 % is drawn from the next larger one."""
+    """Return a share of train, nested: each step of 5 % is drawn from the next larger one."""
     steps = round(share / SHARE_STEP)
     if not 1 <= steps <= 20 or abs(steps * SHARE_STEP - share) > 1e-9:
         raise UserError(f"Task {task.key}: train_share is {share}; use a multiple of {SHARE_STEP} between {SHARE_STEP} and 1.")

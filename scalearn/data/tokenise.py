@@ -53,7 +53,7 @@ class TokenisedTask:
 
 
 def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *, root: Path | None, cache: Path | None) -> TokenisedTask:
-    """The token ids of every split that a job reads.
+    """Return the token ids of every split that a job reads.
 
     Args:
         data: Task, and which part of it.
@@ -92,7 +92,7 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
 
 
 def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any]:
-    """What the token ids of one split depend on: validation may come from a share of train, and few-shot runs cap it; test stays."""
+    """Return what the token ids of one split depend on: validation may come from a share of train, and few-shot runs cap it; test stays."""
     settings = asdict(data)
     training = {name: settings.pop(name) for name in ("train_rows", "train_share", "few_shot")}
     rows: dict[str, Any] = {"cap": settings.pop("evaluation_rows")}
@@ -107,7 +107,7 @@ def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any
 
 
 def _features(task: Task, tokenizer: Any, label_names: tuple[str, ...] | None) -> Features:
-    """The columns of a tokenised split; the label names are those of the rows."""
+    """Return the columns of a tokenised split; the label names are those of the rows."""
     types = {"input_ids": "int32", "attention_mask": "int8", "token_type_ids": "int8"}
     columns: dict[str, Any] = {}
     for name in types:
@@ -165,7 +165,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, *, onl
 def _expand(
     task: Task, template: Template, examples: Sequence[Row], first_row: int, label_names: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[Text]]:
-    """What each row contributes: its label and groups, and the texts to tokenise (several per row for choices and candidates)."""
+    """Return what each row contributes: its label and groups, and the texts to tokenise (several per row for choices and candidates)."""
     records: list[dict[str, Any]] = []
     texts: list[Text] = []
     for number, example in enumerate(examples, start=first_row):

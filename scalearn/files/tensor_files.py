@@ -62,7 +62,7 @@ def require_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tu
 
 @contextmanager
 def usual_mode(*files: Path) -> Iterator[None]:
-    """Gives files that the block writes the mode of any other new file: safetensors' writer lets their owner alone read them."""
+    """Give files that the block writes the mode of any other new file: safetensors' writer lets their owner alone read them."""
     yield
     with tempfile.TemporaryDirectory() as folder:
         # A file of our own shows the umask; asking the system for it would set it, for other threads too.

@@ -12,7 +12,7 @@ from scalearn.files.tensor_files import read_header, require_shapes, usual_mode
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors, which may share memory and lie anywhere.
+    """Write tensors, which may share memory and lie anywhere.
 
     Raises:
         OSError: The file cannot be written.
@@ -22,7 +22,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Reads the tensors of given names and shapes; a file with others is not read.
+    """Read the tensors of given names and shapes; a file with others is not read.
 
     Args:
         path: As `save_tensors` wrote it.

@@ -40,7 +40,7 @@ def save_adapter(
     *,
     pickle_too: bool = False,
 ) -> None:
-    """Writes one adapter, and its head, so that `load_adapter` of the adapters library reads it.
+    """Write one adapter, and its head, so that `load_adapter` of the adapters library reads it.
 
     Args:
         encoder: Gives the architecture; left as it was.
@@ -85,7 +85,7 @@ def save_library_adapter(model: Any, directory: Path, name: str, *, with_head: b
 
 
 def library_name(name: str) -> str:
-    """A name under which the adapters library can keep an adapter and its head, which are modules there.
+    """Return a name under which the adapters library can keep an adapter and its head, which are modules there.
 
     A module's name has no dot, and is no attribute that every dictionary of modules has, such as `type` or `items`; nor is it the slot's.
     """
@@ -94,7 +94,7 @@ def library_name(name: str) -> str:
 
 
 def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[str] | None = None) -> None:
-    """Adds a head to one of the adapters library's models, as that library's own head of the same shape."""
+    """Add a head to one of the adapters library's models, as that library's own head of the same shape."""
     settings: dict[str, Any] = {"layers": head.config.layers, "overwrite_ok": True}
     if label_names is not None:
         settings["id2label"] = dict(enumerate(label_names))
@@ -112,7 +112,7 @@ def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[st
 def read_library_head(
     directory: Path, hidden: int, *, dropout: float | None = None, allow_pickle: bool = False
 ) -> tuple[Head, tuple[str, ...] | None]:
-    """Reads the head that lies beside an adapter.
+    """Read the head that lies beside an adapter.
 
     Args:
         directory: In AdapterHub layout, with `head_config.json` and `model_head.safetensors`.
@@ -148,12 +148,12 @@ def read_library_head(
 
 
 def save_head_inputs(directory: Path, task: str, max_length: int) -> None:
-    """Writes beside an adapter what its head reads: the task's key, and tokens per input."""
+    """Write beside an adapter what its head reads: the task's key, and tokens per input."""
     (directory / _INPUTS).write_text(json.dumps({"task": task, "max_length": max_length}) + "\n", encoding="utf-8")
 
 
 def read_head_inputs(directory: Path) -> tuple[str, int] | None:
-    """Reads the task's key and the tokens per input; None where the adapter came from elsewhere.
+    """Read the task's key and the tokens per input; None where the adapter came from elsewhere.
 
     Raises:
         UserError: The file is damaged.
@@ -183,19 +183,19 @@ def _kind(config: dict[str, Any]) -> HeadKind:
 
 
 def forget_adapter(model: Any, name: str) -> None:
-    """Removes an adapter from one of the library's models, if it has one of that name."""
+    """Remove an adapter from one of the library's models, if it has one of that name."""
     if name in model.adapters_config.adapters:
         model.delete_adapter(name)
 
 
 def tensors_of(weights: BottleneckWeights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four tensors of an adapter at one layer."""
+    """Return the four tensors of an adapter at one layer."""
     return weights.down_weight, weights.down_bias, weights.up_weight, weights.up_bias
 
 
 @contextmanager
 def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterator[list[Adapter]]:
-    """Adds an adapter to the encoder's model for as long as the block runs, without touching any random stream."""
+    """Add an adapter to the encoder's model for as long as the block runs, without touching any random stream."""
     try:
         with torch.random.fork_rng(devices=[]):
             encoder.model.add_adapter(name, config=config)

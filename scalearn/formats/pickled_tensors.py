@@ -14,7 +14,7 @@ _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 
 def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
-    """Reads a state dict that torch pickled.
+    """Read a state dict that torch pickled.
 
     Args:
         path: Not larger than an adapter may be.
@@ -41,7 +41,7 @@ def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorShape]:
-    """What a header would say of tensors; those that are not plain numbers in memory are of no known type."""
+    """Return what a header would say of tensors; those that are not plain numbers in memory are of no known type."""
     return {name: TensorShape(_type_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 

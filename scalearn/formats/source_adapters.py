@@ -53,7 +53,7 @@ class SourceAdapters:
 
 
 def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path], *, allow_pickle: bool = False) -> SourceAdapters:
-    """Loads, checks and stacks source adapters.
+    """Load, check and stack source adapters.
 
     Args:
         encoder: The backbone that they were trained on.
@@ -87,7 +87,7 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
 
 
 def _activation(name: str, non_linearity: str) -> Activation:
-    """The library's activation of that name; one that learns has weights that a source does not bring."""
+    """Return the library's activation of that name; one that learns has weights that a source does not bring."""
     try:
         activation: Activation = Activation_Function_Class(non_linearity).f
     except KeyError as error:
@@ -133,7 +133,7 @@ def _download(name: str, identifier: str) -> Path:
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:
-    """Reads one adapter's weights in the order of the encoder's sites, after their names, types and shapes are judged."""
+    """Read one adapter's weights in the order of the encoder's sites, after their names, types and shapes are judged."""
     path = weights_file(name, directory, allow_pickle=allow_pickle)
     try:
         require_plausible_file(path, size, encoder.sites)

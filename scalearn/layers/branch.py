@@ -32,17 +32,17 @@ class Branch(nn.Module):
     """Attributes that `begin_pass` sets. They belong to one pass: a copy or a file of the branch starts without them (None)."""
 
     def __init__(self) -> None:
-        """Starts on the global random stream; a pack gives every branch the stream of its job."""
+        """Begin on the global random stream; a pack gives every branch the stream of its job."""
         super().__init__()
         self.streams = RowStreams()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for `copy` and `pickle`: tensors in the midst of a graph could not be copied."""
+        """Return the state for `copy` and `pickle`: tensors in the midst of a graph could not be copied."""
         return {**self.__dict__, **dict.fromkeys(self.drawn_in_pass)}
 
     @abstractmethod
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """What this job adds to the residual at a site.
+        """Return what this job adds to the residual at a site.
 
         Args:
             site: Index of the site.
@@ -54,7 +54,7 @@ class Branch(nn.Module):
         """
 
     def begin_pass(self) -> None:
-        """Called once before every pass through the backbone, e.g. to draw what all sites share."""
+        """Prepare a pass through the backbone, e.g. draw what all sites share; it is called once before each."""
 
     def end_pass(self) -> None:
         """Forgets the pass: without one, `added` draws for each call."""
@@ -81,20 +81,20 @@ class Branch(nn.Module):
 
     @classmethod
     def added_packed(cls, branches: Sequence["Branch"], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
-        """`added` of several branches with equal keys: rows `rows[k]` of `hidden_states` belong to `branches[k]`."""
+        """Compute `added` of several branches with equal keys: rows `rows[k]` of `hidden_states` belong to `branches[k]`."""
         parts = hidden_states.split(list(rows))
         return torch.cat([branch.added(site, part) for branch, part in zip(branches, parts, strict=True)])
 
     def penalty(self) -> Tensor | None:
-        """What is added to the job's training loss: a scalar of its own graph. None: nothing."""
+        """Return what is added to the job's training loss: a scalar of its own graph. None: nothing."""
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What the job's result is to say about this branch beyond scores and counts: JSON values."""
+        """Return what the job's result is to say about this branch beyond scores and counts: JSON values."""
         return {}
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The branch's trainable parameters by name."""
+        """Return the branch's trainable parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
@@ -107,7 +107,7 @@ class BranchPack:
     """The branches of all jobs in the pass that now runs, in the order of their rows in the batch."""
 
     def __init__(self) -> None:
-        """Starts empty: `load` fills it before every pass."""
+        """Start empty: `load` fills it before every pass."""
         self._groups: list[tuple[list[Branch], list[int]]] = []
 
     def end_pass(self) -> None:
@@ -132,7 +132,7 @@ class BranchPack:
         self._groups = []
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """What the branches add at a site, each to its own rows: `[rows, length, hidden]`."""
+        """Return what the branches add at a site, each to its own rows: `[rows, length, hidden]`."""
         parts = hidden_states.split([sum(rows) for _, rows in self._groups]) if len(self._groups) > 1 else (hidden_states,)
         outputs = []
         for (branches, rows), part in zip(self._groups, parts, strict=True):

@@ -31,7 +31,7 @@ _PLACES = {
 
 
 def keep_first_token(last_layer: nn.Module, model_type: str, attention: str) -> None:
-    """Makes a backbone's last layer return `[rows, 1, hidden]`, by hooks that a copy of the backbone has too.
+    """Make a backbone's last layer return `[rows, 1, hidden]`, by hooks that a copy of the backbone has too.
 
     An architecture that is not known here goes on with all tokens: its layers may share modules (ALBERT), or be called otherwise.
 

@@ -58,7 +58,7 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def take_pooler(self, pooler: nn.Linear | None, *, learns: bool) -> None:
-        """Makes the dense layer the encoder's pooler.
+        """Make the dense layer the encoder's pooler.
 
         Args:
             pooler: The pretrained one. None: the checkpoint has none, and the weights that were drawn stand for it.

@@ -59,7 +59,7 @@ class Omega(nn.Module):
         return self._under_constraint(self.omega)
 
     def forward(self, seed: int | None = None) -> Tensor:
-        """The coefficients of one training step or evaluation.
+        """Return the coefficients of one training step or evaluation.
 
         Args:
             seed: Of the job's pass, for the dropout. Default: the global random stream.

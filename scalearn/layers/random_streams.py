@@ -37,7 +37,7 @@ class RowBlock:
     """Rows of the job's batch. None: as many as these."""
 
     def dropped_entries(self, shape: Sequence[int], rate: float, device: torch.device, place: int) -> Tensor:
-        """The part of the batch's mask that belongs to these rows: `shape`, whose first dimension they are."""
+        """Return the part of the batch's mask that belongs to these rows: `shape`, whose first dimension they are."""
         whole = dropped_entries((self.batch_rows or shape[0], *shape[1:]), rate, device, self.seed, place)
         return whole[self.first : self.first + shape[0]]
 
@@ -59,7 +59,7 @@ class RowStreams:
 
 
 def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, place: int) -> Tensor:
-    """A boolean mask that is true with probability `rate`.
+    """Return a boolean mask that is true with probability `rate`.
 
     Args:
         shape: Of the mask.
@@ -126,7 +126,7 @@ class RowDropout(nn.Module):
 
 
 def give_each_job_its_stream(model: nn.Module, streams: RowStreams, first_place: int = 0) -> None:
-    """Replaces every `nn.Dropout` in `model` by a `RowDropout` on `streams`, with places counted from `first_place`."""
+    """Replace every `nn.Dropout` in `model` by a `RowDropout` on `streams`, with places counted from `first_place`."""
     places = count(first_place)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -137,7 +137,7 @@ def give_each_job_its_stream(model: nn.Module, streams: RowStreams, first_place:
 
 
 def _mixed(seed: int, place: int) -> int:
-    """A 63-bit seed from two numbers (the finaliser of splitmix64), so that neighbouring places share nothing."""
+    """Return a 63-bit seed from two numbers (the finaliser of splitmix64), so that neighbouring places share nothing."""
     value = (seed + (place + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

@@ -17,7 +17,7 @@ class PassNumber:
     value: int = 0
 
     def checkpoint(self, keep_inputs: Callable[..., Any], layer: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Runs a layer by `keep_inputs`, the library's checkpoint function, which runs it again in the backward pass.
+        """Run a layer by `keep_inputs`, the library's checkpoint function, which runs it again in the backward pass.
 
         Raises:
             UserError: In the backward pass, if another pass has been loaded: its rows and random streams would be taken for this one's.

@@ -16,7 +16,7 @@ class Slot(nn.Module):
     """
 
     def __init__(self, site: int, placement: Adapter, added: AddedAtSite) -> None:
-        """Takes the library's adapter for its placement only; its weights are never used."""
+        """Take the library's adapter for its placement only; its weights are never used."""
         super().__init__()
         self.site = site
         self.placement = placement
@@ -25,18 +25,18 @@ class Slot(nn.Module):
     def pre_forward(
         self, hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None, fusion_config: object = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The library's step before the adapter: hidden states, query and residual, each `[rows, length, hidden]`."""
+        """Return the library's step before the adapter: hidden states, query and residual, each `[rows, length, hidden]`."""
         placed: tuple[Tensor, Tensor | None, Tensor] = self.placement.pre_forward(hidden_states, input_tensor, layer_norm, fusion_config)
         return placed
 
     def forward(self, hidden_states: Tensor, residual_input: Tensor, output_gating: bool = False) -> tuple[Tensor, None, Tensor]:
-        """Adds the jobs' outputs to the residual, both `[rows, length, hidden]`."""
+        """Add the jobs' outputs to the residual, both `[rows, length, hidden]`."""
         added = self.added(self.site, hidden_states)
         return added + residual_input, None, added
 
     def post_forward(
         self, hidden_states: Tensor, input_hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None
     ) -> Tensor:
-        """The library's step after the adapter: the layer's own residual and layer norm."""
+        """Return the library's step after the adapter: the layer's own residual and layer norm."""
         placed: Tensor = self.placement.post_forward(hidden_states, input_hidden_states, input_tensor, layer_norm)
         return placed

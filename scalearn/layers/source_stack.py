@@ -31,7 +31,7 @@ class BottleneckWeights:
 
 
 def bottleneck_weights(adapter: Adapter) -> BottleneckWeights:
-    """The weights of one of the adapters library's modules, not copied."""
+    """Return the weights of one of the adapters library's modules, not copied."""
     down, up = adapter.adapter_down[0], adapter.adapter_up
     return BottleneckWeights(down.weight, down.bias, up.weight, up.bias)
 
@@ -68,7 +68,7 @@ class SourceStack(nn.Module):
         return activated.view(*hidden_states.shape[:-1], -1)
 
     def fold(self, omega: Tensor) -> tuple[Tensor, Tensor]:
-        """The sources' weighted sum as one up-projection.
+        """Return the sources' weighted sum as one up-projection.
 
         Args:
             omega: `[..., T, d or 1]`.
@@ -118,7 +118,7 @@ class SourceStack(nn.Module):
 
 
 def plain_weighted_sum(stack: SourceStack, hidden_states: Tensor, omega: Tensor) -> Tensor:
-    """The transfer layer by its definition, one source after the other: the reference for the folded path.
+    """Compute the transfer layer by its definition, one source after the other: the reference for the folded path.
 
     Args:
         stack: The sources.

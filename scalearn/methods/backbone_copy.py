@@ -24,7 +24,7 @@ class OwnModelBranch(Branch):
     """A copy of the backbone that this job trains, whole or in part. A job on a copy trains alone."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Takes over `model`, one of the adapters library's; its parameters that require a gradient are learned."""
+        """Take over `model`, one of the adapters library's; its parameters that require a gradient are learned."""
         super().__init__()
         self.model = model
         # What is frozen is the backbone's, which whoever loads the job has.
@@ -56,7 +56,7 @@ class LibraryBranch(OwnModelBranch):
     """One of the adapters library's own methods on the copy."""
 
     def save(self, directory: Path, head: Head) -> None:
-        """Writes adapter and head so that `load_adapter` of the adapters library reads them."""
+        """Write adapter and head so that `load_adapter` of the adapters library reads them."""
         model: Any = self.model
         with quiet_library():
             add_library_head(model, LIBRARY_NAME, head)
@@ -66,7 +66,7 @@ class LibraryBranch(OwnModelBranch):
 
 
 def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> OwnModelBranch:
-    """Builds full fine-tuning: embeddings and all layers learn; a pooler, which no head reads, stays as it is."""
+    """Build full fine-tuning: embeddings and all layers learn; a pooler, which no head reads, stays as it is."""
     model = encoder.copy_of_model()
     for name, parameter in model.base_model.named_parameters():
         parameter.requires_grad_(name.partition(".")[0] != "pooler")
@@ -74,7 +74,7 @@ def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | No
 
 
 def build_library(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> LibraryBranch:
-    """Builds the library's `compacter++` or `ia3`, initialised from the global random stream.
+    """Build the library's `compacter++` or `ia3`, initialised from the global random stream.
 
     Raises:
         UserError: Compacter++'s width cannot be factorised.
@@ -87,7 +87,7 @@ def build_library(config: JobConfig, encoder: Encoder, sources: SourceAdapters |
 
 
 def library_config(config: JobConfig, hidden: int) -> str:
-    """The library's configuration string of a job on a hidden size, e.g. `compacter++[reduction_factor=16]`.
+    """Return the library's configuration string of a job on a hidden size, e.g. `compacter++[reduction_factor=16]`.
 
     Raises:
         UserError: The adapter's width cannot be factorised.

@@ -19,7 +19,7 @@ class BottleneckBranch(Branch):
     """`U f(D x + a) + b`, trained, built from the library's own adapter modules."""
 
     def __init__(self, config: BnConfig, sites: int, hidden: int) -> None:
-        """Builds one adapter per site, initialised as the library does from the global random stream."""
+        """Build one adapter per site, initialised as the library does from the global random stream."""
         super().__init__()
         width = bottleneck_width(hidden, config["reduction_factor"])
         self.config = config
@@ -50,12 +50,12 @@ class BottleneckBranch(Branch):
         return _batched_linear(activated, [one.up_weight for one in weights], [one.up_bias for one in weights]).view_as(hidden_states)
 
     def weights(self) -> list[BottleneckWeights]:
-        """The adapter's weights per site."""
+        """Return the adapter's weights per site."""
         return [bottleneck_weights(adapter) for adapter in self.sites]
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> BottleneckBranch:
-    """Builds the library's `seq_bn` adapter at every site."""
+    """Build the library's `seq_bn` adapter at every site."""
     return BottleneckBranch(bottleneck_config(config.settings), encoder.sites, encoder.hidden_size)
 
 

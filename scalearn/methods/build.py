@@ -15,7 +15,7 @@ BranchBuilder = Callable[[JobConfig, Encoder, SourceAdapters | None], Branch]
 
 
 def build_branch(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> Branch:
-    """Builds a job's branch on the encoder's device, initialised from the job's seed alone.
+    """Build a job's branch on the encoder's device, initialised from the job's seed alone.
 
     Args:
         config: The job.

@@ -18,22 +18,22 @@ def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> i
 
 
 def omega_per_layer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """A vector per source and layer: `layers * T * d`."""
+    """Count a vector per source and layer: `layers * T * d`."""
     return shape.layers * sources * shape.hidden_size
 
 
 def omega_per_layer_uniform(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """A scalar per source and layer: `layers * T`."""
+    """Count a scalar per source and layer: `layers * T`."""
     return shape.layers * sources
 
 
 def omega_shared(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """A vector per source: `T * d`."""
+    """Count a vector per source: `T * d`."""
     return sources * shape.hidden_size
 
 
 def omega_shared_uniform(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """A scalar per source: `T`."""
+    """Count a scalar per source: `T`."""
     return sources
 
 
@@ -53,7 +53,7 @@ def compacter(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> in
 
 
 def ia3(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """A vector on keys, on values and on the intermediate activation of every layer: `layers * (2 d + i)`."""
+    """Count a vector on keys, on values and on the intermediate activation of every layer: `layers * (2 d + i)`."""
     return shape.layers * (2 * shape.hidden_size + shape.intermediate_size)
 
 

@@ -27,7 +27,7 @@ class FusionBranch(SourceBranch):
     """One query, key and value map per layer; the query is the layer's own hidden state."""
 
     def __init__(self, stacks: Sequence[SourceStack], attention_dropout: float) -> None:
-        """Builds the library's dynamic fusion for every site, initialised from the global random stream."""
+        """Build the library's dynamic fusion for every site, initialised from the global random stream."""
         super().__init__(stacks)
         config = AdapterFusionConfig.load("dynamic")
         hidden = stacks[0].up_bias.shape[1]
@@ -50,7 +50,7 @@ class FusionBranch(SourceBranch):
         return value
 
     def penalty(self) -> Tensor:
-        """The pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
+        """Compute the pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
         total = torch.zeros((), device=self.stacks[0].up_bias.device)
         for fusion in self.sites:
             weight: Tensor = fusion.value.weight
@@ -59,6 +59,6 @@ class FusionBranch(SourceBranch):
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> FusionBranch:
-    """Builds AdapterFusion with the backbone's attention dropout, as the library does."""
+    """Build AdapterFusion with the backbone's attention dropout, as the library does."""
     assert sources is not None
     return FusionBranch(sources.stacks, getattr(encoder.config, "attention_probs_dropout_prob", 0.0))

@@ -62,7 +62,7 @@ class Generator(nn.Module):
         self.norm_bias = _linear(inputs, hidden)
 
     def forward(self, embedding: Tensor) -> GeneratedAdapter:
-        """Writes the weights for one projected embedding, `[projected]`."""
+        """Write the weights for one projected embedding, `[projected]`."""
         bottleneck = BottleneckWeights(
             self.down_weight(embedding).view(self.width, self.hidden),
             self.down_bias(embedding),
@@ -99,7 +99,7 @@ class HyperformerBranch(Branch):
         self._generated: list[GeneratedAdapter] | None = None
 
     def begin_pass(self) -> None:
-        """Writes all layers' adapters for the task whose rows come next."""
+        """Write all layers' adapters for the task whose rows come next."""
         self._generated = self._generate()
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class HyperformerBranch(Branch):
         return [self.generators[site % len(self.generators)](embedding) for site, embedding in projected]
 
     def _projected(self, task: int) -> Iterable[Tensor]:
-        """The projected embedding of a task for every site: `[projected]` each."""
+        """Return the projected embedding of a task for every site: `[projected]` each."""
         embedding = self.task_embeddings[task]
         if self.layer_embeddings is None:
             projected = self.norm(self.projection(embedding))
@@ -132,7 +132,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> HyperformerBranch:
-    """Builds `hyperformer` or `hyperformer_pp` for the job's tasks."""
+    """Build `hyperformer` or `hyperformer_pp` for the job's tasks."""
     settings: dict[str, Any] = dict(config.settings)
     sizes = HyperConfig(
         width=bottleneck_width(encoder.hidden_size, settings["reduction_factor"]),

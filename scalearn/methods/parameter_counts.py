@@ -10,7 +10,7 @@ without sources, its own; `head`: the prediction heads."""
 
 
 def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> Counts | None:
-    """Counts one method's parameters, as its built model holds them.
+    """Count one method's parameters, as its built model holds them.
 
     Args:
         method: Entry of the registry.
@@ -36,7 +36,7 @@ def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2
 
 
 def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> dict[str, Counts]:
-    """Counts every method of the registry that has a formula on this backbone, by method key; see `method_counts`."""
+    """Count every method of the registry that has a formula on this backbone, by method key; see `method_counts`."""
     counted = {
         key: method_counts(method, shape, sources=sources, labels=labels, reduction_factor=reduction_factor)
         for key, method in METHODS.items()
@@ -45,5 +45,5 @@ def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor:
 
 
 def head(shape: Shape, labels: int) -> int:
-    """The classification head: a dense layer of hidden size d and a linear layer on it, `d^2 + d + labels (d + 1)`."""
+    """Count the classification head: a dense layer of hidden size d and a linear layer on it, `d^2 + d + labels (d + 1)`."""
     return shape.hidden_size**2 + shape.hidden_size + labels * (shape.hidden_size + 1)

@@ -10,7 +10,7 @@ from scalearn.layers.heads import Head
 
 
 def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[ParameterGroup]:
-    """Returns the groups of a job's optimiser: the branch's, then the heads', none of them empty."""
+    """Return the groups of a job's optimiser: the branch's, then the heads', none of them empty."""
     optimisation = config.optimisation
     parameters = tuple(parameter for head in heads for parameter in head.parameters() if parameter.requires_grad)
     stated = (*branch.parameter_groups(config), ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay))
@@ -19,7 +19,7 @@ def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -
 
 
 def never_decayed(modules: Iterable[nn.Module]) -> set[int]:
-    """Returns the identities of all parameters of layer norms, and of those with `bias` in their full name, generators of biases too."""
+    """Return the identities of all parameters of layer norms, and of those with `bias` in their full name, generators of biases too."""
     found: set[int] = set()
     for module in modules:
         found.update(id(parameter) for name, parameter in module.named_parameters() if "bias" in name)
@@ -29,7 +29,7 @@ def never_decayed(modules: Iterable[nn.Module]) -> set[int]:
 
 
 def split_by_decay(group: ParameterGroup, exempt: set[int]) -> list[ParameterGroup]:
-    """Splits a group in two where some of its parameters take no decay. A group without weight decay stays whole.
+    """Split a group in two where some of its parameters take no decay. A group without weight decay stays whole.
 
     Args:
         group: As a method states it.

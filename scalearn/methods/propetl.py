@@ -62,7 +62,7 @@ class PropetlBranch(Branch):
     drawn_in_pass = ("_masked",)
 
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float) -> None:
-        """Builds the prototype as the library does and draws the scores, from the global random stream.
+        """Build the prototype as the library does and draw the scores, from the global random stream.
 
         Args:
             config: Of the prototype.
@@ -94,7 +94,7 @@ class PropetlBranch(Branch):
         return functional.linear(activated, weights.up_weight, weights.up_bias)
 
     def weights(self) -> list[BottleneckWeights]:
-        """The masked adapter of every site: what a plain adapter would have to hold to compute the same."""
+        """Return the masked adapter of every site: what a plain adapter would have to hold to compute the same."""
         return self._mask() if self._masked is None else self._masked
 
     def _mask(self) -> list[BottleneckWeights]:
@@ -106,7 +106,7 @@ class PropetlBranch(Branch):
         ]
 
     def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
-        """The scores learn at a rate of their own (settings `mask_learning_rate` or `mask_learning_rate_factor`)."""
+        """Let the scores learn at a rate of their own (settings `mask_learning_rate` or `mask_learning_rate_factor`)."""
         optimisation, settings = config.optimisation, config.settings
         rate = settings.get("mask_learning_rate")
         mask_rate = float(str(rate if rate is not None else settings["mask_learning_rate_factor"]))
@@ -126,7 +126,7 @@ class JointPropetlBranch(PropetlBranch):
     """
 
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float, tasks: int) -> None:
-        """Builds the prototype, then scores per task and per layer after the first, from the global random stream.
+        """Build the prototype, then scores per task and per layer after the first, from the global random stream.
 
         Args:
             config: Of the prototype.
@@ -164,7 +164,7 @@ def drawn_scores(masks: int, rows: int, columns: int) -> nn.Parameter:
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> PropetlBranch:
-    """Builds the single-task branch, or the joint one for several tasks."""
+    """Build the single-task branch, or the joint one for several tasks."""
     settings: dict[str, Any] = dict(config.settings)
     library = bottleneck_config(settings)
     shape = (library, encoder.sites, encoder.hidden_size, float(settings["sparsity"]))

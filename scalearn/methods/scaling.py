@@ -21,7 +21,7 @@ class ScalingBranch(SourceBranch):
     drawn_in_pass = ("_drawn",)
 
     def __init__(self, stacks: Sequence[SourceStack], config: OmegaConfig, generator: torch.Generator | None = None) -> None:
-        """Initialises omega for the stacks' sources and hidden size.
+        """Initialise omega for the stacks' sources and hidden size.
 
         Args:
             stacks: The frozen sources, one stack per site.
@@ -79,7 +79,7 @@ class PlainScalingBranch(ScalingBranch):
         return plain_weighted_sum(self._stacks[site], hidden_states, self.coefficients(site))
 
     def pack_key(self) -> object:
-        """Runs alone."""
+        """Run the job alone."""
         return id(self)
 
 
@@ -94,7 +94,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
-    """Builds the variant that the job's method names."""
+    """Build the variant that the job's method names."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(dropout=settings["omega_dropout"], init_scale=settings["omega_init_scale"], **_SHAPES[config.method])
@@ -102,7 +102,7 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
 
 
 def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
-    """Builds omegas that stay as the job's setting `omega` gives them: only the head is learned (docs/protocol.md, Analyses)."""
+    """Build omegas that stay as the job's setting `omega` gives them: only the head is learned (docs/protocol.md, Analyses)."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))

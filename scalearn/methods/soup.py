@@ -38,12 +38,12 @@ class SoupBranch(BottleneckBranch):
                 own.up_bias.copy_(averaged.up_bias)
 
     def facts(self) -> dict[str, Any]:
-        """The soup's weights by source."""
+        """Return the soup's weights by source."""
         return {"soup": self.soup}
 
 
 def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:
-    """The weighted average of adapters.
+    """Return the weighted average of adapters.
 
     Args:
         stacked: As `SourceStack` holds them: `[T r, d]`, `[T r]`, `[d, T, r]` and `[T, d]`.
@@ -59,7 +59,7 @@ def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:
 
 
 def soup_weights(similarity: Mapping[str, float], top: int) -> dict[str, float]:
-    """The weights of the `top` most similar sources: their similarities, divided by the sum. A negative similarity counts as 0.
+    """Return the weights of the `top` most similar sources: their similarities, divided by the sum. A negative similarity counts as 0.
 
     Args:
         similarity: Of every candidate to the target, the target itself included.
@@ -74,7 +74,7 @@ def soup_weights(similarity: Mapping[str, float], top: int) -> dict[str, float]:
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> SoupBranch:
-    """Builds the soup of the job's sources by their similarity to its task.
+    """Build the soup of the job's sources by their similarity to its task.
 
     Raises:
         UserError: The similarity of a source is not known.

@@ -15,7 +15,7 @@ class SourceBranch(Branch):
     """A branch on frozen source adapters: jobs with the same sources share the sources' bottleneck activations."""
 
     def __init__(self, stacks: Sequence[SourceStack]) -> None:
-        """Refers to the stacks, one per site, without owning them: they are no part of the job's own state."""
+        """Refer to the stacks, one per site, without owning them: they are no part of the job's own state."""
         super().__init__()
         self.given = tuple(stacks)
         self._stacks = self.given
@@ -37,7 +37,7 @@ class SourceBranch(Branch):
         return self.combined(site, hidden_states, self._stacks[site].bottleneck(hidden_states))
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
-        """Combines the sources, given their bottleneck activations `[rows, length, T r]`."""
+        """Combine the sources, given their bottleneck activations `[rows, length, T r]`."""
         raise TypeError(f"{type(self).__name__} does not say how it combines its sources")
 
     def pack_key(self) -> object:

@@ -84,7 +84,7 @@ def export_adapter(
     scores: Mapping[str, Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Writes a folded target in AdapterHub layout, with a model card.
+    """Write a folded target in AdapterHub layout, with a model card.
 
     The library's own pickled files lie beside the safetensors ones, since a plain `load_adapter(directory)` looks for them.
 
@@ -115,7 +115,7 @@ def export_adapter(
 
 
 def exact_reduction(hidden: int, width: int) -> float:
-    """A reduction factor from which the adapters library computes exactly this width: `int(hidden // factor)`.
+    """Return a reduction factor from which the adapters library computes exactly this width: `int(hidden // factor)`.
 
     >>> exact_reduction(768, 384)
     2.0

@@ -54,7 +54,7 @@ class Prediction:
 def load_backbone(
     name: str, *, device: torch.device | str = "cpu", attention: str = "eager", gradient_checkpointing: bool = False
 ) -> LoadedBackbone:
-    """Loads a backbone.
+    """Load a backbone.
 
     Args:
         name: A registered name, a local directory, or a hub id.
@@ -85,7 +85,7 @@ class TransferModel(nn.Module):
     def __init__(
         self, backbone: LoadedBackbone, spec: TransferSpec, branch: Branch, head: Head, sources: SourceAdapters | None = None
     ) -> None:
-        """Puts the parts together; see `attach` and `load_model`, which build them."""
+        """Put the parts together; see `attach` and `load_model`, which build them."""
         super().__init__()
         self.backbone = backbone
         self.spec = spec
@@ -95,7 +95,7 @@ class TransferModel(nn.Module):
         self.sources = sources
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Computes logits.
+        """Compute logits.
 
         Args:
             inputs: `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: `[rows, length]`; a row per choice.
@@ -112,12 +112,12 @@ class TransferModel(nn.Module):
         return logits
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name."""
+        """Return the trainable parameters by name."""
         parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
         return parameters | {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
 
     def loss(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Computes what training minimises: the head's loss, and the penalty that some methods add (AdapterFusion).
+        """Compute what training minimises: the head's loss, and the penalty that some methods add (AdapterFusion).
 
         Args:
             inputs: As for `forward`.
@@ -130,7 +130,7 @@ class TransferModel(nn.Module):
         return value if penalty is None else value + penalty
 
     def parameter_groups(self, learning_rate: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """The trainable parameters as a job trains them, for an optimiser of torch.
+        """Return the trainable parameters as a job trains them, for an optimiser of torch.
 
         Some methods have rates of their own, such as ProPETL's masks, or exempt parameters from weight decay, as omega.
 
@@ -206,7 +206,7 @@ class TransferModel(nn.Module):
         return scores[data.task]
 
     def save(self, directory: str | Path) -> None:
-        """Writes the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied.
+        """Write the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied.
 
         Args:
             directory: Created; a model that was saved there before is replaced.
@@ -218,7 +218,7 @@ class TransferModel(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode for as long as the block runs."""
+        """Put the model into evaluation mode for as long as the block runs."""
         before = self.training
         self.eval()
         try:
@@ -227,7 +227,7 @@ class TransferModel(nn.Module):
             self.train(before)
 
     def _in_float32(self) -> AbstractContextManager[None]:
-        """Turns off the autocast that a caller may be in."""
+        """Turn off the autocast that a caller may be in."""
         return torch.autocast(self.encoder.device.type, enabled=False)
 
     @property
@@ -267,7 +267,7 @@ def load_model(
     *,
     allow_pickle: bool = False,
 ) -> TransferModel:
-    """Loads what a job on one task left, or what `TransferModel.save` wrote.
+    """Load what a job on one task left, or what `TransferModel.save` wrote.
 
     Args:
         directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
@@ -322,7 +322,7 @@ def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) ->
 
 @torch.no_grad()
 def fill_bottleneck(branch: BottleneckBranch, weights: Sequence[BottleneckWeights]) -> None:
-    """Copies adapter weights, per site, into a branch of their shape."""
+    """Copy adapter weights, per site, into a branch of their shape."""
     for module, given in zip(branch.sites, weights, strict=True):
         own = bottleneck_weights(module)
         for name in ("down_weight", "down_bias", "up_weight", "up_bias"):

@@ -30,7 +30,7 @@ def model_card(
     scores: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
 ) -> str:
-    """Writes the card.
+    """Write the card.
 
     Args:
         spec: The job that was exported.

@@ -78,7 +78,7 @@ class TransferSpec:
 
 
 def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Sequence[Head], encoder: Encoder) -> None:
-    """Writes a job into `folder`, which is created.
+    """Write a job into `folder`, which is created.
 
     Args:
         folder: Files of these names that are there are replaced.
@@ -100,7 +100,7 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
 
 
 def read_spec(folder: Path) -> TransferSpec:
-    """Reads what a saved job is.
+    """Read what a saved job is.
 
     Raises:
         UserError: The folder holds no such job.
@@ -127,7 +127,7 @@ def read_spec(folder: Path) -> TransferSpec:
 
 
 def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
-    """A head as a file describes it.
+    """Return a head as a file describes it.
 
     Raises:
         ValueError: It describes none; the message is a clause.
@@ -148,7 +148,7 @@ def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
 def load_transfer(
     folder: Path, encoder: Encoder, sources: SourceAdapters | None, origin: str | None = None
 ) -> tuple[TransferSpec, Branch, list[Head]]:
-    """Loads a saved job onto a backbone.
+    """Load a saved job onto a backbone.
 
     Args:
         folder: As `save_transfer` wrote it.
@@ -187,7 +187,7 @@ def load_transfer(
 
 
 def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
-    """The configuration that builds the job's branch from a seed; how it was trained is not part of it."""
+    """Return the configuration that builds the job's branch from a seed; how it was trained is not part of it."""
     data = tuple(DataConfig(head.task, "", max_length=head.max_length) for head in spec.heads)
     stage, optimisation = get_method(spec.method).stage, OptimisationConfig(learning_rate=0.0)
     return JobConfig(
@@ -211,7 +211,7 @@ def _identity(encoder: Encoder, stacks: Sequence[SourceStack]) -> dict[str, Any]
 
 
 def _digests(stacks: Sequence[SourceStack]) -> list[str]:
-    """What identifies each source's weights, in the order of the stacks, however they were saved."""
+    """Return what identifies each source's weights, in the order of the stacks, however they were saved."""
     digests = [hashlib.sha256() for _ in range(stacks[0].sources if stacks else 0)]
     for stack in stacks:
         down, down_bias = (tensor.unflatten(0, (stack.sources, -1)) for tensor in (stack.down_weight, stack.down_bias))
@@ -257,7 +257,7 @@ def _require_sources(folder: Path, spec: TransferSpec, sources: SourceAdapters |
 
 
 def _all_of(branch: Branch) -> nn.Module:
-    """What there is to save of a branch: omega alone, unless a branch of another package has parameters beside it."""
+    """Return what there is to save of a branch: omega alone, unless a branch of another package has parameters beside it."""
     return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
 
 
@@ -293,7 +293,7 @@ def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encode
 
 
 def _fill(module: nn.Module, file: Path, device: torch.device) -> None:
-    """Reads a module's weights from a file that has these and no others."""
+    """Read a module's weights from a file that has these and no others."""
     with _damage(file):
         state = module.state_dict()
         module.load_state_dict(read_tensors(file, {name: tuple(tensor.shape) for name, tensor in state.items()}, device))

@@ -30,7 +30,7 @@ def epoch_batches(
     lengths: Sequence[Sequence[int]] | None = None,
     counts: Sequence[int] | None = None,
 ) -> list[BatchPlan]:
-    """The steps of one epoch: a function of its arguments alone, so that a resumed job continues where it was.
+    """Draw the steps of one epoch: a function of its arguments alone, so that a resumed job continues where it was.
 
     With one task every row comes once, in random order. With several, each batch holds one task, drawn with probability
     proportional to count ** (1 / temperature), and rows of that task, drawn with replacement (docs/protocol.md, Joint training).
@@ -62,7 +62,7 @@ def epoch_batches(
 
 
 def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
-    """Number of batches that `epoch_batches` returns."""
+    """Return the number of batches that `epoch_batches` returns."""
     return math.ceil(sum(sizes) / batch_size)
 
 

@@ -41,7 +41,7 @@ def evaluate_runs(
     rows_per_pass: int = ROWS_PER_PASS,
     before_pass: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Scores]]:
-    """Evaluates several jobs on the split of that name of each of their tasks.
+    """Evaluate several jobs on the split of that name of each of their tasks.
 
     Rows are taken in order of length, so that padding is small; every pass holds rows of all jobs that still have some.
 

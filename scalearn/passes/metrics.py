@@ -181,7 +181,7 @@ def _undefined(name: str, reason: str) -> float:
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
-    """Passes scikit-learn's warning on as ours; its value there is 0."""
+    """Pass scikit-learn's warning on as ours; its value there is 0."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

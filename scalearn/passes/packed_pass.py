@@ -61,13 +61,13 @@ class JobBatch:
 
 
 def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
-    """Reads and pads rows of one split of one of the job's tasks."""
+    """Read and pad rows of one split of one of the job's tasks."""
     data = run.tasks[task].splits[split]
     return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id), seed)
 
 
 def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: int) -> list[Tensor]:
-    """Runs one packed batch.
+    """Run one packed batch.
 
     Args:
         encoder: The shared backbone.

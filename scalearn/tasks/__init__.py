@@ -40,7 +40,7 @@ _BENCHMARKS: dict[str, tuple[str, ...]] = {}
 
 
 def register_task(task: Task) -> Task:
-    """Adds a task to its benchmark; registering an equal task twice changes nothing.
+    """Add a task to its benchmark; registering an equal task twice changes nothing.
 
     Raises:
         UserError: Another task has that key.
@@ -54,7 +54,7 @@ def register_task(task: Task) -> Task:
 
 
 def get_task(key: str) -> Task:
-    """The task of that key, e.g. `glue/rte`.
+    """Return the task of that key, e.g. `glue/rte`.
 
     Raises:
         UserError: No such task; the sentence names the nearest one.
@@ -81,7 +81,7 @@ def benchmark_names() -> tuple[str, ...]:
 
 
 def task_of(data: DataConfig) -> Task:
-    """The task whose rows a job reads: registered, or defined by the job itself, so that a worker needs no registration.
+    """Return the task whose rows a job reads: registered, or defined by the job itself, so that a worker needs no registration.
 
     Raises:
         UserError: No such task.

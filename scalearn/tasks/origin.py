@@ -40,7 +40,7 @@ def data_origin(task: Task, root: Path | None) -> str:
 
 
 def task_directory(task: Task, root: Path | None) -> Path:
-    """The directory that holds the task's local files.
+    """Return the directory that holds the task's local files.
 
     Raises:
         UserError: There is none.
@@ -57,7 +57,7 @@ def task_directory(task: Task, root: Path | None) -> Path:
 
 
 def split_files(task: Task, directory: Path, split: str) -> list[Path]:
-    """The files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` wrote under `<split>/`.
+    """Return the files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` wrote under `<split>/`.
 
     Raises:
         UserError: No such file.

@@ -19,7 +19,7 @@ def _marked(row: Row) -> Row:
 
 
 def _record_texts(row: Row) -> Row:
-    """ReCoRD's passage with its highlights as a list, and the query with a candidate in its gap."""
+    """Return ReCoRD's passage with its highlights as a list, and the query with a candidate in its gap."""
     return {
         "plain_passage": row["passage"].replace("@highlight\n", "- "),
         "filled_query": row["query"].replace("@placeholder", row["candidate"]),

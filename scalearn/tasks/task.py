@@ -33,7 +33,7 @@ _PIECE = re.compile(rf'(?P<text>[^{{}}]+)|(?P<brace>{{{{|}}}})|{{(?P<plain>{_PLA
 
 
 def column_format(column: str) -> str:
-    """The format string that stands for one column, whatever its name.
+    """Return the format string that stands for one column, whatever its name.
 
     >>> column_format("title"), column_format("review.text")
     ('{title}', '{"review.text"}')
@@ -43,7 +43,7 @@ def column_format(column: str) -> str:
 
 @lru_cache(maxsize=1024)
 def format_pieces(text: str) -> tuple[tuple[str, bool], ...]:
-    """What a format string is made of, in order: texts, and names of columns, which come with True.
+    """Return what a format string is made of, in order: texts, and names of columns, which come with True.
 
     `{name}` stands for a column, `{"any.name"}` for one with dots, colons, brackets or braces in its name (a quote in it is doubled),
     `{{` and `}}` for braces. Nothing else is read: no format, no conversion, no attribute and no index.
@@ -74,7 +74,7 @@ class Template:
     """Further columns that the format strings may name, computed from the row."""
 
     def render(self, row: Row) -> tuple[str, str | None]:
-        """The segments of one row; the second is None for single sentences."""
+        """Return the segments of one row; the second is None for single sentences."""
         columns = {**row, **self.derive(row)} if self.derive else row
         return _filled(self.first, columns), None if self.second is None else _filled(self.second, columns)
 
@@ -214,7 +214,7 @@ class Task:
         return None if self.label_names is None else len(self.label_names)
 
     def template(self, name: str) -> Template:
-        """The template of that name; `default` is the first.
+        """Return the template of that name; `default` is the first.
 
         Raises:
             UserError: The task has no such template.
@@ -235,7 +235,7 @@ def text_task(
     metrics: Sequence[Metric] = ("accuracy",),
     **rest: Any,
 ) -> Task:
-    """A task whose input is one column, or a pair of columns, as it stands."""
+    """Return a task whose input is one column, or a pair of columns, as it stands."""
     first, second = (*map(column_format, columns), None)[:2]
     assert first is not None
     settings: dict[str, Any] = {"kind": "classification", **rest}

@@ -47,7 +47,7 @@ class _Table:
 
 
 def read_text_file(task: Task, path: Path) -> TextFile:
-    """The columns of a CSV, TSV, JSON or JSON lines file that a task reads.
+    """Return the columns of a CSV, TSV, JSON or JSON lines file that a task reads.
 
     Args:
         task: The task.
@@ -95,7 +95,7 @@ def _open(path: Path, newline: str | None) -> TextIO:
 
 
 def _table(where: str, path: Path, **dialect: Any) -> _Table:
-    """The rows of a table; empty lines are none."""
+    """Return the rows of a table; empty lines are none."""
     rows, lines = [], []
     with _open(path, newline="") as file:
         reader = csv.reader(file, strict=True, **dialect)
@@ -124,7 +124,7 @@ def _comma_separated(where: str, path: Path) -> _Table:
 
 
 def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
-    """A tab-separated file knows no quoting, unless it could not have been written without."""
+    """Read a tab-separated file without quoting, unless it could not have been written without."""
     plain = _table(where, path, delimiter="\t", quoting=csv.QUOTE_NONE)
     enclosed = [field for row in plain.rows for field in row if field.startswith('"') and field.endswith('"') and len(field) > 1]
     if quoted := _surely_quoted(where, path, plain, enclosed):
@@ -139,7 +139,7 @@ def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[st
 
 
 def _surely_quoted(where: str, path: Path, plain: _Table, enclosed: Sequence[str]) -> _Table | None:
-    """The table as read with quoting, where its header is quoted, marks in quoted fields are doubled, or rows would be uneven otherwise."""
+    """Return the table as read with quoting, where its header is quoted, quoted fields double their marks, or rows are uneven otherwise."""
     header_quoted = all(name.startswith('"') for name in plain.header)
     doubled = any('""' in field[1:-1] for field in enclosed)
     if not (header_quoted or doubled or plain.uneven is not None):
@@ -166,7 +166,7 @@ def _whole_numbers(values: list[Any]) -> list[Any]:
 
 
 def _json_rows(where: str, path: Path) -> Sequence[Mapping[str, Any]]:
-    """The objects of a file: one per line, or all in one array."""
+    """Return the objects of a file: one per line, or all in one array."""
     with _open(path, newline=None) as file:
         lines = filter(str.strip, file)
         first = next(lines, "")

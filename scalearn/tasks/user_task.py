@@ -38,7 +38,7 @@ LONGEST_SPLIT = 200
 
 
 def own_task(key: str, definition: Mapping[str, Any]) -> Task:
-    """The task that a definition describes; what is equal has the same `definition` text, whatever the order of its keys.
+    """Return the task that a definition describes; what is equal has the same `definition` text, whatever the order of its keys.
 
     Args:
         key: `benchmark/name`; also the directory below the data root.
@@ -90,7 +90,7 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
 
 
 def definition_of(task: Task) -> str | None:
-    """The canonical text of an own task's definition (`DataConfig.own`); None for registered tasks."""
+    """Return the canonical text of an own task's definition (`DataConfig.own`); None for registered tasks."""
     return (task.source.definition or None) if isinstance(task.source, FileSource) else None
 
 
@@ -150,12 +150,12 @@ def _is_file_name(value: object) -> bool:
 
 
 def _format(column: str) -> str:
-    """A column's name as a format string; a format string as it is."""
+    """Return a column's name as a format string; a format string as it is."""
     return column if "{" in column or "}" in column else column_format(column)
 
 
 def _fields(text: str, where: str) -> tuple[str, ...]:
-    """The columns that a format string names."""
+    """Return the columns that a format string names."""
     try:
         fields = tuple(name for name, is_column in format_pieces(text) if is_column)
     except ValueError as error:
@@ -169,13 +169,13 @@ def _fields(text: str, where: str) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    """A value for a sentence, cut where it is long."""
+    """Return a value for a sentence, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _plain(value: Any) -> Any:
-    """The definition as JSON values, so that lists and tuples, and any order of keys, are the same."""
+    """Return the definition as JSON values, so that lists and tuples, and any order of keys, are the same."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

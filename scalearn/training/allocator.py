@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Gives back to the system what is free now, so that a process that waits holds no more than it uses."""
+    """Give back to the system what is free now, so that a process that waits holds no more than it uses."""
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)

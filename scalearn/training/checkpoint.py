@@ -34,7 +34,7 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], job: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a checkpoint and then removes the one before it.
+    """Write a checkpoint and then remove the one before it.
 
     `latest.json` holds the state and names the tensors' folder. It is put in place in one move after everything else, so
     a reader sees the old checkpoint or the new one, also where both are of the same step.
@@ -59,7 +59,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:
-    """Returns the latest checkpoint of a job, or None where there is none that can be read (the job then starts anew)."""
+    """Return the latest checkpoint of a job, or None where there is none that can be read (the job then starts anew)."""
     root = directory / CHECKPOINT
     try:
         saved = json.loads((root / _LATEST).read_text(encoding="utf-8"))
@@ -71,18 +71,18 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
 
 
 def remove_checkpoint(directory: Path) -> None:
-    """Removes a finished job's checkpoints."""
+    """Remove a finished job's checkpoints."""
     shutil.rmtree(directory / CHECKPOINT, ignore_errors=True)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's tensors by name, e.g. `optimizer.0.exp_avg`."""
+    """Return an optimizer's tensors by name, e.g. `optimizer.0.exp_avg`."""
     states = optimizer.state_dict()["state"]
     return {f"optimizer.{index}.{name}": value for index, entry in states.items() for name, value in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts tensors of `flatten_optimizer` back."""
+    """Put tensors of `flatten_optimizer` back."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -13,7 +13,7 @@ HISTORY = "history.jsonl"
 
 
 def append_history(directory: Path, record: Mapping[str, Any]) -> None:
-    """Adds one evaluation's record as one line, written in one call so that no reader sees half of it."""
+    """Add one evaluation's record as one line, written in one call so that no reader sees half of it."""
     line = json.dumps(record, allow_nan=False) + "\n"
     descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # by the umask: a store may be a group's
     try:
@@ -23,7 +23,7 @@ def append_history(directory: Path, record: Mapping[str, Any]) -> None:
 
 
 def cut_history(directory: Path, step: int) -> None:
-    """Drops the records of steps after `step`, which a resumed job is about to repeat."""
+    """Drop the records of steps after `step`, which a resumed job is about to repeat."""
     path = directory / HISTORY
     if not path.is_file():
         return
@@ -41,7 +41,7 @@ def cut_history(directory: Path, step: int) -> None:
 
 
 def history_record(run: JobRun, learning_rate: float, validation: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The record of the evaluation just made."""
+    """Return the record of the evaluation just made."""
     progress = run.progress
     record: dict[str, Any] = {
         "epoch": progress.step / run.steps_per_epoch,

@@ -78,7 +78,7 @@ class JobRun:
         sources: SourceAdapters | None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        """Builds the job's modules from its seed, then continues from its checkpoint if it left one.
+        """Build the job's modules from its seed, then continue from its checkpoint if it left one.
 
         Args:
             member: The job.
@@ -130,7 +130,7 @@ class JobRun:
         return parameters
 
     def next_batch(self) -> BatchPlan:
-        """The step that comes next."""
+        """Return the step that comes next."""
         if self._planned_epoch != self.progress.epoch:
             optimisation = self.config.optimisation
             lengths = [self.lengths(task, "train") for task in range(len(self.tasks))] if optimisation.group_by_length else None
@@ -160,7 +160,7 @@ class JobRun:
         return self._lengths[key]
 
     def batch_seed(self) -> int:
-        """The seed of the job's next batch: its dropout masks follow from it."""
+        """Return the seed of the job's next batch: its dropout masks follow from it."""
         return int(torch.randint(2**62, (), generator=self.generator))
 
     def train_mode(self, training: bool) -> None:
@@ -170,14 +170,14 @@ class JobRun:
             head.train(training)
 
     def set_learning_rate(self) -> float:
-        """Applies the schedule at the present step; returns the rate of the first group."""
+        """Apply the schedule at the present step; return the rate of the first group."""
         factor = learning_rate_factor(self.progress.step, self.total_steps, self.config.optimisation.warmup)
         for group, settings in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = settings.learning_rate * factor
         return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self) -> None:
-        """Takes one optimiser step with the job's own gradients, clipped as if it trained alone, and clears them.
+        """Take one optimiser step with the job's own gradients, clipped as if it trained alone, and clear them.
 
         In fp16 a step whose gradients overflowed is left out, and the job's next gradients are scaled less.
         """
@@ -197,7 +197,7 @@ class JobRun:
             torch.nn.utils.clip_grad_norm_(self.learned().values(), limit)
 
     def advance(self, loss: float) -> None:
-        """Counts a finished step."""
+        """Count a finished step."""
         progress = self.progress
         progress.loss_sum += loss
         progress.loss_steps += 1
@@ -220,7 +220,7 @@ class JobRun:
         return self.due_for_evaluation and self.progress.judged_step < self.progress.step
 
     def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
-        """Keeps the parameters if these validation scores are the best yet, and decides whether to stop.
+        """Keep the parameters if these validation scores are the best yet, and decide whether to stop.
 
         Args:
             scores: Task to metric to value, with `loss`.
@@ -248,13 +248,13 @@ class JobRun:
             progress.stopped_by = "patience"
 
     def restore_best(self) -> None:
-        """Puts the best evaluation's parameters into the modules."""
+        """Put the best evaluation's parameters into the modules."""
         with torch.no_grad():
             for name, parameter in self.learned().items():
                 parameter.copy_(self.best[name])
 
     def checkpoint(self) -> None:
-        """Writes down where the job stands."""
+        """Write down where the job stands."""
         started = time.monotonic()
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self.learned().items()}
         tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
@@ -266,7 +266,7 @@ class JobRun:
         self._checkpoint_cost = self.last_checkpoint - started
 
     def checkpoint_after(self, seconds: float = 0.0) -> None:
-        """Writes a checkpoint if the last one is at least so old.
+        """Write a checkpoint if the last one is at least so old.
 
         Where writing takes long, as for a whole backbone and its optimiser, it is also left out while it would take more than
         a twentieth of the time since.

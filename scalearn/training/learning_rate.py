@@ -7,7 +7,7 @@ from scalearn.passes.batches import steps_per_epoch
 
 
 def total_steps(optimisation: OptimisationConfig, sizes: Sequence[int]) -> int:
-    """Steps after which the job ends if it does not stop early."""
+    """Return the step after which the job ends if it does not stop early."""
     steps = optimisation.epochs * steps_per_epoch(sizes, optimisation.batch_size)
     return steps if optimisation.max_steps is None else min(steps, optimisation.max_steps)
 

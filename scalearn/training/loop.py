@@ -186,7 +186,7 @@ class _PackTrainer:
             raise
 
     def _settle(self) -> None:
-        """Evaluates the jobs that are due, ends those that are finished, and writes the checkpoints that are due."""
+        """Evaluate the jobs that are due, end those that are finished, and write the checkpoints that are due."""
         due = [run for run in self.active if run.awaits_evaluation]
         if due:
             self._evaluate(due)
@@ -225,7 +225,7 @@ class _PackTrainer:
             run.progress.micro_batches, run.progress.pass_rows = self.micro_batches, self.pass_rows
 
     def _free_memory(self) -> None:
-        """Gives back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
+        """Give back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -241,13 +241,13 @@ class _PackTrainer:
         return batches
 
     def _parts(self, batches: Sequence[JobBatch]) -> int:
-        """Passes that a step takes; from its own rows alone, so that a resumed pack, which knows no earlier ones, divides alike."""
+        """Return the passes that a step takes, from its own rows alone: a resumed pack, which knows no earlier ones, divides alike."""
         examples = sum(batch.weight for batch in batches)
         rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
         return max(-(-examples // (self.pass_rows or examples)), -(-rows // (self.runtime.micro_batch_rows or rows)))
 
     def _accumulate(self, batches: Sequence[JobBatch], passes: int) -> dict[int, float]:
-        """Computes all gradients; returns each job's loss by the identity of its run."""
+        """Compute all gradients; return each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
         scalers = {id(run): run.scaler for run in self.active}
         for number, parts in enumerate(split_for_memory(batches, passes)):
@@ -272,7 +272,7 @@ class _PackTrainer:
         return totals
 
     def _update(self, step_losses: dict[int, float]) -> None:
-        """Applies every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
+        """Apply every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
         for run in list(self.active):
             loss = step_losses[id(run)]
             rate = run.set_learning_rate()
@@ -306,7 +306,7 @@ class _PackTrainer:
                 run.progress.finished, run.progress.stopped_by = True, "asha"
 
     def _scores(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
-        """Evaluates jobs on a split; memory that runs out halves the passes and starts the evaluation again."""
+        """Evaluate jobs on a split; where memory runs out, halve the passes and start the evaluation again."""
         while True:
             try:
                 return evaluate_runs(
@@ -370,7 +370,7 @@ class _PackTrainer:
 
 
 def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:
-    """The warm backbone, or a freshly loaded one in its place."""
+    """Return the warm backbone, or a freshly loaded one in its place."""
     backbone = get_backbone(backbone_name)
     key = (backbone.origin, str(accelerator.device), runtime.attention)
     if key not in _warm:

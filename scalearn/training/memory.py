@@ -101,7 +101,7 @@ def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: Sou
 
 
 def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
-    """Runs one step on made-up tokens; returns the bytes that it took at its peak."""
+    """Run one step on made-up tokens; return the bytes that it took at its peak."""
     ids = torch.randint(5, 1000, (rows, length), generator=torch.Generator().manual_seed(0)).to(encoder.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     block = RowBlock(rows, length, seed=0)
@@ -118,7 +118,7 @@ def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
 
 
 def _kept_for_backward(encoder: Encoder, inputs: dict[str, Tensor], branch: Branch, block: RowBlock) -> int:
-    """Counts the storages that autograd keeps, each once."""
+    """Count the storages that autograd keeps, each once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
 
 
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
-    """Saves what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
+    """Save what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
     directory = run.member.directory
     # Of another job that was trained here before. An `adapter/` of such a job stays: it may be one of the sources.
     shutil.rmtree(directory / "transfer", ignore_errors=True)
@@ -58,7 +58,7 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
 
 
 def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:
-    """Writes `result.json`, the last file of a finished job.
+    """Write `result.json`, the last file of a finished job.
 
     Args:
         run: The finished job.
@@ -91,7 +91,7 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Puts a JSON file in place in one move, so that no reader sees half of it."""
+    """Put a JSON file in place in one move, so that no reader sees half of it."""
     pending = path.with_suffix(".writing")
     pending.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(pending, path)

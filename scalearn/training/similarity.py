@@ -39,7 +39,7 @@ _BATCH_ROWS = 64
 
 
 def measure(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
-    """Runs a similarity job: writes `similarity.json`, the same as `similarity.csv`, and `result.json`.
+    """Run a similarity job: write `similarity.json`, the same as `similarity.csv`, and `result.json`.
 
     Raises:
         UserError: The sentence encoder or the data of a task cannot be read.
@@ -124,7 +124,7 @@ def mean_similarity(means: Tensor) -> Tensor:
 
 
 def write_table(directory: Path, config: JobConfig, similarity: Tensor, rows: Mapping[str, int]) -> None:
-    """Writes the table twice: for jobs as JSON, for people and spreadsheets as CSV."""
+    """Write the table twice: for jobs as JSON, for people and spreadsheets as CSV."""
     tasks = [data.task for data in config.data]
     values = {target: dict(zip(tasks, line, strict=True)) for target, line in zip(tasks, similarity.tolist(), strict=True)}
     table = {"schema": 1, "encoder": config.backbone, "encoder_origin": config.backbone_origin, "rows": dict(rows), "similarity": values}
@@ -136,7 +136,7 @@ def write_table(directory: Path, config: JobConfig, similarity: Tensor, rows: Ma
 
 
 def read_similarity(directory: Path, target: str) -> dict[str, float]:
-    """Reads how similar every task is to a target.
+    """Read how similar every task is to a target.
 
     Args:
         directory: Artifact of the similarity job.

@@ -14,7 +14,7 @@ class StopSignal:
     """Asks `Runtime.should_stop`, but not at every step."""
 
     def __init__(self, should_stop: Callable[[], bool] | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Looks at the first call of `check`.
+        """Look at the first call of `check`.
 
         Args:
             should_stop: Tells whether to stop. None: never.
@@ -25,7 +25,7 @@ class StopSignal:
         self._next_look = -float("inf")
 
     def check(self) -> None:
-        """Looks, if the last look is long enough ago.
+        """Look, if the last look is long enough ago.
 
         Raises:
             Stop: Someone asked to stop.
