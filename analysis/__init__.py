@@ -4,8 +4,9 @@ Start with `frame = analysis.load("runs", sweep="quickstart")`, then `analysis.r
 """
 
 from analysis.errors import ResultsError
+from analysis.reading import frame
 from analysis.reading.load import load
 from analysis.tables import render
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 
-__all__ = ["BenchmarkTable", "ResultsError", "benchmark_table", "load", "render"]
+__all__ = ["BenchmarkTable", "ResultsError", "benchmark_table", "frame", "load", "render"]

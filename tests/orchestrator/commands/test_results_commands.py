@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import analysis
-import analysis.report.results
+from analysis.report import results
 from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.watching.report import print_table, write_run_report
@@ -93,7 +93,7 @@ def test_picture_that_cannot_be_drawn_costs_one_line_and_no_table(done, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no font\nof that name")
 
-    monkeypatch.setattr(analysis.results, "write_plots", fail)
+    monkeypatch.setattr(results, "write_plots", fail)
     found = write_run_report(store, "small")
     assert "could not be drawn (RuntimeError: no font)" in found.problem
     assert "| ScaLearn" in (tmp_path / "report" / "tables" / "benchmark.md").read_text()
