@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 import analysis
+import orchestrator.storage.url as store_url
 from orchestrator.artifacts.store import Store, Verdict
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage import url
 from orchestrator.storage.retrying import StoreUnavailable
 from orchestrator.watching.status import read_status
 from scalearn.errors import UserError
@@ -271,7 +271,9 @@ def test_an_url_of_s3_claims_reads_and_lists_as_others_do(object_server, monkeyp
 def test_command_on_a_store_that_is_away_says_so_at_once(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "toy.yaml").write_text(SMALL_SWEEP)
     # By its name in the URL and not in the environment: fsspec remembers the address that it first saw.
-    monkeypatch.setitem(url._OPTIONS, "s3", {**url._OPTIONS["s3"], "endpoint_url": "http://127.0.0.1:1", "key": "x", "secret": "x"})
+    monkeypatch.setitem(
+        store_url._OPTIONS, "s3", {**store_url._OPTIONS["s3"], "endpoint_url": "http://127.0.0.1:1", "key": "x", "secret": "x"}
+    )
     assert main([*command, str(tmp_path / "toy.yaml"), "--store", f"s3://{BUCKET}/away"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"scalearn: The store s3://{BUCKET}/away could not be reached (Could not connect to the endpoint URL")
