@@ -6,19 +6,22 @@ import re
 MASK = "***"
 
 # Bounds everywhere: text may be megabytes without a space, and somebody's who means harm.
-_URL = re.compile(
-    r"(?P<begin>\b[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s:/?#@'\"<>\[]{0,256}:)"
-    r"(?!\d{1,5}(?:[/?#]|$))"  # a port, and some later word with an @
-    r"[^\s'\"<>]{0,256}"  # up to the last @: people forget to quote those in passwords
-    r"(?=@)"
+_LOGIN = re.compile(
+    r"\b[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s:/?#'\"<>\[]{0,256}:"  # a user may have an @, as Azure's have: me@server
+    r"(?!\d{1,5}(?:[/?#'\"<>]|[^\w@]{0,3}(?:\s|$)))"  # a port, and some later word with an @
 )
+_END_OF_URL = re.compile(r"[\s'\"<>]")
 _TOKEN_IN_URL = re.compile(r"(?P<begin>\bhttps?://)[^\s:/?#@'\"<>\[]{1,256}(?=@)")
 _WORD = "(?:password|passwd|pwd|passphrase|secret|token|credentials?|signature|(?:api|access|secret|account)[_-]?key)"
 _QUERY = re.compile(rf"(?i)(?P<begin>[?&;][\w.%-]{{0,64}}?{_WORD}=)[^\s&;#'\"<>]+")
-_VARIABLE = re.compile(rf"(?i)(?P<begin>\b\w{{0,64}}?{_WORD}=['\"]?)[^\s&;,'\"(){{}}\[\]]+")
+_VARIABLE = re.compile(
+    rf"(?i)(?P<begin>\b\w{{0,64}}?{_WORD}(?:=|%3D)['\"]?)"
+    # In braces, and with its signs quoted, as ODBC's strings have it within a URL.
+    r"(?:\{[^}\s]{1,256}\}|%7B[^}\s]{1,256}?%7D|(?:(?!%3B|%26)[^\s&;,'\"(){}\[\]])+)"
+)
 _PAIR = re.compile(rf"(?i)(?P<begin>(['\"])[\w.-]{{0,64}}?{_WORD}\2\s*:\s*(['\"]))(?:(?!\3)[^\\\n]|\\.)+(?=\3)")
 _HEADER = re.compile(r"(?i)(?P<begin>\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\"]+")
-_PATTERNS = (_URL, _TOKEN_IN_URL, _QUERY, _VARIABLE, _PAIR, _HEADER)
+_PATTERNS = (_TOKEN_IN_URL, _QUERY, _VARIABLE, _PAIR, _HEADER)
 
 _SECRET_NAME = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(?:API|ACCESS|ACCOUNT|SECRET)_?KEY)$", re.IGNORECASE)
 _SHORTEST = 6
@@ -37,9 +40,37 @@ def without_secrets(text: str) -> str:
     """
     for value in _secret_values():
         text = text.replace(value, MASK)
+    text = _without_passwords_of_urls(text)
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\g<begin>{MASK}", text)
     return text
+
+
+def _without_passwords_of_urls(text: str) -> str:
+    """Mask what stands between a URL's user and the last @ of its word: people forget to quote those in passwords.
+
+    A password may be of any length, as access tokens are that clouds take for one. One with a space or a quotation mark, which end a URL
+    in a sentence, goes up to the next @ of its line. No place of the text is looked at more than twice.
+    """
+    kept, start, end, at = list[str](), 0, -1, -1
+    for login in _LOGIN.finditer(text):
+        begin = login.end()
+        if login.start() < start:  # within the last password
+            continue
+        if end < begin:
+            found = _END_OF_URL.search(text, begin)
+            end = len(text) if found is None else found.start()
+            at = text.rfind("@", begin, end)
+        last = at
+        if last < begin:
+            last = text.find("@", begin)
+            if last < 0:
+                break
+            if "\n" in text[begin:last]:
+                continue
+        kept += text[start:begin], MASK
+        start = last
+    return "".join((*kept, text[start:]))
 
 
 def _secret_values() -> list[str]:

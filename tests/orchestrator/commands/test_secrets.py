@@ -48,6 +48,16 @@ ADDRESS = f"postgresql://me:{PASSWORD}@db/runs"
         ("storage_options={'key': 'AKIA', 'secret': 'secret'}", "storage_options={'key': 'AKIA', 'secret': '***'}"),
         ("Authorization: Bearer secret", "Authorization: Bearer ***"),
         ("host=db user=me password=secret dbname=runs", "host=db user=me password=*** dbname=runs"),
+        ("postgresql://me@server:secret@db/runs", "postgresql://me@server:***@db/runs"),
+        ("http://me@company:secret@host", "http://***@company:***@host"),
+        ("uri: postgresql://me:it's secret@db/runs", "uri: postgresql://me:***@db/runs"),
+        (f"postgresql://me:{'token' * 400}@db/runs, then a@b", "postgresql://me:***@db/runs, then a@b"),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3BServer%3Ddb",
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***%3BServer%3Ddb",
+        ),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3D%7Bsec%3Bret%7D", "mssql+pyodbc:///?odbc_connect=PWD%3D***"),
+        ("DRIVER=x;PWD={secret};SERVER=db", "DRIVER=x;PWD=***;SERVER=db"),
     ],
 )
 def test_secret_is_masked_by_its_place(text, shown):
@@ -63,6 +73,9 @@ def test_secret_is_masked_by_its_place(text, shown):
         "sqlite:////tmp/a@b/mlflow.db",
         "git@github.com:owner/repository",
         "google/bert@main, tokens: 30, max_tokens=30, tokenizer=Bert(name)",
+        "http://127.0.0.1:5000, me@host",
+        "'http://127.0.0.1:5000','me@host'",
+        "http://host:x\nme@host",
         "12:30:10 5/10 succeeded glue/minilm/transfer/scalearn/rte/lr6e-03-seed0-0123456789 in 3 s",
     ],
 )
@@ -79,8 +92,8 @@ def test_value_of_a_secret_variable_is_masked_wherever_it_stands(monkeypatch):
 
 def test_text_without_end_is_searched_in_moderate_time():
     """Each of these took minutes with a pattern that looks at the rest of the text from every place in it."""
-    for piece in ("x://a:", "a.", "token", "?a", "'a", "://"):
-        assert PASSWORD in without_secrets(piece * 50_000 + " " + PASSWORD)
+    for piece in ("x://a:", "a.", "token", "?a", "'a", "://", "x://a:'", "x://a:\n", "pwd={", "pwd%3D%7B"):
+        assert PASSWORD in without_secrets(piece * 50_000 + " " + PASSWORD + "\na@b")
 
 
 @pytest.fixture
