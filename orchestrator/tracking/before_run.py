@@ -7,11 +7,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import closing
-from pathlib import Path
 
+from orchestrator.tracking.sqlite_address import sqlite_file
 from scalearn.errors import UserError
 
-_FILE = "sqlite:///"
 _SECONDS = 5.0
 
 
@@ -35,10 +34,8 @@ def check_tracking_uri(uri: str) -> None:
 def is_deleted(uri: str, experiment: str) -> bool:
     """Tell whether an experiment is deleted in MLflow's sense, and can be restored; False where nobody can tell without MLflow."""
     try:
-        if uri.startswith(_FILE):
-            with closing(
-                sqlite3.connect(f"{Path(uri.removeprefix(_FILE)).absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)
-            ) as database:
+        if (file := sqlite_file(uri)) is not None:
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
                 found = database.execute("SELECT lifecycle_stage FROM experiments WHERE name = ?", (experiment,)).fetchone()
             return found is not None and found[0] == "deleted"
         if uri.startswith(("http://", "https://")):

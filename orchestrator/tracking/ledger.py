@@ -1,10 +1,10 @@
 """Which jobs are logged in full, as a file in the store says."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.store import Store
+from orchestrator.tracking.sqlite_address import sqlite_file
 from scalearn.secrets import without_secrets
 
 _LEDGER = "tracked.json"
@@ -55,4 +55,5 @@ def logged_before(store: Store, sweep: str) -> dict[str, str]:
 
 def _is_gone(uri: str) -> bool:
     """Tell whether somebody removed the SQLite file that the ledger speaks of."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists()
+    file = sqlite_file(uri)
+    return file is not None and not file.exists()

@@ -1,6 +1,7 @@
 """MLflow's own server over a sweep's tracking store, on loopback, for as long as somebody looks."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from orchestrator.artifacts.store import Store
+from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from scalearn.errors import UserError
 from scalearn.secrets import MASK, without_secrets
 
@@ -55,13 +58,13 @@ def tracking_of(store: Store, sweep: str, named: str | None = None) -> Tracking:
             f"The runs of sweep '{sweep}' are at {uri}, and no file of the store holds the password: set MLFLOW_TRACKING_URI to the whole "
             "address, or name the sweep file whose tracking.uri is it."
         )
-    file = _file(uri)
+    file = sqlite_file(uri)
     if file is not None and not file.exists():
         # A store that was moved takes its own database along; the manifest still says where that was.
         moved = store.root / file.name
         if not store.is_local or not moved.exists():
             raise UserError(f"The runs of sweep '{sweep}' are not at {uri}: `scalearn run` logs them again from the store.")
-        uri = f"sqlite:///{moved}"
+        uri = sqlite_uri(moved)
     return Tracking(uri, str(manifest.get("experiment") or sweep))
 
 
@@ -122,7 +125,7 @@ class Server:
         Raises:
             UserError: The port is taken.
         """
-        self._uri = uri
+        self._uri, self._port = uri, port
         self.address = f"http://{HOST}:{_choose(port)}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
@@ -136,20 +139,28 @@ class Server:
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._handlers[number] = signal.signal(number, _interrupt)
-        host, port = self.address.removeprefix("http://").split(":")
-        command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port]
+        try:
+            if not self._start():
+                before, self.address = self.address, f"http://{HOST}:{_choose(self._port)}"
+                # Another one: somebody else took the port meanwhile.
+                if self.address == before or not self._start():
+                    raise UserError(f"MLflow did not start ({without_secrets(self._last_line())}).")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> bool:
+        """Start the server; returns whether it answers. False: it has ended, or another process answers in its place."""
+        port = self.address.rpartition(":")[2]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port]
         # Not among the arguments, which every user of the machine may read.
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": self._uri}
         # A session of its own: the server's workers end with it, and Ctrl-C reaches us first.
         self._process = subprocess.Popen(
             [*command, "--workers", "1"], stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
-        try:
-            self._await_answer(self._process)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        return self._await_answer(self._process, int(port))
 
     def __exit__(self, *exception: object) -> None:
         """End the server and its workers."""
@@ -180,21 +191,30 @@ class Server:
             return
         raise UserError(f"MLflow ended by itself ({without_secrets(self._last_line())}).")
 
-    def _await_answer(self, process: "subprocess.Popen[bytes]") -> None:
+    def _await_answer(self, process: "subprocess.Popen[bytes]", port: int) -> bool:
         # No deadline: seconds on an idle machine are minutes on a busy one, and Ctrl-C ends it here too.
         while process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
-            except OSError:
-                time.sleep(0.2)
-            else:
-                return
-        raise UserError(f"MLflow did not start ({without_secrets(self._last_line())}).")
+            with contextlib.suppress(OSError):
+                # Another's server would answer with other runs.
+                if _listens(process.pid, port):
+                    urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
+                    return True
+            time.sleep(0.2)
+        return False
 
     def _last_line(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it said nothing"
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Tell whether a process, or one that it started, listens on a port of this machine."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        found = (socket for process in family for socket in process.net_connections("inet"))
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in found)
+    return False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -211,7 +231,3 @@ def _choose(port: int | None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise UserError(f"Port {port} on {HOST} is taken or cannot be used: choose another with --port.")
-
-
-def _file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None

@@ -7,8 +7,7 @@ from mlflow import MlflowClient
 
 from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import Patience
-
-_SCHEME = "sqlite:///"
+from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 
 
 def create_tracking_file(uri: str) -> None:
@@ -20,12 +19,12 @@ def create_tracking_file(uri: str) -> None:
     Args:
         uri: Tracking URI; nothing is done for other ones.
     """
-    place = Path(uri.removeprefix(_SCHEME))
-    if not uri.startswith(_SCHEME) or "?" in uri or place.name == ":memory:" or place.exists():
+    place = sqlite_file(uri)
+    if place is None or "?" in uri or place.exists():
         return
     # Elsewhere, so that a process that dies meanwhile leaves nothing beside the file: building takes seconds.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         built = Path(folder) / "built.db"
-        MlflowClient(f"{_SCHEME}{built}").search_experiments(max_results=1)
+        MlflowClient(sqlite_uri(built)).search_experiments(max_results=1)
         storage = Storage(place.parent, Patience(0.0))
         storage.create(storage.root / place.name, built.read_bytes())  # or another driver was faster

@@ -21,6 +21,7 @@ from orchestrator.artifacts.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, 
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
+from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from orchestrator.watching.report import Report
 from scalearn.secrets import without_secrets
 
@@ -63,8 +64,8 @@ class Target:
         The default experiment has the sweep's name.
         """
         # An absolute path: MLflow's own default is relative to whatever directory a process happens to be in.
-        default = f"sqlite:///{_home(store) / 'mlflow.db'}"
-        return cls(_absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or default), experiment or sweep, sweep, note)
+        named = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return cls(_absolute(named) if named else sqlite_uri(_home(store) / "mlflow.db"), experiment or sweep, sweep, note)
 
     @property
     def address(self) -> str:
@@ -332,9 +333,11 @@ def _home(store: Store) -> Path:
 
 def _absolute(uri: str) -> str:
     """Return a tracking URI that names the same in every directory: SQLite's may be relative."""
-    path = uri.removeprefix("sqlite:///")
-    is_relative = uri.startswith("sqlite:///") and not path.startswith(("/", ":", "file:")) and path
-    return f"sqlite:///{Path.cwd() / path}" if is_relative else uri
+    file = sqlite_file(uri)
+    if file is None or file.is_absolute():
+        return uri
+    _, query, rest = uri.partition("?")
+    return f"{sqlite_uri(Path.cwd() / file)}{query}{rest}"
 
 
 def _is_others(error: Exception) -> bool:
