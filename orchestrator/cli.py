@@ -88,7 +88,11 @@ def _open_output() -> _Output | None:
         return None
     output = _Output(plain.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(output), plain.encoding, plain.errors, line_buffering=plain.line_buffering, write_through=plain.write_through
+        io.BufferedWriter(output),
+        plain.encoding,
+        "backslashreplace",  # as stderr has it: a terminal without a letter must not cost the rest of a table
+        line_buffering=plain.line_buffering,
+        write_through=plain.write_through,
     )
     return output
 
@@ -97,6 +101,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         if arguments is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _check_working_directory()
         chosen = _parser().parse_args(arguments)
         code: int = chosen.command(chosen)
         return code
@@ -104,6 +109,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _check_working_directory() -> None:
+    """Refuse to start where relative paths name nothing."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"The working directory cannot be used ({error.strerror}): change to one that exists, and try again.") from None
 
 
 class _Parser(argparse.ArgumentParser):

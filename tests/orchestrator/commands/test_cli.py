@@ -1,6 +1,7 @@
 """The command line in this process: what it prints, where, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,28 @@ FULL = "scalearn: The output cannot be written (No space left on device): send i
 def test_output_that_takes_nothing_ends_every_command_in_one_line(sweep, command, redirection, line):
     done = shell(f"scalearn {command} {redirection}")
     assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_working_directory_that_is_gone_is_one_line(sweep, tmp_path):
+    program = [sys.executable, "-m", "orchestrator.cli", "run", str(tmp_path / sweep), "--store", str(tmp_path / "runs")]
+    repository = str(Path(__file__).parents[2])
+    shell = 'mkdir gone && cd gone && rmdir "$PWD" && exec "$@"'
+    environment = {**os.environ, "PYTHONPATH": repository}
+    done = subprocess.run(["sh", "-c", shell, "sh", *program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("scalearn: The working directory cannot be used (No such file or directory): change to")
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_that_lacks_a_letter_shows_it_by_its_number(sweep):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = ["plan", sweep, "--store", "läufe/→", "--only", "/transfer/"]
+    done = subprocess.run([sys.executable, "-m", "orchestrator.cli", *words], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = ["prune", "läufe→", sweep]
+    done = subprocess.run([sys.executable, "-m", "orchestrator.cli", *words], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "l\\xe4ufe\\u2192 holds nothing that no sweep names" in done.stdout
 
 
 @pytest.mark.parametrize(
