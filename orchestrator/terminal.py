@@ -34,6 +34,14 @@ def shown(text: str) -> str:
 class SafeConsole(Console):
     """A console of rich that draws, with colours of its own, but passes on nothing that content would have a terminal do."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Take text as it is: in names of stores, brackets are no markup and colons no emoji.
+
+        Args:
+            settings: As for rich.
+        """
+        super().__init__(markup=False, emoji=False, **settings)
+
     def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> Iterable[Segment]:
         """Render as rich does, and make the text of every segment safe."""
         for segment in super().render(renderable, options):

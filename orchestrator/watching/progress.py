@@ -129,7 +129,7 @@ def stage_table(title: str | None = None, *more: str) -> Table:
     return table
 
 
-def stage_cells(counts: Counter[State]) -> list[str]:
+def stage_cells(counts: Counter[State]) -> list[str | Text]:
     """Return the states' part of a row of that table."""
     done, failed = counts["succeeded"] + counts["cached"], counts["failed"]
     total = sum(counts.values())
@@ -150,8 +150,8 @@ def show_seconds(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _alarm(count: int) -> str:
-    return f"[red]{count}[/red]" if count else "0"
+def _alarm(count: int) -> Text:
+    return Text(str(count), style="red" if count else "")
 
 
 def _rank(stage: str) -> int:

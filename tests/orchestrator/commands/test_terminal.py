@@ -44,6 +44,17 @@ def test_console_draws_its_own_colours_and_tables_around_safe_content():
     assert not [sequence for sequence in OBEYED if sequence in output]
 
 
+def test_console_takes_brackets_and_colons_as_they_are():
+    name = "/runs/[a]/x[/red] :apple: [link=http://x]y"
+    console = SafeConsole(width=60)
+    table = Table(name, title=name)
+    table.add_row(name)
+    with console.capture() as captured:
+        console.print(name, soft_wrap=True)
+        console.print(table)
+    assert captured.get().count(name) == 4
+
+
 def through_a_terminal(command: list[str], repository: Path) -> tuple[int, str]:
     """Run a command with a terminal as its input and output; returns its exit code and all that it wrote."""
     pid, terminal = pty.fork()
