@@ -18,6 +18,7 @@ from orchestrator.artifacts.job_history import summary
 from orchestrator.artifacts.job_log import about, logged
 from orchestrator.artifacts.store import CACHE, HISTORY, JOB, Store
 from orchestrator.execution.early import must_stop
+from orchestrator.storage.directory import size_of
 from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
 from scalearn.config import JobConfig
@@ -152,7 +153,7 @@ def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), full)
 
     def progress() -> object:
-        return [_size(member.directory / HISTORY) for member in pack.values()]
+        return [size_of(member.directory / HISTORY) for member in pack.values()]
 
     try:
         if pack:
@@ -320,13 +321,6 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], at
         return must_stop(member.directory, lambda: histories(rivals[node]), member.config.optimisation.selection, metric)
 
     return report
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _load(train: str) -> Train:

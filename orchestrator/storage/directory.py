@@ -53,6 +53,16 @@ def names_no_file(error: OSError) -> bool:
     return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
 
 
+def size_of(path: Path) -> int:
+    """Return a file's bytes; 0 where there is none, or nothing that this user may look at."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        if not (names_no_file(error) or isinstance(error, PermissionError)):
+            raise
+        return 0
+
+
 def missing(path: Path, why: str) -> FileNotFoundError:
     """Return the error for a file that ought to be there."""
     return FileNotFoundError(errno.ENOENT, why, str(path))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, Store
 from orchestrator.definition.graph import DONE, Graph, State
+from orchestrator.storage.directory import size_of
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
@@ -265,7 +266,7 @@ class Tracker:
                 del self._open[node]  # blocked, or set back before it began
             return
         ended = self._ended(node)
-        size = _size(self._store.directory(node) / HISTORY)
+        size = size_of(self._store.directory(node) / HISTORY)
         if ended is None and size == self._open[node]:
             return
         record = {**record, "stage": self._graph.stage_of(node)}
@@ -348,10 +349,3 @@ def _first_line(error: Exception) -> str:
     if _OTHER_VERSION in str(error):
         return "the database is of another version of MLflow than is installed: install that one or, if it is older, `mlflow db upgrade` it"
     return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -297,6 +297,18 @@ def test_absent_server_leaves_work_for_a_later_run(store, monkeypatch):
     assert set(runs_of(store)) == {*graph.nodes(), "toy"}
 
 
+@pytest.mark.parametrize("harm", [lambda path: path.symlink_to(path.name), lambda path: path.mkdir()])
+def test_job_with_something_else_in_the_place_of_its_history_holds_no_other_back(store, harm):
+    graph = two_stages()
+    run_jobs(graph, store)
+    history = store.directory(graph.nodes()[0]) / "history.jsonl"
+    history.unlink()
+    harm(history)
+    tracker, left = track(graph, store)
+    assert left == 0, tracker.problem
+    assert len(runs_of(store)) == 1 + len(graph)
+
+
 def test_half_a_line_of_history_waits_for_its_other_half(store):
     graph = two_stages(sources=2, targets=1)
     run_jobs(graph, store)
