@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
 from analysis.report.mlflow_jobs import experiment_description, run_description, saved_views
 from orchestrator.tracking.run_facts import Point
-from orchestrator.tracking.tracking_file import create_tracking_file
+from orchestrator.tracking.tracking_file import create_tracking_file, take_artifacts_along
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -70,6 +70,7 @@ class SweepRuns:
         self._client = MlflowClient(uri)
         self._sweep = sweep
         self.experiment_id = self._experiment(experiment, None if is_server else artifacts)
+        take_artifacts_along(uri, artifacts)
         if not self._sweep_runs():
             self._client.create_run(self.experiment_id, tags={KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}, run_name=sweep)
         self.run_id = ""

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import shutil
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -54,6 +57,32 @@ def test_sweep_is_logged_in_a_store_whose_name_means_something_else_in_an_addres
     assert tracking_of(store, "small").uri == uri
     client.delete_experiment(experiment)
     assert is_deleted(uri, "small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copied", [True, False])
+def test_store_that_is_copied_or_moved_logs_its_report_beside_itself_alone(tmp_path, repository, copied):
+    file, store, graph = small_store(tmp_path / "first")
+    run_jobs(graph, store)
+    assert main(["run", str(file), "--store", str(store.root)]) == 0
+    before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    other = tmp_path / "second" / "runs"
+    if copied:
+        shutil.copytree(store.root, other)
+    else:
+        other.parent.mkdir()
+        store.root.rename(other)
+    # A process of its own: MLflow remembers where a run's artifacts are.
+    again = [sys.executable, "-m", "orchestrator.cli", "run", str(file), "--store", str(other)]
+    assert subprocess.run(again, cwd=repository, timeout=600).returncode == 0
+    assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == (before if copied else {})
+    client = MlflowClient(sqlite_uri(other / "mlflow.db"))
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert {run.info.artifact_uri for run in runs} == {
+        (other / "mlflow-artifacts" / run.info.run_id / "artifacts").as_uri() for run in runs
+    }
+    (sweeps,) = [run for run in runs if run.data.tags["kind"] == "sweep"]
+    assert str(other) in Path(client.download_artifacts(sweeps.info.run_id, "manifest.json", str(tmp_path))).read_text()
 
 
 @pytest.fixture
