@@ -46,14 +46,18 @@ class LocalRay:
         Raises:
             RayLost: It was so.
         """
-        gone = next((name for name, process in self.vital.items() if not _is_running(process)), None)
-        if gone is not None:
-            _kill(self.processes)
-            _kill(process for process in psutil.process_iter() if self._is_worker(process))
-            raise RayLost(
-                f"The local Ray is gone: its {gone} process has ended, perhaps killed for want of memory."
-                " What was done is kept; run the same command again to go on from the last checkpoints."
-            )
+        ended = next((name for name, process in self.vital.items() if not _is_running(process)), None)
+        if ended is not None:
+            why = f"its {ended} process has ended, perhaps killed for want of memory"
+        elif not self.session.exists():  # by whoever tidies up such directories: no worker would start any more
+            why = f"its directory {self.session} was removed"
+        else:
+            return
+        _kill(self.processes)
+        _kill(process for process in psutil.process_iter() if self._is_worker(process))
+        raise RayLost(
+            f"The local Ray is gone: {why}. What was done is kept; run the same command again to go on from the last checkpoints."
+        )
 
     def _is_worker(self, process: psutil.Process) -> bool:
         """Tell by where its standard output goes: the workers of a dead raylet are nobody's children."""
@@ -81,7 +85,12 @@ def start(**settings: Any) -> tuple[LocalRay, Any]:
     except Exception as error:  # Ray raises no type of its own here
         reason = re.split(r"[.:]?\s*\n|\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
         logs = f"{settings['_temp_dir']}/session_latest/logs"
-        raise UserError(f"Ray could not be started on this machine ({reason}): try again, or see what its logs say in {logs}.") from error
+        # Its token is a file in the home directory.
+        denied = isinstance(error, PermissionError) or "Permission denied" in reason
+        remedy = (
+            "let this user write there, or set HOME to another directory" if denied else f"try again, or see what its logs say in {logs}"
+        )
+        raise UserError(f"Ray could not be started on this machine ({reason}): {remedy}.") from error
     started = _children() - before
     vital = {_VITAL[process.name()]: process for process in started if process.name() in _VITAL}
     return LocalRay(vital, started, Path(context.address_info["session_dir"])), context

@@ -31,6 +31,7 @@ from orchestrator.tracking.ledger import logged_before
 from orchestrator.tracking.writer import Target, Tracker, program
 from orchestrator.watching.progress import Progress
 from orchestrator.watching.report import Report, print_table, report_folder, write_run_report
+from scalearn.errors import UserError
 from scalearn.secrets import without_secrets
 from scalearn.tasks import task_of
 from scalearn.training.runtime import Runtime
@@ -198,6 +199,8 @@ def _run_pending(
     for node in untracked:
         tracker.add(node)
     pending = graph.counts()["pending"]
+    if pending:
+        _check_home()
     if untracked or pending:
         tracker.start()
     if not pending:
@@ -243,6 +246,14 @@ def _run_pending(
     except RayLost as error:
         _warn(console, str(error))
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
+
+
+def _check_home() -> None:
+    """Refuse what Ray would end in a traceback: a user whom a container knows by number alone."""
+    try:
+        Path.home()
+    except RuntimeError:
+        raise UserError("This user has no home directory, and Ray needs one: set HOME to a directory that can be written to.") from None
 
 
 def _cost(sweep: Sweep) -> Callable[[bool], CostModel]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_working_directory_that_is_gone_is_one_line(sweep, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith("scalearn: The working directory cannot be used (No such file or directory): change to")
     assert done.stderr.count("\n") == 1
+
+
+def test_run_of_a_user_without_a_home_is_one_line(sweep, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # as for a container's user that has no name
+    assert main(["run", sweep, "--store", str(tmp_path / "runs")]) == 2
+    assert (
+        capsys.readouterr().err
+        == "scalearn: This user has no home directory, and Ray needs one: set HOME to a directory that can be written to.\n"
+    )
 
 
 def test_output_that_lacks_a_letter_shows_it_by_its_number(sweep):

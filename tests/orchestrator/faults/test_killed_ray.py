@@ -87,6 +87,30 @@ def test_run_whose_local_ray_is_killed_ends_with_one_sentence_and_no_process_and
 
 @pytest.mark.slow
 @pytest.mark.fault
+def test_run_whose_rays_directory_is_removed_marks_no_job_failed(tmp_path, repository, ray_directory, started):
+    launch = Launch(tmp_path, repository)
+    behave(launch.store, (".", {"hold": {"epoch": 2, "until": "go"}}))
+    node = launch.node("source/adapter/bbc")
+    driver = launch.start(*ONLY, RAY_TMPDIR=str(ray_directory))
+    started.append(driver)
+    wait_until(lambda: launch.epoch(node) == 1 or driver.poll() is not None)
+    members = family(driver.pid)
+    shutil.rmtree(ray_directory)
+    done = finished(driver)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "The local Ray is gone: its directory" in done.stdout
+    assert launch.states()[node] == "pending"
+    wait_until(lambda: not survivors(members), 60)
+    (launch.store.root / "go").touch()
+    ray_directory.mkdir(exist_ok=True)  # what ended has perhaps left its last words there
+    assert launch.run(*ONLY, RAY_TMPDIR=str(ray_directory)).returncode == 0
+    assert launch.epoch(node) == 0  # done
+    assert [entry["from"] for entry in launch.log(node)] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.fault
 def test_call_of_a_thread_that_outlives_its_ray_joins_no_other(repository, shared_ray, ray_directory):
     program = """
 import os, ray
