@@ -9,7 +9,10 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from scalearn.data.read import Published, in_memory
 from scalearn.errors import UserError
+from scalearn.tasks.arrow_texts import as_texts, is_list
+from scalearn.tasks.columns import refuse_absent
 from scalearn.tasks.labels import class_numbers, found_names, label_warnings
+from scalearn.tasks.spelling import cut, listed, shown
 from scalearn.tasks.task import HubSource, Task
 
 LABEL = "label"
@@ -23,39 +26,38 @@ def check_texts(task: Task, published: Published) -> Dataset:
         UserError: Otherwise; rows are counted from 0.
     """
     rows, place = published.rows, published.place
-    needed = [*task.columns, *task.choices, *task.other_columns, *([] if task.kind == "per_candidate" else [task.label_column])]
-    absent = [column for column in dict.fromkeys(needed) if column not in rows.column_names]
-    if absent and published.columns:
-        raise UserError(f"Task {task.key}: {place} lacks the column {absent[0]!r}; its columns are {', '.join(published.columns)}.")
+    refuse_absent(task, place, published.columns)
     if len(rows) == 0:
         raise UserError(f"Task {task.key}: {place} holds no rows; fetch or write it again.")
     for column in (*task.columns, *task.choices):
         values = _column(rows, column)
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            if pa.types.is_nested(values.type):
-                raise UserError(f"Task {task.key}: column {column!r} of {place} holds no text but {values.type}; name the text column.")
-            values = values.cast(pa.string())
-            rows = _with_column(rows, column, values, Value("string"))
+        if pa.types.is_nested(values.type):
+            kind = cut(str(values.type))
+            raise UserError(f"Task {task.key}: column {column!r} of {place} holds no text but {kind}; name the text column.")
+        texts = as_texts(f"Task {task.key}: {place}", column, values)
+        if texts.type != values.type:
+            values, rows = texts, _with_column(rows, column, texts, Value("string"))
         _refuse(task, place, pc.is_null(values), f"column {column!r} is null")
         if column not in task.may_be_empty:
             _refuse(task, place, _is_blank(values), f"column {column!r} holds no text")
     return rows
 
 
-def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
-    """Return the task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
+def label_names(task: Task, train: Dataset, place: str) -> tuple[str, ...] | None:
+    """The task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
 
     The classes of a multi-label task are those that occur in train, whatever the features name (PROTOCOL, Data).
 
     Args:
         task: The task.
         train: The whole published train split.
+        place: What an error sentence names.
 
     Returns:
         The names in the order of their numbers; None for regression.
 
     Raises:
-        UserError: A multi-label task has no label at all.
+        UserError: A multi-label task has no label at all, or the column holds neither texts nor numbers.
     """
     if task.head == "regression":
         return None
@@ -65,7 +67,8 @@ def label_names(task: Task, train: Dataset) -> tuple[str, ...] | None:
     if published is not None and task.kind != "multi_label":
         return published
     values = _column(train, task.label_column)
-    labels = _label_texts(pc.list_flatten(values) if _is_list(values) else values, published)
+    parents = pc.list_parent_indices(values) if is_list(values) else None
+    labels = _label_texts(task, place, values if parents is None else pc.list_flatten(values), published, parents)
     occurring = {label for label in pc.unique(labels).to_pylist() if label and not label.isspace() and label != _hidden(task)}
     if not occurring and task.kind == "multi_label":
         raise UserError(f"Task {task.key}: no row of train has a label in column {task.label_column!r}; check that column.")
@@ -97,9 +100,11 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
     if task.kind == "per_candidate":
         return rows
     values = _column(rows, task.label_column)
-    if (task.kind == "multi_label") != _is_list(values):
+    if (task.kind == "multi_label") != is_list(values):
         wanted = "lists of labels" if task.kind == "multi_label" else "one label per row"
-        raise UserError(f"Task {task.key}: column {task.label_column!r} of {place} holds {values.type}; kind {task.kind} needs {wanted}.")
+        raise UserError(
+            f"Task {task.key}: column {task.label_column!r} of {place} holds {cut(str(values.type))}; kind {task.kind} needs {wanted}."
+        )
     published = published_names(task, rows)
     if task.label_column != LABEL and LABEL in rows.column_names:
         rows = rows.remove_columns(LABEL)
@@ -121,7 +126,7 @@ def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
     if task.kind == "per_candidate":
         return ()
     feature, values = train.features[LABEL], _column(train, LABEL)
-    occurring = pc.unique(pc.list_flatten(values) if _is_list(values) else values).to_pylist()
+    occurring = pc.unique(pc.list_flatten(values) if is_list(values) else values).to_pylist()
     names = getattr(feature, "feature", feature)
     return label_warnings(task, [names.int2str(each) if isinstance(names, ClassLabel) else f"{each:g}" for each in occurring])
 
@@ -131,10 +136,10 @@ def _hidden(task: Task) -> str | None:
     return task.source.hidden_label if isinstance(task.source, HubSource) else None
 
 
-def _label_texts(values: pa.Array, published: Sequence[str] | None) -> pa.Array:
+def _label_texts(task: Task, place: str, values: pa.Array, published: Sequence[str] | None, parents: pa.Array | None = None) -> pa.Array:
     """Labels as text: by the names that the file gives them, where it does."""
     if published is None or not pa.types.is_integer(values.type):
-        return values.cast(pa.string())
+        return as_texts(f"Task {task.key}: {place}", task.label_column, values, parents)
     inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(published)))
     named = pc.take(pa.array(published, pa.string()), pc.if_else(inside, values, None))
     return pc.if_else(inside, named, values.cast(pa.string()))
@@ -151,7 +156,7 @@ def _codes(
     parents: pa.Array | None = None,
 ) -> pa.Array:
     """Class numbers in the order of `names`."""
-    labels = _label_texts(values, published)
+    labels = _label_texts(task, place, values, published, parents)
     _refuse(task, place, pc.is_null(labels), "a label is null", parents)
     _refuse(task, place, _is_blank(labels), f"the label in column {task.label_column!r} is empty", parents)
     hidden = _hidden(task)
@@ -163,22 +168,23 @@ def _codes(
     unknown = pc.is_null(codes)
     if pc.any(unknown).as_py():
         wrong = labels[pc.index(unknown, True).as_py()].as_py()
-        _refuse(task, place, unknown, f"the label {wrong!r} is none of {', '.join(names)}", parents)
+        _refuse(task, place, unknown, f"the label {shown(wrong)} is none of {listed(names)}", parents)
     return codes
 
 
 def _numbers(task: Task, place: str, values: pa.Array) -> pa.Array:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         _refuse(task, place, _is_blank(values), f"the label in column {task.label_column!r} is empty")
-        texts = values.to_pylist()
+        texts = as_texts(f"Task {task.key}: {place}", task.label_column, values).to_pylist()
         wrong = next((number for number, text in enumerate(texts) if not _is_number(text)), None)
         if wrong is not None:
             raise UserError(
-                f"Task {task.key}: {place}, row {wrong}: the label {texts[wrong]!r} is no number; kind regression needs numbers."
+                f"Task {task.key}: {place}, row {wrong}: the label {shown(texts[wrong])} is no number; kind regression needs numbers."
             )
         values = pa.array([float(text) for text in texts], pa.float64())
     try:
-        numbers = values.cast(pa.float32())
+        # By way of float64: a whole number that float32 does not hold is rounded, as it is when a text file holds it.
+        numbers = values.cast(pa.float64(), safe=False).cast(pa.float32())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"Task {task.key}: {place}: column {task.label_column!r} must hold numbers ({error}).") from None
     _refuse(task, place, pc.invert(pc.is_finite(numbers)), "the label is not a finite number")
@@ -190,7 +196,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python takes for a separator of thousands
 
 
 def _is_blank(texts: pa.Array) -> pa.Array:
@@ -201,10 +207,6 @@ def _column(rows: Dataset, column: str) -> pa.Array:
     """One column as a single Arrow array."""
     values = rows.with_format("arrow")[:][column]
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-
-
-def _is_list(values: pa.Array) -> bool:
-    return bool(pa.types.is_list(values.type) or pa.types.is_large_list(values.type))
 
 
 def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) -> Dataset:
@@ -234,7 +236,7 @@ def check_lists(task: Task, rows: Dataset, place: str, columns: Iterable[str]) -
     """
     for column in columns:
         values = _column(rows, column)
-        if not _is_list(values):
+        if not is_list(values):
             raise UserError(f"Task {task.key}: column {column!r} of {place} holds {values.type}; it must hold lists.")
         lengths = pc.list_value_length(values)
         _refuse(task, place, pc.equal(pc.fill_null(lengths, 0), 0), f"column {column!r} is empty")

@@ -34,7 +34,7 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
     published = read_splits(task, root)
     rows = {name: check_texts(task, each) for name, each in published.items()}
     train = rows[task.splits.train]
-    names = label_names(task, train)
+    names = label_names(task, train, published[task.splits.train].place)
     # Of a multi-label task not every published name need be a class: numbers would count other names.
     ordered = task.label_names is not None or (task.kind != "multi_label" and published_names(task, train) is not None)
     for name, each in published.items():

@@ -13,8 +13,10 @@ from datasets.table import InMemoryTable
 
 from scalearn.data.hub_files import hub_files
 from scalearn.errors import UserError
-from scalearn.tasks.origin import split_files, task_directory
-from scalearn.tasks.task import HubSource, PackageSource, Task
+from scalearn.tasks.arrow_texts import plain
+from scalearn.tasks.columns import needed_columns
+from scalearn.tasks.origin import broken, split_files, task_directory
+from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
 from scalearn.tasks.text_files import TEXT_FORMATS, TextFile, read_text_file
 
 _ALWAYS_ALLOWED = 1 << 30
@@ -32,7 +34,7 @@ class Published:
     place: str
     """File, or data set and split: what an error sentence names."""
     columns: Sequence[str]
-    """Names of all its columns; of text files, `rows` holds only those that the task reads."""
+    """Names of all its columns; of text files and own tasks, `rows` holds only those that the task reads."""
     warnings: tuple[str, ...] = ()
     """What was ambiguous about its files, one sentence each."""
 
@@ -80,6 +82,7 @@ def _from_files(task: Task, files: list[Path]) -> Published:
             else:
                 table = _parquet_table(path)
                 names = tuple(table.column_names)
+                table = _needed(task, path, table)
             parts.append(in_memory(table))
             columns |= dict.fromkeys(names)
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
@@ -116,11 +119,23 @@ def _parquet_table(path: Path) -> pa.Table:
         return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
+def _needed(task: Task, path: Path, table: pa.Table) -> pa.Table:
+    """The columns that an own task reads: the others may have types that `datasets` does not know, or one name."""
+    if not isinstance(task.source, FileSource):
+        return table
+    names = table.column_names
+    wanted = [name for name in needed_columns(task) if name in names]
+    for name in wanted:
+        if names.count(name) > 1:
+            raise UserError(f"Task {task.key}: {path} has {names.count(name)} columns named {name!r}; give each a name of its own.")
+    columns = {name: plain(table.column(names.index(name))) for name in wanted}
+    return pa.table(columns, metadata=table.schema.metadata)
+
+
 @contextmanager
 def _readable(task: Task, path: Path) -> Iterator[None]:
     """Turn whatever a broken file raises into one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"Task {task.key}: {path} is broken or not in its format ({reason}); fetch or write it again.") from error
+        raise broken(task, path, error) from error

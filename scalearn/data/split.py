@@ -12,6 +12,7 @@ from datasets.utils.stratify import stratified_shuffle_split_generate_indices
 from scalearn.config import DataConfig
 from scalearn.data.check import LABEL
 from scalearn.errors import UserError
+from scalearn.tasks.spelling import shown
 from scalearn.tasks.task import Task
 
 SEED = 42
@@ -116,14 +117,37 @@ def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
 
 
 def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
-    """Return what is left of the rows, and the share that is drawn from them."""
+    """What is left of the rows, and the share that is drawn from them."""
+    labels, count = _labels(rows) if stratify else None, ceil(share * len(rows))
     try:
-        train, test = _parted(_labels(rows) if stratify else None, len(rows), ceil(share * len(rows)))
+        if labels is not None:
+            _check_classes(rows, labels, count)
+        train, test = _parted(labels, len(rows), count)
     except ValueError as error:
         raise UserError(
-            f"Task {task.key}: cannot draw {share:.0%} of {len(rows)} rows of train as an evaluation split ({error}); use more rows."
+            f"Task {task.key}: cannot draw {share:.0%} of {len(rows)} rows of train as an evaluation split ({error}); "
+            "use more rows, or give the split a file of its own."
         ) from None
     return rows.select(train, keep_in_memory=True), rows.select(test, keep_in_memory=True)
+
+
+def _check_classes(rows: Dataset, labels: Numbers, count: int) -> None:
+    """Say in plain words what a draw in proportion to the labels cannot do: each class needs a row in both parts.
+
+    Args:
+        rows: The rows.
+        labels: Their labels.
+        count: Rows to draw.
+
+    Raises:
+        ValueError: A class has one row, or there are more classes than rows in a part.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(rows) > 1 and counts.min() < 2:
+        name = rows.features[LABEL].int2str(int(classes[counts.argmin()]))
+        raise ValueError(f"the label {shown(name)} has one row, and each label needs one in both parts")
+    if len(rows) > 1 and min(count, len(rows) - count) < len(classes):
+        raise ValueError(f"each of its {len(classes)} labels needs a row in both parts")
 
 
 def _parted(labels: Numbers | None, total: int, test_count: int) -> tuple[Numbers, Numbers]:

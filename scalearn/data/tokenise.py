@@ -20,7 +20,7 @@ from scalearn.errors import UserError
 from scalearn.tasks import Task, task_of
 from scalearn.tasks.task import Row, Template
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Bump when the token ids or labels of equal settings change; older cache entries are then left unused."""
 
 BATCH_ROWS = 256

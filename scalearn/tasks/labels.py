@@ -1,8 +1,10 @@
 """Labels are matched by their text: which classes there are, which class a label means, and what looks like a slip of the pen."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
+from scalearn.tasks.spelling import look, shown
 from scalearn.tasks.task import Task
 
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+")
@@ -13,13 +15,15 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 def compared(label: str) -> str:
     """Return a label in the form in which labels are compared.
 
-    pandas writes 1.0 for 1 once a row of the column was missing, and every program writes true in its own way.
+    pandas writes 1.0 for 1 once a row of the column was missing, and -0.0 for 0 that came out of a computation; every program writes
+    true in its own way; and Unicode writes é in two ways, which editors, file systems and readers take for one.
 
-    >>> [compared(label) for label in ("1.0", "01", "True", "Pos", "1.5")]
-    ['1', '01', 'true', 'Pos', '1.5']
+    >>> [compared(label) for label in ("1.0", "-0.0", "01", "True", "Pos", "1.5", "cafe\u0301")]
+    ['1', '0', '01', 'true', 'Pos', '1.5', 'café']
     """
+    label = label if label.isascii() else unicodedata.normalize("NFC", label)
     if whole := _WHOLE_FLOAT.fullmatch(label):
-        return whole[1]
+        return "0" if whole[1] == "-0" else whole[1]
     return label.lower() if label.lower() in ("true", "false") else label
 
 
@@ -68,14 +72,14 @@ def label_warnings(task: Task, labels: Collection[str]) -> tuple[str, ...]:
     sentences = []
     if len(labels) == 1 and task.kind != "multi_label":
         (label,) = labels
-        sentences.append(f"Task {task.key}: every label of train is {label!r}, so there is nothing to learn; check its label column.")
+        sentences.append(f"Task {task.key}: every label of train is {shown(label)}, so there is nothing to learn; check its label column.")
     alike: dict[str, list[str]] = {}
     for label in sorted(labels):
-        alike.setdefault(" ".join(label.split()).casefold(), []).append(label)
+        alike.setdefault(look(label), []).append(label)
     if task.label_names is None:
         sentences += [
-            f"Task {task.key}: the labels {', '.join(map(repr, same))} of train are classes of their own and differ in white space or "
-            "capitals alone; write them alike if they are one."
+            f"Task {task.key}: the labels {', '.join(map(shown, same[:10]))} of train are classes of their own and differ in white "
+            "space, capitals or spelling alone; write them alike if they are one."
             for same in alike.values()
             if len(same) > 1
         ]

@@ -8,8 +8,10 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from scalearn.errors import UserError
+from scalearn.tasks.arrow_texts import as_texts, is_list, plain
+from scalearn.tasks.columns import refuse_absent
 from scalearn.tasks.labels import found_names, label_warnings
-from scalearn.tasks.origin import split_files, task_directory
+from scalearn.tasks.origin import broken, split_files, task_directory
 from scalearn.tasks.task import Task
 from scalearn.tasks.text_files import TEXT_FORMATS, read_text_file
 
@@ -29,13 +31,17 @@ def local_warnings(task: Task, root: Path | None) -> tuple[str, ...]:
             for path in split_files(task, directory, split):
                 if path.suffix in TEXT_FORMATS and path.name.startswith(f"{split}."):
                     text = read_text_file(task, path)
+                    refuse_absent(task, str(path), text.names)
                     sentences += text.warnings
                     labels |= {each for value in text.columns.get(task.label_column, []) for each in _each(value)}
                 elif path.suffix in (".parquet", ".arrow"):
-                    labels |= _arrow_labels(task, path)
+                    try:
+                        labels |= _arrow_labels(task, path)
+                    except (OSError, ValueError, pa.ArrowException) as error:
+                        raise broken(task, path, error) from None
             if split == task.splits.train and labels:
                 sentences += label_warnings(task, _classes(task, labels))
-    except (UserError, OSError, ValueError, pa.ArrowException) as error:
+    except (UserError, OSError) as error:
         sentences.append(str(error).partition("\n")[0])
     return tuple(sentences)
 
@@ -59,17 +65,27 @@ def _arrow_labels(task: Task, path: Path) -> set[str]:
     found: set[str] = set()
     if path.suffix == ".parquet":
         with pyarrow.parquet.ParquetFile(path) as file:
+            refuse_absent(task, str(path), file.schema_arrow.names)
             if task.label_column in file.schema_arrow.names:
+                rows = 0
                 for batch in file.iter_batches(columns=[task.label_column]):
-                    found |= _distinct(batch.column(0))
+                    found |= _distinct(task, path, batch, rows)
+                    rows += len(batch)
         return found
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+        refuse_absent(task, str(path), batches.schema.names)
+        rows = 0
         for batch in batches:
             if task.label_column in batch.schema.names:
-                found |= _distinct(batch.column(task.label_column))
+                found |= _distinct(task, path, batch, rows)
+            rows += len(batch)
     return found
 
 
-def _distinct(values: pa.Array) -> set[str]:
-    flat = pc.list_flatten(values) if pa.types.is_list(values.type) else values
-    return set(pc.unique(flat.cast(pa.string())).to_pylist()) - {None}
+def _distinct(task: Task, path: Path, batch: pa.RecordBatch, first_row: int) -> set[str]:
+    column = batch.column(batch.schema.names.index(task.label_column))  # a column `label.more` comes along with `label`
+    values = plain(pa.chunked_array([column])).combine_chunks()
+    rows = pa.array(range(first_row, first_row + len(values)), pa.int64())
+    if is_list(values):
+        values, rows = pc.list_flatten(values), rows.take(pc.list_parent_indices(values))
+    return set(pc.unique(as_texts(f"Task {task.key}: {path}", task.label_column, values, rows)).to_pylist()) - {None}

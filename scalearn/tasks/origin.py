@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from scalearn.errors import UserError
+from scalearn.tasks.spelling import listed
 from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "tsv")
-"""File endings in the order in which they are looked for; hub data sets are read as any of them too."""
+"""File endings; hub data sets are read as any of them too."""
 
 
 def data_origin(task: Task, root: Path | None) -> str:
@@ -60,20 +61,31 @@ def split_files(task: Task, directory: Path, split: str) -> list[Path]:
     """Return the files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` wrote under `<split>/`.
 
     Raises:
-        UserError: No such file.
+        UserError: No such file, or several.
     """
-    for ending in FORMATS:
-        path = directory / f"{split}.{ending}"
-        if path.is_file():
-            return [path]
-    if (directory / split / "state.json").is_file():
+    found = [path for ending in FORMATS if (path := directory / f"{split}.{ending}").is_file()]
+    saved = (directory / split / "state.json").is_file()
+    if len(found) + saved > 1:
+        names = [*(path.name for path in found), *([f"{split}/"] if saved else [])]
+        raise UserError(f"Task {task.key} has its split {split!r} in {directory} more than once: {', '.join(names)}; keep one of them.")
+    if found:
+        return found
+    if saved:
         return sorted(path for path in (directory / split).iterdir() if path.suffix in (".arrow", ".json"))
-    own = isinstance(task.source, FileSource)
+    others = listed(sorted(path.name for path in directory.iterdir() if path.name.casefold().startswith(f"{split}.".casefold())))
+    endings = "csv, .jsonl or .parquet" if isinstance(task.source, FileSource) else "parquet"
+    drawn = isinstance(task.source, FileSource) and split != task.splits.train
     raise UserError(
-        f"Task {task.key} has no split {split!r} in {directory}: "
-        f"expected {split}.{'csv, .jsonl or .parquet' if own else 'parquet'}, or the directory {split} as datasets.save_to_disk writes it"
-        f"{'; to draw it from train, set the split to null in the definition' if own and split != task.splits.train else ''}."
+        f"Task {task.key} has no split {split!r} in {directory}: {f'there is {others}, but ' if others else ''}expected {split}.{endings}, "
+        f"or the directory {split} as datasets.save_to_disk writes it"
+        f"{'; to draw it from train, set the split to null in the definition' if drawn else ''}."
     )
+
+
+def broken(task: Task, path: Path, error: Exception) -> UserError:
+    """One sentence for whatever a broken file raises."""
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return UserError(f"Task {task.key}: {path} is broken or not in its format ({reason}); fetch or write it again.")
 
 
 def _sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from scalearn.errors import UserError
-from scalearn.tasks.origin import split_files, task_directory
+from scalearn.tasks.origin import broken, split_files, task_directory
 from scalearn.tasks.task import HubSource, PackageSource, Task
 
 
@@ -33,8 +33,7 @@ def check_present(task: Task, root: Path | None) -> None:
         try:
             empty = not any(_has_rows(path) for path in files)
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise UserError(f"Task {task.key}: {files[0]} is broken or not in its format ({reason}); fetch or write it again.") from error
+            raise broken(task, files[0], error) from error
         if empty:
             place = files[0] if files and files[0].parent == directory else directory / split
             raise UserError(f"Task {task.key}: {place} holds no rows; fetch or write it again.")

@@ -13,11 +13,30 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from scalearn.errors import UserError
+from scalearn.tasks.columns import needed_columns, refuse_other_separator
+from scalearn.tasks.spelling import shown
 from scalearn.tasks.task import Task
 
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".json")
 
+_FOREIGN = {
+    b"\xff\xfe\0\0": "is UTF-32; write it again as UTF-8",
+    b"\0\0\xfe\xff": "is UTF-32; write it again as UTF-8",
+    b"\xff\xfe": "is UTF-16; write it again as UTF-8",
+    b"\xfe\xff": "is UTF-16; write it again as UTF-8",
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"\xfd7zXZ": "is compressed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it",
+    b"PK\3\4": "is a zip archive or a spreadsheet; unpack it, or write it as CSV",
+    b"PAR1\x15": "is a parquet file; name it .parquet",
+    b"ARROW1\0\0": "is an Arrow file; write it as parquet",
+}
+"""What the first bytes of files in other formats say about them, longest first where one begins as another."""
+
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that the module allows by itself
+
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -61,18 +80,16 @@ def read_text_file(task: Task, path: Path) -> TextFile:
     names: Sequence[str]
     columns: dict[str, list[Any]]
     warnings: tuple[str, ...] = ()
-    with path.open("rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{where} is UTF-16; write it again as UTF-8.")
+    _refuse_foreign(where, path)
     if path.suffix in (".csv", ".tsv"):
-        table, warnings = _tab_separated(task, where, path) if path.suffix == ".tsv" else (_comma_separated(where, path), ())
+        table, warnings = (_tab_separated if path.suffix == ".tsv" else _comma_separated)(task, where, path)
         names = table.header
-        columns = {name: [row[names.index(name)] for row in table.rows] for name in _needed(task) if name in names}
+        columns = {name: [row[names.index(name)] for row in table.rows] for name in needed_columns(task) if name in names}
         columns |= {name: _whole_numbers(columns[name]) for name in task.other_columns if name in columns}
     else:
         rows = _json_rows(where, path)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = {name: [row.get(name) for row in rows] for name in _needed(task) if name in names}
+        columns = {name: [row.get(name) for row in rows] for name in needed_columns(task) if name in names}
         for name in set(columns).difference(task.other_columns):
             for number, value in enumerate(columns[name]):
                 if not isinstance(value, str):
@@ -85,12 +102,39 @@ def read_text_file(task: Task, path: Path) -> TextFile:
     return TextFile(tuple(names), columns, warnings)
 
 
-def _needed(task: Task) -> list[str]:
-    return list(dict.fromkeys((*task.columns, *task.choices, task.label_column, *task.other_columns)))
+def refuse_characters(place: str, what: str, text: str) -> None:
+    """Refuses a text that is damaged or was not UTF-8.
+
+    Args:
+        place: Task, file and row.
+        what: What the text is.
+        text: Decoded with the error handler `surrogateescape`, so that a byte that is no UTF-8 is half a surrogate pair.
+
+    Raises:
+        UserError: It holds NUL bytes, such a byte, or half a character.
+    """
+    if "\0" in text:
+        raise UserError(f"{place}: its {what} holds NUL bytes, so it is damaged or not UTF-8; write the file again as UTF-8.")
+    wrong = None if text.isascii() else re.search("[\ud800-\udfff]", text)
+    if wrong and "\udc80" <= wrong[0] <= "\udcff":
+        raise UserError(
+            f"{place}: byte 0x{ord(wrong[0]) - 0xDC00:02X} in its {what} is not UTF-8, as in files in Latin-1 or Windows-1252; "
+            "write the file again as UTF-8."
+        )
+    if wrong:
+        raise UserError(f"{place}: its {what} holds half a character (\\u{ord(wrong[0]):04x}); write the text again.")
+
+
+def _refuse_foreign(where: str, path: Path) -> None:
+    with path.open("rb") as file:
+        beginning = file.read(8)
+    for sign, sentence in _FOREIGN.items():
+        if beginning.startswith(sign):
+            raise UserError(f"{where} {sentence}.")
 
 
 def _open(path: Path, newline: str | None) -> TextIO:
-    # A byte that is no UTF-8 becomes half a surrogate pair, which `_check_characters` finds again with its row.
+    # A byte that is no UTF-8 becomes half a surrogate pair, which `refuse_characters` finds again with its row.
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -117,10 +161,39 @@ def _table(where: str, path: Path, **dialect: Any) -> _Table:
     return _Table(rows[0], rows[1:], lines[1:])
 
 
-def _comma_separated(where: str, path: Path) -> _Table:
+def _comma_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
+    """A comma-separated file, with a warning where stray quotation marks may have swallowed rows."""
     table = _table(where, path)
+    refuse_other_separator(task, where, table.header, ",")
     _refuse_uneven(where, table, "quote fields that hold commas")
-    return table
+    inside = list(_rows_inside_fields(task, table))
+    if not inside:
+        return table, ()
+    return table, (
+        f"Task {task.key}: {len(inside)} lines inside quoted fields of {path.name} look like rows of their own, the first in row "
+        f"{inside[0]} (line {table.lines[inside[0]]}); if quotation marks only begin or end texts there, write them twice and quote "
+        "those fields.",
+    )
+
+
+def _rows_inside_fields(task: Task, table: _Table) -> Iterator[int]:
+    """The row of each line of a quoted field that has as many fields as the header, and a label that other rows have.
+
+    Two texts that hold one mark each, at the beginning of the first and at the end of the second, make one field of all rows between.
+    """
+    if table.header.count(task.label_column) != 1:
+        return
+    place = table.header.index(task.label_column)
+    broken = [number for number, row in enumerate(table.rows) if any(_LINE_END.search(field) for field in row)]
+    if not broken:
+        return
+    skipped = set(broken)
+    labels = {row[place] for number, row in enumerate(table.rows) if number not in skipped}
+    for number in broken:
+        for line in itertools.chain.from_iterable(_LINE_END.split(field) for field in table.rows[number] if _LINE_END.search(field)):
+            fields = next(csv.reader([line]), [])
+            if len(fields) == len(table.header) and fields[place] in labels:
+                yield number
 
 
 def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
@@ -129,6 +202,7 @@ def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[st
     enclosed = [field for row in plain.rows for field in row if field.startswith('"') and field.endswith('"') and len(field) > 1]
     if quoted := _surely_quoted(where, path, plain, enclosed):
         return quoted, ()
+    refuse_other_separator(task, where, plain.header, "\t")
     _refuse_uneven(where, plain, "a field cannot hold a tab or a line break, so write such texts as CSV or JSON lines")
     if not enclosed:
         return plain, ()
@@ -199,11 +273,24 @@ def _is_whole(line: str) -> bool:
 def _parsed(where: str, text: str) -> Any:
     try:
         # Numbers with a point stay as they are written; NaN is what pandas and json write for a missing value.
-        return json.loads(text, parse_float=str, parse_constant=lambda name: None if name == "NaN" else name)
+        return json.loads(text, parse_float=str, parse_constant=_constant, object_pairs_hook=_object)
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; a row is one object, with a text or a number per column.") from None
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({str(error).rstrip('.')}); write one object per line, or one array of objects.") from None
+
+
+def _constant(name: str) -> str | None:
+    return None if name == "NaN" else name
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {shown(name)} stands in one object twice")
+        found[name] = value
+    return found
 
 
 def _as_text(where: str, value: Any) -> Any:
@@ -225,16 +312,7 @@ def _check_characters(where: str, what: str, values: Sequence[Any]) -> None:
     for row, value in enumerate(values):
         for text in _texts(value):
             place = where if what == "header" else f"{where}, row {row}"
-            if "\0" in text:
-                raise UserError(f"{place}: its {what} holds NUL bytes, so it is damaged or not UTF-8; write the file again as UTF-8.")
-            wrong = None if text.isascii() else re.search("[\ud800-\udfff]", text)
-            if wrong and "\udc80" <= wrong[0] <= "\udcff":
-                raise UserError(
-                    f"{place}: byte 0x{ord(wrong[0]) - 0xDC00:02X} in its {what} is not UTF-8, as in files in Latin-1 or Windows-1252; "
-                    "write the file again as UTF-8."
-                )
-            if wrong:
-                raise UserError(f"{place}: its {what} holds half a character (\\u{ord(wrong[0]):04x}); write the text again.")
+            refuse_characters(place, what, text)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from scalearn.errors import UserError
+from scalearn.tasks.spelling import shown
 from scalearn.tasks.task import FileSource, Kind, Metric, SplitRule, Task, Template, column_format, format_pieces
 from scalearn.unknown_name import unknown
 
@@ -73,7 +74,7 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
     texts = tuple(dict.fromkeys(name for text in formats for name in _fields(text, where) if name != "choice" or not choices))
     for name in (*texts, *choices):
         if name in (label, LABEL):
-            raise UserError(f"In {where}, {_shown(name)} is a text column, but rows keep their label under that name; rename the column.")
+            raise UserError(f"In {where}, {shown(name)} is a text column, but rows keep their label under that name; rename the column.")
     return Task(
         key=key,
         kind=kind,
@@ -102,16 +103,20 @@ def _names(definition: Mapping[str, Any], key: str, where: str) -> tuple[str, ..
     right = all(isinstance(each, (str, int)) and not isinstance(each, bool) and str(each) for each in values)
     if not right or len(set(names)) < len(names):
         wanted = "the name of one column" if key == "label" else "the name of a column, or a list of different names"
-        raise UserError(f"In {where}, {key} is {_shown(value)}; give {wanted}, in quotes where YAML reads something else than text.")
+        raise UserError(f"In {where}, {key} is {shown(value)}; give {wanted}, in quotes where YAML reads something else than text.")
     return names
 
 
 def _texts(definition: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = definition.get(key, ())
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if not all(isinstance(each, (str, int)) and str(each) for each in values) or len(set(values)) < len(values):
-        raise UserError(f"In {where}, {key} is {value!r}; give one name or a list of different names.")
-    return tuple(map(str, values))
+    names = tuple(map(str, values))
+    if not all(isinstance(each, (str, int)) and str(each).strip() for each in values) or len(set(names)) < len(names):
+        raise UserError(
+            f"In {where}, {key} is {shown(value)}; give one name or a list of different names, in quotes where YAML reads something else "
+            "than text."
+        )
+    return names
 
 
 def _one_of(value: Any, known: Iterable[Kind], what: str, where: str) -> Kind:
@@ -138,7 +143,7 @@ def _splits(value: Any, where: str, *, stratify: bool) -> SplitRule:
         if name not in names:
             raise UserError(unknown("split", str(name), names, where=where))
         if not (published is None and name != "train") and not _is_file_name(published):
-            raise UserError(f"In {where}, the {name} split is {_shown(published)}; give the name of its file, without folder and ending.")
+            raise UserError(f"In {where}, the {name} split is {shown(published)}; give the name of its file, without folder and ending.")
     return SplitRule(**{**names, **value}, stratify=stratify)
 
 
@@ -160,18 +165,12 @@ def _fields(text: str, where: str) -> tuple[str, ...]:
         fields = tuple(name for name, is_column in format_pieces(text) if is_column)
     except ValueError as error:
         raise UserError(
-            f"In {where}, columns holds {_shown(text)}, which is no format string from {_shown(str(error))} on; name columns in braces, "
+            f"In {where}, columns holds {shown(text)}, which is no format string from {shown(str(error))} on; name columns in braces, "
             "as in '{title}: {body}', and quote there a name with a dot, a colon, a bracket or a brace, as in '{\"review.text\"}'."
         ) from None
     if not fields:
-        raise UserError(f"In {where}, columns holds {_shown(text)}; name columns in braces, as in '{{title}}: {{body}}'.")
+        raise UserError(f"In {where}, columns holds {shown(text)}; name columns in braces, as in '{{title}}: {{body}}'.")
     return fields
-
-
-def _shown(value: object) -> str:
-    """Return a value for a sentence, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _plain(value: Any) -> Any:

@@ -182,8 +182,17 @@ def test_class_with_one_row_cannot_be_split_in_proportion() -> None:
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["unacceptable", "acceptable"])})
     rows = Dataset.from_dict({"sentence": list("abcdefghijklmnopqrst"), "label": [0] + [1] * 19}, features=features)
     task = get_task("glue/cola")
-    with pytest.raises(UserError, match=r"glue/cola: cannot draw 10% of 20 rows"):
+    sentence = r"glue/cola: cannot draw 10% of 20 rows of train as an evaluation split \(the label 'unacceptable' has one row"
+    with pytest.raises(UserError, match=sentence):
         split(task, {"train": rows, "validation": rows}, DataConfig("glue/cola", "test"), task.label_names)
+
+
+def test_more_classes_than_rows_to_draw_cannot_be_split_in_proportion() -> None:
+    names = tuple(f"class {n}" for n in range(10))
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=list(names))})
+    rows = Dataset.from_dict({"sentence": ["a"] * 20, "label": [n % 10 for n in range(20)]}, features=features)
+    with pytest.raises(UserError, match=r"\(each of its 10 labels needs a row in both parts\); use more rows, or give the split a file"):
+        split(get_task("glue/cola"), {"train": rows, "validation": rows}, DataConfig("glue/cola", "test"), names)
 
 
 @settings(max_examples=60, deadline=None)

@@ -224,6 +224,9 @@ def test_absent_test_split_says_how_to_draw_one(tmp_path: Path) -> None:
         ({"columns": "text", "label": "text"}, "'text' is a text column, but rows keep their label under that name"),
         ({"columns": "label", "label": "verdict"}, "'label' is a text column, but rows keep their label under that name"),
         ({"columns": ["a", "a"]}, "different names"),
+        ({"columns": "text", "labels": [0, 1, "1"]}, "labels is [0, 1, '1']; give one name or a list of different names"),
+        ({"columns": "text", "labels": [0.5, 1]}, "labels is [0.5, 1]; give one name or a list of different names, in quotes where YAML"),
+        ({"columns": "text", "labels": ["pos", " "]}, "labels is ['pos', ' ']; give one name"),
         ({"columns": "text", "max_length": "long"}, "give a number of tokens"),
     ],
 )

@@ -1,9 +1,11 @@
 """CSV, TSV and JSON files as people have them: texts and labels are the text in the file, and what cannot be read is one sentence."""
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from scalearn.data import load_task
 from scalearn.data.split import TaskSplits
 from scalearn.errors import UserError
 from scalearn.tasks import definition_of, own_task
+from scalearn.tasks.local_labels import local_warnings
 from scalearn.tasks.origin import data_origin
 from scalearn.tasks.present import check_present
 
@@ -139,6 +142,47 @@ def test_tab_separated_file_that_must_be_quoted_reads_as_pandas_wrote_it(text: s
     assert splits.warnings == ()
 
 
+def test_rows_that_stray_marks_of_a_csv_file_swallow_are_counted(tmp_path: Path) -> None:
+    texts = [f'"begins {n}' if n in (3, 13) else f'ends {n}"' if n in (7, 15) else f"text {n}" for n in range(40)]
+    splits = load(tmp_path, "train.csv", table(texts))
+    (sentence,) = splits.warnings
+    assert "6 lines inside quoted fields of train.csv look like rows of their own, the first in row 3 (line 5)" in sentence
+
+
+def test_texts_of_several_lines_are_no_rows(tmp_path: Path) -> None:
+    texts = [f'"{n}, first\nsecond, {n}\n\nneg\na, b, pos"' for n in range(20)]
+    assert load(tmp_path, "train.csv", table([*texts, "one line", "another"])).warnings == ()
+
+
+@pytest.mark.parametrize("other", ["train.jsonl", "train.parquet", "train.json", "train/state.json"])
+def test_split_that_is_there_twice_is_refused(other: str, tmp_path: Path) -> None:
+    (tmp_path / "mine/t/train").mkdir(parents=True)
+    (tmp_path / "mine/t/train.csv").write_bytes(table(plain()))
+    (tmp_path / "mine/t" / other).touch()
+    with pytest.raises(UserError, match=r"has its split 'train' in .* more than once: .*train.*; keep one of them"):
+        data_origin(own_task("mine/t", {"columns": "text", "splits": DRAWN}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train.csv.gz", "train.CSV", "train.xlsx"])
+def test_file_that_is_not_read_is_named_where_a_split_is_missing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine/t").mkdir(parents=True)
+    (tmp_path / "mine/t" / name).touch()
+    with pytest.raises(UserError, match=rf"has no split 'train' in .*: there is {name}, but expected train\.csv, \.jsonl or \.parquet"):
+        data_origin(own_task("mine/t", {"columns": "text", "splits": DRAWN}), tmp_path)
+
+
+def test_plan_tells_of_a_column_that_a_file_lacks(tmp_path: Path) -> None:
+    (tmp_path / "mine/t").mkdir(parents=True)
+    task = own_task("mine/t", {"columns": "text", "splits": DRAWN})
+    frame(plain()).drop(columns="text").to_parquet(tmp_path / "mine/t/train.parquet")
+    (sentence,) = local_warnings(task, tmp_path)
+    assert "train.parquet lacks the column 'text'; its columns are label" in sentence
+    (tmp_path / "mine/t/train.parquet").rename(tmp_path / "mine/t/old.parquet")
+    frame(plain()).rename(columns=str.upper).to_csv(tmp_path / "mine/t/train.csv", index=False)
+    (sentence,) = local_warnings(task, tmp_path)
+    assert "train.csv lacks the column 'text'; its columns are TEXT, LABEL; 'TEXT' and 'text' differ" in sentence
+
+
 DEEP = 20_000
 
 
@@ -157,7 +201,29 @@ DEEP = 20_000
         ("train.csv", table(plain()).decode().encode("utf-16-le"), "train.csv: its header holds NUL bytes"),
         ("train.csv", table(["a", "b\0"]), "train.csv, row 1: its column 'text' holds NUL bytes"),
         ("train.csv", b"text,text,label\na,b,c\n", "train.csv has 2 columns named 'text'"),
-        ("train.csv", b"text;label\na;b\n", "train.csv lacks the column 'text'; its columns are text;label"),
+        ("train.csv", table(plain(), ";"), "train.csv separates its fields by semicolons, not by commas; write it with commas"),
+        ("train.csv", table(["a, b"], ";"), "train.csv separates its fields by semicolons, not by commas"),
+        ("train.csv", table(["a, b"], "\t"), "train.csv separates its fields by tabs, not by commas; name it .tsv"),
+        ("train.tsv", table(plain()), "train.tsv separates its fields by commas, not by tabs; name it .csv"),
+        ("train.tsv", b'"text","label"\n"a","b"\n', "train.tsv separates its fields by commas, not by tabs; name it .csv"),
+        (
+            "train.csv",
+            b"text, label\na, b\n",
+            "its columns are text, ' label'; ' label' and 'label' differ",
+        ),
+        ("train.csv", b"Text,label\na,b\n", "its columns are Text, label; 'Text' and 'text' differ in capitals"),
+        ("train.csv", 2 * b"\xef\xbb\xbf" + table(["a"]), r"its columns are '\ufefftext', label; '\ufefftext' and 'text' differ"),
+        ("train.csv", "\n".join([",".join(f"c{n}" for n in range(3000))] * 2).encode(), "c18, c19 and 2980 more."),
+        ("train.csv", b"x" * 100_000 + b",y\na,b\n", "..., y."),
+        ("train.csv", gzip.compress(table(plain())), "train.csv is compressed by gzip; unpack it"),
+        ("train.jsonl", lambda path: zipfile.ZipFile(path, "w").writestr("a", "b"), "train.jsonl is a zip archive or a spreadsheet"),
+        ("train.csv", lambda path: frame(plain()).to_parquet(path), "train.csv is a parquet file; name it .parquet"),
+        ("train.csv", table(plain()).decode().encode("utf-32"), "train.csv is UTF-32"),
+        (
+            "train.jsonl",
+            b'{"text": "a", "label": "b", "label": "c"}\n',
+            "row 0 is not JSON (the key 'label' stands in one object",
+        ),
         ("train.csv", table(plain()) + b"one,two,three\n", "train.csv, row 20 (line 22) has 3 fields where the header has 2"),
         ("train.csv", table(plain()) + b"one\n", "train.csv, row 20 (line 22) has 1 fields where the header has 2"),
         (
