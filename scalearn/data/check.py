@@ -44,7 +44,7 @@ def check_texts(task: Task, published: Published) -> Dataset:
 
 
 def label_names(task: Task, train: Dataset, place: str) -> tuple[str, ...] | None:
-    """The task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
+    """Return the task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
 
     The classes of a multi-label task are those that occur in train, whatever the features name (PROTOCOL, Data).
 

@@ -120,7 +120,7 @@ def _parquet_table(path: Path) -> pa.Table:
 
 
 def _needed(task: Task, path: Path, table: pa.Table) -> pa.Table:
-    """The columns that an own task reads: the others may have types that `datasets` does not know, or one name."""
+    """Return the columns that an own task reads: the others may have types that `datasets` does not know, or one name."""
     if not isinstance(task.source, FileSource):
         return table
     names = table.column_names

@@ -117,7 +117,7 @@ def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
 
 
 def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
-    """What is left of the rows, and the share that is drawn from them."""
+    """Return what is left of the rows, and the share that is drawn from them."""
     labels, count = _labels(rows) if stratify else None, ceil(share * len(rows))
     try:
         if labels is not None:

@@ -49,7 +49,7 @@ def as_texts(where: str, column: str, values: pa.Array, parents: pa.Array | None
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column in a type that `datasets` knows, where it has an equal one: what is stored of an extension, bytes, lists."""
+    """Return a column in a type that `datasets` knows, where it has an equal one: what is stored of an extension, bytes, lists."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([chunk.storage for chunk in values.chunks], kind.storage_type))

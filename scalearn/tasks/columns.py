@@ -10,7 +10,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bar
 
 
 def needed_columns(task: Task) -> tuple[str, ...]:
-    """The columns that a task reads, each once; tasks of candidates have no label column."""
+    """Return the columns that a task reads, each once; tasks of candidates have no label column."""
     label = () if task.kind == "per_candidate" else (task.label_column,)
     return tuple(dict.fromkeys((*task.columns, *task.choices, *task.other_columns, *label)))
 

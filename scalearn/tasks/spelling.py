@@ -15,12 +15,12 @@ _LONGEST_NUMBER = 15
 
 
 def shown(value: object) -> str:
-    """A value for a sentence, cut where it is long."""
+    """Return a value for a sentence, cut where it is long."""
     return cut(repr(value[: _LONGEST + 1] if isinstance(value, str) else value))
 
 
 def cut(text: str) -> str:
-    """The beginning of a text, for a sentence."""
+    """Return the beginning of a text, for a sentence."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
@@ -35,7 +35,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def look(text: str) -> str:
-    """What texts have in common that look the same or mean the same number: capitals, white space and invisible signs do not count.
+    """Return what texts have in common that look the same or mean the same number: capitals, white space and invisible signs do not count.
 
     >>> look("Pos") == look(" pos"), look("0.50") == look("0.5")
     (True, True)
@@ -48,7 +48,7 @@ def look(text: str) -> str:
 
 
 def same_look(text: str, others: Iterable[str]) -> str | None:
-    """The first of the others that looks the same."""
+    """Return the first of the others that looks the same."""
     wanted = look(text)
     return next((other for other in others if look(other) == wanted), None)
 

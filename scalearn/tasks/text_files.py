@@ -162,7 +162,7 @@ def _table(where: str, path: Path, **dialect: Any) -> _Table:
 
 
 def _comma_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
-    """A comma-separated file, with a warning where stray quotation marks may have swallowed rows."""
+    """Read a comma-separated file, with a warning where stray quotation marks may have swallowed rows."""
     table = _table(where, path)
     refuse_other_separator(task, where, table.header, ",")
     _refuse_uneven(where, table, "quote fields that hold commas")
@@ -177,7 +177,7 @@ def _comma_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[
 
 
 def _rows_inside_fields(task: Task, table: _Table) -> Iterator[int]:
-    """The row of each line of a quoted field that has as many fields as the header, and a label that other rows have.
+    """Find the row of each line of a quoted field that has as many fields as the header, and a label that other rows have.
 
     Two texts that hold one mark each, at the beginning of the first and at the end of the second, make one field of all rows between.
     """
