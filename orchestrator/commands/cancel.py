@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.events import Driver, ask_to_stop, drivers
+from orchestrator.drivers.heartbeat import Driver, ask_to_stop, drivers
 
 STOPPED, STILL_RUNNING = 0, 1
 _LOOK_SECONDS = 0.5
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"No driver is at work on sweep {sweep.name} in {store.url}.")
         return STOPPED
     for driver in asked.values():
-        ask_to_stop(store, sweep.name, driver)
+        ask_to_stop(store, driver)
         print(f"Asked {_show(driver)} to stop; it runs {len(driver.running)} jobs.", flush=True)
     left = _wait(store, sweep.name, asked, arguments.wait)
     for name, driver in asked.items():

@@ -8,7 +8,7 @@ from orchestrator.artifacts.job_log import LOG, follow
 from orchestrator.artifacts.store import FAILED, TRACEBACK, Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.events import running_nodes
+from orchestrator.drivers.heartbeat import drivers
 from scalearn.errors import UserError
 
 _LOOK_SECONDS = 0.5
@@ -51,4 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _ended(store: Store, sweep: str, node: str) -> bool:
     """Tell whether a job is done, or failed and nobody tries it again at present."""
-    return store.state(node) == "succeeded" or (store.state(node) == "failed" and node not in running_nodes(store, sweep))
+    return store.state(node) == "succeeded" or (
+        store.state(node) == "failed" and not any(node in driver.running for driver in drivers(store, sweep))
+    )

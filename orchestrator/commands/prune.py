@@ -11,7 +11,8 @@ from rich.filesize import decimal
 from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, make_console, whole_number
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.claims import Claims
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.prune import Unnamed, namer, remove, unnamed
 
 _SHOWN = 60
@@ -44,13 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     store = Store(arguments.store)
     store.check_reachable()
-    leases = Leases(store)
+    claims = Claims(Heartbeat(store))
     named = namer(store, _given(arguments.sweeps, arguments.set))
-    found = unnamed(store, named(), leases.is_free, fresh_seconds=60.0 * arguments.minutes)
+    found = unnamed(store, named(), claims.is_free, fresh_seconds=60.0 * arguments.minutes)
     going = [item for item in found if item.kept_because is None]
     if not arguments.json:
         _print(store, found, going)
-    removed = remove(store, going, named, leases.is_free) if going and (arguments.yes or _agreed(arguments.json)) else []
+    removed = remove(store, going, named, claims.is_free) if going and (arguments.yes or _agreed(arguments.json)) else []
     if arguments.json:
         print(
             json.dumps(

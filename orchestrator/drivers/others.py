@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from orchestrator.artifacts.manifest import named_by
 from orchestrator.artifacts.store import Store
-from orchestrator.drivers.events import DRIVERS, drivers
+from orchestrator.drivers.heartbeat import Driver, living
 from scalearn.errors import UserError
 
 
@@ -19,12 +19,11 @@ def refuse_name(store: Store, sweep: str, content: str) -> None:
     Raises:
         UserError: A living driver runs other jobs under that name.
     """
-    for driver in drivers(store, sweep):
-        if driver.content not in ("", content):
-            raise UserError(
-                f"Another sweep named {sweep!r} with other jobs is being run in {store.url} by {driver.process}: wait for its end, stop it "
-                "with `scalearn cancel`, or give this one another name."
-            )
+    for driver in living(store, lambda driver: driver.sweep == sweep and driver.content not in ("", content)):
+        raise UserError(
+            f"Another sweep named {sweep!r} with other jobs is being run in {store.url} by {driver.process}: wait for its end, stop it "
+            "with `scalearn cancel`, or give this one another name."
+        )
 
 
 def refuse_what_is_relied_on(store: Store, nodes: Iterable[str], own: str) -> None:
@@ -39,13 +38,12 @@ def refuse_what_is_relied_on(store: Store, nodes: Iterable[str], own: str) -> No
         UserError: A living driver's sweep names one of the jobs.
     """
     wanted = set(nodes)
-    for sweep in store.storage.names(store.root / "sweeps") if wanted else ():
-        if sweep.startswith(".") or not store.storage.names(store.sidecar(sweep, DRIVERS)):
-            continue
-        if relied_on := wanted & named_by(store, sweep):
-            for driver in drivers(store, sweep):
-                if driver.name != own:
-                    raise UserError(
-                        f"{min(relied_on)} belongs to sweep {sweep!r}, which {driver.process} runs and may have counted it as done: wait "
-                        "for its end, or stop it with `scalearn cancel`, before --force."
-                    )
+
+    def relied_on(driver: Driver) -> set[str]:
+        return wanted & named_by(store, driver.sweep) if driver.sweep and driver.name != own else set()
+
+    for driver in living(store, relied_on) if wanted else ():
+        raise UserError(
+            f"{min(relied_on(driver))} belongs to sweep {driver.sweep!r}, which {driver.process} runs and may have counted it as done: "
+            "wait for its end, or stop it with `scalearn cancel`, before --force."
+        )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from orchestrator.artifacts.store import JOB, SET_ASIDE, SUCCESS, Store, Verdict
 from orchestrator.definition.graph import Graph
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.claims import Claims
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.others import refuse_what_is_relied_on
 from scalearn.errors import UserError
 
@@ -31,9 +32,9 @@ class SetAside:
 def prepare(
     graph: Graph,
     store: Store,
+    heartbeat: Heartbeat,
     forced: Collection[str] = (),
     *,
-    driver: str = "",
     known: Mapping[str, str] = _NOTHING_KNOWN,
     tell: Callable[[str], object] = lambda line: None,
 ) -> list[SetAside]:
@@ -42,8 +43,8 @@ def prepare(
     Args:
         graph: The jobs, all pending.
         store: Where their artifacts lie.
+        heartbeat: The driver's for which this is.
         forced: Nodes to train again although they may be complete.
-        driver: Name of the driver that this is for, as its sign of life has it.
         known: Nodes that an earlier run saw done, to when their training had begun. A store behind a URL knows more by itself.
         tell: Called with one sentence while this waits for a sign of life of another driver.
 
@@ -53,9 +54,9 @@ def prepare(
     Raises:
         UserError: Another driver trains what is forced, or may have found it done.
     """
-    refuse_what_is_relied_on(store, forced, driver)
-    leases = Leases(store)
-    for node, driver in leases.living(forced, tell).items():
+    refuse_what_is_relied_on(store, forced, heartbeat.name)
+    claims = Claims(heartbeat)
+    for node, driver in claims.living(forced, tell).items():
         raise UserError(
             f"{node} is being trained by another run, {driver}: wait for its end, or stop it with `scalearn cancel`, before --force."
         )
@@ -63,8 +64,8 @@ def prepare(
     believed = store.mend_index(verdicts)
     look = _Look(graph, store, verdicts, frozenset(forced), frozenset(node for node in believed if believed[node] == "succeeded"), known)
     suspects = [node for node in verdicts if look.reason(node)]
-    refuse_what_is_relied_on(store, forced, driver)  # the look took its time
-    moved = _set_aside(suspects, look, store, leases, tell) if suspects else []
+    refuse_what_is_relied_on(store, forced, heartbeat.name)  # the look took its time
+    moved = _set_aside(suspects, look, store, claims, tell) if suspects else []
     for node, verdict in verdicts.items():
         if verdict.state == "complete" and node not in look.unusable:
             graph.mark(node, "cached")
@@ -113,25 +114,24 @@ class _Look:
         return self.known[node] not in map(_started, records)
 
 
-def _set_aside(suspects: list[str], look: _Look, store: Store, leases: Leases, tell: Callable[[str], object]) -> list[SetAside]:
+def _set_aside(suspects: list[str], look: _Look, store: Store, claims: Claims, tell: Callable[[str], object]) -> list[SetAside]:
     """Set aside what still deserves it and is claimed by no other driver that lives; what that one has is its own to judge."""
     moved, left = [], suspects
-    with leases:
-        while left:
-            leases.living(left, tell)
-            mine = [node for node in left if leases.claim(node)]
-            again = [node for node in left if node not in look.unusable]
-            named = dict.fromkeys(name for node in again for name in (node, *look.graph.parents(node)))
-            look.verdicts.update(store.verify_all(named, thorough=False))
-            for node in mine:
-                if reason := look.reason(node):
-                    place = None if look.verdicts[node].state == "absent" else str(store.set_aside(node, reason))
-                    moved.append(SetAside(node, reason, place))
-                leases.release(node, done=False)
-            # Another driver has found the same damage and is about to move it: until then, it would pass for done.
-            left = [node for node in left if node not in mine and look.verdicts[node].state == "corrupt"]
-            if left:
-                time.sleep(_PAUSE_SECONDS)
+    while left:
+        claims.living(left, tell)
+        mine = [node for node in left if claims.claim(node)]
+        again = [node for node in left if node not in look.unusable]
+        named = dict.fromkeys(name for node in again for name in (node, *look.graph.parents(node)))
+        look.verdicts.update(store.verify_all(named, thorough=False))
+        for node in mine:
+            if reason := look.reason(node):
+                place = None if look.verdicts[node].state == "absent" else str(store.set_aside(node, reason))
+                moved.append(SetAside(node, reason, place))
+            claims.release(node, done=False)
+        # Another driver has found the same damage and is about to move it: until then, it would pass for done.
+        left = [node for node in left if node not in mine and look.verdicts[node].state == "corrupt"]
+        if left:
+            time.sleep(_PAUSE_SECONDS)
     return moved
 
 

@@ -4,14 +4,14 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
 from orchestrator.artifacts.manifest import named_by
 from orchestrator.artifacts.store import SET_ASIDE, Store
-from orchestrator.drivers.claims import LEASES
-from orchestrator.drivers.events import DRIVERS, drivers
+from orchestrator.drivers.claims import CLAIMS
+from orchestrator.drivers.heartbeat import DRIVERS, living
+from orchestrator.storage.files import written_at
 from scalearn.errors import UserError
 
 _NODE = re.compile(r"[^.][^/]*(/[^./][^/]*)*-[0-9a-f]{10}")
@@ -54,17 +54,18 @@ def namer(store: Store, given: Collection[str] | None = None) -> Callable[[], se
         nonlocal seen, named
         files = store.storage.listing(store.root / "sweeps")
         manifests = {name: facts for name, facts in files.items() if name.endswith(".json") and "/" not in name and name[0] != "."}
-        signs = {name.partition("/")[0]: name for name in files if name.partition("/")[2].startswith(f"{DRIVERS}/")}
+        signs = store.storage.names(store.root / DRIVERS)
         if (manifests, signs) != seen:
-            named = _named_in_manifests(store, manifests) if given is None else {*given, *_named_by_the_living(store, signs)}
+            named = _named_in_manifests(store, manifests) if given is None else {*given, *_named_by_the_living(store)}
             seen = manifests, signs
         return named
 
     return look
 
 
-def _named_by_the_living(store: Store, sweeps: Iterable[str]) -> set[str]:
-    return {node for sweep in sweeps if drivers(store, sweep) for node in named_by(store, sweep)}
+def _named_by_the_living(store: Store) -> set[str]:
+    sweeps = {driver.sweep for driver in living(store, lambda driver: driver.sweep)}
+    return {node for sweep in sweeps for node in named_by(store, sweep)}
 
 
 def _named_in_manifests(store: Store, names: Collection[str]) -> set[str]:
@@ -97,7 +98,7 @@ def unnamed(
     keep, since = set(named), now() - fresh_seconds
     candidates = {node: files for node, files in nodes.items() if node not in keep}
     reasons = {
-        node: "it was written to a moment ago" for node, files in candidates.items() if any(_written(f) > since for f in files.values())
+        node: "it was written to a moment ago" for node, files in candidates.items() if any(written_at(f) > since for f in files.values())
     }
     reasons |= {node: "a driver has claimed it" for node in candidates.keys() & claimed if not is_free(node)}
     for node in _needed(store, reasons, candidates):
@@ -134,7 +135,7 @@ def _contents(store: Store) -> tuple[dict[str, Listing], dict[str, Listing], set
             aside.setdefault(place, {})[name.removeprefix(f"{place}/")] = facts
         elif node := next((parent for parent in _parents(name) if parent in nodes), None):
             nodes[node][name.removeprefix(f"{node}/")] = facts
-    claims = f"{LEASES}/nodes/"
+    claims = f"{CLAIMS}/"
     claimed = {name.removeprefix(claims).rpartition("/")[0] for name in everything if name.startswith(claims)}
     return dict(nodes), dict(aside), claimed
 
@@ -157,14 +158,6 @@ def _set_aside_place(name: str) -> str:
     """Return the folder of one setting aside: `.set_aside/NODE/TIME-XXXXXX`."""
     found = next((parent for parent in _parents(name) if re.search(r"/\d{8}T\d{6}-[0-9a-f]{6}$", parent)), None)
     return found or name
-
-
-def _written(facts: Mapping[str, Any]) -> float:
-    """Return when a file was written, in seconds since 1970, as different storages tell it; nobody knows: now."""
-    value = next((facts[name] for name in ("mtime", "LastModified", "last_modified", "created", "updated") if name in facts), None)
-    if isinstance(value, datetime):
-        return value.timestamp()
-    return float(value) if isinstance(value, int | float) else float("inf")
 
 
 def _needed(store: Store, running: Iterable[str], candidates: Mapping[str, Any]) -> set[str]:

@@ -141,7 +141,7 @@ def _run_named(
     write_manifest(sweep, full, store, target.uri, None)  # before the look: what it names is safe from `scalearn prune`
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
     known = logged_before(store, sweep.name)
-    moved = prepare(graph, store, forced, driver=journal.name, known=known, tell=lambda line: _warn(console, line))
+    moved = prepare(graph, store, journal.heartbeat, forced, known=known, tell=lambda line: _warn(console, line))
     for item in moved:
         journal.note("set_aside", **vars(item))
     _print_start(sweep, graph, store, target, moved, console)
@@ -242,7 +242,7 @@ def _run_pending(
     try:
         with Progress(graph, console) as progress:
             listeners = [progress.listen, tracker.listen, journal.listen]
-            run_graph(graph, store, settings, signals=signals, listeners=listeners, announce=announce)
+            run_graph(graph, settings, journal.heartbeat, signals=signals, listeners=listeners, announce=announce)
     except RayLost as error:
         _warn(console, str(error))
     return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED

@@ -21,7 +21,8 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version, to_plain
 from orchestrator.definition.resources import Shape, placement_of, shape_of
 from orchestrator.definition.schema import StageResources
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.claims import Claims
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
@@ -65,8 +66,8 @@ class Settings:
 
 def run_graph(
     graph: Graph,
-    store: Store,
     settings: Settings,
+    heartbeat: Heartbeat,
     *,
     signals: Signals,
     listeners: Iterable[Listener] = (),
@@ -76,8 +77,8 @@ def run_graph(
 
     Args:
         graph: The jobs, those that are done marked so.
-        store: Where artifacts go.
         settings: How to run.
+        heartbeat: This driver's, in the store where artifacts go.
         signals: What tells of an interruption.
         listeners: Called with every change of a job's state.
         announce: Called once Ray is up, with the resources of the trials that are to run.
@@ -87,16 +88,13 @@ def run_graph(
         RayLost: The local Ray is gone.
         UserError: Ray cannot be reached, or some job cannot be placed.
     """
-    leases = Leases(store)
-    place = f"{TUNE}/{leases.driver}"
+    store, claims = heartbeat.store, Claims(heartbeat)
+    place = f"{TUNE}/{heartbeat.name}"
     scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
-        with (
-            leases,  # given up last, when no worker is left
-            connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster,
-        ):
-            remove_leftovers(store, leases, scratch)
+        with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
+            remove_leftovers(store, claims.signs, scratch)
             signals.install()  # Ray has put its own in their place
             orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
             pending = [node for node, state in graph.states.items() if state == "pending"]
@@ -118,7 +116,7 @@ def run_graph(
             policy.expect(recall_fitting(store, time.monotonic()))
             retries = Retries(settings.max_failures, settings.first_pause)
             searcher = GraphSearcher(
-                graph, store, orders.config, policy=policy, turns=turns, retries=retries, leases=leases, listeners=listeners
+                graph, store, orders.config, policy=policy, turns=turns, retries=retries, claims=claims, listeners=listeners
             )
             _leave_working_directory()
             _fit(_tuner(searcher, scratch), searcher, cluster, signals, store, stop_file)

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.artifacts.store import FAILED, Store
 from orchestrator.definition.graph import Graph, State
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.claims import Claims
 from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import NODE_LOSSES, Retries
 from orchestrator.execution.trial import ENDING, Ending, describe
@@ -44,7 +44,7 @@ class GraphSearcher(Searcher):
         policy: Policy,
         turns: Turns,
         retries: Retries,
-        leases: Leases,
+        claims: Claims,
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
@@ -57,7 +57,7 @@ class GraphSearcher(Searcher):
             policy: Decides what runs next, and what together.
             turns: Knows what the cluster holds.
             retries: Decides what starts again after its worker died.
-            leases: Keeps two drivers from training the same job.
+            claims: Keeps two drivers from training the same job.
             clock: Seconds, for all of them.
             listeners: Called with every change of a job's state.
         """
@@ -68,7 +68,7 @@ class GraphSearcher(Searcher):
         self._listeners = tuple(listeners)
         self._policy = policy
         self._clock = clock
-        self._retries, self._leases = retries, leases
+        self._retries, self._claims = retries, claims
         self._turns = turns
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
@@ -189,7 +189,7 @@ class GraphSearcher(Searcher):
         """Return the jobs of a pack that are this driver's to train."""
         mine = []
         for node in pack:
-            if not self._leases.claim(node):
+            if not self._claims.claim(node):
                 self._elsewhere[node] = self._store.read_json(node, FAILED)
             elif self._store.complete(node):  # another driver was here since this one looked
                 self._find_done(node)
@@ -205,7 +205,7 @@ class GraphSearcher(Searcher):
         for node, before in list(self._elsewhere.items()):
             if self._store.complete(node):
                 self._find_done(node)
-            elif self._leases.is_free(node):
+            elif self._claims.is_free(node):
                 failure = self._store.read_json(node, FAILED)
                 if failure is None or failure == before:
                     self._policy.again(node, alone=self._retries.is_suspect(node))
@@ -216,7 +216,7 @@ class GraphSearcher(Searcher):
             del self._elsewhere[node]
 
     def _find_done(self, node: str) -> None:
-        self._leases.release(node, done=True)
+        self._claims.release(node, done=True)
         self._mark(node, "cached")
         self._policy.succeeded(node)
 
@@ -226,12 +226,12 @@ class GraphSearcher(Searcher):
             self._policy.again(node, alone=self._retries.is_suspect(node))
 
     def _succeed(self, node: str) -> None:
-        self._leases.release(node, done=True)
+        self._claims.release(node, done=True)
         self._mark(node, "succeeded")
         self._policy.succeeded(node)
 
     def _fail(self, node: str) -> None:
-        self._leases.release(node, done=False)
+        self._claims.release(node, done=False)
         self._mark(node, "failed")
         self._policy.failed(node)
 

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -355,6 +356,14 @@ def encode(value: Mapping[str, Any]) -> bytes:
         ValueError: It holds NaN or infinity.
     """
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def written_at(facts: Mapping[str, Any]) -> float:
+    """Return when a listed file was written, in seconds since 1970, as different storages tell it; infinity where one does not."""
+    value = next((facts[name] for name in ("mtime", "LastModified", "last_modified", "created", "updated") if name in facts), None)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else float("inf")
 
 
 def digest(file: BinaryIO) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.artifacts.job_history import history_records, scores
 from orchestrator.artifacts.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph, State
-from orchestrator.drivers.events import Driver, drivers
+from orchestrator.drivers.heartbeat import Driver, drivers
 from orchestrator.storage.files import parse
 from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
 

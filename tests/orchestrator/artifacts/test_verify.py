@@ -11,8 +11,8 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.prepare import prepare
 from tests.orchestrator.helpers.doubles import run_jobs, source
+from tests.orchestrator.helpers.drivers import prepare
 from tests.orchestrator.helpers.launch import SWEEP
 
 

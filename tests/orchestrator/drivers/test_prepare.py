@@ -10,10 +10,9 @@ import pytest
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph
-from orchestrator.drivers.claims import LEASES, Leases
-from orchestrator.drivers.prepare import prepare
 from scalearn.errors import UserError
 from tests.orchestrator.helpers.doubles import run_jobs, source, transfer, two_stages
+from tests.orchestrator.helpers.drivers import claim_as, claiming, give_sign, prepare
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def unfinished_below(store: Store) -> tuple[Graph, str, str]:
 def test_prepare_leaves_what_another_driver_trains_although_its_parent_seems_broken(store):
     graph, top, below = unfinished_below(store)
     (store.directory(top) / "result.json").write_text("{")
-    with Leases(store, 0.6) as other:
+    with claiming(store, 0.6) as other:
         assert other.claim(below)
         assert [item.node for item in prepare(graph, store)] == [top]
     assert (store.directory(below) / "checkpoint").is_dir()
@@ -113,7 +112,7 @@ def test_prepare_waits_for_the_driver_that_moves_the_same_damage(store):
     parent = graph.nodes()[0]
     (store.directory(parent) / "result.json").write_text("{")
     waits = threading.Event()
-    with Leases(store, 0.6) as other, ThreadPoolExecutor() as pool:
+    with claiming(store, 0.6) as other, ThreadPoolExecutor() as pool:
         assert other.claim(parent)
         preparing = pool.submit(prepare, graph, store, tell=lambda line: waits.set())
         assert waits.wait(60)
@@ -125,9 +124,8 @@ def test_prepare_waits_for_the_driver_that_moves_the_same_damage(store):
 
 def silent(store: Store, node: str) -> None:
     """Leave a claim of a driver of another machine, which was never heard of again."""
-    sign = store.root / LEASES / "drivers" / "gone.json"
-    store.write_json(sign, {"count": 1, "host": "gone", "machine": "another", "pid": 1, "started": "1"})
-    store.write_json(store.root / LEASES / "nodes" / node / "1.json", {"driver": "gone"})
+    give_sign(store, "gone")
+    claim_as(store, "gone", node)
 
 
 def test_prepare_forced_waits_out_the_lease_of_a_silent_driver_and_says_so(store, monkeypatch):
@@ -145,7 +143,7 @@ def test_prepare_forced_waits_out_the_lease_of_a_silent_driver_and_says_so(store
 def test_prepare_forced_refuses_while_the_other_driver_lives_and_moves_nothing(store):
     run_jobs(two_stages(), store)
     node = two_stages().nodes()[-1]
-    with Leases(store, 0.6) as other:
+    with claiming(store, 0.6) as other:
         other.claim(node)
         with pytest.raises(UserError, match=f"^{node} is being trained by another run, {other.driver}: wait for its end"):
             prepare(two_stages(), store, forced=two_stages().nodes())

@@ -16,9 +16,9 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.claims import Leases
 from orchestrator.drivers.events import Journal
 from tests.orchestrator.helpers.doubles import run_jobs
+from tests.orchestrator.helpers.drivers import claiming
 from tests.orchestrator.helpers.launch import SWEEP
 
 
@@ -91,8 +91,8 @@ def test_prune_keeps_a_claimed_job_and_what_it_is_built_on(pruned, capsys):
     needed = set(everything.parents(running))
     record = store.read_json(running, "job.json")
     store.write_json(store.directory(running) / "job.json", {**record, "parents": list(everything.parents(running))})
-    with Leases(store) as leases:
-        assert leases.claim(running)
+    with claiming(store) as claims:
+        assert claims.claim(running)
         assert main(["prune", str(store.root), "--minutes", "0", "--yes"]) == 0
     assert "stays: a driver has claimed it" in capsys.readouterr().out
     assert jobs_in(store, everything) == (set(everything.nodes()) - unnamed) | needed | {running}

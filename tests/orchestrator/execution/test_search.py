@@ -9,7 +9,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.claims import Claims
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher
 from orchestrator.execution.trial import ENDING, Ending
@@ -18,6 +19,7 @@ from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
 from tests.orchestrator.helpers.doubles import source, transfer
+from tests.orchestrator.helpers.drivers import claiming
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ class Clock:
 def searcher_of(graph, store, pack_size=1, max_failures=3, nodes=({"CPU": 1},), **options):
     policy = Policy(graph, CostModel(load_profile("h100_estimate"), pack=pack_size))
     retries = Retries(max_failures, first_pause=1.0)
-    leases = options.pop("leases", None) or Leases(store)
+    claims = Claims(Heartbeat(store))
     turns = Turns({None: {"CPU": 1}}, lambda: nodes)
-    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, turns=turns, retries=retries, leases=leases, **options)
+    return GraphSearcher(graph, store, lambda pack: {"pack": pack}, policy=policy, turns=turns, retries=retries, claims=claims, **options)
 
 
 def die(searcher, trial_id, cause=None):
@@ -290,7 +292,7 @@ def test_job_of_another_driver_is_waited_for_and_counts_as_done_when_that_driver
     top, below = chain()
     graph, clock = Graph([below]), Clock()
     searcher = searcher_of(graph, store, clock=clock)
-    with Leases(store) as other:
+    with claiming(store) as other:
         assert other.claim(top.node)
         assert searcher.suggest("one") is None
         finish(store, top.node)
@@ -305,7 +307,7 @@ def test_job_that_failed_with_another_driver_has_failed(store):
     (node,) = graph.nodes()
     searcher = searcher_of(graph, store, clock=clock)
     store.fail(node, "long ago", "...")
-    with Leases(store) as other:
+    with claiming(store) as other:
         other.claim(node)
         assert searcher.suggest("one") is None
         store.begin(node, {})
@@ -323,7 +325,7 @@ def test_job_that_another_driver_left_unfinished_is_handed_out_although_it_had_f
     (node,) = graph.nodes()
     searcher = searcher_of(graph, store, clock=clock)
     store.fail(node, "long ago", "...")
-    with Leases(store) as other:
+    with claiming(store) as other:
         other.claim(node)
         assert searcher.suggest("one") is None
     clock.now += 1
@@ -341,7 +343,7 @@ def test_job_that_was_done_elsewhere_before_it_is_handed_out_is_not_trained_agai
 
 def test_pack_starts_without_the_members_that_another_driver_has(store):
     _, nodes, searcher = packed(store)
-    with Leases(store) as other:
+    with claiming(store) as other:
         other.claim(nodes[0])
         assert searcher.suggest("one") == {"pack": tuple(nodes[1:])}
         assert searcher.suggest("two") is None

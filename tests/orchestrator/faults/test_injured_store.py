@@ -18,10 +18,9 @@ from orchestrator.artifacts.store import Store, Verdict
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.claims import LEASES, Leases
-from orchestrator.drivers.prepare import prepare
 from orchestrator.storage.retrying import Patience, StoreUnavailable
 from tests.orchestrator.helpers.doubles import behave, run_jobs, source
+from tests.orchestrator.helpers.drivers import claim_as, claiming, give_sign, prepare
 from tests.orchestrator.helpers.launching import wait_while_running
 from tests.orchestrator.helpers.one_pack import SMALL_SWEEP
 
@@ -236,8 +235,8 @@ def test_prune_beside_a_silent_driver_and_a_damaged_manifest_removes_nothing(tmp
     graph = small(store)
     stranger = source("s9")
     run_jobs(Graph([stranger]), store)
-    store.write_json(store.root / LEASES / "drivers" / "gone.json", {"count": 1, "machine": "another", "pid": 1, "started": "1"})
-    store.write_json(store.root / LEASES / "nodes" / stranger.node / "1.json", {"driver": "gone"})
+    give_sign(store, "gone")
+    claim_as(store, "gone", stranger.node)
     store.manifest_path("toy").write_text('{"nodes": [')
     assert main(["prune", str(store.root), "--minutes", "0", "--yes"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -253,14 +252,14 @@ def test_copied_directory_under_a_silent_drivers_claim_is_set_aside_once_the_lea
     mine, other, _ = small(store).nodes()
     shutil.rmtree(store.directory(mine))
     shutil.copytree(store.directory(other), store.directory(mine))
-    store.write_json(store.root / LEASES / "drivers" / "gone.json", {"count": 1, "machine": "another", "pid": 1, "started": "1"})
-    store.write_json(store.root / LEASES / "nodes" / mine / "1.json", {"driver": "gone"})
+    give_sign(store, "gone")
+    claim_as(store, "gone", mine)
     fresh, said = Sweep.from_text(SMALL_SWEEP).expand(), []
     (moved,) = prepare(fresh, store, tell=said.append)
     assert (moved.node, fresh.states[mine]) == (mine, "pending")
     assert len(said) == 1
-    with Leases(store) as leases:
-        assert leases.claim(mine)
+    with claiming(store) as claims:
+        assert claims.claim(mine)
 
 
 KILLED = """

@@ -22,13 +22,13 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.claims import LEASES, Leases
+from orchestrator.drivers.claims import CLAIMS
 from orchestrator.drivers.events import Journal, all_events
-from orchestrator.drivers.prepare import prepare
 from orchestrator.storage.files import Storage
 from orchestrator.watching.status import read_status
 from scalearn.training.history import append_history
 from tests.orchestrator.helpers.doubles import run_jobs
+from tests.orchestrator.helpers.drivers import claiming, prepare
 from tests.orchestrator.helpers.one_pack import SMALL_SWEEP
 
 SOMEBODY = 65534
@@ -100,7 +100,7 @@ def test_file_of_a_job_that_is_another_users_is_damage(finished):
 )
 def test_what_another_user_has_closed_ends_a_command_with_one_sentence_that_names_it(finished, closed, command):
     store, graph = finished
-    (store.root / LEASES / "nodes").mkdir(parents=True)
+    (store.root / CLAIMS).mkdir(parents=True)
     place = store.root / closed.replace("NODE", graph.nodes()[0])
     close_to_us(place)
     said = sentence(plainly(*command))
@@ -245,11 +245,11 @@ def test_deep_json_in_any_file_is_passed_over(finished, name):
 def test_file_in_the_place_of_a_claims_folder_is_no_claim_of_somebody(tmp_path):
     """Which would be waited for without end."""
     store = Store(tmp_path / "runs")
-    with Leases(store) as leases:
-        (store.root / LEASES / "nodes").write_text("")
-        assert not leases.claim("a/b-0123456789")
+    with claiming(store) as claims:
+        (store.root / CLAIMS).write_text("")
+        assert not claims.claim("a/b-0123456789")
     with pytest.raises(OSError, match=r"nodes/a/1.json cannot be read or written \(not a directory\): remove what lies in its place"):
-        Storage(store.root).create(store.root / LEASES / "nodes" / "a" / "1.json", b"")
+        Storage(store.root).create(store.root / CLAIMS / "a" / "1.json", b"")
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027])
@@ -261,10 +261,10 @@ def test_everything_in_a_store_follows_the_umask_and_keeps_the_group(tmp_path, m
     before = os.umask(mask)
     try:
         store, sweep = Store(tmp_path / "runs"), Sweep.from_text(SMALL_SWEEP)
-        with Leases(store) as leases, Journal(store, "toy", sweep.expand()) as journal:
+        with claiming(store) as claims, Journal(store, "toy", sweep.expand()) as journal:
             run_jobs(sweep.expand(), store)
             write_manifest(sweep, sweep.expand(), store, "sqlite://", None)
-            leases.claim(sweep.expand().nodes()[0])
+            claims.claim(sweep.expand().nodes()[0])
             store.fail(sweep.expand().nodes()[1], "no", "no")
             store.set_aside(sweep.expand().nodes()[2], "to see")
             (store.directory(sweep.expand().nodes()[1]) / "history.jsonl").unlink()

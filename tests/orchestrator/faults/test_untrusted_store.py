@@ -20,13 +20,13 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.prepare import prepare
 from orchestrator.watching.plan import plan
 from orchestrator.watching.status import read_status
 from scalearn.config import DataConfig
 from scalearn.data import load_task, read
 from scalearn.errors import UserError
 from tests.orchestrator.helpers.doubles import run_jobs, source
+from tests.orchestrator.helpers.drivers import prepare
 from tests.orchestrator.helpers.one_pack import SMALL_SWEEP
 
 NODE = source("s0").node

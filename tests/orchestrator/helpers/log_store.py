@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from orchestrator.artifacts.store import Store
-from orchestrator.drivers.claims import Leases
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.prepare import prepare
 from orchestrator.tracking import mlflow_runs, writer
 from tests.orchestrator.helpers.doubles import two_stages
@@ -24,8 +24,8 @@ def main() -> None:
     (gate / f"driver-{os.getpid()}").touch()
     while len(list(gate.glob("driver-*"))) < drivers:
         time.sleep(0.01)
-    prepare(graph, store)
-    with Leases(store):
+    with Heartbeat(store) as heartbeat:
+        prepare(graph, store, heartbeat)
         tracker = writer.Tracker(writer.Target.of(None, None, sweep, "", store), graph, store)
         untracked = tracker.untracked(graph.nodes())
         for node in untracked[::2]:

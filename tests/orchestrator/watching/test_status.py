@@ -6,10 +6,13 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -18,9 +21,12 @@ from orchestrator.cli import main
 from orchestrator.commands import status as status_command
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers import events as journal_module
-from orchestrator.drivers.events import DRIVERS, EVENTS, Journal, _append, all_events, drivers, events, running_nodes
+from orchestrator.drivers.events import EVENTS, Journal, all_events, events
+from orchestrator.drivers.heartbeat import DRIVERS, drivers, living
+from orchestrator.storage.files import Storage
 from orchestrator.watching.status import print_status, read_status, show_counts
 from tests.orchestrator.helpers.doubles import behave, run_jobs, two_stages
+from tests.orchestrator.helpers.drivers import give_sign
 from tests.orchestrator.helpers.launch import SWEEP
 from tests.orchestrator.helpers.launching import wait_until
 
@@ -133,10 +139,11 @@ def test_watch_on_a_terminal_draws_the_table(store):
     assert "4/4" in console.file.getvalue()
 
 
-def test_status_ignores_a_driver_that_was_killed_long_ago(store):
+def test_status_ignores_a_driver_that_was_killed_and_signs_of_earlier_versions(store, monkeypatch):
+    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "1")
     node = begin(store, two_stages())
-    sign = {"time": time.time() - 3600, "host": "gone", "pid": 1, "running": [node]}
-    store.write_json(store.sidecar("toy", f"{DRIVERS}/gone-1-x.json"), sign)
+    give_sign(store, "gone-1-x", sweep="toy", running=[node])
+    store.write_json(store.sidecar("toy", "drivers/earlier-1-x.json"), {"time": time.time(), "host": "h", "pid": 1, "running": [node]})
     assert states(read_status("toy", two_stages(), store))[node] == "pending"
 
 
@@ -146,8 +153,9 @@ def test_status_joins_what_two_drivers_run(store):
     first.mark(nodes[0], "running")
     second.mark(nodes[1], "running")
     with Journal(store, "toy", first), Journal(store, "toy", second):
-        assert sorted(running_nodes(store, "toy")) == sorted(nodes)
-        assert {driver.pid for driver in drivers(store, "toy")} == {os.getpid()}
+        found = drivers(store, "toy")
+        assert sorted(node for driver in found for node in driver.running) == sorted(nodes)
+        assert {driver.pid for driver in found} == {os.getpid()}
     assert drivers(store, "toy") == []
 
 
@@ -202,75 +210,103 @@ def test_journal_goes_on_a_line_of_its_own_after_half_a_line(store):
 
 
 @pytest.mark.fault
-def test_lines_of_which_a_full_disk_took_some_arrive_once(tmp_path):
-    lines, log = b'{"a": 1}\n{"b": 2}\n', tmp_path / "events.jsonl"
+def test_lines_of_which_a_full_disk_took_some_arrive_once(store):
+    log = store.sidecar("toy", EVENTS)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))  # the rest does not fit
-    try:
-        done = _append(log, lines)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert done == 9
-    assert _append(log, lines[done:]) == 9
-    assert [line for line in log.read_bytes().splitlines() if line.endswith(b"}")] == lines.splitlines()
+    with Journal(store, "toy", two_stages()) as journal:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, limits[1]))
+            journal.note("state", node="a")  # which does not fit
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 80, limits[1]))
+            journal.note("state", node="b")  # now the first one does, and half of this
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert not log.read_bytes().endswith(b"\n")
+    assert [event.get("node", event["event"]) for event in events(log)] == ["begin", "a", "b", "end"]
 
 
 def test_journal_behind_a_url_takes_notes_during_an_upload_and_begins_new_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "0.5")
     monkeypatch.setattr(journal_module, "_LARGEST_PART", 400)
-    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 3600.0)
     store, uploading, noted = Store(f"memory://{tmp_path.name}/runs"), threading.Event(), threading.Event()
-    with Journal(store, "toy", two_stages()) as journal:
-        write = journal._storage.write
+    write = Storage.write
 
-        def slow(path, data):
+    def slow(storage, path, data):
+        if "/events/" in str(path):
             uploading.set()
             assert noted.wait(60), "a note waited for the upload"
-            write(path, data)
+        write(storage, path, data)
 
-        monkeypatch.setattr(journal._storage, "write", slow)
-        thread = threading.Thread(target=journal._write)
-        thread.start()
+    monkeypatch.setattr(Storage, "write", slow)
+    with Journal(store, "toy", two_stages()) as journal:
         assert uploading.wait(60)
         for number in range(9):
             journal.note("state", node=str(number))
         noted.set()
-        thread.join(60)
+        wait_until(lambda: len(all_events(store, "toy")) == 10)  # which fills the first part
     assert [event.get("node", event["event"]) for event in all_events(store, "toy")] == ["begin", *map(str, range(9)), "end"]
     assert len(store.storage.names(store.sidecar("toy", "events"))) > 1
 
 
-def test_driver_whose_clock_is_slow_is_told_by_its_next_beat_and_a_dead_one_by_none(store, monkeypatch):
-    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 3600.0)  # its own beats would answer for the one that is written here
-    with Journal(store, "toy", two_stages()) as journal:
-        sign = store.load_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json")) | {"host": "elsewhere", "time": time.time() - 300}
-    # A journal that is open writes its own sign over this one every few seconds.
-    place = store.sidecar("toy", f"{DRIVERS}/{journal.name}.json")
-    store.write_json(place, sign)
-    assert drivers(store, "toy", sleep=lambda seconds: None) == []
+def test_driver_of_another_machine_is_told_by_its_next_beat_and_a_dead_one_by_none(store):
+    give_sign(store, "far", count=7, sweep="toy", running=["a"])
+    looks = []
+    assert living(store, lambda driver: driver.sweep == "toy", looks.append) == []
+    assert living(store, lambda driver: driver.sweep == "another", lambda seconds: pytest.fail("waited for nobody")) == []
+    assert sum(looks) == pytest.approx(10.0)  # two beats, whatever the clock of the day says
 
     def beat(seconds):
-        store.write_json(place, sign | {"time": sign["time"] + 5})
+        give_sign(store, "far", count=8, sweep="toy", running=["b"])
 
-    (driver,) = drivers(store, "toy", sleep=beat)
-    assert driver.host == "elsewhere"
+    (driver,) = living(store, lambda driver: driver.sweep == "toy", beat)
+    assert (driver.host, driver.running) == ("elsewhere", ("b",))
+
+
+@pytest.mark.fault
+def test_stopped_driver_of_this_machine_is_told_by_its_count_and_one_that_ended_at_once(store, repository, monkeypatch):
+    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "1")
+    beating = "import sys; from orchestrator.artifacts.store import Store; from orchestrator.drivers.heartbeat import Heartbeat\n"
+    command = [sys.executable, "-c", f"{beating}with Heartbeat(Store(sys.argv[1]), 'toy'): print(flush=True), input()", str(store.root)]
+
+    def look(sleep):
+        return [driver.pid for driver in living(store, lambda driver: driver.sweep == "toy", sleep)]
+
+    with subprocess.Popen(command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert look(lambda seconds: pytest.fail("waited for a process that runs")) == [process.pid]
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        assert look(lambda seconds: None) == []
+        os.kill(process.pid, signal.SIGCONT)
+        process.kill()
+        process.wait()
+        assert look(lambda seconds: pytest.fail("waited for a process that has ended")) == []
+    assert len(store.storage.names(store.root / DRIVERS)) == 1  # its sign; who looks removes nothing
+
+
+@pytest.mark.parametrize("sign", [{"sweep": "../toy"}, {"sweep": ["toy"]}, {"pid": -1, "sweep": "toy"}, {"running": "a", "sweep": "toy"}])
+def test_sign_that_a_stranger_wrote_is_nobodys_or_waited_for(store, sign):
+    give_sign(store, "far", **sign)
+    assert living(store, lambda driver: store.manifest_path(driver.sweep) if driver.sweep else None, lambda seconds: None) == []
 
 
 def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "0.5")
     monkeypatch.chdir(tmp_path)
     Path("toy.yaml").write_text(SWEEP)
     where = ["toy.yaml", "--store", f"memory://{tmp_path.name}/runs"]
     store, graph = Store(where[-1]), Sweep.load("toy.yaml").expand()
     node, asked = graph.nodes()[0], threading.Event()
-    with Journal(store, "toy", graph, on_cancel=lambda: not asked.set()) as journal:
+    with Journal(store, "toy", graph, on_cancel=lambda: not asked.set()):
         graph.mark(node, "running")
         directory = store.begin(node, {"node": node})
         record = {"step": 10, "total_steps": 40, "time": 1.0, "seconds": 5.0, "epoch": 1.0, "validation": {"accuracy": 0.75}}
         (directory / "history.jsonl").write_text(json.dumps(record) + "\n")
         (directory / "log.txt").write_text("step 10\n")
         store.publish(node)
-        journal._give_sign()
+        wait_until(lambda: any(node in driver.running for driver in drivers(store, "toy")))
         (job,) = [job for job in read_status("toy", Sweep.load("toy.yaml").expand(), store).jobs if job.state == "running"]
         assert (job.node, job.step, job.score) == (node, 10, "validation accuracy 0.75")
         assert main(["logs", where[0], node, *where[1:]]) == 0
@@ -279,31 +315,3 @@ def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, 
         assert asked.wait(60)
     assert [event["event"] for event in all_events(store, "toy")] == ["begin", "cancel", "end"]
     assert drivers(store, "toy") == []
-
-
-@pytest.mark.parametrize("jump", [-7200.0, -40.0, 40.0, 7200.0, 90000.0])
-def test_driver_is_told_from_a_dead_one_though_a_clock_jumps(store, monkeypatch, jump):
-    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 0.0)  # gives a sign whenever it looks for a request to stop
-    monkeypatch.setattr(journal_module, "_LOOK_SECONDS", 0.05)
-
-    def later() -> float:
-        """The reader's clock."""
-        return time.time() + jump
-
-    with Journal(store, "toy", two_stages()) as journal:
-        assert [driver.name for driver in drivers(store, "toy", now=later)] == [journal.name]
-        sign = store.load_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"))
-    silent = sign | {"host": "elsewhere", "machine": "another"}
-    store.write_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"), silent)
-    assert drivers(store, "toy", now=later) == []
-    store.write_json(store.sidecar("toy", f"{DRIVERS}/{journal.name}.json"), sign | {"started": "1"})
-    assert drivers(store, "toy") == []  # a process of this machine that has ended needs no waiting
-
-
-def test_sign_of_a_driver_whose_clock_was_put_back_is_not_forgotten_while_it_lives(store, monkeypatch):
-    monkeypatch.setattr(journal_module, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(journal_module, "_BEAT_SECONDS", 0.0)
-    with Journal(store, "toy", two_stages()) as journal:
-        monkeypatch.setattr(time, "time", lambda clock=time.time: clock() + 200_000)  # for it too
-        with Journal(store, "toy", two_stages()) as other:
-            wait_until(lambda: {driver.name for driver in drivers(store, "toy")} == {journal.name, other.name})
