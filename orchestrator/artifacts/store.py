@@ -25,7 +25,6 @@ from orchestrator.artifacts.artifact import (
     SCHEMA,
     SUCCESS,
     TRACEBACK,
-    UNCOMMITTED,
     Listing,
     Outcome,
     Verdict,
@@ -37,8 +36,7 @@ from orchestrator.artifacts.artifact import (
 )
 from orchestrator.artifacts.index import Ended, Glance, note
 from orchestrator.artifacts.working_copies import Mirror
-from orchestrator.storage.directory import missing
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, encode, parse
+from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, parse
 from orchestrator.storage.retrying import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
 from scalearn.secrets import without_secrets
@@ -84,6 +82,8 @@ class Store:
         """Names the store to other processes and to people: an absolute path, or the URL."""
         self.is_local = self.storage.is_local
         self._mirror = None if self.is_local else Mirror(self.storage)
+        self._begun: dict[str, object] = {}
+        """Nodes that this process has begun to the count of their beginnings then."""
 
     @property
     def scratch(self) -> Path:
@@ -107,11 +107,10 @@ class Store:
         Raises:
             UserError: That failed; the sentence says why.
         """
-        impatient = Storage(self.url, Patience(0.0))
-        probe = impatient.root / f".write-{uuid.uuid4().hex}"
+        probe = self.root / f".write-{uuid.uuid4().hex}"
         try:
-            impatient.write(probe, bytes(_PROBE_BYTES))
-            impatient.remove(probe)
+            self.storage.impatient.write(probe, bytes(_PROBE_BYTES))
+            self.storage.impatient.remove(probe)
         except (OSError, UserError) as error:
             cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
             raise UserError(f"The store {self.url} cannot be written to: {reason(cause)}. Name another with --store.") from None
@@ -126,7 +125,7 @@ class Store:
             UserError: It does not answer; the sentence says why.
         """
         if not self.is_local:
-            (self.storage if patient else Storage(self.url, Patience(0.0))).names(self.root / "sweeps")
+            (self.storage if patient else self.storage.impatient).names(self.root / "sweeps")
 
     def begin(self, node: str, record: Mapping[str, Any]) -> Path:
         """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays, and comes to this host.
@@ -147,7 +146,8 @@ class Store:
             "started": started if isinstance(started, float) else time.time(),
             "attempts": attempts + 1 if isinstance(attempts, int) else 1,
         }
-        self.write_json(place / JOB, merged)
+        self.storage.write_json(place / JOB, merged)
+        self._begun[node] = merged["attempts"]
         for name in (FAILED, TRACEBACK):
             self.storage.remove(place / name)
         if self._mirror is None:
@@ -156,6 +156,15 @@ class Store:
         directory = self._mirror.begin(node, place)
         Storage(directory, self.storage.patience).write_json(directory / JOB, merged)
         return directory
+
+    def is_taken_over(self, node: str, *, patient: bool = True) -> bool:
+        """Tell whether a node that this process has begun was begun anew elsewhere: who began it last is who trains it.
+
+        Args:
+            node: The node.
+            patient: Wait for a store that is away. Otherwise `StoreUnavailable` is raised at once.
+        """
+        return (self.read_json(node, JOB, patient=patient) or {}).get("attempts") != self._begun[node]
 
     def has_news(self, node: str) -> bool:
         """Tell whether a job that this process has begun has written anything for `publish` to bring into the store; asks no store."""
@@ -179,24 +188,20 @@ class Store:
             FileNotFoundError: There is no `result.json`, so there is nothing to commit.
         """
         place = self.directory(node)
-        work = place if self._mirror is None else self._mirror.work(node)
-        if not (work / RESULT).is_file():
-            raise missing(work / RESULT, "the training function left no result")
-        if self._mirror is None:
-            names = [name for name, facts in self.storage.listing(place).items() if belongs(name) and facts["type"] == "file"]
-            listed = {name: self.storage.measure(place / name) for name in names}
-        else:
-            listed = self._mirror.upload(node, place)
-        success = {"schema": SCHEMA, "node": node, "files": listed, "time": time.time()}
-        self.write_json(place / SUCCESS, success)
+        listed = self._measure(place) if self._mirror is None else self._mirror.upload(node, place)
+        if RESULT not in listed:
+            raise FileNotFoundError(errno.ENOENT, "the training function left no result", str(place / RESULT))
+        self.storage.write_json(place / SUCCESS, {"schema": SCHEMA, "node": node, "files": listed, "time": time.time()})
         self._note(node, "succeeded")
         if self._mirror is None:
             self.storage.remove_tree(place / CHECKPOINT)
-            return
-        for name in self.storage.listing(place):
-            if name not in listed and name not in UNCOMMITTED:
-                self.storage.remove(place / name)
-        self._mirror.drop(node)
+        else:
+            self._mirror.finish(node, place, listed)
+
+    def _measure(self, place: Path) -> dict[str, dict[str, Any]]:
+        """Return size and sha256 of every file of a finished node, by name."""
+        names = [name for name, facts in self.storage.listing(place).items() if belongs(name) and facts["type"] == "file"]
+        return {name: self.storage.measure(place / name) for name in names}
 
     def fail(self, node: str, error: str, traceback: str) -> None:
         """Record that a node failed.
@@ -212,7 +217,7 @@ class Store:
         attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)
         line = error.strip().splitlines()[0] if error.strip() else "unknown error"
         failure = {"schema": SCHEMA, "node": node, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
-        self.write_json(place / FAILED, failure)
+        self.storage.write_json(place / FAILED, failure)
         self._note(node, "failed")
 
     def fetch(self, node: str) -> Path:
@@ -333,10 +338,10 @@ class Store:
             self.storage.remove(place / SUCCESS)
         self.storage.remove_tree(place)
 
-    def read_json(self, node: str, name: str) -> dict[str, Any] | None:
+    def read_json(self, node: str, name: str, *, patient: bool = True) -> dict[str, Any] | None:
         """Read one of a node's JSON files. None: absent, half-written, too large, not an object, or not for this user to read."""
         try:
-            return self.storage.read_json(self.directory(node) / name, NODE_JSON_LIMIT)
+            return (self.storage if patient else self.storage.impatient).read_json(self.directory(node) / name, NODE_JSON_LIMIT)
         except StoreUnavailable as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
@@ -349,14 +354,6 @@ class Store:
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the store."""
         self.storage.write_json(path, value)
-
-    def create(self, path: Path, value: Mapping[str, Any]) -> bool:
-        """Write a JSON file of the store where there is none; of several writers exactly one succeeds.
-
-        Returns:
-            Whether this call wrote it.
-        """
-        return self.storage.create(path, encode(value))
 
     def result(self, node: str) -> dict[str, Any] | None:
         """Return a node's scores, counts and timings. None: there are none yet."""

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.artifacts.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, stranger, vouched
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, parse
-from orchestrator.storage.retrying import Patience, StoreUnavailable
+from orchestrator.storage.retrying import StoreUnavailable
 from scalearn.errors import UserError
 
 VARIABLE = "SCALEARN_SCRATCH"
@@ -64,7 +64,6 @@ class Mirror:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._impatient = Storage(storage.url, Patience(0.0))
         self.scratch = scratch_of(storage.url)
         self._published: dict[str, _Published] = {}
         self._held: dict[str, tuple[Path, FileLock]] = {}
@@ -99,7 +98,7 @@ class Mirror:
     def publish(self, node: str, place: Path, *, force: bool = False, patient: bool = True) -> None:
         """Upload what is new in a working copy: history and logs always, the checkpoint when that costs little or is asked for."""
         directory, known = self.work(node), self._published.setdefault(node, _Published())
-        storage = self._storage if patient else self._impatient
+        storage = self._storage if patient else self._storage.impatient
         for name, signature in _changed(directory, known).items():
             storage.upload(directory / name, place / name)
             known.files[name] = signature
@@ -132,8 +131,14 @@ class Mirror:
                 entry["etag"] = tag
         return measured
 
-    def drop(self, node: str) -> None:
-        """Remove a working copy that has been committed; children on this host fetch it like any parent."""
+    def finish(self, node: str, place: Path, kept: Collection[str]) -> None:
+        """Remove what a node that has been committed needs no more: other files in the store, and the working copy."""
+        for name in self._storage.listing(place):
+            if name not in kept and name not in UNCOMMITTED:
+                self._storage.remove(place / name)
+        self._drop(node)  # children on this host fetch it like any parent
+
+    def _drop(self, node: str) -> None:
         self._published.pop(node, None)
         if node in self._held:
             with self._guard():
@@ -142,7 +147,7 @@ class Mirror:
 
     def _take(self, node: str) -> Path:
         """Return an empty working copy that is this process's own, and remove those that nobody holds."""
-        self.drop(node)
+        self._drop(node)
         with self._guard():
             for place in self.scratch.glob(f"{_WORK}*/**/*{_LOCK}"):
                 lock = FileLock(place)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orchestrator.drivers.heartbeat import Heartbeat, Signs
-from orchestrator.storage.files import Storage, encode
-from orchestrator.storage.retrying import Patience, StoreUnavailable, unavailable
+from orchestrator.storage.files import encode
+from orchestrator.storage.retrying import StoreUnavailable, unavailable
 
 CLAIMS = ".leases/nodes"
 """Where in a store the claims lie."""
@@ -38,7 +38,7 @@ class Claims:
         """
         self.driver, self._heartbeat = heartbeat.name, heartbeat
         # Without patience: a claim that cannot be made now is made later, and meanwhile other jobs go on.
-        self._storage, self._patient = Storage(heartbeat.store.url, Patience(0.0)), heartbeat.store.storage
+        self._storage, self._patient = heartbeat.store.storage.impatient, heartbeat.store.storage
         self.signs = Signs(self._storage, heartbeat.lease, clock)
         self._clock, self._sleep = clock, sleep
         self._numbers: dict[str, int] = {}

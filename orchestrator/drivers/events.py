@@ -19,8 +19,7 @@ from typing import Any
 from orchestrator.artifacts.store import FAILED, RESULT, Store
 from orchestrator.definition.graph import Graph, State
 from orchestrator.drivers.heartbeat import Heartbeat
-from orchestrator.storage.files import Storage
-from orchestrator.storage.retrying import Patience, StoreUnavailable
+from orchestrator.storage.retrying import StoreUnavailable
 
 EVENTS = "events.jsonl"
 
@@ -46,7 +45,7 @@ class Journal:
         self._on_cancel = on_cancel or _interrupt
         self.heartbeat = Heartbeat(store, sweep, content, running=self._running, on_beat=self._write, on_cancel=self._cancel)
         # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
-        self._storage = Storage(store.url, Patience(0.0))
+        self._storage = store.storage.impatient
         self._blocked: set[str] = set()
         self._part, self._written, self._unwritten = 0, b"", b""
         self._adding, self._writing = threading.Lock(), threading.Lock()

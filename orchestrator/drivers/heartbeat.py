@@ -23,7 +23,6 @@ import psutil
 
 from orchestrator.artifacts.store import Store
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage
-from orchestrator.storage.retrying import Patience
 from scalearn.errors import UserError
 
 DRIVERS = ".leases/drivers"
@@ -126,7 +125,7 @@ class Heartbeat:
         self._facts |= {"sweep": sweep, "content": content}
         self._running, self._on_beat, self._on_cancel = running, on_beat, on_cancel
         # Without patience: the next sign may arrive.
-        self._storage = Storage(store.url, Patience(0.0))
+        self._storage = store.storage.impatient
         self._sign = store.root / DRIVERS / f"{self.name}.json"
         self._request = self._sign.with_suffix(".cancel")
         self._ending = threading.Event()

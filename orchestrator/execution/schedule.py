@@ -36,6 +36,7 @@ from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import Turns
 from orchestrator.storage.retrying import StoreUnavailable
+from scalearn.tasks import task_of
 from scalearn.training.runtime import Runtime
 
 GRACE_SECONDS = 2.0
@@ -233,4 +234,5 @@ class _Orders:
             "provenance": dict(self._settings.provenance),
         }
         parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))
-        return MemberOrder(job.node, job.config, record, parents, self._rivals.get(job.node, ()))
+        rivals = self._rivals.get(job.node, ())
+        return MemberOrder(job.node, job.config, record, parents, rivals, task_of(job.config.data[0]).primary_metric if rivals else "")

@@ -19,11 +19,9 @@ from orchestrator.artifacts.job_log import about, logged
 from orchestrator.artifacts.store import CACHE, HISTORY, JOB, Store
 from orchestrator.execution.early import must_stop
 from orchestrator.storage.directory import size_of
-from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
-from scalearn.tasks import task_of
 from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
 from scalearn.training.runtime import Runtime
 
@@ -50,6 +48,8 @@ class MemberOrder:
     """Node of every parent, by the name under which training reads it."""
     rivals: tuple[str, ...] = ()
     """Nodes that the job is compared with for early stopping."""
+    metric: str = ""
+    """Its task's primary one, by which they are compared."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
     # A worker may have died after a commit and before Tune heard of it.
     waiting = [member for member in order.members if not store.complete(member.node)]
     pack = _open_all(waiting, store, settled)
-    attempts = {node: _attempts(node, store) for node in pack}
 
     def attempt() -> None:
         """Train what is not settled yet; a job that a full disk has ended goes on from its checkpoint at the next attempt."""
         left = {node: member for node, member in pack.items() if node not in settled}
         full = None
-        for node, outcome in _train(order, store, left, attempts).items():
-            if attempts[node] != _attempts(node, store):
+        for node, outcome in _train(order, store, left).items():
+            if store.is_taken_over(node):
                 raise TakenOver
             if outcome.error is None:
                 store.commit(node)
@@ -162,7 +161,7 @@ def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
         raise
     except Exception as error:
         how = _what_next(error, len(pack))
-        for node in [node for node in pack if node not in settled and attempts[node] == _attempts(node, store)]:
+        for node in [node for node in pack if node not in settled and not store.is_taken_over(node)]:
             if how is None:
                 store.fail(node, describe(error), traceback.format_exc())
                 settled.add(node)
@@ -198,25 +197,24 @@ def _open_all(members: Sequence[MemberOrder], store: Store, settled: set[str]) -
     return pack
 
 
-def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> dict[str, Outcome]:
+def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
     """Train, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
-    impatient = Store(order.store, Patience(0.0))
 
     def look() -> bool:
         """Bring new checkpoints into the store, as often as that is cheap: a job need not be evaluated to be safe."""
         with contextlib.suppress(StoreUnavailable):
-            _publish_news(pack, store, impatient, attempts)
-        return _asked_to_stop(impatient.storage, order.stop_file)
+            _publish_news(pack, store)
+        return _asked_to_stop(store, order.stop_file)
 
     runtime = replace(runtime, should_stop=look)
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
-            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack, attempts))
+            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack))
         except TakenOver:
             for node in pack:
-                if attempts[node] == _attempts(node, store):  # the others' logs are another worker's by now, and perhaps committed
+                if not store.is_taken_over(node):  # the others' logs are another worker's by now, and perhaps committed
                     logger.info("Left with its pack, of which another worker has begun a job anew.", extra=about(node))
             raise
         except Stop:
@@ -233,7 +231,7 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attem
     return dict(zip(pack, outcomes, strict=True))
 
 
-def _publish_news(pack: Iterable[str], store: Store, impatient: Store, attempts: Mapping[str, object]) -> None:
+def _publish_news(pack: Iterable[str], store: Store) -> None:
     """Publish what jobs have written since, unless another worker has them by now: where the store is a directory, both would write there.
 
     Raises:
@@ -242,15 +240,15 @@ def _publish_news(pack: Iterable[str], store: Store, impatient: Store, attempts:
     """
     for node in pack:
         if store.is_local or store.has_news(node):
-            if attempts[node] != _attempts(node, impatient):
+            if store.is_taken_over(node, patient=False):
                 raise TakenOver
             store.publish(node, patient=False)
 
 
-def _asked_to_stop(impatient: Storage, stop_file: Path) -> bool:
+def _asked_to_stop(store: Store, stop_file: Path) -> bool:
     """Tell whether the driver wants jobs to checkpoint and leave. Training does not wait for a store that is away."""
     try:
-        return impatient.exists(stop_file)
+        return store.storage.impatient.exists(stop_file)
     except StoreUnavailable:
         return False
 
@@ -290,14 +288,8 @@ def _open(member: MemberOrder, store: Store) -> PackMember:
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 
-def _attempts(node: str, store: Store) -> object:
-    """Return how often a job was begun: who began it last is who trains it."""
-    return (store.read_json(node, JOB) or {}).get("attempts")
-
-
-def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], attempts: Mapping[str, object]) -> Report:
-    nodes = {member.directory: node for node, member in pack.items()}
-    rivals = {member.node: member.rivals for member in order.members}
+def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> Report:
+    orders = {pack[member.node].directory: member for member in order.members if member.node in pack}
 
     def histories(others: Sequence[str]) -> Iterator[bytes]:
         """Iterate over what rivals have reported; those of the pack itself may not have published their newest evaluation yet."""
@@ -308,17 +300,16 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], at
             yield content
 
     def report(member: PackMember, record: Mapping[str, Any]) -> bool:
-        node = nodes[member.directory]
-        if attempts[node] != _attempts(node, store):
+        ordered = orders[member.directory]
+        if store.is_taken_over(ordered.node):
             raise TakenOver
-        logger.info(summary(record), extra=about(node))
-        store.publish(node)
-        if store.storage.exists(order.stop_file):
+        logger.info(summary(record), extra=about(ordered.node))
+        store.publish(ordered.node)
+        if _asked_to_stop(store, order.stop_file):
             raise Stop
-        if not rivals[node]:
+        if not ordered.rivals:
             return False
-        metric = task_of(member.config.data[0]).primary_metric
-        return must_stop(member.directory, lambda: histories(rivals[node]), member.config.optimisation.selection, metric)
+        return must_stop(member.directory, lambda: histories(ordered.rivals), member.config.optimisation.selection, ordered.metric)
 
     return report
 

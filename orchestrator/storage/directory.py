@@ -1,4 +1,4 @@
-"""A store that is a directory: what lies in it, of whatever kind, and where a file is written before it is put in its place."""
+"""A store that is a directory: what lies in it, of whatever kind, and how a file comes there whole."""
 
 import errno
 import os
@@ -10,6 +10,9 @@ from typing import Any
 
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
 """What a path answers that names no file."""
+
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
+"""What file systems without hard links answer."""
 
 
 def first_unwritable(directory: Path, names: Iterable[str]) -> str | None:
@@ -38,7 +41,41 @@ def walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield os.path.relpath(folder, base).replace(os.sep, "/"), {"type": "closed", "size": 0}
 
 
-def beside_of(path: Path) -> Path:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place, and put it there."""
+    beside = _beside(path)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def create_whole(path: Path, data: bytes) -> None:
+    """Link a finished file into place: with `O_EXCL` alone a reader could see half of it.
+
+    Raises:
+        FileExistsError: Somebody else has written it.
+    """
+    beside = _beside(path)
+    try:
+        beside.write_bytes(data)
+        os.link(beside, path)
+    except FileExistsError:
+        # NFS repeats a request whose answer was lost, and then finds its own link.
+        if beside.stat().st_nlink < 2:
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("xb") as file:
+            file.write(data)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
     """Return where to write a file before it is put in its place whole; its folder is there then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +98,3 @@ def size_of(path: Path) -> int:
         if not (names_no_file(error) or isinstance(error, PermissionError)):
             raise
         return 0
-
-
-def missing(path: Path, why: str) -> FileNotFoundError:
-    """Return the error for a file that ought to be there."""
-    return FileNotFoundError(errno.ENOENT, why, str(path))

@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from orchestrator.storage.directory import beside_of, names_no_file, walk
-from orchestrator.storage.retrying import Patience, StoreUnavailable, is_trouble, refusal
+from orchestrator.storage.directory import create_whole, names_no_file, walk, write_whole
+from orchestrator.storage.retrying import Patience, StoreUnavailable, is_trouble, reason
 from orchestrator.storage.url import is_local, remote_root
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ NODE_JSON_LIMIT = 4 * 1024**2
 JSON_LIMIT = 256 * 1024**2
 """Bytes of the largest JSON file that is read; a manifest of 100,000 jobs with 15 sources has half of it. A stranger's may be larger than
 memory."""
-
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
-"""What file systems without hard links answer."""
 
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
@@ -67,6 +65,11 @@ class Storage:
         self._seen: int | None = None
         """Number of the root's directory once it was there: it must not be made anew where somebody has moved it."""
 
+    @cached_property
+    def impatient(self) -> "Storage":
+        """The same place for who waits for nothing: what cannot be done now is made up for later."""
+        return Storage(self.url, Patience(0.0))
+
     def key(self, path: Path) -> str:
         """Return a path as the file system names it."""
         return str(path) if self.is_local else str(cast("Any", path).path)
@@ -87,7 +90,8 @@ class Storage:
         except OSError as error:
             if error.errno is None or isinstance(error, FileNotFoundError | FileExistsError):
                 raise
-            refused = StoreUnavailable(refusal(str(path), error))
+            remedy = "give this user access to it" if isinstance(error, PermissionError) else "remove what lies in its place"
+            refused = StoreUnavailable(f"{path} cannot be read or written ({reason(error)}): {remedy}, then run the same command again.")
             refused.errno = error.errno
             raise refused from error
 
@@ -180,19 +184,7 @@ class Storage:
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file; readers see it whole or not at all."""
-        self._do(lambda: self._write(path, data), path)
-
-    def _write(self, path: Path, data: bytes) -> None:
-        if not self.is_local:
-            self._files.pipe_file(self.key(path), data)
-            return
-        beside = beside_of(path)
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        self._do(lambda: write_whole(path, data) if self.is_local else self._files.pipe_file(self.key(path), data), path)
 
     def create(self, path: Path, data: bytes) -> bool:
         """Write a file that does not exist yet; of several writers exactly one succeeds, on file systems and object stores alike.
@@ -207,7 +199,7 @@ class Storage:
             again, tried = tried, True
             try:
                 if self.is_local:
-                    self._create_local(path, data)
+                    create_whole(path, data)
                 else:
                     # S3: a put with `If-None-Match: *`.
                     self._files.pipe_file(self.key(path), data, mode="create")
@@ -217,24 +209,6 @@ class Storage:
                 return again and self.read(path) == data
 
         return self._do(act, path)
-
-    def _create_local(self, path: Path, data: bytes) -> None:
-        """Link a finished file into place: with `O_EXCL` alone a reader could see half of it."""
-        beside = beside_of(path)
-        try:
-            beside.write_bytes(data)
-            os.link(beside, path)
-        except FileExistsError:
-            # NFS repeats a request whose answer was lost, and then finds its own link.
-            if beside.stat().st_nlink < 2:
-                raise
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            with path.open("xb") as file:
-                file.write(data)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def read_json(self, path: Path, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
         """Read a JSON object. None: absent, half-written, too large, too deep, or no object of finite numbers."""

@@ -189,9 +189,3 @@ def unavailable(place: str, error: BaseException, waited: float) -> str:
         done, remedy = "written to", "make it writable"
     after = f" for {waited:.0f} seconds" if waited >= 1 else ""
     return f"The store {place} could not be {done}{after} ({reason(error)}): {remedy}, then run the same command again."
-
-
-def refusal(path: str, error: OSError) -> str:
-    """Return the sentence for a place in a store that cannot be used, however long one waits."""
-    remedy = "give this user access to it" if isinstance(error, PermissionError) else "remove what lies in its place"
-    return f"{path} cannot be read or written ({reason(error)}): {remedy}, then run the same command again."

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -145,13 +144,12 @@ def test_pack_on_a_store_behind_a_url_is_compared_with_its_own_members_too(tmp_p
     monkeypatch.setenv("SCALEARN_SCRATCH", str(tmp_path / "scratch"))
     store, top = Store(f"memory://{tmp_path.name}/runs"), source("s0")
     jobs = [dataclasses.replace(top, config=dataclasses.replace(top.config, seed=seed)) for seed in range(3)]
-    members = [MemberOrder(job.node, job.config, {}, {}, tuple(other.node for other in jobs if other != job)) for job in jobs]
+    members = [MemberOrder(job.node, job.config, {}, {}, tuple(other.node for other in jobs if other != job), "accuracy") for job in jobs]
     pack = {member.node: PackMember(member.config, store.begin(member.node, {})) for member in members}
     for loss, member in zip((2.0, 1.0, 3.0), pack.values(), strict=True):
         (member.directory / HISTORY).write_bytes(history(*[loss] * 3))
-    monkeypatch.setattr(trial, "task_of", lambda data: SimpleNamespace(primary_metric="accuracy"))
     order = PackOrder(tuple(members), store.url, TRAIN, Runtime(), store.root / ".tune" / "stop")
-    report = trial._reporter(order, store, pack, dict.fromkeys(pack, 1))
+    report = trial._reporter(order, store, pack)
     assert [report(member, {"step": 3}) for member in pack.values()] == [True, False, True]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import orchestrator.storage.url as store_url
 from orchestrator.artifacts.store import Store, Verdict
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.storage.retrying import StoreUnavailable
 from orchestrator.watching.status import read_status
 from scalearn.errors import UserError
@@ -258,8 +258,8 @@ def test_an_url_of_s3_claims_reads_and_lists_as_others_do(object_server, monkeyp
     for name, value in object_server.environment.items():
         monkeypatch.setenv(name, value)
     store = committed(Store(f"s3://{BUCKET}/{uuid.uuid4().hex}"))
-    assert store.create(store.root / "x.json", {"mine": 1}) is True
-    assert store.create(store.root / "x.json", {"yours": 1}) is False
+    assert store.storage.create(store.root / "x.json", b"mine") is True
+    assert store.storage.create(store.root / "x.json", b"yours") is False
     assert store.verify_all([NODE], thorough=False) == {NODE: Verdict("complete")}
     # Other bytes of the same length: the object's tag is another one.
     store.storage.write(store.directory(NODE) / "adapter" / "weights.safetensors", b"\x02" * 4096)
@@ -288,10 +288,9 @@ def test_ten_thousand_jobs_are_told_by_few_requests(object_server, monkeypatch):
     assert set(store.states(nodes).values()) == {"succeeded"}
     assert object_server.requests() - before <= 15
     running = "toy/none/none/none/none/none"
-    sign = {"time": time.time(), "pid": os.getpid(), "host": "here", "running": [running]}
-    store.write_json(store.sidecar("many", "drivers/here.json"), sign)
     before = object_server.requests()
-    status = read_status("many", ManyJobs([*nodes, running]), store)
+    with Heartbeat(store, "many", running=lambda: [running]):
+        status = read_status("many", ManyJobs([*nodes, running]), store)
     # Of 8 methods 8 results each, where there would be 10,000.
     assert object_server.requests() - before <= 15 + 64 + 8
     assert status.to_json()["jobs"]["by_state"] == {"succeeded": 10_000, "running": 1}
