@@ -145,9 +145,9 @@ class Heartbeat:
         """End."""
         self._ending.set()
         self._thread.join()
-        for path in (self._request, self._sign):
-            with contextlib.suppress(OSError):  # others then wait until the sign is old
-                self._storage.remove(path)
+        with contextlib.suppress(OSError):  # others then wait until the sign is old
+            self._storage.remove(self._request)
+            self._storage.remove(self._sign)
 
     def _beat(self, storage: Storage) -> None:
         storage.write_json(self._sign, {"count": self.beats + 1, **self._facts, "running": list(self._running())})

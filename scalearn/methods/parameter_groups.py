@@ -1,6 +1,7 @@
 """A job's parameters as its optimiser gets them: weight decay leaves biases and layer norms alone, as the published runs' trainer does."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -9,13 +10,14 @@ from scalearn.layers.branch import Branch, ParameterGroup
 from scalearn.layers.heads import Head
 
 
-def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[ParameterGroup]:
-    """Return the groups of a job's optimiser: the branch's, then the heads', none of them empty."""
+def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[dict[str, Any]]:
+    """Return what a job's optimiser is made of: groups with `params`, `lr` and `weight_decay`, the branch's, then the heads'."""
     optimisation = config.optimisation
     parameters = tuple(parameter for head in heads for parameter in head.parameters() if parameter.requires_grad)
     stated = (*branch.parameter_groups(config), ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay))
     exempt = never_decayed([branch, *heads])
-    return [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
+    parts = [part for group in stated for part in split_by_decay(group, exempt) if part.parameters]
+    return [{"params": list(part.parameters), "lr": part.learning_rate, "weight_decay": part.weight_decay} for part in parts]
 
 
 def never_decayed(modules: Iterable[nn.Module]) -> set[int]:

@@ -142,8 +142,7 @@ class TransferModel(nn.Module):
             Groups with `params`, `lr` and `weight_decay`.
         """
         optimisation = OptimisationConfig(learning_rate, weight_decay=weight_decay)
-        groups = parameter_groups(self.branch, [self.head], replace(job_config(self.spec), optimisation=optimisation))
-        return [{"params": list(each.parameters), "lr": each.learning_rate, "weight_decay": each.weight_decay} for each in groups]
+        return parameter_groups(self.branch, [self.head], replace(job_config(self.spec), optimisation=optimisation))
 
     def tokenise(self, texts: Sequence[Text]) -> dict[str, Tensor]:
         """Token ids of texts, cut to the job's length, on the model's device: what `forward` takes."""

@@ -99,10 +99,9 @@ class JobRun:
         self.heads = _build_heads(encoder, tasks, self.config)
         self.device = encoder.device
         self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
-        self.groups = parameter_groups(self.branch, self.heads, self.config)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay} for group in self.groups]
-        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.branch, self.heads, self.config))
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        """The groups' learning rates before the schedule."""
         self.sizes = [len(task.splits["train"]) for task in tasks]
         self.total_steps = total_steps(self.config.optimisation, self.sizes)
         self.progress = Progress()
@@ -172,8 +171,8 @@ class JobRun:
     def set_learning_rate(self) -> float:
         """Apply the schedule at the present step; return the rate of the first group."""
         factor = learning_rate_factor(self.progress.step, self.total_steps, self.config.optimisation.warmup)
-        for group, settings in zip(self.optimizer.param_groups, self.groups, strict=True):
-            group["lr"] = settings.learning_rate * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self) -> None:
