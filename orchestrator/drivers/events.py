@@ -43,12 +43,14 @@ class Journal:
         """
         self._store, self._graph, self._sweep = store, graph, sweep
         self._on_cancel = on_cancel or _interrupt
-        self.heartbeat = Heartbeat(store, sweep, content, running=self._running, on_beat=self._write, on_cancel=self._cancel)
+        self.heartbeat = Heartbeat(store, sweep, content, running=self._running, on_cancel=self._cancel)
         # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
         self._storage = store.storage.impatient
         self._blocked: set[str] = set()
         self._part, self._written, self._unwritten = 0, b"", b""
         self._adding, self._writing = threading.Lock(), threading.Lock()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, name="journal", daemon=True)
 
     def __enter__(self) -> "Journal":
         """Begin, and begin to give signs of life.
@@ -58,10 +60,13 @@ class Journal:
         """
         self.note("begin", driver=self.heartbeat.name, host=socket.gethostname(), pid=os.getpid(), counts=self._graph.counts())
         self.heartbeat.__enter__()
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """End the record."""
+        self._ending.set()
+        self._thread.join()
         self.note("end", driver=self.heartbeat.name, counts=self._graph.counts())
         self._write()
         self.heartbeat.__exit__(*exception)
@@ -107,6 +112,10 @@ class Journal:
         with contextlib.suppress(OSError, StoreUnavailable):
             record = (self._storage.read_json(self._store.directory(node) / name) if name else None) or {}
         return {key: record.get(key) for key in wanted}
+
+    def _keep_writing(self) -> None:
+        while not self._ending.wait(self.heartbeat.every):
+            self._write()
 
     def _running(self) -> list[str]:
         return [node for node, state in dict(self._graph.states).items() if state == "running"]

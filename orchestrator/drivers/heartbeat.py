@@ -86,7 +86,10 @@ class Driver:
 
 
 class Heartbeat:
-    """The signs of life of this driver, given by a thread. Use as a context manager; at its end the driver's claims are void."""
+    """The signs of life of this driver, given by a thread that waits for nothing else. Use as a context manager.
+
+    At its end the driver's claims are void.
+    """
 
     def __init__(
         self,
@@ -96,7 +99,6 @@ class Heartbeat:
         *,
         lease: float | None = None,
         running: Callable[[], Iterable[str]] = tuple,
-        on_beat: Callable[[], object] = lambda: None,
         on_cancel: Callable[[], bool] = lambda: True,
     ) -> None:
         """Name the driver; entering the context gives the first sign.
@@ -107,7 +109,6 @@ class Heartbeat:
             content: Stands for all jobs of that sweep.
             lease: Seconds for which a driver may be silent, the same for all drivers. None: a minute, or what the environment says.
             running: Returns the nodes that are handed out.
-            on_beat: Called after every sign that the store has taken but the first.
             on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on.
 
         Raises:
@@ -123,7 +124,7 @@ class Heartbeat:
         pid = os.getpid()
         self._facts: dict[str, object] = {"host": socket.gethostname(), "machine": machine(), "pid": pid, "started": _look_up(pid)[1]}
         self._facts |= {"sweep": sweep, "content": content}
-        self._running, self._on_beat, self._on_cancel = running, on_beat, on_cancel
+        self._running, self._on_cancel = running, on_cancel
         # Without patience: the next sign may arrive.
         self._storage = store.storage.impatient
         self._sign = store.root / DRIVERS / f"{self.name}.json"
@@ -160,7 +161,6 @@ class Heartbeat:
                 if time.monotonic() - beaten >= self.every:
                     beaten = time.monotonic()
                     self._beat(self._storage)
-                    self._on_beat()
                 if not cancelled and self._storage.read_json(self._request) is not None:
                     cancelled = self._on_cancel()
 
