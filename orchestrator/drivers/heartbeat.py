@@ -23,7 +23,7 @@ import psutil
 
 from orchestrator.artifacts.store import Store
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage
-from scalearn.errors import UserError
+from orchestrator.storage.retrying import stated_seconds
 
 DRIVERS = ".leases/drivers"
 """Where in a store the signs lie."""
@@ -50,13 +50,7 @@ def lease_seconds() -> float:
     Raises:
         UserError: The variable holds no number of seconds.
     """
-    text = os.environ.get(VARIABLE)
-    if text is None:
-        return LEASE_SECONDS
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < float("inf"):
-            return float(text)
-    raise UserError(f"{VARIABLE} is {text!r}: give a number of seconds above 0, such as {LEASE_SECONDS:g}.")
+    return stated_seconds(VARIABLE, LEASE_SECONDS, zero=False)
 
 
 def _beat_seconds(lease: float) -> float:

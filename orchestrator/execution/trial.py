@@ -16,7 +16,7 @@ from ray import tune
 
 from orchestrator.artifacts.job_history import summary
 from orchestrator.artifacts.job_log import about, logged
-from orchestrator.artifacts.store import CACHE, HISTORY, JOB, Store
+from orchestrator.artifacts.store import CACHE, HISTORY, Store
 from orchestrator.execution.early import must_stop
 from orchestrator.storage.directory import size_of
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
@@ -123,9 +123,7 @@ def run_pack(order: PackOrder) -> Ending:
     try:
         return _run(order, Store(order.store), settled)
     except StoreUnavailable as error:
-        left = tuple(member.node for member in order.members if member.node not in settled)
-        _leave_word(left, order, error)
-        return Ending("away", left, str(error))
+        return Ending("away", tuple(member.node for member in order.members if member.node not in settled), str(error))
 
 
 def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
@@ -251,16 +249,6 @@ def _asked_to_stop(store: Store, stop_file: Path) -> bool:
         return store.storage.impatient.exists(stop_file)
     except StoreUnavailable:
         return False
-
-
-def _leave_word(left: Iterable[str], order: PackOrder, error: StoreUnavailable) -> None:
-    """Say why the jobs of a pack ended, where the store takes that much by now."""
-    store = Store(order.store, Patience(0.0))
-    with contextlib.suppress(OSError):
-        for node in left:
-            # Without its `job.json` it was not begun, or the store was moved and must not be begun anew in the old place.
-            if store.read_json(node, JOB) is not None and not store.complete(node):
-                store.fail(node, str(error), str(error))
 
 
 def parts(order: PackOrder) -> int:

@@ -1,5 +1,6 @@
 """Patience with storage: a disk that is full or a store that is away for a moment ends no job; for longer, it ends in one sentence."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -68,6 +69,21 @@ def _sleep(seconds: float) -> None:
         time.sleep(min(left, _SLICE))
 
 
+def stated_seconds(variable: str, default: float, *, zero: bool = True) -> float:
+    """Return the seconds that an environment variable states, or the default where it is not set.
+
+    Raises:
+        UserError: It holds no number of seconds, or none where there must be some.
+    """
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf") or (zero and float(text) == 0):
+            return float(text)
+    raise UserError(f"{variable} is {text!r}: give a number of seconds{'' if zero else ' above 0'}, such as {default:g}.")
+
+
 class StoreUnavailable(UserError, OSError):
     """A store could not be read or written for as long as it was waited for, or does not allow it at all."""
 
@@ -91,16 +107,7 @@ class Patience:
         Raises:
             UserError: The variable holds no number of seconds.
         """
-        text = os.environ.get(VARIABLE)
-        if text is None:
-            return cls()
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = -1.0
-        if not 0 <= seconds < float("inf"):
-            raise UserError(f"{VARIABLE} is {text!r}: give a number of seconds, such as {DEFAULT_SECONDS:g}.")
-        return cls(seconds)
+        return cls(stated_seconds(VARIABLE, DEFAULT_SECONDS))
 
     def persist(
         self,
