@@ -170,7 +170,7 @@ def test_commit_that_ends_before_the_marker_leaves_the_node_undone(url, tmp_path
     store = Store(url)
     directory = store.begin(NODE, {})
     finish(directory)
-    monkeypatch.setattr(store, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(store.storage, "write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.commit(NODE)
     assert Store(url).verify(NODE).state == "unfinished"
