@@ -6,13 +6,10 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -22,7 +19,7 @@ from orchestrator.commands import status as status_command
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers import events as journal_module
 from orchestrator.drivers.events import EVENTS, Journal, all_events, events
-from orchestrator.drivers.heartbeat import DRIVERS, drivers, living
+from orchestrator.drivers.heartbeat import drivers
 from orchestrator.storage.files import Storage
 from orchestrator.watching.status import print_status, read_status, show_counts
 from tests.orchestrator.helpers.doubles import behave, run_jobs, two_stages
@@ -247,48 +244,6 @@ def test_journal_behind_a_url_takes_notes_during_an_upload_and_begins_new_parts(
         wait_until(lambda: len(all_events(store, "toy")) == 10)  # which fills the first part
     assert [event.get("node", event["event"]) for event in all_events(store, "toy")] == ["begin", *map(str, range(9)), "end"]
     assert len(store.storage.names(store.sidecar("toy", "events"))) > 1
-
-
-def test_driver_of_another_machine_is_told_by_its_next_beat_and_a_dead_one_by_none(store):
-    give_sign(store, "far", count=7, sweep="toy", running=["a"])
-    looks = []
-    assert living(store, lambda driver: driver.sweep == "toy", looks.append) == []
-    assert living(store, lambda driver: driver.sweep == "another", lambda seconds: pytest.fail("waited for nobody")) == []
-    assert sum(looks) == pytest.approx(10.0)  # two beats, whatever the clock of the day says
-
-    def beat(seconds):
-        give_sign(store, "far", count=8, sweep="toy", running=["b"])
-
-    (driver,) = living(store, lambda driver: driver.sweep == "toy", beat)
-    assert (driver.host, driver.running) == ("elsewhere", ("b",))
-
-
-@pytest.mark.fault
-def test_stopped_driver_of_this_machine_is_told_by_its_count_and_one_that_ended_at_once(store, repository, monkeypatch):
-    monkeypatch.setenv("SCALEARN_LEASE_SECONDS", "1")
-    beating = "import sys; from orchestrator.artifacts.store import Store; from orchestrator.drivers.heartbeat import Heartbeat\n"
-    command = [sys.executable, "-c", f"{beating}with Heartbeat(Store(sys.argv[1]), 'toy'): print(flush=True), input()", str(store.root)]
-
-    def look(sleep):
-        return [driver.pid for driver in living(store, lambda driver: driver.sweep == "toy", sleep)]
-
-    with subprocess.Popen(command, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert look(lambda seconds: pytest.fail("waited for a process that runs")) == [process.pid]
-        os.kill(process.pid, signal.SIGSTOP)
-        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-        assert look(lambda seconds: None) == []
-        os.kill(process.pid, signal.SIGCONT)
-        process.kill()
-        process.wait()
-        assert look(lambda seconds: pytest.fail("waited for a process that has ended")) == []
-    assert len(store.storage.names(store.root / DRIVERS)) == 1  # its sign; who looks removes nothing
-
-
-@pytest.mark.parametrize("sign", [{"sweep": "../toy"}, {"sweep": ["toy"]}, {"pid": -1, "sweep": "toy"}, {"running": "a", "sweep": "toy"}])
-def test_sign_that_a_stranger_wrote_is_nobodys_or_waited_for(store, sign):
-    give_sign(store, "far", **sign)
-    assert living(store, lambda driver: store.manifest_path(driver.sweep) if driver.sweep else None, lambda seconds: None) == []
 
 
 def test_store_behind_a_url_has_status_events_logs_and_cancelling_too(tmp_path, monkeypatch, capsys):
