@@ -32,7 +32,7 @@ class Process:
     def __init__(self, module: str, arguments: Sequence[str], directory: Path, repository: Path, **environment: str) -> None:
         self._log = directory / f"{uuid.uuid4().hex}.log"
         environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
-        command = [sys.executable, "-m", f"tests.orchestrator.{module}", *arguments]
+        command = [sys.executable, "-m", f"tests.orchestrator.helpers.{module}", *arguments]
         with self._log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=directory, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
