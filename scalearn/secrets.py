@@ -1,4 +1,4 @@
-"""Text that others may see, without passwords, tokens and keys: what is printed, logged, or stored beside results."""
+"""Text that others may see, errors' messages above all, without passwords, tokens and keys: what is printed, logged, or stored."""
 
 import os
 import re
@@ -26,6 +26,9 @@ _PATTERNS = (_TOKEN_IN_URL, _QUERY, _VARIABLE, _PAIR, _HEADER)
 _SECRET_NAME = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(?:API|ACCESS|ACCOUNT|SECRET)_?KEY)$", re.IGNORECASE)
 _SHORTEST = 6
 """Characters of the shortest value of a variable that is looked for: a shorter one stands in many words."""
+
+_LONGEST_CLAUSE = 300
+"""Characters of another's message within a sentence of ours: a file or a server may say anything."""
 
 
 def without_secrets(text: str) -> str:
@@ -71,6 +74,22 @@ def _without_passwords_of_urls(text: str) -> str:
         kept += text[start:begin], MASK
         start = last
     return "".join((*kept, text[start:]))
+
+
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error's message that says something, without secrets; where none does, the name of the error's type."""
+    unnamed = type(error).__name__ if isinstance(error, BaseException) else "unknown error"
+    lines = without_secrets(str(error)).splitlines()  # of the whole text: a key may have several lines
+    return next((line.strip() for line in lines if line.strip()), unnamed)
+
+
+def clause(error: BaseException) -> str:
+    r"""Return the first line of an error's message for the middle of a sentence: without its full stop, and not endless.
+
+    >>> clause(ValueError("It is torn.\nSee the manual."))
+    'It is torn'
+    """
+    return first_line(error)[:_LONGEST_CLAUSE].rstrip(".")
 
 
 def _secret_values() -> list[str]:

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from analysis.errors import ResultsError
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, record_from_tags
 from analysis.reading.records import Record, SweepInfo, mark_blocked, parse_manifest, pending_record
-from scalearn.secrets import without_secrets
+from scalearn.secrets import clause, without_secrets
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -43,9 +43,8 @@ def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo |
         experiment, manifest = _sweep(client, uri, sweep)
         runs = _jobs(client, [experiment])
     except MlflowException as error:
-        reason = without_secrets((str(error).strip().splitlines() or ["no reason given"])[0])
         raise ResultsError(
-            f"The tracking server {without_secrets(uri)} cannot be read ({reason}); check the address, or name the store."
+            f"The tracking server {without_secrets(uri)} cannot be read ({clause(error)}); check the address, or name the store."
         ) from error
     records = []
     for entry in manifest.nodes:

@@ -39,7 +39,7 @@ from orchestrator.artifacts.working_copies import Mirror
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, parse
 from orchestrator.storage.retrying import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
-from scalearn.secrets import without_secrets
+from scalearn.secrets import first_line, without_secrets
 
 __all__ = [
     "CACHE",
@@ -211,12 +211,11 @@ class Store:
             error: One line.
             traceback: All of it; goes to a file beside `FAILED.json`. Neither is written with a secret in it.
         """
-        error, traceback = without_secrets(error), without_secrets(traceback)
         place = self.directory(node)
-        self.storage.write(place / TRACEBACK, traceback.encode())
+        self.storage.write(place / TRACEBACK, without_secrets(traceback).encode())
         attempts = (self.read_json(node, JOB) or {}).get("attempts", 0)
-        line = error.strip().splitlines()[0] if error.strip() else "unknown error"
-        failure = {"schema": SCHEMA, "node": node, "error": line, "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
+        ending = {"error": first_line(error), "traceback_file": TRACEBACK, "attempts": attempts, "time": time.time()}
+        failure = {"schema": SCHEMA, "node": node, **ending}
         self.storage.write_json(place / FAILED, failure)
         self._note(node, "failed")
 

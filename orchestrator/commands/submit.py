@@ -17,6 +17,7 @@ from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.sweep import Sweep
 from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -122,8 +123,9 @@ def _client(address: str | None) -> "JobSubmissionClient":
     except AuthenticationError as error:
         raise refused(error) from None
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"No job server of Ray answers at {chosen} ({reason}): is the cluster up, and the tunnel to it open?") from None
+        raise UserError(
+            f"No job server of Ray answers at {chosen} ({clause(error)}): is the cluster up, and the tunnel to it open?"
+        ) from None
 
 
 def _is_url(address: str | None) -> bool:

@@ -17,6 +17,7 @@ from orchestrator.definition.resources import Shape, check_placeable, default_gp
 from orchestrator.execution import local_ray
 from orchestrator.execution.local_ray import LOCAL, LocalRay
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
 """Orders and outcomes are small, and artifacts travel through the store."""
@@ -118,8 +119,7 @@ def _connect(address: str) -> Any:
     try:
         return ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {reason} Unset it to run locally.") from None
+        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {clause(error)}. Unset it to run locally.") from None
 
 
 def _torch_sees_gpus() -> bool:

@@ -22,6 +22,7 @@ from orchestrator.storage.directory import size_of
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
+from scalearn.secrets import first_line
 from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
 from scalearn.training.runtime import Runtime
 
@@ -262,10 +263,8 @@ def parts(order: PackOrder) -> int:
 
 def describe(error: BaseException) -> str:
     """Return an error in one line: a user's as it is, another with its type."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, kind = first_line(error), type(error).__name__
+    return text if isinstance(error, UserError) or text == kind else f"{kind}: {text}"
 
 
 def _open(member: MemberOrder, store: Store) -> PackMember:

@@ -9,6 +9,7 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 
 STOPPED, NO_CODE = 130, 1
 """Exit codes of a job that was stopped, and of one that failed before its command could leave one."""
@@ -80,8 +81,8 @@ def follow(
             if log.seen > seen:
                 pause, since = _FIRST_PAUSE, clock()
             if clock() - since > _PATIENCE_SECONDS:
-                raise UserError(f"The cluster has not answered for an hour ({_reason(error)}): follow {job} again once it does.") from None
-            notice(f"The connection is lost ({_reason(error)}); the job goes on. Trying again in {pause:g} s.")
+                raise UserError(f"The cluster has not answered for an hour ({clause(error)}): follow {job} again once it does.") from None
+            notice(f"The connection is lost ({clause(error)}); the job goes on. Trying again in {pause:g} s.")
             sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -102,7 +103,7 @@ def exit_code(info: Any, notice: Callable[[str], None] = lambda _: None) -> int:
 def refused(error: Exception) -> UserError:
     """Return the sentence for a cluster that does not accept our token, or wants one."""
     return UserError(
-        f"The cluster refuses us ({_reason(error)}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token."
+        f"The cluster refuses us ({clause(error)}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token."
     )
 
 
@@ -136,7 +137,3 @@ async def _tail(client: Client, job: str, log: Log) -> None:
             return
         log.show(piece, position)
         position += len(piece)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 
 T = TypeVar("T")
 
@@ -186,7 +187,7 @@ def reason(error: BaseException) -> str:
         return "it was moved or removed"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return clause(error)
 
 
 def unavailable(place: str, error: BaseException, waited: float) -> str:

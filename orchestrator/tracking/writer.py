@@ -24,7 +24,7 @@ from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from orchestrator.watching.report import Report
-from scalearn.secrets import without_secrets
+from scalearn.secrets import first_line, without_secrets
 
 if TYPE_CHECKING:
     from orchestrator.tracking.mlflow_runs import JobRun, SweepRuns
@@ -231,7 +231,7 @@ class Tracker:
             if manifest is not None:
                 runs.log_manifest(manifest)
         except Exception as error:
-            return _first_line(error)
+            return _reason(error)
         return None
 
     def _ship_report(self, runs: "SweepRuns") -> None:
@@ -247,7 +247,7 @@ class Tracker:
         except Exception as error:
             if _is_others(error):
                 raise
-            self.report_problem = _first_line(error)
+            self.report_problem = _reason(error)
         if self.report_problem is None:
             self._report = None
             self._ledger.note_report(report.mark)
@@ -256,7 +256,7 @@ class Tracker:
 
     def _lose_connection(self, error: Exception) -> None:
         self._runs = None
-        self.problem, self._may_pass = _first_line(error), _is_others(error)
+        self.problem, self._may_pass = _reason(error), _is_others(error)
 
     def _ship(self, node: str, runs: "SweepRuns") -> None:
         """Bring one node's run up to date; a node that has ended is then forgotten."""
@@ -345,7 +345,7 @@ def _is_others(error: Exception) -> bool:
     return _OTHERS.search(str(error)) is not None
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if _OTHER_VERSION in str(error):
         return "the database is of another version of MLflow than is installed: install that one or, if it is older, `mlflow db upgrade` it"
-    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return first_line(error)

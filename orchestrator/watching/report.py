@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.artifacts.store import Store
+from scalearn.secrets import first_line
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def write_run_report(store: Store, sweep: str, folder: Path | None = None) -> Re
         return Report(folder, problem=f"No report: {error}")
     except Exception as error:
         _write_table(store, sweep, folder / "tables")
-        cause = f"{type(error).__name__}: {_first_line(error)}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         return Report(folder, problem=f"The report could not be drawn ({cause}); its table is in {folder / 'tables'}.")
     return Report(folder, **read_summary(folder))
 
@@ -94,7 +95,3 @@ def _write_table(store: Store, sweep: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.csv").write_text(analysis.render.to_csv(table), encoding="utf-8")
     (folder / "benchmark.md").write_text(analysis.render.to_markdown(table), encoding="utf-8")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

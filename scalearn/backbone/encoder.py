@@ -14,7 +14,7 @@ from adapters.methods.bottleneck import BottleneckLayer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from scalearn.backbone.pretrained import first_line, load_pretrained
+from scalearn.backbone.pretrained import load_pretrained
 from scalearn.backbone.registry import Backbone, require_encoder, shape_of
 from scalearn.errors import UserError
 from scalearn.layers.branch import Branch, BranchPack
@@ -22,6 +22,7 @@ from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
 from scalearn.layers.recomputation import PassNumber, tell_passes_apart
 from scalearn.layers.slot import Slot
+from scalearn.secrets import clause
 
 SLOT = "slot"
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -217,7 +218,7 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
     except MemoryError:
         raise
     except Exception as error:  # what transformers raises is up to the files
-        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {first_line(error)}") from error
+        raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {clause(error)}.") from error
     if tokenizer.pad_token_id is None:
         raise UserError(f"The tokenizer of '{backbone.name}' has no padding token: name a pad_token in its tokenizer_config.json.")
     largest = max(tokenizer.get_vocab().values(), default=0)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from scalearn.backbone.registry import Backbone, config_entries, require_harmless
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 
 _NUMBERED_LAYER = re.compile(r"layers?\.\d+\.")
 
@@ -51,19 +52,14 @@ def load_pretrained(
     except (UserError, MemoryError):
         raise
     except Exception as error:  # what transformers raises is up to the files
-        reason = first_line(error)
+        reason = clause(error)
         if "attention implementation" in reason:
             raise UserError(
                 f"Architecture {config.model_type} has no attention {settings['attn_implementation']}: set attention to eager."
             ) from error
-        raise UserError(f"{title} '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}") from error
+        raise UserError(f"{title} '{backbone.name}' cannot be loaded from {backbone.locate()}: {reason}.") from error
     _require_whole(f"{title} '{backbone.name}'", info)
     return model, frozenset(info["missing_keys"])
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message that says something, or its name."""
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _require_whole(model: str, info: Mapping[str, Iterable[str]]) -> None:

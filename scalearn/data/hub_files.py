@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 from requests.exceptions import RequestException
 
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 from scalearn.tasks.hub_table import CONVERSION
 from scalearn.tasks.origin import FORMATS
 from scalearn.tasks.task import HubSource
@@ -55,18 +56,14 @@ def _snapshot(task: str, source: HubSource, revision: str, *, optional: bool) ->
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         if optional:
             return None
-        raise UserError(f"Task {task}: the hub has no data set {source.name} at revision {revision} ({_first_line(error)}).") from error
+        raise UserError(f"Task {task}: the hub has no data set {source.name} at revision {revision} ({clause(error)}).") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, RequestException, OSError) as error:
         if optional:
             return None
         raise UserError(
-            f"Task {task}: data set {source.name} is not in the local cache and the hub cannot be reached ({_first_line(error)}); "
+            f"Task {task}: data set {source.name} is not in the local cache and the hub cannot be reached ({clause(error)}); "
             f"connect, or set data.root to a directory that holds {task}/<split>.parquet."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _matching(folder: Path, config: str, split: str) -> list[Path]:

@@ -15,6 +15,7 @@ from scalearn.errors import UserError
 from scalearn.files.json_files import read_json
 from scalearn.files.tensor_files import LARGEST, read_header
 from scalearn.formats.adapter_tensors import Size, require_plausible_file, tensors_by_layer
+from scalearn.secrets import clause
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter.safetensors"
@@ -210,9 +211,9 @@ def require_fitting_weights(name: str, directory: Path, *, layers: int | None = 
 
 def unusable_weights(name: str, directory: Path, error: Exception) -> UserError:
     """Return the sentence for weights that cannot be stacked."""
-    reason = " ".join(str(error).split())[:300]
     return UserError(
-        f"Source adapter '{name}': the weights in {directory} cannot be used ({reason}); train it on this backbone with config seq_bn."
+        f"Source adapter '{name}': the weights in {directory} cannot be used ({clause(error)}); "
+        "train it on this backbone with config seq_bn."
     )
 
 

@@ -21,6 +21,7 @@ from scalearn.formats.adapterhub_layout import WEIGHTS
 from scalearn.formats.pickled_tensors import read_pickled
 from scalearn.layers.heads import Head, HeadConfig, HeadKind, head_shapes
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
+from scalearn.secrets import clause
 
 _HEAD_WEIGHTS = "model_head.safetensors"
 _HEAD_PICKLED = "pytorch_model_head.bin"
@@ -141,8 +142,9 @@ def read_library_head(
         head.load_state_dict({own: tensors[full] for full, own in names.items()})
         numbers = {int(number): str(label) for label, number in (config.get("label2id") or {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The prediction head in {directory} cannot be read ({reason}): save the adapter again, with its head.") from error
+        raise UserError(
+            f"The prediction head in {directory} cannot be read ({clause(error)}): save the adapter again, with its head."
+        ) from error
     named = numbers and any(label != f"LABEL_{number}" for number, label in numbers.items())
     return head.eval(), tuple(numbers[number] for number in sorted(numbers)) if named else None
 
@@ -167,7 +169,7 @@ def read_head_inputs(directory: Path) -> tuple[str, int] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it to read inputs of up to 128 tokens.") from error
+        raise UserError(f"{path} cannot be read ({clause(error)}): remove it to read inputs of up to 128 tokens.") from error
 
 
 def _kind(config: dict[str, Any]) -> HeadKind:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scalearn.files.tensor_files import LARGEST, TensorShape, require_shapes
 from scalearn.files.weight_files import require_finite
+from scalearn.secrets import clause
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -31,7 +32,7 @@ def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what the unpickler raises is up to the bytes
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise ValueError(clause(error)) from error
     if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()):
         raise ValueError(f"{path.name} is no mapping from names to tensors")
     if shapes is not None:

@@ -33,6 +33,7 @@ from scalearn.formats.adapterhub_layout import (
 from scalearn.formats.library_files import tensors_of
 from scalearn.formats.pickled_tensors import read_pickled, shapes_of
 from scalearn.layers.source_stack import Activation, BottleneckWeights, SourceStack
+from scalearn.secrets import clause
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ def _download(name: str, identifier: str) -> Path:
     try:
         return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({reason}).") from error
+        raise UserError(
+            f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({clause(error)})."
+        ) from error
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:

@@ -34,6 +34,7 @@ from scalearn.methods.build import build_branch
 from scalearn.methods.registry import get_method
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.methods.source_branch import SourceBranch
+from scalearn.secrets import clause
 
 CONFIG = "transfer_config.json"
 SCHEMA = 1
@@ -122,8 +123,7 @@ def read_spec(folder: Path) -> TransferSpec:
         method, backbone, origin = words
         return TransferSpec(method, settings, tuple(sources), backbone, origin, int(saved["hidden_size"]), heads, built_on)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({reason}): give the transfer/ folder of a finished job.") from error
+        raise UserError(f"{path} cannot be read ({clause(error)}): give the transfer/ folder of a finished job.") from error
 
 
 def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
@@ -313,7 +313,6 @@ def _damage(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{file} cannot be read, or does not fit this backbone and these sources ({reason}): train the job again."
+            f"{file} cannot be read, or does not fit this backbone and these sources ({clause(error)}): train the job again."
         ) from error

@@ -8,6 +8,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from scalearn.errors import UserError
+from scalearn.secrets import first_line
 from scalearn.tasks.arrow_texts import as_texts, is_list, plain
 from scalearn.tasks.columns import refuse_absent
 from scalearn.tasks.labels import found_names, label_warnings
@@ -42,7 +43,7 @@ def local_warnings(task: Task, root: Path | None) -> tuple[str, ...]:
             if split == task.splits.train and labels:
                 sentences += label_warnings(task, _classes(task, labels))
     except (UserError, OSError) as error:
-        sentences.append(str(error).partition("\n")[0])
+        sentences.append(first_line(error))
     return tuple(sentences)
 
 

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from scalearn.errors import UserError
+from scalearn.secrets import clause
 from scalearn.tasks.spelling import listed
 from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
 
@@ -83,9 +84,8 @@ def split_files(task: Task, directory: Path, split: str) -> list[Path]:
 
 
 def broken(task: Task, path: Path, error: Exception) -> UserError:
-    """One sentence for whatever a broken file raises."""
-    reason = str(error).partition("\n")[0].rstrip(".")
-    return UserError(f"Task {task.key}: {path} is broken or not in its format ({reason}); fetch or write it again.")
+    """Return one sentence for whatever a broken file raises."""
+    return UserError(f"Task {task.key}: {path} is broken or not in its format ({clause(error)}); fetch or write it again.")
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from scalearn.formats.source_adapters import SourceAdapters, load_source_adapter
 from scalearn.methods.registry import get_method
 from scalearn.passes.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
 from scalearn.passes.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
+from scalearn.secrets import clause
 from scalearn.training.allocator import keep_freed_memory, return_freed_memory
 from scalearn.training.history import append_history, cut_history, history_record
 from scalearn.training.job import JobRun
@@ -72,7 +73,7 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = clause(error)
     # Only now, since the error refers to all that the pack held.
     gc.collect()
     if torch.cuda.is_initialized():

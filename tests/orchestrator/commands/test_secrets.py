@@ -21,7 +21,7 @@ from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
-from scalearn.secrets import without_secrets
+from scalearn.secrets import clause, first_line, without_secrets
 from scalearn.training.pack import Outcome, PackMember, Report
 from scalearn.training.runtime import Runtime
 from tests.orchestrator.helpers.doubles import behave, train
@@ -63,6 +63,25 @@ ADDRESS = f"postgresql://me:{PASSWORD}@db/runs"
 def test_secret_is_masked_by_its_place(text, shown):
     assert without_secrets(text) == shown
     assert without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("It is torn.\nSee the manual.", "It is torn."),
+        ("\n\n  away: postgresql://me:secret@db/runs \n", "away: postgresql://me:***@db/runs"),
+        ("", "ValueError"),
+        (" \n\t", "ValueError"),
+    ],
+)
+def test_first_line_of_an_error_says_something_and_holds_no_secret(message, line):
+    assert first_line(ValueError(message)) == line
+    assert clause(ValueError(message)) == line.rstrip(".")
+
+
+def test_endless_message_is_cut_within_a_sentence():
+    assert len(first_line("x" * 10_000)) == 10_000
+    assert len(clause(ValueError("x" * 10_000))) == 300
 
 
 @pytest.mark.parametrize(

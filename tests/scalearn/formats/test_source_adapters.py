@@ -356,6 +356,16 @@ def test_source_that_is_nowhere_is_refused_by_name(encoder: Encoder, tmp_path: P
     assert "neither a directory nor a reachable hub id" in refusal(encoder, {"gone": "someone/nothing-here"})
 
 
+def test_hub_that_fails_without_a_word_is_one_sentence(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*arguments: Any, **named: Any) -> str:
+        raise OSError
+
+    monkeypatch.setattr("scalearn.formats.source_adapters.snapshot_download", silent)
+    assert "someone/nothing-here is neither a directory nor a reachable hub id (OSError)." in refusal(
+        encoder, {"gone": "someone/nothing-here"}
+    )
+
+
 def test_no_sources_at_all_is_refused(encoder: Encoder) -> None:
     assert "at least one" in refusal(encoder, {})
 
