@@ -26,6 +26,7 @@ from orchestrator.artifacts.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTE
 from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, parse
 from orchestrator.storage.retrying import StoreUnavailable
 from scalearn.errors import UserError
+from scalearn.pauses import pause_for
 
 VARIABLE = "SCALEARN_SCRATCH"
 """Environment variable that names the local directory for working copies and caches."""
@@ -56,7 +57,7 @@ class _Published:
 
     def cheap(self) -> bool:
         """Tell whether another upload of the checkpoint would take little of the time since the last."""
-        return self.seconds < _CHEAP_UPLOAD or time.monotonic() - self.when >= 20 * self.seconds
+        return self.seconds < _CHEAP_UPLOAD or time.monotonic() - self.when >= pause_for(self.seconds)
 
 
 class Mirror:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from scalearn.pauses import pause_after
+
 FIRST_PAUSE = 1.0
 """Seconds before the first retry of a job: a worker that died of a passing trouble is back at once."""
 
@@ -56,4 +58,4 @@ class Retries:
         self._deaths[node] += 1
         if self._deaths[node] > self._limit:
             return None
-        return min(_LONGEST_PAUSE, self._first_pause * float(_GROWTH ** (self._deaths[node] - 1)))
+        return pause_after(self._deaths[node], self._first_pause, _LONGEST_PAUSE, _GROWTH)

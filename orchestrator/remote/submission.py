@@ -9,6 +9,7 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 
 from scalearn.errors import UserError
+from scalearn.pauses import pause_after
 from scalearn.secrets import clause
 
 STOPPED, NO_CODE = 130, 1
@@ -61,7 +62,7 @@ def follow(
     Raises:
         UserError: The server knows no such job, refuses us, or stayed away for an hour.
     """
-    pause, since = _FIRST_PAUSE, clock()
+    failures, since = 0, clock()
     while True:
         seen = log.seen
         try:
@@ -70,21 +71,22 @@ def follow(
                 log.show(client.get_job_logs(job))
                 return exit_code(info, notice)
             asyncio.run(_tail(client, job, log))
-            pause, since = _FIRST_PAUSE, clock()
+            failures, since = 0, clock()
             if log.seen == seen:
-                sleep(pause)
+                sleep(_FIRST_PAUSE)
         except AuthenticationError as error:
             raise refused(error) from None
         except _LOST as error:
             if "status code 404" in str(error):
                 raise UserError(f"The cluster knows no job {job}: it may have been started anew since.") from None
             if log.seen > seen:
-                pause, since = _FIRST_PAUSE, clock()
+                failures, since = 0, clock()
             if clock() - since > _PATIENCE_SECONDS:
                 raise UserError(f"The cluster has not answered for an hour ({clause(error)}): follow {job} again once it does.") from None
+            failures += 1
+            pause = pause_after(failures, _FIRST_PAUSE, _LONGEST_PAUSE)
             notice(f"The connection is lost ({clause(error)}); the job goes on. Trying again in {pause:g} s.")
             sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def exit_code(info: Any, notice: Callable[[str], None] = lambda _: None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scalearn.errors import UserError
+from scalearn.pauses import pause_after
 from scalearn.secrets import clause
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ class Patience:
         """
         began: float | None = None
         reached: object = None
-        pause = _FIRST_PAUSE
+        failures = 0
         if place in _left:
             raise StoreUnavailable(unavailable(place, InterruptedError("it was away when the run was interrupted"), 0.0))
         while True:
@@ -145,15 +146,15 @@ class Patience:
                     raise
                 now = self.clock()
                 if began is None or progress() != reached:
-                    began, reached, pause = now, progress(), _FIRST_PAUSE
+                    began, reached, failures = now, progress(), 0
                     if self.seconds:
                         logger.warning("The store %s: %s. Trying again for up to %g s.", place, reason(error), self.seconds)
                 if now - began >= self.seconds or _given_up:
                     if _given_up:
                         _left.add(place)
                     raise StoreUnavailable(unavailable(place, error, now - began)) from error
-                self.sleep(min(pause, self.seconds - (now - began)))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                failures += 1
+                self.sleep(min(pause_after(failures, _FIRST_PAUSE, _LONGEST_PAUSE), self.seconds - (now - began)))
 
 
 def is_trouble(error: BaseException) -> bool:

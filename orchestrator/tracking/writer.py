@@ -24,6 +24,7 @@ from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from orchestrator.watching.report import Report
+from scalearn.pauses import pause_after
 from scalearn.secrets import first_line, without_secrets
 
 if TYPE_CHECKING:
@@ -158,9 +159,9 @@ class Tracker:
         return len(self._open) + self._news.qsize()
 
     def _follow(self) -> None:
-        pause = _INTERVAL
-        while not self._ending.wait(pause):
-            pause = _INTERVAL if self._ship_all() else min(2 * pause, _LONGEST_PAUSE)
+        failures = 0
+        while not self._ending.wait(pause_after(failures + 1, _INTERVAL, _LONGEST_PAUSE)):
+            failures = 0 if self._ship_all() else failures + 1
         until = None
         while not self._ship_last() and self._may_pass:
             until = until or time.monotonic() + _OTHERS_PATIENCE

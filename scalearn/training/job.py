@@ -21,6 +21,7 @@ from scalearn.methods.build import build_branch
 from scalearn.methods.parameter_groups import parameter_groups
 from scalearn.methods.registry import get_method
 from scalearn.passes.batches import BatchPlan, epoch_batches, steps_per_epoch
+from scalearn.pauses import pause_for
 from scalearn.training.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from scalearn.training.learning_rate import learning_rate_factor, total_steps
 from scalearn.training.pack import PackMember
@@ -271,7 +272,7 @@ class JobRun:
         a twentieth of the time since.
         """
         age = time.monotonic() - self.last_checkpoint
-        if age >= seconds and (self._checkpoint_cost < _CHEAP_CHECKPOINT or age >= 20 * self._checkpoint_cost):
+        if age >= seconds and (self._checkpoint_cost < _CHEAP_CHECKPOINT or age >= pause_for(self._checkpoint_cost)):
             self.checkpoint()
 
     def _resume(self) -> None:

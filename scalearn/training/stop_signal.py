@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable
 
+from scalearn.pauses import pause_for
 from scalearn.training.pack import Stop
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-_SHARE_OF_TIME = 0.05
-"""Most of the time that looking may take: behind a URL one look is a request."""
 
 
 class StopSignal:
@@ -35,4 +34,4 @@ class StopSignal:
         if self._should_stop():
             raise Stop
         ended = self._clock()
-        self._next_look = ended + max(_SECONDS_BETWEEN_LOOKS, (ended - begun) / _SHARE_OF_TIME)
+        self._next_look = ended + max(_SECONDS_BETWEEN_LOOKS, pause_for(ended - begun))  # behind a URL one look is a request
