@@ -1,6 +1,5 @@
 """Reading a store's files from a directory or from any URL that fsspec knows."""
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,16 +8,10 @@ from typing import Protocol
 import fsspec
 
 from analysis.errors import ResultsError
+from scalearn.files.json_files import LARGEST, SMALL, names_no_file, read_bytes, require_size
 
 JOB_FILES = ("job.json", "SUCCESS.json", "FAILED.json", "history.jsonl")
 """A directory that holds one of these is a node's."""
-
-
-LIMIT = 64 * 1024**2
-"""Bytes of the largest file that is read: what a stranger left may be larger than memory."""
-
-_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-"""What a path answers that names no file."""
 
 _CHUNK = 512
 
@@ -53,11 +46,11 @@ class LocalFolder:
     def read(self, path: str) -> bytes | None:
         """As `Folder.read`."""
         try:
-            # Non-blocking: a pipe in the place of a file must not hold us up.
-            with open(os.open(os.path.join(self.name, path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                return _bounded(file.read(LIMIT + 1), path)
+            return read_bytes(os.path.join(self.name, path), LARGEST)
+        except ValueError as error:
+            raise _too_large(path, error) from None
         except OSError as error:
-            if error.errno in _NO_FILE:
+            if names_no_file(error):
                 return None
             raise ResultsError(f"{self.name}/{path} cannot be read ({error.strerror}): give this user access to it.") from None
 
@@ -94,18 +87,19 @@ class RemoteFolder:
         if path in self._fetched:
             return self._fetched.pop(path)
         try:
-            if self._system.size(f"{self._root}/{path}") > LIMIT:
-                raise _too_large(path)
+            require_size(self._system.size(f"{self._root}/{path}"), LARGEST)
             return bytes(self._system.cat_file(f"{self._root}/{path}"))
+        except ValueError as error:
+            raise _too_large(path, error) from None
         except FileNotFoundError:
             return None
 
     def prefetch(self, paths: Iterable[str]) -> None:
-        """As `Folder.prefetch`: files that one listing shows and that are not too large come many at a time."""
+        """As `Folder.prefetch`: files that one listing shows and that are small come many at a time."""
         wanted = {f"{self._root}/{path}": path for path in paths}
         sizes = {name: facts["size"] for name, facts in self._system.find(self._root, detail=True).items() if name in wanted}
         self._fetched.update((path, None) for name, path in wanted.items() if name not in sizes)
-        names = [name for name, size in sizes.items() if size <= LIMIT]
+        names = [name for name, size in sizes.items() if size <= SMALL]
         for start in range(0, len(names), _CHUNK):
             for name, content in self._system.cat(names[start : start + _CHUNK], on_error="return").items():
                 if isinstance(content, bytes):
@@ -126,14 +120,8 @@ class RemoteFolder:
         return sorted(Path(file).stem for file in files if file.endswith(".json"))
 
 
-def _bounded(content: bytes, path: str) -> bytes:
-    if len(content) > LIMIT:
-        raise _too_large(path)
-    return content
-
-
-def _too_large(path: str) -> ResultsError:
-    return ResultsError(f"{path} has more than {LIMIT >> 20} MiB, which no file of a job has: run the sweep again, or remove it.")
+def _too_large(path: str, error: ValueError) -> ResultsError:
+    return ResultsError(f"{path} is no file of a job ({error}): run the sweep again, or remove it.")
 
 
 def _may_hold_nodes(path: str) -> bool:

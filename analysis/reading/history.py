@@ -1,6 +1,5 @@
 """What the jobs wrote while they trained: learning curves, and when each of them ran."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from analysis.reading import shapes
 from analysis.reading.files import Folder
 from analysis.reading.load import locate
 from analysis.reading.records import Record, read_records
+from scalearn.files.json_files import json_lines
 
 _IDENTITY = ("node", "stage", "method", "task", "seed", "learning_rate")
 
@@ -76,13 +76,7 @@ def spans_of(folder: Folder, records: Sequence[Record]) -> list[Span]:
 
 def read_history(folder: Folder, node: str) -> Iterator[Mapping[str, Any]]:
     """Lines of a node's history; a last line that is still being written is left out."""
-    for line in (folder.read(f"{node}/history.jsonl") or b"").splitlines():
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and shapes.has_form(value, shapes.HISTORY_LINE):
-            yield value
+    yield from (line for line in json_lines(folder.read(f"{node}/history.jsonl") or b"") if shapes.has_form(line, shapes.HISTORY_LINE))
 
 
 def utilisation(spans: list[Span]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.reading.records import Record
+from scalearn.files.json_files import decode
 
 JOB_TAG, RESULT_TAG = "record.job", "record.result"
 PART = 4000
@@ -73,7 +74,6 @@ def _join(name: str, tags: Mapping[str, str]) -> dict[str, Any] | None:
     if name not in tags:
         return None
     try:
-        value = json.loads("".join(tags[f"{name}.{index}"] for index in range(int(tags[name]))))
+        return decode("".join(tags[f"{name}.{index}"] for index in range(int(tags[name]))).encode())
     except (KeyError, ValueError):
         return None
-    return value if isinstance(value, dict) else None

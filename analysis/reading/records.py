@@ -1,6 +1,5 @@
 """What each node of a store or sweep left behind, as plain records: the step between files and the data frame."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from analysis.errors import ResultsError
 from analysis.reading import shapes
 from analysis.reading.files import Folder
+from scalearn.files.json_files import decode
 
 _RECORD_FILES = ("job.json", "SUCCESS.json", "result.json", "FAILED.json", "history.jsonl")
 
@@ -68,19 +68,9 @@ def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
     if raw is None:
         return None
     try:
-        value = json.loads(raw, parse_constant=_refuse)
-        if b"\\u" in raw:
-            # An escape can stand for half a character, which is no text and fits into no frame or file.
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        return decode(raw)
+    except ValueError as error:
         raise ResultsError(f"{folder.name}/{path} is not valid JSON ({error}); it may be half written: run the sweep again.") from error
-    if not isinstance(value, dict):
-        raise ResultsError(f"{folder.name}/{path} holds {type(value).__name__} where an object belongs; run the sweep again.")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def read_manifest(folder: Folder, sweep: str) -> SweepInfo:

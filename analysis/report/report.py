@@ -10,6 +10,7 @@ from analysis.published import published_scores
 from analysis.reading.load import locate
 from analysis.reading.records import SweepInfo, read_records
 from analysis.reading.selection import Rule, check_rule
+from scalearn.files.json_files import decode
 
 if TYPE_CHECKING:
     from analysis.report.results import Results
@@ -71,10 +72,9 @@ def write_results(results: "Results", folder: Path, mark: str = "") -> Path:
 def read_summary(folder: Path) -> dict[str, Any]:
     """What a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return decode((folder / SUMMARY).read_bytes())
+    except (OSError, ValueError):
         return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from orchestrator.artifacts.artifact import JOB, Outcome
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, parse
+from orchestrator.storage.files import Storage
+from scalearn.files.json_files import SMALL, parse
 
 INDEX = ".index"
 
@@ -48,7 +49,7 @@ class Glance:
             self._records[name] = self._read([node for node in self._nodes if node in self._states], name)
         if node in self._records[name] or node in self._states:
             return self._records[name].get(node)
-        return self._storage.read_json(self._storage.root / node / name, NODE_JSON_LIMIT)
+        return self._storage.read_json(self._storage.root / node / name, SMALL)
 
     def twins(self, path: str) -> list[dict[str, Any]]:
         """Return `job.json` of every ended job at a readable path, whatever its fingerprint."""

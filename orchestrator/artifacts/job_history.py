@@ -1,11 +1,10 @@
 """What a job has reported so far: the records of its `history.jsonl`, and each in one line."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.directory import names_no_file
+from scalearn.files.json_files import json_lines, names_no_file
 
 
 def history_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -13,18 +12,12 @@ def history_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         if path.is_fifo():
             return  # whose end would be waited for
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        data = path.read_bytes()
     except OSError as error:
         if not (names_no_file(error) or isinstance(error, PermissionError)):
             raise
         return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # half a line: the next look finds it whole
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+    yield from (record for record in json_lines(data) if isinstance(record.get("step"), int))
 
 
 def summary(record: Mapping[str, Any]) -> str:

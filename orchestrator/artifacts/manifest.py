@@ -15,7 +15,7 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import to_plain
 from orchestrator.definition.names import TaskNames
 from orchestrator.definition.sweep import Sweep
-from orchestrator.storage.files import JSON_LIMIT
+from scalearn.files.json_files import LARGEST
 from scalearn.secrets import without_secrets
 
 
@@ -35,7 +35,7 @@ def keep_apart(sweep: str, graph: Graph, store: Store) -> str | None:
     if before <= set(graph.nodes()):
         return None
     name = f"{sweep}-{content_of(before)}"
-    store.storage.write(store.manifest_path(name), store.storage.read(path, JSON_LIMIT))
+    store.storage.write(store.manifest_path(name), store.storage.read(path, LARGEST))
     return name
 
 

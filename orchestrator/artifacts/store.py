@@ -36,9 +36,10 @@ from orchestrator.artifacts.artifact import (
 )
 from orchestrator.artifacts.index import Ended, Glance, note
 from orchestrator.artifacts.working_copies import Mirror
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, parse
+from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
+from scalearn.files.json_files import SMALL, parse
 from scalearn.secrets import first_line, without_secrets
 
 __all__ = [
@@ -340,7 +341,7 @@ class Store:
     def read_json(self, node: str, name: str, *, patient: bool = True) -> dict[str, Any] | None:
         """Read one of a node's JSON files. None: absent, half-written, too large, not an object, or not for this user to read."""
         try:
-            return (self.storage if patient else self.storage.impatient).read_json(self.directory(node) / name, NODE_JSON_LIMIT)
+            return (self.storage if patient else self.storage.impatient).read_json(self.directory(node) / name, SMALL)
         except StoreUnavailable as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
@@ -363,7 +364,7 @@ class Store:
         directory = self.directory(path)
         pattern = re.compile(re.escape(directory.name) + r"-[0-9a-f]{10}")
         names = self.storage.names(directory.parent)
-        records = (self.storage.read_json(directory.with_name(name) / JOB, NODE_JSON_LIMIT) for name in names if pattern.fullmatch(name))
+        records = (self.storage.read_json(directory.with_name(name) / JOB, SMALL) for name in names if pattern.fullmatch(name))
         return [record for record in records if record is not None]
 
     def manifest_path(self, sweep: str) -> Path:
@@ -387,7 +388,7 @@ class Store:
         wanted: dict[Path, tuple[str, str]] = {}
         for node, listing in listings.items():
             name = next((name for name in (SUCCESS, FAILED, JOB) if name in listing), None)
-            if name and (listing[name].get("size") or 0) <= NODE_JSON_LIMIT:
+            if name and (listing[name].get("size") or 0) <= SMALL:
                 wanted[self.directory(node) / name] = (node, name)
         found: dict[str, dict[str, dict[str, Any] | None]] = {}
         for path, data in self.storage.read_many(wanted):

@@ -23,9 +23,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.artifacts.artifact import CHECKPOINT, JOB, SUCCESS, UNCOMMITTED, are_entries, belongs, inside, stranger, vouched
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage, digest, parse
+from orchestrator.storage.files import Storage, digest
 from orchestrator.storage.retrying import StoreUnavailable
 from scalearn.errors import UserError
+from scalearn.files.json_files import SMALL, parse
 from scalearn.pauses import pause_for
 
 VARIABLE = "SCALEARN_SCRATCH"
@@ -182,7 +183,7 @@ class Mirror:
         Raises:
             UserError: A file is missing or does not match its sha256.
         """
-        raw = self._storage.read(place / SUCCESS, NODE_JSON_LIMIT)
+        raw = self._storage.read(place / SUCCESS, SMALL)
         success = parse(raw)
         listed = vouched(success)
         if listed is None or stranger(node, success):
@@ -238,7 +239,7 @@ class Mirror:
         """
         incoming, tried = directory / f".{CHECKPOINT}", ""
         while True:
-            pointer = self._storage.read_json(place / CHECKPOINT / POINTER, NODE_JSON_LIMIT) or {}
+            pointer = self._storage.read_json(place / CHECKPOINT / POINTER, SMALL) or {}
             prefix, files = pointer.get("prefix"), pointer.get("files")
             if not isinstance(prefix, str) or prefix == tried or not inside(prefix) or not are_entries(files):
                 return
@@ -301,7 +302,7 @@ def _signature(directory: Path) -> dict[str, tuple[int, int]]:
     """Return size and time of the files that lie directly in a working copy."""
     found = {}
     for path in directory.iterdir():
-        if path.is_file() and not path.name.startswith(".") and path.name not in UNCOMMITTED and path.suffix != ".writing":
+        if path.is_file() and not path.name.startswith(".") and path.name not in UNCOMMITTED:
             facts = path.stat()
             found[path.name] = (facts.st_size, facts.st_mtime_ns)
     return found
@@ -311,7 +312,7 @@ def _tree(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Return every file below a directory with its size and time."""
     found = []
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.suffix != ".writing":
+        if path.is_file() and not path.name.startswith("."):
             facts = path.stat()
             found.append((path.relative_to(directory).as_posix(), facts.st_size, facts.st_mtime_ns))
     return tuple(found)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orchestrator.drivers.heartbeat import Heartbeat, Signs
-from orchestrator.storage.files import encode
 from orchestrator.storage.retrying import StoreUnavailable, unavailable
+from scalearn.files.json_files import encode
 
 CLAIMS = ".leases/nodes"
 """Where in a store the claims lie."""

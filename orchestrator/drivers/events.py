@@ -20,6 +20,7 @@ from orchestrator.artifacts.store import FAILED, RESULT, Store
 from orchestrator.definition.graph import Graph, State
 from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.storage.retrying import StoreUnavailable
+from scalearn.files.json_files import json_lines
 
 EVENTS = "events.jsonl"
 
@@ -163,15 +164,7 @@ def all_events(store: Store, sweep: str) -> list[dict[str, Any]]:
 def events(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a log of events."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = path.read_bytes()
     except FileNotFoundError:
         return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict) and isinstance(event.get("time"), int | float):
-            found.append(event)
-    return found
+    return [event for event in json_lines(data) if isinstance(event.get("time"), int | float)]

@@ -22,8 +22,9 @@ from typing import Any
 import psutil
 
 from orchestrator.artifacts.store import Store
-from orchestrator.storage.files import NODE_JSON_LIMIT, Storage
+from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import stated_seconds
+from scalearn.files.json_files import SMALL
 
 DRIVERS = ".leases/drivers"
 """Where in a store the signs lie."""
@@ -177,7 +178,7 @@ class Signs:
 
     def read(self, names: Iterable[str]) -> dict[str, Driver]:
         """Return those of some drivers that have a sign, by name."""
-        found = {name: self._storage.read_json(self._path(name), NODE_JSON_LIMIT) for name in names}
+        found = {name: self._storage.read_json(self._path(name), SMALL) for name in names}
         records = {name: record for name, record in found.items() if record is not None}
         for name, record in records.items():
             count, _ = self._seen.setdefault(name, (record.get("count"), self._clock()))

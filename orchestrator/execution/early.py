@@ -18,6 +18,7 @@ from orchestrator.artifacts.artifact import HISTORY
 from orchestrator.definition.comparison import compared_group
 from orchestrator.definition.graph import Graph
 from scalearn.config import Selection
+from scalearn.files.json_files import json_lines
 
 REDUCTION = 3
 """One of so many goes on."""
@@ -72,17 +73,6 @@ def best_score(records: Sequence[Mapping[str, Any]], evaluation: int, selection:
     return max(sign * float(record["validation"][name]) for record in records[:evaluation])
 
 
-def parse_history(content: bytes) -> list[dict[str, Any]]:
-    """Return the whole lines of a job's history."""
-    records = []
-    for line in content.decode(errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break  # being written
-    return records
-
-
 def must_stop(directory: Path, others: Callable[[], Iterable[bytes]], selection: Selection, metric: str) -> bool:
     """Tell whether a job that has just been evaluated ends here, and write down why.
 
@@ -92,16 +82,16 @@ def must_stop(directory: Path, others: Callable[[], Iterable[bytes]], selection:
         selection: What picks the best evaluation of each.
         metric: The task's primary one.
     """
-    records = parse_history((directory / HISTORY).read_bytes())
+    records = list(json_lines((directory / HISTORY).read_bytes()))
     rung = last_rung(len(records))
     score = None if rung is None else best_score(records, rung, selection, metric)
     if rung is None or score is None:
         return False
     decisions = directory / DECISIONS
-    for made in parse_history(decisions.read_bytes()) if decisions.exists() else ():
+    for made in json_lines(decisions.read_bytes()) if decisions.exists() else ():
         if made.get("evaluations") == rung:
             return made.get("goes_on") is False
-    scores = [best_score(parse_history(content), rung, selection, metric) for content in others()]
+    scores = [best_score(list(json_lines(content)), rung, selection, metric) for content in others()]
     came = [other for other in scores if other is not None]
     decision = {"evaluations": rung, "score": score, "others": came, "goes_on": goes_on(score, came)}
     with decisions.open("a", encoding="utf-8") as file:

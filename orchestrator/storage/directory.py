@@ -3,13 +3,12 @@
 import errno
 import os
 import stat
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-"""What a path answers that names no file."""
+from scalearn.files.json_files import names_no_file
+from scalearn.files.whole_files import beside_of
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 """What file systems without hard links answer."""
@@ -41,24 +40,13 @@ def walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield os.path.relpath(folder, base).replace(os.sep, "/"), {"type": "closed", "size": 0}
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, and put it there."""
-    beside = _beside(path)
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def create_whole(path: Path, data: bytes) -> None:
     """Link a finished file into place: with `O_EXCL` alone a reader could see half of it.
 
     Raises:
         FileExistsError: Somebody else has written it.
     """
-    beside = _beside(path)
+    beside = beside_of(path)
     try:
         beside.write_bytes(data)
         os.link(beside, path)
@@ -73,21 +61,6 @@ def create_whole(path: Path, data: bytes) -> None:
             file.write(data)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    """Return where to write a file before it is put in its place whole; its folder is there then."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # which would say that somebody has written the file
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
-    return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-
-
-def names_no_file(error: OSError) -> bool:
-    """Tell whether an error says that there is no file at a path, whatever else may lie there."""
-    # Object stores raise FileNotFoundError without a number.
-    return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
 
 
 def size_of(path: Path) -> int:

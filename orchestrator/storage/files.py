@@ -8,7 +8,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,18 +19,14 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from orchestrator.storage.directory import create_whole, names_no_file, walk, write_whole
+from orchestrator.storage.directory import create_whole, walk
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_trouble, reason
 from orchestrator.storage.url import is_local, remote_root
+from scalearn.files.json_files import LARGEST, SMALL, encode, names_no_file, parse, read_bytes, require_size
+from scalearn.files.whole_files import write_whole
 
 T = TypeVar("T")
 
-NODE_JSON_LIMIT = 4 * 1024**2
-"""Bytes of the largest JSON file that is read from a node's directory; ours have a few thousand."""
-
-JSON_LIMIT = 256 * 1024**2
-"""Bytes of the largest JSON file that is read; a manifest of 100,000 jobs with 15 sources has half of it. A stranger's may be larger than
-memory."""
 
 _BLOCK = 1 << 20
 _LISTING_THREADS = 8
@@ -123,17 +118,12 @@ class Storage:
 
         def act() -> bytes:
             if self.is_local:
-                # Non-blocking: a pipe in the place of a file must not hold us up.
-                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                    return file.read() if limit is None else file.read(limit + 1)
-            if limit is not None and self._files.size(self.key(path)) > limit:
-                raise ValueError(f"{path} has more than {limit} bytes")
+                return read_bytes(path, limit)
+            if limit is not None:
+                require_size(self._files.size(self.key(path)), limit)
             return bytes(self._files.cat_file(self.key(path)))
 
-        data = self._do(act, path)
-        if limit is not None and len(data) > limit:
-            raise ValueError(f"{path} has more than {limit} bytes")
-        return data
+        return self._do(act, path)
 
     def read_from(self, path: Path, start: int, most: int) -> tuple[bytes, int]:
         """Return some of a file's bytes from a position on, and how many it has in all; no file has none."""
@@ -155,7 +145,7 @@ class Storage:
 
         return self._do(act, path)
 
-    def read_many(self, paths: Iterable[Path], limit: int = NODE_JSON_LIMIT) -> Iterator[tuple[Path, bytes]]:
+    def read_many(self, paths: Iterable[Path], limit: int = SMALL) -> Iterator[tuple[Path, bytes]]:
         """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""
         if self.is_local:
             for path in paths:
@@ -210,7 +200,7 @@ class Storage:
 
         return self._do(act, path)
 
-    def read_json(self, path: Path, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
+    def read_json(self, path: Path, limit: int = LARGEST) -> dict[str, Any] | None:
         """Read a JSON object. None: absent, half-written, too large, too deep, or no object of finite numbers."""
         try:
             return parse(self.read(path, limit))
@@ -314,24 +304,6 @@ class Storage:
         self._do(lambda: self._files.get_file(self.key(path), str(file)), path)
 
 
-def parse(data: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that some bytes spell. None: they spell none, or one with NaN, or one too deep to be ours."""
-    try:
-        value = json.loads(data, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def encode(value: Mapping[str, Any]) -> bytes:
-    """Return a value as the text of a JSON file.
-
-    Raises:
-        ValueError: It holds NaN or infinity.
-    """
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
 def written_at(facts: Mapping[str, Any]) -> float:
     """Return when a listed file was written, in seconds since 1970, as different storages tell it; infinity where one does not."""
     value = next((facts[name] for name in ("mtime", "LastModified", "last_modified", "created", "updated") if name in facts), None)
@@ -347,14 +319,3 @@ def digest(file: BinaryIO) -> dict[str, Any]:
         sha256.update(block)
         size += len(block)
     return {"size": size, "sha256": sha256.hexdigest()}
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value - value != 0.0:
-        _refuse(text)
-    return value

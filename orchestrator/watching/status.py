@@ -13,8 +13,8 @@ from orchestrator.artifacts.job_history import history_records, scores
 from orchestrator.artifacts.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.drivers.heartbeat import Driver, drivers
-from orchestrator.storage.files import parse
 from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
+from scalearn.files.json_files import parse
 
 _SAMPLE = 8
 """Done jobs of each stage and method whose results are read: behind a URL each one is a request."""

@@ -1,7 +1,6 @@
 """Where an unfinished job stands: tensors as safetensors, everything else as JSON, complete or absent, never half."""
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scalearn.files.weight_files import save_tensors
+from scalearn.files.whole_files import write_whole
 
 CHECKPOINT = "checkpoint"
 _LATEST = "latest.json"
@@ -50,9 +50,7 @@ def save_checkpoint(
     folder = root / f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     save_tensors(tensors, folder / _TENSORS)
-    pending = root / f"{_LATEST}.writing"
-    pending.write_text(json.dumps({"folder": folder.name, "state": state, "job": job}), encoding="utf-8")
-    os.replace(pending, root / _LATEST)
+    write_whole(root / _LATEST, json.dumps({"folder": folder.name, "state": state, "job": job}).encode())
     for other in root.glob("step-*"):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

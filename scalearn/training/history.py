@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scalearn.files.json_files import json_lines
+from scalearn.files.whole_files import write_whole
 from scalearn.training.job import JobRun
 
 HISTORY = "history.jsonl"
@@ -14,10 +16,9 @@ HISTORY = "history.jsonl"
 
 def append_history(directory: Path, record: Mapping[str, Any]) -> None:
     """Add one evaluation's record as one line, written in one call so that no reader sees half of it."""
-    line = json.dumps(record, allow_nan=False) + "\n"
     descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # by the umask: a store may be a group's
     try:
-        os.write(descriptor, line.encode())
+        os.write(descriptor, _line(record))
     finally:
         os.close(descriptor)
 
@@ -27,17 +28,12 @@ def cut_history(directory: Path, step: int) -> None:
     path = directory / HISTORY
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int) and record["step"] <= step:
-            kept.append(line + "\n")
-    pending = path.with_suffix(".writing")
-    pending.write_text("".join(kept), encoding="utf-8")
-    os.replace(pending, path)
+    kept = (record for record in json_lines(path.read_bytes()) if isinstance(record.get("step"), int) and record["step"] <= step)
+    write_whole(path, b"".join(map(_line, kept)))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
 def history_record(run: JobRun, learning_rate: float, validation: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

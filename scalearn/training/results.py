@@ -1,18 +1,17 @@
 """What a job leaves when it is done: its scores, counts and weights."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scalearn.backbone.encoder import Encoder
+from scalearn.files.whole_files import write_whole
 from scalearn.formats.library_files import save_adapter, save_head_inputs
 from scalearn.methods.backbone_copy import LibraryBranch
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.model.transfer_files import HeadSpec, TransferSpec, save_transfer
-from scalearn.training.checkpoint import CHECKPOINT
 from scalearn.training.job import JobRun
 
 RESULT = "result.json"
@@ -92,11 +91,4 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Put a JSON file in place in one move, so that no reader sees half of it."""
-    pending = path.with_suffix(".writing")
-    pending.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(pending, path)
-
-
-def unfinished_files(directory: Path) -> list[Path]:
-    """Files in a job's directory that are no part of its artifact."""
-    return [path for path in (directory / CHECKPOINT,) if path.exists()]
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

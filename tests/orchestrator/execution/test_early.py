@@ -14,10 +14,11 @@ from orchestrator.artifacts.store import HISTORY, Store
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import trial
-from orchestrator.execution.early import DECISIONS, best_score, goes_on, last_rung, must_stop, parse_history, rivals
+from orchestrator.execution.early import DECISIONS, best_score, goes_on, last_rung, must_stop, rivals
 from orchestrator.execution.run import Options, run_sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder
 from orchestrator.storage.retrying import StoreUnavailable
+from scalearn.files.json_files import json_lines
 from scalearn.training.pack import PackMember
 from scalearn.training.runtime import Runtime
 from tests.orchestrator.helpers.doubles import TRAIN, behave, source, transfer
@@ -114,7 +115,11 @@ def test_decision_reads_histories_and_ignores_half_a_line(tmp_path):
     assert decide(reported(tmp_path / "worse", 3.0, 2.0, 1.5), better)
     assert not decide(reported(tmp_path / "compared with nobody", 3.0, 2.0, 1.5), unfinished)
     assert not decide(reported(tmp_path / "early", 9.0, 9.0), better)
-    assert len(parse_history(unfinished)) == 2
+
+
+def test_line_that_a_full_disk_has_torn_hides_none_after_it(tmp_path):
+    torn = history(1.0) + b'{"validation": {"lo\n' + history(1.0, 1.0)
+    assert decide(reported(tmp_path / "worse", 3.0, 2.0, 1.5), torn)
 
 
 def test_decision_that_an_interruption_prevented_is_made_at_the_next_evaluation_and_none_twice(tmp_path):
@@ -125,7 +130,7 @@ def test_decision_that_an_interruption_prevented_is_made_at_the_next_evaluation_
     going = reported(tmp_path / "going", 3.0, 3.0, 3.0)
     assert not decide(going, worse)
     assert not decide(reported(going, 3.0, 3.0, 3.0, 3.0), better), "who went on is not compared again before the next rung"
-    (decision,) = parse_history((going / DECISIONS).read_bytes())
+    (decision,) = json_lines((going / DECISIONS).read_bytes())
     assert decision == {"evaluations": 3, "score": -3.0, "others": [-9.0], "goes_on": True}
 
 
@@ -213,7 +218,7 @@ def test_worse_learning_rates_end_early_and_their_results_say_so(tmp_path):
         decisions = store.directory(job.node) / DECISIONS
         assert decisions.exists() == (job.config.method == "scalearn")
         if decisions.exists():
-            assert parse_history(decisions.read_bytes())[-1]["goes_on"] == (store.result(job.node)["stopped_by"] is None)
+            assert list(json_lines(decisions.read_bytes()))[-1]["goes_on"] == (store.result(job.node)["stopped_by"] is None)
     assert all(result["epochs"] == 10 for path, result in results.items() if "scalearn/" not in path)
     table = (store.root / "reports" / "rates" / "tables" / "benchmark.md").read_text()
     assert f"0 of the 1 jobs at the chosen learning rate, and {len(stopped)} at others, ended early" in table

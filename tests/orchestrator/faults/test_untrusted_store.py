@@ -53,6 +53,7 @@ BAD_MARKERS = {
     "backslashes": b'{"files": {"result.json": {}, "..\\\\..\\\\secret": {}}}',
     "a null in a name": b'{"files": {"result.json": {}, "a\\u0000b": {}}}',
     "an empty name": b'{"files": {"result.json": {}, "": {}}}',
+    "half a character": b'{"files": {"result.json": {}, "a\\ud800b": {}}}',
 }
 
 
