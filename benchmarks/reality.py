@@ -12,11 +12,12 @@ from dataclasses import replace
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.events import EVENTS, events
+from orchestrator.drivers.events import EVENTS
 from orchestrator.forecast.simulate import simulate
 from orchestrator.profiling.profile import DEFAULT_CPU_PROFILE, load_profile
 from orchestrator.scheduling.cost import CostModel, Estimate
 from scalearn.errors import UserError
+from tests.orchestrator.helpers.read_events import events
 
 
 class Observed(CostModel):

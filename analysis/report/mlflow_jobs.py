@@ -81,8 +81,8 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
 
-def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS, order: str = SCORE) -> str:
-    """Address of an experiment's page in the MLflow UI with a filter and an order set.
+def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS) -> str:
+    """Address of an experiment's page in the MLflow UI with a filter, ordered by score.
 
     Ordered by anything but time, the page lists child runs flat; by time it hides them under the sweep's run.
 
@@ -90,7 +90,6 @@ def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS, order: str = 
         base: Where the UI answers, `http://127.0.0.1:5000`.
         experiment_id: MLflow's id of the experiment.
         filter_: MLflow search expression.
-        order: MLflow key to order by, descending.
     """
-    query = f"searchFilter={quote(filter_)}&orderByKey={quote(order)}&orderByAsc=false"
+    query = f"searchFilter={quote(filter_)}&orderByKey={quote(SCORE)}&orderByAsc=false"
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"

@@ -85,9 +85,9 @@ def printable_grid(grid: Grid) -> Grid:
     )
 
 
-def percent(fraction: float | None, digits: int = DIGITS) -> str:
+def percent(fraction: float | None) -> str:
     """`0.8123` -> `81.23`; a dash for nothing."""
-    return MISSING if fraction is None else f"{100 * fraction:.{digits}f}"
+    return MISSING if fraction is None else f"{100 * fraction:.{DIGITS}f}"
 
 
 def count(number: int | None) -> str:
@@ -95,7 +95,7 @@ def count(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}"
 
 
-def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bool = False, against: Published | None = None) -> Grid:
+def layout(table: BenchmarkTable, *, against: Published | None = None) -> Grid:
     """The benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
     The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
@@ -103,8 +103,6 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
 
     Args:
         table: The table.
-        parameters: Whether to add the two columns of transfer parameters.
-        learning_rates: Whether each cell says its learning rate.
         against: Published scores to put under each cell, with the difference in percentage points.
     """
     footnotes = _Footnotes()
@@ -114,33 +112,28 @@ def layout(table: BenchmarkTable, *, parameters: bool = True, learning_rates: bo
     for position, row in enumerate(table.rows):
         cells = [GridCell(row.title)]
         for index, cell in enumerate(row.cells):
-            lines = [_beside(against, row, short_name(cell.target), cell.mean)]
-            if learning_rates and cell.learning_rate is not None:
-                lines.append(f"lr {cell.learning_rate:g}")
-            cells.append(_score_cell(cell, ranks[index][position], footnotes, ", ".join(filter(None, lines))))
+            extra = _beside(against, row, short_name(cell.target), cell.mean)
+            cells.append(_score_cell(cell, ranks[index][position], footnotes, extra))
         average = _beside(against, row, "average", row.average) if against and _covers(against, table) and row.is_complete else ""
         cells.append(_average_cell(row, average_ranks[position], footnotes, average))
         cells.append(_tried_cell(row))
-        if parameters:
-            cells.extend(_parameter_cells(row))
+        cells.extend(_parameter_cells(row))
         rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
-    columns = len(table.targets)
     notes = [
         *table.notes,
         "Rates tried: learning rates that a cell's was chosen among. Settings are not chosen: each makes a row of its own.",
+        "Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.",
     ]
-    if parameters:
-        notes.append("Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.")
     if against:
         notes.append(_published_note(against, table))
     return Grid(
         title=table.title,
-        header=("Method", *table.target_titles, "Average", "Rates", *(("Parameters", "Parameters") if parameters else ())),
-        subheader=("", *map(metric_title, table.metrics), "", "tried", *(("per target", "in total") if parameters else ())),
+        header=("Method", *table.target_titles, "Average", "Rates", "Parameters", "Parameters"),
+        subheader=("", *map(metric_title, table.metrics), "", "tried", "per target", "in total"),
         rows=tuple(rows),
         footnotes=tuple(footnotes.entries.items()),
         notes=tuple(notes),
-        numeric=(False, *[True] * (columns + 2 + (2 if parameters else 0))),
+        numeric=(False, *[True] * (len(table.targets) + 4)),
     )
 
 

@@ -161,17 +161,13 @@ def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def heat_map(omegas: Sequence[Omega], layer: int | None = None) -> pd.DataFrame:
-    """Mean omega of one method, target x source, over seeds, dimensions and (without `layer`) layers.
+def heat_map(omegas: Sequence[Omega]) -> pd.DataFrame:
+    """Mean omega of one method, target x source, over seeds, dimensions and layers.
 
     Returns:
         Index: task keys; columns: source names; missing where a target does not have the source.
     """
-    frame = omega_frame(omegas)
-    if layer is not None:
-        frame = frame[frame["layer"] == layer]
-    table = frame.pivot_table(index="task", columns="source", values="mean", sort=False)
-    return table
+    return omega_frame(omegas).pivot_table(index="task", columns="source", values="mean", sort=False)
 
 
 def summarise(omegas: Sequence[Omega]) -> list[OmegaSummary]:

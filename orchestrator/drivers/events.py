@@ -20,7 +20,6 @@ from orchestrator.artifacts.store import FAILED, RESULT, Store
 from orchestrator.definition.graph import Graph, State
 from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.storage.retrying import StoreUnavailable
-from scalearn.files.json_files import json_lines
 
 EVENTS = "events.jsonl"
 
@@ -152,19 +151,3 @@ def _append(path: Path, lines: bytes) -> int:
     if not whole:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return whole
-
-
-def all_events(store: Store, sweep: str) -> list[dict[str, Any]]:
-    """Return the events of all drivers of a sweep, in the order of their time."""
-    folder = store.sidecar(sweep, "events")
-    found = [event for name in store.storage.names(folder) for event in events(folder / name)]
-    return sorted([*events(store.sidecar(sweep, EVENTS)), *found], key=lambda event: event["time"])
-
-
-def events(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log of events."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [event for event in json_lines(data) if isinstance(event.get("time"), int | float)]

@@ -145,12 +145,12 @@ class Storage:
 
         return self._do(act, path)
 
-    def read_many(self, paths: Iterable[Path], limit: int = SMALL) -> Iterator[tuple[Path, bytes]]:
-        """Iterate over those of some files that exist and have at most `limit` bytes; behind a URL many are fetched at a time."""
+    def read_many(self, paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+        """Iterate over those of some files that exist and are of a job's size; behind a URL many are fetched at a time."""
         if self.is_local:
             for path in paths:
                 try:
-                    yield path, self.read(path, limit)
+                    yield path, self.read(path, SMALL)
                 except ValueError:
                     continue
                 except OSError as error:
@@ -161,12 +161,12 @@ class Storage:
         keys = list(wanted)
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            found = self.patience.persist(lambda chunk=chunk: self._heads(chunk, limit), self.url)  # type: ignore[misc]
-            yield from ((wanted[key], data) for key, data in found.items() if len(data) <= limit)
+            found = self.patience.persist(lambda chunk=chunk: self._heads(chunk), self.url)  # type: ignore[misc]
+            yield from ((wanted[key], data) for key, data in found.items() if len(data) <= SMALL)
 
-    def _heads(self, keys: list[str], limit: int) -> dict[str, bytes]:
+    def _heads(self, keys: list[str]) -> dict[str, bytes]:
         """Return the first bytes of those of some objects that exist, one more than the limit."""
-        found = dict(zip(keys, self._files.cat_ranges(keys, 0, limit + 1, on_error="return"), strict=True))
+        found = dict(zip(keys, self._files.cat_ranges(keys, 0, SMALL + 1, on_error="return"), strict=True))
         for value in found.values():
             if isinstance(value, Exception) and not isinstance(value, FileNotFoundError) and is_trouble(value):
                 raise value

@@ -40,17 +40,20 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_mult
     return batch
 
 
-def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, group: int = 50) -> list[int]:
+_GROUP = 50
+"""Batches whose rows are sorted by length together: enough to need little padding, few enough to stay random."""
+
+
+def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
     """Draw a random order of rows in which neighbours are of similar length, so that batches need little padding.
 
-    Rows are shuffled, cut into groups of `group` batches, sorted by length within each group; then the batches are shuffled,
+    Rows are shuffled, cut into groups of 50 batches, sorted by length within each group; then the batches are shuffled,
     the one with the longest row first, so that too little memory shows at once.
 
     Args:
         lengths: Tokens per row.
         batch_size: Rows per batch.
         seed: Of the shuffle.
-        group: Batches per group; 1 is no grouping.
 
     Returns:
         The indices of the rows in their new order.
@@ -59,8 +62,8 @@ def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int, *, 
     order = generator.permutation(len(lengths))
     sizes = np.asarray(lengths)
     batches: list[np.ndarray[Any, np.dtype[np.intp]]] = []
-    for start in range(0, len(order), batch_size * group):
-        part = order[start : start + batch_size * group]
+    for start in range(0, len(order), batch_size * _GROUP):
+        part = order[start : start + batch_size * _GROUP]
         part = part[np.argsort(-sizes[part], kind="stable")]
         batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
     whole = [index for index, batch in enumerate(batches) if len(batch) == batch_size]

@@ -99,18 +99,17 @@ def _scalearn(key: str, title: str, order: int, dropout: float, count: Count) ->
     )
 
 
-def _reduction_rule(meaning: str = "hidden size of the backbone divided by the adapter's width") -> dict[str, SettingRule]:
-    return {"reduction_factor": SettingRule(16, low=1, meaning=meaning)}
+_REDUCTION_RULE = {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
 
 
 def _propetl_rules(share: float, mask_rate: Mapping[str, SettingRule]) -> Mapping[str, SettingRule]:
     sparsity = SettingRule(share, low=0.0, high=1.0, meaning="share of entries that a mask keeps")
-    return MappingProxyType({**_reduction_rule(), "sparsity": sparsity, **mask_rate})
+    return MappingProxyType({**_REDUCTION_RULE, "sparsity": sparsity, **mask_rate})
 
 
 _HYPER_RULES = MappingProxyType(
     {
-        **_reduction_rule(),
+        **_REDUCTION_RULE,
         "embedding": SettingRule(512, low=1, meaning="size of a task's embedding"),
         "hidden": SettingRule(128, low=1, meaning="hidden size of the network that projects embeddings"),
         "projected": SettingRule(64, low=1, meaning="size of a projected embedding"),
@@ -154,7 +153,7 @@ METHODS: dict[str, Method] = {
             20,
             "scalearn.methods.bottleneck:build",
             optimisation=MappingProxyType({"learning_rate": 3e-4}),
-            rules=MappingProxyType(_reduction_rule()),
+            rules=MappingProxyType(_REDUCTION_RULE),
             count=counts.bottleneck,
         ),
         _single(
@@ -175,7 +174,7 @@ METHODS: dict[str, Method] = {
             _LIBRARY,
             counts.compacter,
             optimisation={"learning_rate": 3e-3},
-            rules=MappingProxyType(_reduction_rule()),
+            rules=MappingProxyType(_REDUCTION_RULE),
             owns_backbone=True,
         ),
         _single("ia3", "(IA)³", 50, _LIBRARY, counts.ia3, optimisation={"learning_rate": 5e-3}, owns_backbone=True),
@@ -187,7 +186,7 @@ METHODS: dict[str, Method] = {
             "scalearn.methods.bottleneck:build",
             3e-4,
             counts.bottleneck,
-            rules=MappingProxyType(_reduction_rule()),
+            rules=MappingProxyType(_REDUCTION_RULE),
         ),
         _joint(
             "propetl_m",

@@ -73,7 +73,11 @@ def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str,
     return SourceAdapters(config.sources, stacks, adapter.config.to_dict(), dict.fromkeys(config.sources, 1.0))
 
 
-def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: SourceAdapters | None = None, rows: int = 4) -> float:
+_ROWS = 4
+"""Of the smaller of two batches that are measured; the larger has twice as many."""
+
+
+def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: SourceAdapters | None = None) -> float:
     """Measures the bytes that one more row of a training batch takes.
 
     On a GPU it is what the peak of a whole step grows by. On a CPU, whose peak nobody counts, it is what the forward pass keeps for the
@@ -84,7 +88,6 @@ def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: Sou
         config: A job like those that will run: its method, settings and precision count.
         length: Tokens per row, padding included.
         sources: The job's source adapters.
-        rows: The measured batches have so many rows, and twice as many.
     """
     accelerator = open_accelerator(config.optimisation.precision, encoder.device.type)
     branch = build_branch(config, encoder, sources)
@@ -93,11 +96,11 @@ def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: Sou
     try:
         with accelerator.autocast():
             _dry_step(encoder, branch, 1, length)  # the first step also loads kernels
-            small, large = (_dry_step(encoder, branch, count, length) for count in (rows, 2 * rows))
+            small, large = (_dry_step(encoder, branch, count, length) for count in (_ROWS, 2 * _ROWS))
     finally:
         encoder.eval()
         encoder.release()
-    return max(0.0, (large - small) / rows)
+    return max(0.0, (large - small) / _ROWS)
 
 
 def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:

@@ -14,11 +14,12 @@ from orchestrator.cli import main
 from orchestrator.commands.retry import failed_part
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.events import Journal, all_events
+from orchestrator.drivers.events import Journal
 from orchestrator.drivers.heartbeat import drivers
 from tests.orchestrator.helpers.doubles import behave, run_jobs, source, transfer
 from tests.orchestrator.helpers.launch import SWEEP
 from tests.orchestrator.helpers.launching import family, survivors, wait_until, wait_while_running
+from tests.orchestrator.helpers.read_events import all_events
 
 
 @pytest.fixture

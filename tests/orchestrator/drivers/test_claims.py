@@ -14,7 +14,6 @@ import pytest
 from orchestrator.artifacts.store import Store, Verdict
 from orchestrator.cli import main
 from orchestrator.drivers.claims import CLAIMS, Claims
-from orchestrator.drivers.events import all_events
 from orchestrator.drivers.heartbeat import Heartbeat, drivers
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
 from orchestrator.storage.files import Storage
@@ -25,6 +24,7 @@ from tests.orchestrator.helpers.doubles import TRAIN, behave, source
 from tests.orchestrator.helpers.drivers import claim_as, claiming, give_sign, read_sign
 from tests.orchestrator.helpers.launching import Launch, wait_until
 from tests.orchestrator.helpers.object_server import BUCKET
+from tests.orchestrator.helpers.read_events import all_events
 
 NODE = source("s0").node
 

@@ -23,13 +23,14 @@ from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers.claims import CLAIMS
-from orchestrator.drivers.events import Journal, all_events
+from orchestrator.drivers.events import Journal
 from orchestrator.storage.files import Storage
 from orchestrator.watching.status import read_status
 from scalearn.training.history import append_history
 from tests.orchestrator.helpers.doubles import run_jobs
 from tests.orchestrator.helpers.drivers import claiming, prepare
 from tests.orchestrator.helpers.one_pack import SMALL_SWEEP
+from tests.orchestrator.helpers.read_events import all_events
 
 SOMEBODY = 65534
 

@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
-from orchestrator.drivers.events import events
 from tests.orchestrator.helpers.launch import SWEEP
+from tests.orchestrator.helpers.read_events import events
 
 Finished: TypeAlias = "subprocess.CompletedProcess[str]"
 

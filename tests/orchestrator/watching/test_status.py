@@ -18,7 +18,7 @@ from orchestrator.cli import main
 from orchestrator.commands import status as status_command
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers import events as journal_module
-from orchestrator.drivers.events import EVENTS, Journal, all_events, events
+from orchestrator.drivers.events import EVENTS, Journal
 from orchestrator.drivers.heartbeat import drivers
 from orchestrator.storage.files import Storage
 from orchestrator.watching.status import print_status, read_status, show_counts
@@ -26,6 +26,7 @@ from tests.orchestrator.helpers.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.helpers.drivers import give_sign
 from tests.orchestrator.helpers.launch import SWEEP
 from tests.orchestrator.helpers.launching import wait_until
+from tests.orchestrator.helpers.read_events import all_events, events
 
 
 @pytest.fixture
