@@ -107,8 +107,7 @@ def export_adapter(
     try:
         save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
         save_head_inputs(place, head.task, head.max_length)
-        card = model_card(folded.trained, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes)
-        (place / "README.md").write_text(card, encoding="utf-8")
+        model_card(folded.trained, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes).save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from scalearn.methods.registry import get_method
 from scalearn.model.transfer_files import TransferSpec
@@ -29,8 +32,8 @@ def model_card(
     omegas: Sequence[SourceOmega],
     scores: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
-) -> str:
-    """Write the card.
+) -> ModelCard:
+    """Return the card, with the base model and the scores in the front matter that model hubs read.
 
     Args:
         spec: The job that was exported.
@@ -39,51 +42,31 @@ def model_card(
         omegas: Every source's coefficients.
         scores: Split to metric to value, as shares of 1.
         notes: Further paragraphs.
-
-    Returns:
-        Markdown with the front matter that model hubs read.
     """
-    head, title = spec.heads[0], get_method(spec.method).title
-    kept = [omega.name for omega in omegas if omega.kept]
-    parts = [
-        "---\ntags:\n- adapters\n- scalearn\nlibrary_name: adapters\n---",
-        f"# {head.task or name}: {title} on {spec.backbone}",
-        f"A bottleneck adapter of width {width} for `{spec.backbone}` ({spec.backbone_origin}), with a prediction head. It is a trained "
-        f"{title} target: the outputs of {len(kept)} frozen source adapters ({', '.join(kept)}), scaled by learned coefficients omega "
-        "and added up, folded into one adapter that is the same function of its input.",
-        f"## Use\n\n```python\n{_usage(spec, name)}\n```",
-        *([f"It predicts {', '.join(f'`{label}`' for label in head.label_names)}, in this order."] if head.label_names else []),
-        f"## Sources\n\nomega over layers and dimensions; magnitude is the mean absolute value.\n\n{_omega_table(omegas)}",
-        *([f"## Scores\n\n{_score_table(scores)}"] if scores else []),
-        *notes,
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _usage(spec: TransferSpec, name: str) -> str:
+    head = spec.heads[0]
+    task_type = "multiple-choice" if head.kind == "multiple_choice" else "text-classification"
+    rows = [(split, metric, value) for split, values in scores.items() for metric, value in values.items()]
+    results = [EvalResult(task_type, head.task, head.task, metric, value, dataset_split=split) for split, metric, value in rows]
     hub = spec.backbone_origin.startswith("hub:")
     repository, _, revision = spec.backbone_origin.removeprefix("hub:").rpartition("@")
-    place = f'"{repository}", revision="{revision}"' if hub else f'"directory/of/{spec.backbone.rpartition("/")[2]}"'
-    return (
-        "from adapters import AutoAdapterModel\n\n"
-        f"model = AutoAdapterModel.from_pretrained({place})\n"
-        'model.load_adapter("directory/of/this/file")\n'
-        f'model.set_active_adapters("{name}")\n'
-        f'model.active_head = "{name}"'
+    card: ModelCard = ModelCard.from_template(
+        ModelCardData(
+            base_model=repository if hub else None,
+            library_name="adapters",
+            tags=["adapters", "scalearn"],
+            model_name=name,
+            eval_results=results or None,
+        ),
+        template_path=str(Path(__file__).with_suffix(".md.j2")),
+        spec=spec,
+        head=head,
+        name=name,
+        title=get_method(spec.method).title,
+        width=width,
+        omegas=omegas,
+        kept=[omega.name for omega in omegas if omega.kept],
+        scores=rows,
+        notes=notes,
+        place=f'"{repository}", revision="{revision}"' if hub else f'"directory/of/{spec.backbone.rpartition("/")[2]}"',
     )
-
-
-def _omega_table(omegas: Sequence[SourceOmega]) -> str:
-    lines = ["| source | mean | std | smallest | largest | magnitude | in the adapter |", "|---|--:|--:|--:|--:|--:|---|"]
-    for omega in omegas:
-        values = (omega.mean, omega.std, omega.smallest, omega.largest, omega.magnitude)
-        lines.append(f"| {omega.name} | {' | '.join(f'{value:.4f}' for value in values)} | {'yes' if omega.kept else 'no'} |")
-    return "\n".join(lines)
-
-
-def _score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    metrics = list(dict.fromkeys(metric for values in scores.values() for metric in values))
-    lines = [f"| split | {' | '.join(metrics)} |", f"|---|{'--:|' * len(metrics)}"]
-    for split, values in scores.items():
-        lines.append(f"| {split} | {' | '.join(f'{values[metric]:.4f}' if metric in values else '' for metric in metrics)} |")
-    return "\n".join(lines)
+    return card

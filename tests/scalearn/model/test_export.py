@@ -11,6 +11,7 @@ import pytest
 import torch
 from adapters import AutoAdapterModel
 from adapters.configuration import SeqBnConfig
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -154,6 +155,19 @@ def test_model_card_names_sources_coefficients_scores_and_use(tmp_path: Path) ->
     card = (tmp_path / "x/README.md").read_text()
     for words in ("| s0 |", "| s1 |", "width 8", "0.7500", "A note.", "load_adapter(", 'set_active_adapters("task")', "`a`, `b`, `c`"):
         assert words in card, words
+
+
+@pytest.mark.parametrize("origin", ["hub:owner/encoder@0123456789", "files:0123456789"])
+def test_hub_reads_base_model_and_scores_in_the_model_card(tmp_path: Path, origin: str) -> None:
+    folded = fold(random_model(OmegaConfig(), 2, 32, 4))
+    trained = replace(folded.trained, backbone_origin=origin)
+    export_adapter(replace(folded, trained=trained), tmp_path / "x", scores={"test": {"loss": 0.5, "accuracy": 0.75}})
+    card = ModelCard.load(tmp_path / "x/README.md")
+    assert card.data.base_model == ("owner/encoder" if origin.startswith("hub:") else None)
+    assert [(result.dataset_split, result.metric_type, result.metric_value) for result in card.data.eval_results] == [
+        ("test", "loss", 0.5),
+        ("test", "accuracy", 0.75),
+    ]
 
 
 SWEEP = """
