@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import fsspec
 
@@ -16,35 +15,16 @@ JOB_FILES = ("job.json", "SUCCESS.json", "FAILED.json", "history.jsonl")
 _CHUNK = 512
 
 
-class Folder(Protocol):
-    """The root of a store, read only."""
-
-    @property
-    def name(self) -> str:
-        """Where it lies, for messages."""
-
-    def read(self, path: str) -> bytes | None:
-        """Bytes of a file at a path relative to the root; None where there is none."""
-
-    def prefetch(self, paths: Iterable[str]) -> None:
-        """Say what will be read, where one request for many files is quicker than one each."""
-
-    def nodes(self) -> Iterator[str]:
-        """Every node's path relative to the root."""
-
-    def manifests(self) -> list[str]:
-        """Names of the sweeps whose manifests lie in `sweeps/`, sorted."""
-
-
-class LocalFolder:
-    """A store in the file system."""
+class Folder:
+    """The root of a store in the file system, read only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = str(root)
+        """Where it lies, for messages."""
 
     def read(self, path: str) -> bytes | None:
-        """As `Folder.read`."""
+        """Return the bytes of a file at a path relative to the root; None where there is none."""
         try:
             return read_bytes(os.path.join(self.name, path), LARGEST)
         except ValueError as error:
@@ -55,10 +35,10 @@ class LocalFolder:
             raise ResultsError(f"{self.name}/{path} cannot be read ({error.strerror}): give this user access to it.") from None
 
     def prefetch(self, paths: Iterable[str]) -> None:
-        """As `Folder.prefetch`: nothing is to be done."""
+        """Say what will be read, where one request for many files is quicker than one each: not here."""
 
     def nodes(self) -> Iterator[str]:
-        """As `Folder.nodes`."""
+        """Iterate over every node's path relative to the root."""
         # os.walk with pruning: a node's own folders (adapter/, checkpoint/) hold no further nodes.
         for directory, folders, files in os.walk(self.name):
             node = os.path.relpath(directory, self.name).replace(os.sep, "/")
@@ -68,11 +48,11 @@ class LocalFolder:
                 yield node
 
     def manifests(self) -> list[str]:
-        """As `Folder.manifests`."""
+        """Return the names of the sweeps whose manifests lie in `sweeps/`, sorted."""
         return sorted(path.stem for path in (self.root / "sweeps").glob("*.json"))
 
 
-class RemoteFolder:
+class RemoteFolder(Folder):
     """A store behind an fsspec URL such as `s3://bucket/runs` or `memory://runs`."""
 
     def __init__(self, url: str) -> None:
@@ -140,4 +120,4 @@ def open_folder(store: str | Path) -> Folder:
     root = Path(str(store).removeprefix("file://")).expanduser()
     if not root.is_dir():
         raise ResultsError(f"There is no store at {root}; run the sweep first or name the directory that holds its results.")
-    return LocalFolder(root)
+    return Folder(root)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.reading.records import Record
+from analysis.reading.records import Record, record_of
 from scalearn.files.json_files import decode
 
 JOB_TAG, RESULT_TAG = "record.job", "record.result"
@@ -47,20 +47,7 @@ def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any
     """The record that `job_tags` and `ending_tags` were made from; `entry` is the node's line in the sweep's manifest."""
     job, ending = _join(JOB_TAG, tags), _join(RESULT_TAG, tags)
     result = (ending or {}).get("result")
-    entry = entry or {}
-    return Record(
-        node,
-        "running" if ending is None else "failed" if result is None else "succeeded",
-        stage=entry.get("stage") or (job or {}).get("stage"),
-        error=(ending or {}).get("error"),
-        attempts=(ending or {}).get("attempts") or (job or {}).get("attempts"),
-        config=(job or {}).get("config") or entry.get("config") or {},
-        parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
-        result=result or {},
-        provenance=(job or {}).get("provenance") or {},
-        started=(job or {}).get("started"),
-        finished=(ending or {}).get("time"),
-    )
+    return record_of(node, "running" if ending is None else "failed" if result is None else "succeeded", job, ending, result, entry)
 
 
 def _parts(name: str, value: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Reading a sweep from an MLflow tracking server. Imports MLflow, which takes seconds: only `analysis.load` imports this, when asked to."""
 
-import json
 import logging
 import os
 import tempfile
@@ -13,7 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from analysis.errors import ResultsError
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, record_from_tags
-from analysis.reading.records import Record, SweepInfo, mark_blocked, parse_manifest, pending_record
+from analysis.reading.records import Record, SweepInfo, mark_blocked, parse_manifest, record_of
+from scalearn.files.json_files import decode
 from scalearn.secrets import clause, without_secrets
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -50,7 +50,7 @@ def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo |
     for entry in manifest.nodes:
         node = str(entry["node"])
         known = record_from_tags(node, runs[node], entry) if node in runs else None
-        records.append(known or pending_record(node, entry, manifest.benchmark))
+        records.append(known or record_of(node, "pending", entry=entry, benchmark=manifest.benchmark))
     return mark_blocked(records), manifest
 
 
@@ -63,12 +63,12 @@ def _sweep(client: MlflowClient, uri: str, sweep: str) -> tuple[str, SweepInfo]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = client.download_artifacts(run.info.run_id, MANIFEST_ARTIFACT, folder)
-        except (MlflowException, OSError) as error:
+            raw = decode(Path(path).read_bytes())
+        except (MlflowException, OSError, ValueError) as error:
             raise ResultsError(
-                f"The run of sweep {sweep!r} at {without_secrets(uri)} holds no {MANIFEST_ARTIFACT}; run the sweep again."
+                f"The run of sweep {sweep!r} at {without_secrets(uri)} holds no sound {MANIFEST_ARTIFACT}; run the sweep again."
             ) from error
-        manifest = parse_manifest(json.loads(Path(path).read_text(encoding="utf-8")))
-    return run.info.experiment_id, manifest
+    return run.info.experiment_id, parse_manifest(raw, f"{MANIFEST_ARTIFACT} of sweep {sweep!r} at {without_secrets(uri)}")
 
 
 def _jobs(client: MlflowClient, experiments: list[str]) -> dict[str, dict[str, str]]:

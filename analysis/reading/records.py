@@ -77,20 +77,26 @@ def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
     """The manifest of a sweep that was run into this store.
 
     Raises:
-        ResultsError: The store knows no sweep of that name.
+        ResultsError: The store knows no sweep of that name, or its manifest was not written by a run.
     """
     raw = read_json(folder, f"sweeps/{sweep}.json")
     if raw is None:
         known = ", ".join(folder.manifests()) or "none"
         raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
-    if not shapes.has_form(raw, shapes.MANIFEST):
-        raise ResultsError(f"{folder.name}/sweeps/{sweep}.json has not the form that runs write; run the sweep again.")
     # A manifest that was copied to another name still holds its first one.
-    return replace(parse_manifest(raw), name=sweep)
+    return replace(parse_manifest(raw, f"{folder.name}/sweeps/{sweep}.json"), name=sweep)
 
 
-def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
-    """A manifest's content, with what an older or newer writer left out as empty."""
+def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
+    """A manifest's content, with what an older or newer writer left out as empty.
+
+    Raises:
+        ResultsError: It was not written by a run, or names a place outside the store; the sentence says `where` it lies.
+    """
+    if not shapes.has_form(raw, shapes.MANIFEST):
+        raise ResultsError(f"{where} has not the form that runs write; run the sweep again.")
+    for entry in raw.get("nodes") or ():
+        _require_node(entry, where)
     return SweepInfo(
         name=str(raw.get("name", "")),
         benchmark=raw.get("benchmark"),
@@ -106,9 +112,9 @@ def parse_manifest(raw: Mapping[str, Any]) -> SweepInfo:
     )
 
 
-def _with_config(entry: Any, values: Any) -> Any:
+def _with_config(entry: Mapping[str, Any], values: Any) -> Mapping[str, Any]:
     """A node's line with its configuration in full; the manifest keeps each field's values once and their numbers in the lines."""
-    numbers = entry.get("config") if isinstance(entry, Mapping) else None
+    numbers = entry.get("config")
     if not isinstance(numbers, list) or not isinstance(values, Mapping):
         return entry
     # Fields that only later jobs have are missing from the earlier lines.
@@ -141,25 +147,48 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         # Damage in one node must not hide the others: it counts as a failure of that node.
         return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config_from(entry, node, benchmark))
     state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
-    ending = success or failure or {}
+    return record_of(node, state, job, success or failure, result, entry, benchmark)
+
+
+def record_of(
+    node: str,
+    state: State,
+    job: Mapping[str, Any] | None = None,
+    ending: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+    entry: Mapping[str, Any] | None = None,
+    benchmark: str | None = None,
+) -> Record:
+    """Put a record together from what is known of a node.
+
+    Args:
+        node: The node.
+        state: How it stands.
+        job: Content of its `job.json`.
+        ending: Of its `SUCCESS.json` or `FAILED.json`.
+        result: Of its `result.json`.
+        entry: Its line in a sweep's manifest.
+        benchmark: The sweep's.
+    """
+    job, ending, entry = job or {}, ending or {}, entry or {}
     return Record(
         node,
         state,
-        stage=entry.get("stage") or (job or {}).get("stage"),
-        error=str(failure.get("error")) if failure else None,
-        attempts=_count((failure or {}).get("attempts")) or _count((job or {}).get("attempts")),
-        config=(job or {}).get("config") or entry.get("config") or config_from(entry, node, benchmark),
-        parents=tuple(entry.get("parents") or (job or {}).get("parents") or ()),
+        stage=entry.get("stage") or job.get("stage"),
+        error=str(ending.get("error")) if state == "failed" else None,
+        attempts=_count(ending.get("attempts")) or _count(job.get("attempts")),
+        config=job.get("config") or entry.get("config") or config_from(entry, node, benchmark),
+        parents=tuple(entry.get("parents") or job.get("parents") or ()),
         result=result or {},
-        provenance=(job or {}).get("provenance") or {},
-        started=_seconds((job or {}).get("started")),
+        provenance=job.get("provenance") or {},
+        started=_seconds(job.get("started")),
         finished=_seconds(ending.get("time")),
     )
 
 
 def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
-    nodes = list(folder.nodes()) if manifest is None else [_node_of(entry, manifest) for entry in manifest.nodes]
+    nodes = list(folder.nodes()) if manifest is None else [str(entry["node"]) for entry in manifest.nodes]
     folder.prefetch(f"{node}/{name}" for node in nodes for name in _RECORD_FILES)
     if manifest is None:
         records = [read_record(folder, node) for node in nodes]
@@ -168,28 +197,12 @@ def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
     return mark_blocked(records)
 
 
-def _node_of(entry: Any, manifest: SweepInfo) -> str:
-    """The node that a manifest's line names.
-
-    Raises:
-        ResultsError: It names none, or a place outside the store.
-    """
+def _require_node(entry: Any, where: str) -> None:
+    """Refuse a manifest's line that names no node, or a place outside the store."""
     node = entry.get("node") if isinstance(entry, Mapping) else None
-    if (
-        not isinstance(node, str)
-        or not node
-        or ".." in node.split("/")
-        or node.startswith("/")
-        or not shapes.has_form(entry, shapes.MANIFEST_LINE)
-    ):
-        raise ResultsError(f"The manifest sweeps/{manifest.name}.json names {node!r}, which is no job of this store: run the sweep again.")
-    return node
-
-
-def pending_record(node: str, entry: Mapping[str, Any], benchmark: str | None) -> Record:
-    """A node of which nothing is known but its line in the sweep's manifest."""
-    config = entry.get("config") or config_from(entry, node, benchmark)
-    return Record(node, "pending", stage=entry.get("stage"), config=config, parents=tuple(entry.get("parents") or ()))
+    sound = isinstance(node, str) and node and ".." not in node.split("/") and not node.startswith("/")
+    if not sound or not shapes.has_form(entry, shapes.MANIFEST_LINE):
+        raise ResultsError(f"{where} names {node!r}, which is no job of this store: run the sweep again.")
 
 
 def mark_blocked(records: Sequence[Record]) -> list[Record]:

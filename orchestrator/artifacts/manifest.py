@@ -6,7 +6,7 @@ stay named and can be reported.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,8 +47,13 @@ def own_name(sweep: str, graph: Graph, store: Store) -> str:
 
 def named_by(store: Store, sweep: str) -> set[str]:
     """Return the jobs that the manifest of a name names; none where there is no manifest that can be read."""
-    nodes = (store.load_json(store.manifest_path(sweep)) or {}).get("nodes")
-    return {str(entry.get("node")) for entry in nodes if isinstance(entry, dict)} if isinstance(nodes, list) else set()
+    return nodes_in(store.load_json(store.manifest_path(sweep))) or set()
+
+
+def nodes_in(manifest: Mapping[str, Any] | None) -> set[str] | None:
+    """Return the jobs that a manifest names. None: it is none that we wrote."""
+    nodes = (manifest or {}).get("nodes")
+    return {str(entry.get("node")) for entry in nodes if isinstance(entry, dict)} if isinstance(nodes, list) else None
 
 
 def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, run_id: str | None, name: str | None = None) -> None:

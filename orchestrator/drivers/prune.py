@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
-from orchestrator.artifacts.manifest import named_by
+from orchestrator.artifacts.manifest import named_by, nodes_in
 from orchestrator.artifacts.store import SET_ASIDE, Store
 from orchestrator.drivers.claims import CLAIMS
 from orchestrator.drivers.heartbeat import DRIVERS, living
@@ -73,10 +73,10 @@ def _named_in_manifests(store: Store, names: Collection[str]) -> set[str]:
         raise UserError(f"The store {store.url} holds no sweep's manifest: name the sweep files whose jobs are to stay.")
     found: set[str] = set()
     for name in names:
-        nodes = (store.load_json(store.root / "sweeps" / name) or {}).get("nodes")
-        if not isinstance(nodes, list):
+        nodes = nodes_in(store.load_json(store.root / "sweeps" / name))
+        if nodes is None:
             raise UserError(f"{store.root / 'sweeps' / name} cannot be read: remove it, or run its sweep again, before you prune.")
-        found.update(str(entry.get("node")) for entry in nodes if isinstance(entry, dict))
+        found |= nodes
     return found
 
 

@@ -92,6 +92,31 @@ def test_long_records_are_split_and_a_shorter_one_may_replace_them() -> None:
     assert record_from_tags("n", tags).config == {"method": "y"}
 
 
+def test_record_that_is_too_deep_for_a_reader_is_no_record() -> None:
+    from analysis.reading.mlflow_records import record_from_tags
+
+    assert record_from_tags("n", {"record.job": "1", "record.job.0": "[" * 100_000}).config["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"nodes": [', "holds no sound manifest.json; run the sweep again"),
+        ("5", "holds no sound manifest.json; run the sweep again"),
+        ('{"nodes": 5}', "has not the form that runs write; run the sweep again"),
+        ('{"nodes": [{"task": "x"}]}', "names None, which is no job of this store"),
+    ],
+)
+def test_manifest_that_no_run_has_logged_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("demo", artifact_location=(tmp_path / "artifacts").as_uri())
+    run = client.create_run(experiment, tags={"kind": "sweep", "sweep": "demo"}).info.run_id
+    client.log_text(run, text, MANIFEST_ARTIFACT)
+    with pytest.raises(analysis.ResultsError, match=sentence):
+        analysis.load(uri, "demo")
+
+
 def test_sweep_metrics_are_the_averages_of_complete_rows(broken_store: Path) -> None:
     table = analysis.benchmark_table(analysis.load(broken_store, "demo"))
     metrics = sweep_metrics(table)

@@ -128,15 +128,17 @@ def test_checkpoint_that_is_replaced_while_it_is_fetched_is_fetched_anew(url, tm
 
 def test_host_keeps_the_working_copies_of_living_workers_alone(url, scratch):
     first = Store(url)
-    work(first.begin(NODE, {}))
+    held = first.begin(NODE, {})
+    work(held)
     assert first.storage.listing(first.directory(NODE)).keys() == {"job.json"}
     second = Store(url)  # another worker of this host takes the node over, and the first does not know yet
-    assert second.begin(NODE, {}) != first._mirror.work(NODE)
-    assert (first._mirror.work(NODE) / "checkpoint" / "epoch").exists()
+    taken = second.begin(NODE, {})
+    assert taken != held
+    assert (held / "checkpoint" / "epoch").exists()
     first.publish(NODE, force=True)
     copies = [copy.parent for copy in scratch.rglob("job.json")]
     assert len(copies) == 2
-    finish(second._mirror.work(NODE))
+    finish(taken)
     second.commit(NODE)
     first = None  # as a worker that ends without a word
     other = NODE.replace("seed0", "seed1")

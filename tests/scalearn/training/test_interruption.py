@@ -39,7 +39,7 @@ def test_pack_stopped_again_and_again_at_any_moment_ends_with_the_same_bits(
     configs = [config_of("scalearn", backbone, 0), config_of("adapter", backbone, 1, patience=1, learning_rate=1e-30)]
     train_pack(configs, tmp_path / "whole", parents, micro_batch_rows=8)
     monkeypatch.setattr(stop_signal, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(stop_signal, "_SHARE_OF_TIME", float("inf"))
+    monkeypatch.setattr(stop_signal, "pause_for", lambda cost: 0.0)
     looks = random.Random(0)
     stopped_at: list[int] = []
     while len(stopped_at) < 100:
