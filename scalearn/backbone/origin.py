@@ -6,9 +6,10 @@ Planning imports this module, so it imports neither torch nor transformers, and 
 import hashlib
 import re
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from scalearn.files.content import sha256_of
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w][\w./-]{0,99}))?", re.ASCII)
 
@@ -46,13 +47,5 @@ def content_origin(files: Iterable[Path]) -> str:
     """Return the identity of files by their names and content, in the given order: `files:sha256-...`."""
     digest = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}\0{_file_hash(file, status.st_size, status.st_mtime_ns)}\n".encode())
+        digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())
     return f"files:sha256-{digest.hexdigest()}"
-
-
-@cache
-def _file_hash(path: Path, size: int, modified: int) -> str:
-    """Return the sha256 of a file; size and time of change (ns) make the answer reusable within a process."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,7 +13,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from datasets import Dataset, Features
 from filelock import FileLock
 
 from scalearn.errors import UserError
+from scalearn.files.content import sha256_of
 
 ROWS, ENTRY, UNFINISHED = "rows.arrow", "entry.json", ".unfinished"
 
@@ -88,7 +88,7 @@ def _build(
             for table in tables:
                 writer.write_table(table)
                 count += len(table)
-        size, sha256 = (unfinished / ROWS).stat().st_size, _sha256(unfinished / ROWS)
+        size, sha256 = (unfinished / ROWS).stat().st_size, sha256_of(unfinished / ROWS)
         entry = {"settings": settings, "label_names": label_names, "warnings": said, "rows": count, "size": size, "sha256": sha256}
         (unfinished / ENTRY).write_text(json.dumps(entry, indent=1))
         if path.exists():  # an entry that failed its verification
@@ -104,8 +104,7 @@ def _open(path: Path) -> Entry | None:
     """Return the entry if it is there and intact."""
     try:
         entry = json.loads((path / ENTRY).read_text())
-        stat = (path / ROWS).stat()
-        if stat.st_size == entry["size"] and _verified(path / ROWS, stat.st_mtime_ns, stat.st_size, entry["sha256"]):
+        if (path / ROWS).stat().st_size == entry["size"] and sha256_of(path / ROWS) == entry["sha256"]:
             names = entry["label_names"]
             return Entry(Dataset.from_file(str(path / ROWS)), None if names is None else tuple(names), tuple(entry["warnings"]))
     except (ValueError, RecursionError, KeyError, TypeError, OSError):
@@ -113,14 +112,3 @@ def _open(path: Path) -> Entry | None:
             return None
     warnings.warn(f"The cached tokens in {path} are damaged; they are built again.", stacklevel=2)
     return None
-
-
-@lru_cache(maxsize=1024)
-def _verified(path: Path, modified: int, size: int, sha256: str) -> bool:
-    """Whether the file has that content; hashed once per process and state of the file."""
-    return _sha256(path) == sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
 """Where a task's rows come from, as part of a job's identity, found without a network and without heavy imports."""
 
 import hashlib
-from functools import cache
 from pathlib import Path
 
 from scalearn.errors import UserError
+from scalearn.files.content import sha256_of
 from scalearn.secrets import clause
 from scalearn.tasks.spelling import listed
 from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
@@ -90,14 +90,6 @@ def broken(task: Task, path: Path, error: Exception) -> UserError:
 
 def _sha256(path: Path) -> str:
     try:
-        stat = path.stat()
-        return _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f"The data file {path} cannot be read ({error.strerror}); check its permissions.") from None
-
-
-@cache
-def _sha256_of(path: Path, modified: int, size: int) -> str:
-    """Hash of a file's content, computed once per process and state of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
