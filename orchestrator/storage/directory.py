@@ -40,12 +40,21 @@ def walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield os.path.relpath(folder, base).replace(os.sep, "/"), {"type": "closed", "size": 0}
 
 
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file is to be written to, where it is not there yet."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # which would say that somebody has written the file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
+
+
 def create_whole(path: Path, data: bytes) -> None:
     """Link a finished file into place: with `O_EXCL` alone a reader could see half of it.
 
     Raises:
         FileExistsError: Somebody else has written it.
     """
+    make_folder_of(path)
     beside = beside_of(path)
     try:
         beside.write_bytes(data)

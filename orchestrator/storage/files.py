@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from orchestrator.storage.directory import create_whole, walk
+from orchestrator.storage.directory import create_whole, make_folder_of, walk
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_trouble, reason
 from orchestrator.storage.url import is_local, remote_root
 from scalearn.files.json_files import LARGEST, SMALL, encode, names_no_file, parse, read_bytes, require_size
@@ -174,7 +174,14 @@ class Storage:
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file; readers see it whole or not at all."""
-        self._do(lambda: write_whole(path, data) if self.is_local else self._files.pipe_file(self.key(path), data), path)
+        self._do(lambda: self._write(path, data), path)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        if not self.is_local:
+            self._files.pipe_file(self.key(path), data)
+        else:
+            make_folder_of(path)
+            write_whole(path, data)
 
     def create(self, path: Path, data: bytes) -> bool:
         """Write a file that does not exist yet; of several writers exactly one succeeds, on file systems and object stores alike.

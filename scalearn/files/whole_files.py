@@ -1,13 +1,12 @@
 """Files that appear whole or not at all: written beside their place, and then moved there. Planning imports this module: no torch."""
 
-import errno
 import os
 import uuid
 from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file; readers see it whole or not at all, and several writers do not disturb each other.
+    """Write a file into an existing directory; readers see it whole or not at all, and several writers do not disturb each other.
 
     Raises:
         OSError: It cannot be written; what was there before is there still.
@@ -22,9 +21,5 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def beside_of(path: Path) -> Path:
-    """Return where to write a file before it is put in its place whole; its folder is there then."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # which would say that somebody has written the file
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
+    """Return where to write a file before it is put in its place."""
     return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
