@@ -5,10 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from scalearn.config import JobConfig
+from scalearn.data import tokenised
+from scalearn.formats.source_adapters import load_source_adapters
+from scalearn.model.model import LoadedBackbone
+from scalearn.training.job import JobRun
 from scalearn.training.loop import train
 from scalearn.training.pack import Outcome, PackMember, Stop
 from scalearn.training.runtime import Runtime
@@ -64,3 +69,12 @@ def stop_at(step: int) -> Callable[[PackMember, Mapping[str, Any]], None]:
             raise Stop
 
     return report
+
+
+def begun(
+    config: JobConfig, directory: Path, parents: Mapping[str, Path], backbone: LoadedBackbone, scaler: torch.amp.GradScaler | None = None
+) -> JobRun:
+    """A job as it stands before its first step, or as its checkpoint left it."""
+    tasks = [tokenised(data, backbone.tokenizer, config.backbone_origin, root=None, cache=None) for data in config.data]
+    sources = load_source_adapters(backbone.encoder, {name: parents[name] for name in config.sources}) if config.sources else None
+    return JobRun(PackMember(config, directory, parents), backbone.encoder, tasks, sources, scaler)

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from scalearn.model.model import load_backbone
 from scalearn.passes import evaluation
 from scalearn.training import job as training_job
 from scalearn.training import loop as training
 from scalearn.training import stop_signal
 from scalearn.training.checkpoint import load_checkpoint
-from scalearn.training.job import JobRun
-from scalearn.training.pack import OutOfMemory, PackMember, Stop
-from scalearn.training.runtime import Runtime
+from scalearn.training.pack import OutOfMemory, Stop
 from scalearn.training.stop_signal import StopSignal
-from tests.scalearn.helpers.packs import config_of, difference, history, result, stop_at, train_pack
+from tests.scalearn.helpers.packs import begun, config_of, difference, history, result, stop_at, train_pack
 
 
 def patched_passes(monkeypatch: pytest.MonkeyPatch, module: Any, before: Callable[[list[int]], None]) -> None:
@@ -173,14 +172,12 @@ def test_memory_that_does_not_hold_one_row_is_an_error(backbone: str, tmp_path: 
 
 
 def test_scale_of_fp16_gradients_is_resumed(backbone: str, tmp_path: Path) -> None:
-    (member,) = (PackMember(config_of("adapter", backbone), tmp_path),)
-    trainer = training._PackTrainer([member], Runtime(device="cpu"), lambda *_: None)
-    tasks = trainer.active[0].tasks
+    config, loaded = config_of("adapter", backbone), load_backbone(backbone)
 
     def scaler(scale: float) -> torch.amp.GradScaler:
         return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
 
-    first = JobRun(member, trainer.encoder, tasks, None, scaler(2.0**16))
+    first = begun(config, tmp_path, {}, loaded, scaler(2.0**16))
     assert first.scaler is not None
     weight = next(iter(first.learned().values()))
     for gradient in (float("inf"), 1.0, 1.0):  # halves the scale, then two steps towards doubling it
@@ -189,8 +186,8 @@ def test_scale_of_fp16_gradients_is_resumed(backbone: str, tmp_path: Path) -> No
         first.scaler.step(first.optimizer)
         first.scaler.update()
     first.checkpoint()
-    again = JobRun(member, trainer.encoder, tasks, None, scaler(8.0))
+    again = begun(config, tmp_path, {}, loaded, scaler(8.0))
     assert again.scaler is not None
     assert again.scaler.get_scale() == 2.0**15
     assert again.scaler.state_dict() == first.scaler.state_dict()
-    assert JobRun(member, trainer.encoder, tasks, None).scaler is None
+    assert begun(config, tmp_path, {}, loaded).scaler is None

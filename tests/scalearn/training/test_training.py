@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from scalearn.errors import UserError
+from scalearn.model.model import load_backbone
 from scalearn.training import loop as training
 from scalearn.training.checkpoint import load_checkpoint
 from scalearn.training.loop import train
 from scalearn.training.pack import OutOfMemory, PackMember, Stop
 from scalearn.training.runtime import Runtime
-from tests.scalearn.helpers.packs import SOURCES, TARGET, config_of, difference, history, result, stop_at, train_pack, weights
+from tests.scalearn.helpers.packs import SOURCES, TARGET, begun, config_of, difference, history, result, stop_at, train_pack, weights
 from tests.scalearn.helpers.small import job, run, save_backbone
 
 METHODS = ("adapter", "scalearn", "adapterfusion")
@@ -241,11 +242,11 @@ def test_memory_that_ends_outside_of_a_pass_is_said_to_have_ended(
 
 
 def test_omega_takes_no_weight_decay_unless_asked(backbone: str, parents: Mapping[str, Path], tmp_path: Path) -> None:
+    loaded = load_backbone(backbone)
+
     def groups(settings: dict[str, Any]) -> dict[str, float]:
         config = job("scalearn", TARGET, backbone, settings, sources=SOURCES, weight_decay=0.1)
-        (tmp_path / "job").mkdir(exist_ok=True)
-        trainer = training._PackTrainer([PackMember(config, tmp_path / "job", parents)], Runtime(device="cpu"), lambda *_: None)
-        (one,) = trainer.active
+        one = begun(config, tmp_path / "job", parents, loaded)
         decays = {id(parameter): group["weight_decay"] for group in one.optimizer.param_groups for parameter in group["params"]}
         return {"omega": decays[id(one.branch.learned()["omega"])], "head": decays[id(one.heads[0].out.weight)]}
 
