@@ -1,18 +1,24 @@
 """What one training job is: frozen dataclasses that hold every field that changes its result.
 
 Nothing here says where or how a job runs (device, worker, directory, pack): that is `scalearn.training.loop.Runtime`.
-The orchestrator fingerprints these dataclasses, so adding a field changes every job's identity unless the
-fingerprint skips its default.
+The orchestrator fingerprints these dataclasses (`scalearn.identity`), so a new field changes every job's identity unless it is
+marked `ADDED_LATER`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 Stage = Literal["source", "transfer", "joint", "single", "similarity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Selection = Literal["loss", "metric"]
 Setting = str | int | float | bool | None | tuple["Setting", ...]
+
+PLACE: Mapping[str, Any] = MappingProxyType({"identity": "never"})
+"""Marks a field that only says where something is or how it is called: an origin beside it identifies what is there."""
+ADDED_LATER: Mapping[str, Any] = MappingProxyType({"identity": "unless default"})
+"""Marks a field that came after schema version 1: it is left out while it holds its default, so that older results stay valid."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,9 @@ class OptimisationConfig:
     """Gradients are clipped per job to this norm: the default of the trainer behind the published runs."""
     temperature: float = 1.0
     """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
-    group_by_length: bool = False
+    group_by_length: bool = field(default=False, metadata=ADDED_LATER)
     """Draw batches of inputs of similar length: less padding, but not the paper's order."""
-    early_stopping: Literal["asha"] | None = None
+    early_stopping: Literal["asha"] | None = field(default=None, metadata=ADDED_LATER)
     """Whether jobs that differ in learning rate and seed alone are compared while they run, and the worse ones end before their time."""
     precision: Precision = "auto"
     """`auto` picks bf16 where the device multiplies bf16 natively, otherwise fp32; the result records the choice."""
@@ -79,7 +85,7 @@ class ExternalAdapter:
     """Under which it is stacked; one of `JobConfig.sources`."""
     origin: str
     """Identity of configuration and weights: `files:sha256-...`, or `hub:ID@REVISION`."""
-    place: str
+    place: str = field(metadata=PLACE)
     """Absolute directory, or hub id `owner/adapter[@revision]`. No part of the identity."""
 
 
@@ -93,7 +99,7 @@ class JobConfig:
     """Key of the method registry. A source adapter has method `adapter`."""
     data: tuple[DataConfig, ...]
     """One task; several for joint methods."""
-    backbone: str
+    backbone: str = field(metadata=PLACE)
     """Registered name (`minilm`, `roberta-base`), hub id, or local directory."""
     backbone_origin: str
     """Identity of the weights: `hub:ID@REVISION`, `package:NAME==VERSION`, `files:sha256-...`."""
@@ -103,9 +109,9 @@ class JobConfig:
     """Names of the source adapters in the order in which they are stacked; keys of `PackMember.parents`."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """The method's own settings; the method's registry entry names them, with defaults."""
-    external: tuple[ExternalAdapter, ...] = ()
+    external: tuple[ExternalAdapter, ...] = field(default=(), metadata=ADDED_LATER)
     """Those of the sources that no job trains, in the order of `sources`."""
-    compared: tuple[tuple[float, int], ...] = ()
+    compared: tuple[tuple[float, int], ...] = field(default=(), metadata=ADDED_LATER)
     """Learning rates and seeds of the jobs that early stopping compares, this one among them; sorted. Empty: it runs to its end."""
 
     @property
@@ -113,36 +119,3 @@ class JobConfig:
         """The only task of a job that is not joint, e.g. `glue/rte`."""
         (data,) = self.data
         return data.task
-
-
-_PLACES = ("backbone", "place")
-"""Fields that say where something lies or how it is called; origins identify it."""
-
-
-def identifying_fields(job: JobConfig) -> dict[str, Any]:
-    """Return what makes two jobs the same, field by field, such as `{"seed": 3, "optimisation.learning_rate": 0.006, ...}`.
-
-    Fields with their default are left out, so that a field that a later version adds changes nothing.
-
-    Returns:
-        Dotted names and JSON values; tuples are lists.
-    """
-    return _flat("", job)
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if is_dataclass(value):
-        parts = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in _PLACES}
-        defaults = {each.name: each.default for each in fields(value)}
-        parts = {key: part for key, part in parts.items() if part != defaults[key]}
-    elif isinstance(value, Mapping):
-        parts = dict(value)
-    elif isinstance(value, tuple) and any(map(is_dataclass, value)):
-        parts = {str(index): part for index, part in enumerate(value)}
-    else:
-        return {name: _listed(value)}
-    return {long: plain for key, part in parts.items() for long, plain in _flat(f"{name}.{key}" if name else key, part).items()}
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from orchestrator.definition.identity import fingerprint_of
 from orchestrator.storage.directory import first_unwritable
 from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import reason
@@ -59,7 +60,7 @@ def stranger(node: str, record: Mapping[str, Any] | None) -> str | None:
     named, digits = record.get("node", node), record.get("fingerprint")
     if named != node:
         return str(named)
-    return f"a job with the fingerprint {digits}" if isinstance(digits, str) and not node.endswith(f"-{digits}") else None
+    return f"a job with the fingerprint {digits}" if isinstance(digits, str) and digits != fingerprint_of(node) else None
 
 
 def are_entries(files: object) -> TypeGuard[dict[str, dict[str, Any]]]:

@@ -4,11 +4,11 @@ The store keeps an empty object per job that has ended, `.index/succeeded/NODE` 
 one request per 1000 jobs. It is a hint. The truth is `SUCCESS.json`, written before the hint and read by every run.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from orchestrator.artifacts.artifact import JOB, Outcome
+from orchestrator.definition.identity import is_node, path_of
 from orchestrator.storage.files import Storage
 from scalearn.files.json_files import SMALL, parse
 
@@ -56,8 +56,8 @@ class Glance:
         if self._by_path is None:
             self._by_path = {}
             for node in self._states:
-                if re.fullmatch(r"[0-9a-f]{10}", node.rpartition("-")[2]):
-                    self._by_path.setdefault(node.rpartition("-")[0], []).append(node)
+                if is_node(node):
+                    self._by_path.setdefault(path_of(node), []).append(node)
         read: Callable[[str], dict[str, Any] | None] = self._read(self._by_path.get(path, ()), JOB).get
         return [record for node in sorted(self._by_path.get(path, ())) if (record := read(node)) is not None]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from orchestrator.artifacts.store import SCHEMA, Store
 from orchestrator.definition.graph import Graph, Job
-from orchestrator.definition.identity import to_plain
 from orchestrator.definition.names import TaskNames
 from orchestrator.definition.sweep import Sweep
 from scalearn.files.json_files import LARGEST
+from scalearn.identity import to_plain
 from scalearn.secrets import without_secrets
 
 

@@ -8,7 +8,6 @@ storage: nothing here needs a rename to be atomic or a directory to exist. Names
 import contextlib
 import errno
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -36,6 +35,7 @@ from orchestrator.artifacts.artifact import (
 )
 from orchestrator.artifacts.index import Ended, Glance, note
 from orchestrator.artifacts.working_copies import Mirror
+from orchestrator.definition.identity import is_node, method_folder, path_of
 from orchestrator.storage.files import Storage
 from orchestrator.storage.retrying import Patience, StoreUnavailable, reason
 from scalearn.errors import UserError
@@ -298,8 +298,7 @@ class Store:
     def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
         """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""
         found: dict[str, dict[str, Mapping[str, Any]]] = {node: {} for node in nodes}
-        depths = {node: node.count("/") + 1 for node in found}
-        prefixes = {"/".join(node.split("/")[: min(4, depths[node] - 1)]) for node in found}
+        prefixes = set(map(method_folder, found))
         for place, files in self.storage.listings(self.root / prefix for prefix in sorted(prefixes)):
             prefix = place.relative_to(self.root).as_posix()
             for name, facts in files.items():
@@ -362,9 +361,8 @@ class Store:
     def twins(self, path: str) -> list[dict[str, Any]]:
         """Return `job.json` of every job at a readable path, whatever its fingerprint."""
         directory = self.directory(path)
-        pattern = re.compile(re.escape(directory.name) + r"-[0-9a-f]{10}")
-        names = self.storage.names(directory.parent)
-        records = (self.storage.read_json(directory.with_name(name) / JOB, SMALL) for name in names if pattern.fullmatch(name))
+        names = (name for name in self.storage.names(directory.parent) if is_node(name) and path_of(name) == directory.name)
+        records = (self.storage.read_json(directory.with_name(name) / JOB, SMALL) for name in names)
         return [record for record in records if record is not None]
 
     def manifest_path(self, sweep: str) -> Path:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.identity import is_called
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
 from orchestrator.terminal import SafeConsole
 from scalearn.errors import UserError
@@ -55,7 +56,7 @@ def find_job(graph: Graph, name: str) -> Job:
     Raises:
         UserError: No such job.
     """
-    matching = [node for node in graph.nodes() if name in (node, node.rpartition("-")[0])]
+    matching = [node for node in graph.nodes() if is_called(node, name)]
     if len(matching) != 1:
         near = difflib.get_close_matches(name, graph.nodes(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ": `scalearn status --json` lists them."

@@ -1,13 +1,12 @@
 """`scalearn export`: a finished target of a sweep as one ordinary adapter."""
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.store import Store
-from orchestrator.commands.arguments import open_store
-from orchestrator.definition.graph import Graph, Job
+from orchestrator.commands.arguments import find_job, open_store
+from orchestrator.definition.graph import Job
 from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
 
@@ -38,22 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store, graph = open_store(sweep, arguments), sweep.expand()
-    job = _job(graph, arguments.node)
+    job = find_job(graph, arguments.node)
     for node in (*graph.parents(job.node), job.node):
         if not store.complete(node):
             raise UserError(f"{node} is not done in {store.url}: run the sweep first.")
     root = Path(sweep.data.root) if sweep.data.root is not None else None
     print(_export(job, store, root, arguments.to, arguments.prune, allow_pickle=sweep.sources.allow_pickle))
     return 0
-
-
-def _job(graph: Graph, node: str) -> Job:
-    matching = [name for name in graph.nodes() if node in (name, name.rpartition("-")[0])]
-    if len(matching) != 1:
-        near = difflib.get_close_matches(node, graph.nodes(), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ": `scalearn status` lists them."
-        raise UserError(f"The sweep has no node '{node}'{hint}")
-    return graph.job(matching[0])
 
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:

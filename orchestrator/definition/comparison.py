@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator.definition.graph import Job
-from orchestrator.definition.identity import canonical_json
+from scalearn.identity import canonical_json
 
 
 def compared_group(job: Job) -> str:

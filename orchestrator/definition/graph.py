@@ -12,7 +12,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from orchestrator.definition.identity import fingerprint, node_path
+from orchestrator.definition.identity import fingerprint, node_name, node_path
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 
@@ -41,7 +41,7 @@ class Job:
         """Derive the names at once: later they are read far more often than made, and parents' ones are at hand."""
         object.__setattr__(self, "path", node_path(self.config))
         object.__setattr__(self, "fingerprint", fingerprint(self.config, [parent.fingerprint for parent in self.parents]))
-        object.__setattr__(self, "node", f"{self.path}-{self.fingerprint}")
+        object.__setattr__(self, "node", node_name(self.path, self.fingerprint))
 
     def __eq__(self, other: object) -> bool:
         """Compare by node."""

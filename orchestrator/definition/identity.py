@@ -1,21 +1,19 @@
-"""What makes two jobs the same: canonical JSON of a configuration, its fingerprint, and its readable path.
+"""What makes two jobs the same, and how they are called: the fingerprint, the names of nodes, and the parts of such names.
 
-Only fields that change a result enter (DESIGN, Identity). Where the weights or the rows lie does not: their origins stand for them.
+A node is called `<benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>`. All but the fingerprint is its path, for people.
+What of a configuration enters the fingerprint is said in `scalearn.identity`.
 """
 
 import hashlib
-import json
-import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
+from scalearn.identity import canonical_json, identifying_parts
 from scalearn.methods.registry import METHODS
 from scalearn.tasks import Task, benchmark_names, benchmark_tasks, task_of
 
@@ -23,20 +21,12 @@ SCHEMA_VERSION = 1
 """Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold; where that is so for some jobs
 only, let `schema_version` tell which."""
 
-PLACES = frozenset({"JobConfig.backbone", "ExternalAdapter.place"})
-"""Fields that only say where something is or how it is called; `backbone_origin` and `ExternalAdapter.origin` identify the weights."""
-
-ADDED_LATER: frozenset[str] = frozenset(
-    {"OptimisationConfig.early_stopping", "OptimisationConfig.group_by_length", "JobConfig.external", "JobConfig.compared"},
-)
-"""Fields (`Class.field`) that came after schema version 1: left out while they hold their default, so that older results stay valid."""
-
 MAX_SEGMENT = 100
 """Longest path segment in characters: leaves room for suffixes within the 255 bytes of common file systems."""
 
-_CONSTRAINED = frozenset({"scalearn_mean", "scalearn_softmax"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*", re.ASCII)
 _RESERVED = frozenset({"con", "prn", "aux", "nul"})
+_NODE = re.compile(r"[^./][^/]*(/[^./][^/]*)*-[0-9a-f]{10}")
 
 
 def safe_segment(name: str, what: str) -> str:
@@ -62,24 +52,6 @@ def printable(text: str) -> str:
     return f"'{plain}'"
 
 
-def to_plain(value: Any) -> Any:
-    """Return a configuration as JSON values (dict, list, str, int, float, bool, None), every field included.
-
-    Raises:
-        TypeError: A value that JSON does not hold exactly: NaN, infinity, a path, a set, bytes, a callable, an arbitrary object.
-    """
-    return _plain(value, "value", everything=True)
-
-
-def canonical_json(value: Any) -> str:
-    """Return the JSON text that identifies a value: keys sorted, no spaces, places and defaulted later fields left out.
-
-    Raises:
-        TypeError: As `to_plain`.
-    """
-    return json.dumps(_plain(value, "value", everything=False), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
 def schema_version(config: JobConfig) -> int:
     """Return the schema version of one job.
 
@@ -90,11 +62,11 @@ def schema_version(config: JobConfig) -> int:
     if config.stage == "similarity":
         return SCHEMA_VERSION
     method, joint = METHODS.get(config.method), config.stage == "joint"
-    dropped_late = config.method in _CONSTRAINED and config.settings.get("omega_dropout") not in (None, 0)
+    set_anew = method is not None and any(config.settings.get(name) not in (None, 0) for name in method.revised_settings)
     other_head = (joint or (method is not None and method.pools_choices)) and any(map(_has_choices, config.data))
     drawn_anew = joint and len(config.data) > 1
     read_anew = any(map(_read_anew, config.data))
-    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + dropped_late + other_head + drawn_anew + read_anew
+    return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + set_anew + other_head + drawn_anew + read_anew
 
 
 def _known_task(data: DataConfig) -> Task | None:
@@ -152,6 +124,42 @@ def node_path(config: JobConfig) -> str:
     return "/".join([*map(safe_segment, segments, kinds), safe_segment(_variant(config), "variant")])
 
 
+def node_name(path: str, fingerprint: str) -> str:
+    """Return what a job is called everywhere."""
+    return f"{path}-{fingerprint}"
+
+
+def is_node(name: str) -> bool:
+    """Tell whether a name looks like a node's: other things in a store are never taken for one."""
+    return _NODE.fullmatch(name) is not None
+
+
+def path_of(node: str) -> str:
+    """Return a node's path, which is its name without the fingerprint."""
+    return node.rpartition("-")[0]
+
+
+def fingerprint_of(node: str) -> str:
+    """Return a node's fingerprint."""
+    return node.rpartition("-")[2]
+
+
+def is_called(node: str, name: str) -> bool:
+    """Tell whether a name, whose fingerprint may be left out, is that of a node."""
+    return name in (node, path_of(node))
+
+
+def short_path(path: str) -> str:
+    """Return a path without benchmark, backbone and stage: `scalearn_pp/rte/lr6e-03-seed3`."""
+    return "/".join(path.split("/")[3:])
+
+
+def method_folder(node: str) -> str:
+    """Return the folder that a node shares with all others of its benchmark, backbone, stage and method."""
+    segments = node.split("/")
+    return "/".join(segments[: min(4, len(segments) - 1)])
+
+
 def backbone_segment(config: JobConfig) -> str:
     """Return the backbone's path segment: its name, `owner--model` of a hub id, or `local-HASH` of a directory, wherever that lies."""
     if config.backbone_origin.startswith("files:"):
@@ -187,45 +195,10 @@ def _short(value: object) -> str:
 
 
 def _rest(config: JobConfig) -> dict[str, Any]:
-    shared = ("benchmark", "data", "optimisation")
-    return {item.name: getattr(config, item.name) for item in _identity_fields(config) if item.name not in shared}
-
-
-def _identity_fields(value: Any) -> list[Any]:
-    """Return the fields of a dataclass instance that enter its identity."""
-    kind = type(value).__name__
-    kept = []
-    for item in fields(value):
-        name = f"{kind}.{item.name}"
-        if name in PLACES or (name in ADDED_LATER and getattr(value, item.name) == item.default):
-            continue
-        kept.append(item)
-    return kept
+    return {name: value for name, value in identifying_parts(config).items() if name not in ("benchmark", "data", "optimisation")}
 
 
 @lru_cache(maxsize=4096)
 def _shared_json(value: DataConfig | OptimisationConfig) -> str:
     """Memoise the parts that thousands of jobs of a sweep share."""
     return canonical_json(value)
-
-
-def _plain(value: Any, where: str, *, everything: bool) -> Any:
-    if isinstance(value, Enum):
-        return _plain(value.value, where, everything=everything)
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float:
-        if not math.isfinite(value):
-            raise TypeError(f"{where} is {value}, which JSON cannot hold")
-        # Values that compare equal (1 and 1.0, 0.0 and -0.0) must be one identity.
-        return int(value) if not everything and value.is_integer() and abs(value) < 2**53 else value
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = fields(value) if everything else _identity_fields(value)
-        return {item.name: _plain(getattr(value, item.name), f"{where}.{item.name}", everything=everything) for item in kept}
-    if isinstance(value, Mapping):
-        if not all(type(key) is str for key in value):
-            raise TypeError(f"{where} has a key that is not a string")
-        return {key: _plain(item, f"{where}.{key}", everything=everything) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item, f"{where}[{index}]", everything=everything) for index, item in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}, which has no canonical form")

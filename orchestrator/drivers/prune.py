@@ -9,13 +9,12 @@ from typing import Any
 from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
 from orchestrator.artifacts.manifest import named_by, nodes_in
 from orchestrator.artifacts.store import SET_ASIDE, Store
+from orchestrator.definition.identity import is_node
 from orchestrator.drivers.claims import CLAIMS
 from orchestrator.drivers.heartbeat import DRIVERS, living
 from orchestrator.storage.files import written_at
 from scalearn.errors import UserError
 
-_NODE = re.compile(r"[^.][^/]*(/[^./][^/]*)*-[0-9a-f]{10}")
-"""What names of nodes look like: nothing else is ever removed."""
 _OTHERS = ("sweeps/", "reports/", "mlflow-artifacts/", ".")
 """Beginnings of names that belong to no node."""
 
@@ -143,7 +142,7 @@ def _contents(store: Store) -> tuple[dict[str, Listing], dict[str, Listing], set
 def _node_directories(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         directory, _, file = name.rpartition("/")
-        if file in (JOB, SUCCESS, FAILED, HISTORY) and not directory.startswith(_OTHERS) and _NODE.fullmatch(directory):
+        if file in (JOB, SUCCESS, FAILED, HISTORY) and not directory.startswith(_OTHERS) and is_node(directory):
             yield directory
 
 

@@ -18,7 +18,7 @@ from ray import tune
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
-from orchestrator.definition.identity import schema_version, to_plain
+from orchestrator.definition.identity import schema_version
 from orchestrator.definition.resources import Shape, placement_of, shape_of
 from orchestrator.definition.schema import StageResources
 from orchestrator.drivers.claims import Claims
@@ -36,6 +36,7 @@ from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import Turns
 from orchestrator.storage.retrying import StoreUnavailable
+from scalearn.identity import to_plain
 from scalearn.tasks import task_of
 from scalearn.training.runtime import Runtime
 
@@ -227,7 +228,7 @@ class _Orders:
             "node": job.node,
             "path": job.path,
             "fingerprint": job.fingerprint,
-            "identity": schema_version(job.config),
+            "schema_version": schema_version(job.config),
             "stage": self._graph.stage_of(job.node),
             "config": to_plain(job.config),
             "parents": [parent.node for parent in job.parents],

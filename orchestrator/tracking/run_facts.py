@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.artifacts.job_history import flat, history_records
 from orchestrator.definition.graph import Job
-from orchestrator.definition.identity import to_plain
+from orchestrator.definition.identity import short_path
+from scalearn.identity import to_plain
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
 
 def run_name(job: Job) -> str:
     """Return what a list of runs calls a job: method, task, learning rate and seed; benchmark, backbone and stage are tags."""
-    return "/".join(job.path.split("/")[3:])
+    return short_path(job.path)
 
 
 def parameters(job: Job) -> dict[str, str]:

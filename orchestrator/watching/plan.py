@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.definition.identity import PLACES, schema_version, to_plain
+from orchestrator.definition.identity import schema_version
+from scalearn.identity import flat, is_place, to_plain
 
 if TYPE_CHECKING:
     from orchestrator.definition.graph import Graph, Job
@@ -164,16 +165,15 @@ def _row(job: PlannedJob) -> dict[str, Any]:
 
 
 def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
-    stored = dict(_flat(twin.get("config"), ""))
-    wanted = dict(_flat(to_plain(job.config), ""))
+    stored = dict(flat(twin.get("config")))
+    wanted = dict(flat(to_plain(job.config)))
     for name in sorted(wanted.keys() | stored.keys()):
-        if not PLACES.isdisjoint({f"JobConfig.{name}", f"ExternalAdapter.{name.rpartition('.')[2]}"}):
-            continue
-        if name.startswith("compared") or (not wanted.get(name) and name not in stored):  # younger than the stored job, at its default
+        younger = name not in stored and not wanted.get(name)  # a field that came after the stored job, at its default
+        if younger or name == "compared" or is_place(name):
             continue
         if wanted.get(name) != stored.get(name):
             yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"
-    if (before := _compared(stored)) != (now := _compared(wanted)) and before and now:
+    if (before := stored.get("compared")) != (now := wanted["compared"]) and before and now:
         yield "early stopping compares it with other learning rates or seeds"
     nodes = twin.get("parents")
     older = nodes if isinstance(nodes, list) else []
@@ -181,24 +181,9 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
     if fresh:
         yield f"its parent {fresh[0]} is new" if len(fresh) == 1 else f"{len(fresh)} of its parents are new, the first {fresh[0]}"
     version = schema_version(job.config)
-    if twin.get("identity", version) != version:
-        yield f"identity schema is {version}, stored {twin.get('identity')}"
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Iterate over the leaves of nested JSON values with their dotted names."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from _flat(item, f"{name}[{index}]")
-    else:
-        yield name, value
-
-
-def _compared(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted((name, value) for name, value in values.items() if name.startswith("compared["))
+    # Under `identity` older jobs have it.
+    if (before := twin.get("schema_version", twin.get("identity", version))) != version:
+        yield f"identity schema is {version}, stored {before}"
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -60,6 +60,8 @@ class Method:
     """Published values of `OptimisationConfig` fields that differ from its defaults (docs/protocol.md, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
     """The method's own settings by name."""
+    revised_settings: tuple[str, ...] = ()
+    """Settings with which, unless they are 0, a job computes otherwise than it did at first: its schema version is higher."""
     count: Count | None = None
     """Formula for the parameters that a job learns besides its heads. None: only the built model knows."""
 
@@ -92,14 +94,19 @@ _SCALING = "scalearn.methods.scaling:build"
 _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 
 
-def _scalearn(key: str, title: str, order: int, dropout: float, count: Count) -> Method:
+def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **rest: Any) -> Method:
     rules = _omega_rules(dropout)
     return Method(
-        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=rules, count=count
+        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=rules, count=count, **rest
     )
 
 
 _REDUCTION_RULE = {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
+
+
+def _constrained(key: str, title: str, order: int) -> Method:
+    """Return an ablation whose omegas are constrained. Omega dropout, which now comes before the constraint, came after it at first."""
+    return _scalearn(key, title, order, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",))
 
 
 def _propetl_rules(share: float, mask_rate: Mapping[str, SettingRule]) -> Mapping[str, SettingRule]:
@@ -230,8 +237,8 @@ METHODS: dict[str, Method] = {
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
         _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
         _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
-        _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer),
-        _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer),
+        _constrained("scalearn_mean", "ScaLearn (mean)", 260),
+        _constrained("scalearn_softmax", "ScaLearn (softmax)", 270),
         Method(
             "scalearn_fixed",
             "Fixed omega",

@@ -28,7 +28,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
-    """What identifies the job, as `scalearn.config.identifying_fields` gives it. None: a checkpoint from before it was written down."""
+    """What identifies the job, as `scalearn.identity.identifying_fields` gives it. None: a checkpoint from before it was written down."""
 
 
 def save_checkpoint(

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from scalearn.backbone.encoder import Encoder
-from scalearn.config import JobConfig, identifying_fields
+from scalearn.config import JobConfig
 from scalearn.data import TokenisedTask
 from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.identity import identifying_fields
 from scalearn.layers.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
 from scalearn.methods.parameter_groups import parameter_groups

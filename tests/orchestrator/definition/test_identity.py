@@ -11,10 +11,12 @@ import pytest
 
 from orchestrator.definition import identity
 from orchestrator.definition.graph import Job
-from orchestrator.definition.identity import canonical_json, fingerprint, node_path, safe_segment, to_plain
+from orchestrator.definition.identity import fingerprint, fingerprint_of, is_called, is_node, node_path, path_of, safe_segment
 from orchestrator.definition.sweep import Sweep
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
+from scalearn.identity import canonical_json, flat, identifying_fields, to_plain
+from scalearn.methods.registry import get_method
 
 DATA = DataConfig(task="glue/rte", origin="hub:nyu-mll/glue@main")
 CONFIG = JobConfig(
@@ -37,6 +39,20 @@ def test_node_is_readable_path_then_fingerprint():
     assert job.node == f"{job.path}-{job.fingerprint}"
     assert len(job.fingerprint) == 10
     assert int(job.fingerprint, 16) >= 0
+
+
+def test_name_of_a_node_is_taken_apart_as_it_was_made():
+    job = Job(CONFIG)
+    assert (path_of(job.node), fingerprint_of(job.node)) == (job.path, job.fingerprint)
+    assert is_node(job.node)
+    assert is_called(job.node, job.path)
+    assert is_called(job.node, job.node)
+    assert not is_called(job.node, job.path[:-1])
+
+
+@pytest.mark.parametrize("name", ["glue/rte", "glue/rte-0123", "/glue/rte-0123456789", ".cache/rte-0123456789", "glue/.x-0123456789", ""])
+def test_other_names_are_not_taken_for_a_node_s(name: str):
+    assert not is_node(name)
 
 
 def test_fingerprint_is_the_same_in_another_process_and_hash_seed():
@@ -98,7 +114,7 @@ def test_schema_version_is_higher_for_jobs_on_humset_alone():
     ],
 )
 def test_schema_version_is_higher_for_ablations_with_omega_dropout_alone(method: str, dropout: float, above: int):
-    config = replace(CONFIG, method=method, settings={"omega_dropout": dropout})
+    config = replace(CONFIG, method=method, settings={**get_method(method).settings, "omega_dropout": dropout})
     assert identity.schema_version(config) == identity.SCHEMA_VERSION + above
 
 
@@ -135,7 +151,7 @@ def test_recorded_fingerprints_hold_but_for_jobs_that_the_corrected_protocol_con
     nodes = set(Sweep.load(name).expand().nodes())
     for path, (recorded, holds) in RECORDED[name].items():
         assert (f"{path}-{recorded}" in nodes) == holds, path
-        assert any(node.rpartition("-")[0] == path for node in nodes), path
+        assert any(path_of(node) == path for node in nodes), path
 
 
 @pytest.mark.parametrize(
@@ -177,10 +193,17 @@ def test_name_of_the_weights_stays_out_but_their_identity_does_not():
     assert "/local-00ff00ff/" in Job(here).node
 
 
-def test_field_added_later_stays_out_while_it_holds_its_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(identity, "ADDED_LATER", frozenset({"JobConfig.sources"}))
-    assert "sources" not in canonical_json(replace(CONFIG, sources=()))
-    assert "sources" in canonical_json(CONFIG)
+def test_field_added_later_stays_out_while_it_holds_its_default():
+    assert "group_by_length" not in canonical_json(CONFIG)
+    assert "group_by_length" in canonical_json(replace(CONFIG.optimisation, group_by_length=True))
+
+
+def test_fields_that_tell_jobs_apart_are_the_fingerprint_s_but_for_defaults():
+    fields = identifying_fields(replace(CONFIG, data=(DATA, replace(DATA, few_shot=4))))
+    assert fields["data.1.few_shot"] == 4
+    assert fields["sources"] == ["cola", "rte"]
+    assert not {"backbone", "data.0.few_shot", "optimisation.epochs", "compared"} & fields.keys()
+    assert fields.items() <= dict(flat(to_plain(replace(CONFIG, data=(DATA, replace(DATA, few_shot=4)))))).items()
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from orchestrator.definition.graph import Graph, Job
-from orchestrator.definition.identity import to_plain
 from orchestrator.definition.sweep import Sweep
 from orchestrator.watching.plan import PlanResult, plan, print_plan
+from scalearn.identity import to_plain
 
 SWEEP = """\
 name: small
@@ -105,6 +106,17 @@ def test_place_of_the_weights_is_no_difference():
 
 def replace_backbone(job: Job, place: str) -> Job:
     return Job(replace(job.config, backbone=place, backbone_origin="files:sha256-00112233"), job.parents)
+
+
+@pytest.mark.parametrize("name", ["schema_version", "identity"])  # the second is what older jobs wrote
+def test_job_under_another_schema_version_says_so(name: str):
+    class Older(Records):
+        def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
+            return [{**twin, name: 0} for twin in super().twins(path)]
+
+    jobs = list(graph())
+    result = plan("small", graph(), Older(*jobs, states={job.node: "pending" for job in jobs}))
+    assert result.jobs[0].why == "identity schema is 1, stored 0"
 
 
 def test_damaged_record_of_a_twin_is_compared_without_failing():
