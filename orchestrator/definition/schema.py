@@ -1,13 +1,14 @@
-"""What a sweep file may say: one pydantic model per block, with the range of every value.
+"""What a sweep file may say: one pydantic model per block, with the range of every value that `scalearn.config` does not give.
 
 Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which knows the registries.
 """
 
-from typing import Annotated, Any, Literal
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, create_model
 
-from scalearn.config import Precision, Selection, Stage
+from scalearn.config import Count, Length, OptimisationConfig, Rate, Share, Stage
 
 DEFAULT = "default"
 """Key of a per-task mapping that stands for every task that is not named."""
@@ -38,11 +39,7 @@ def _as_rows(value: Any) -> Any:
     return tuple(_as_block(row) for row in rows)
 
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Rate = Annotated[float, Field(gt=0, lt=10)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Length = Annotated[int, Field(ge=8, le=8192)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
@@ -55,24 +52,21 @@ class Block(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Optimisation(Block):
-    """Values that override the method's published ones; what is not given is not touched (`scalearn.config.OptimisationConfig`)."""
+def _fields_of(config: type) -> dict[str, Any]:
+    """Return the fields of a configuration's dataclass with their ranges and defaults; one that has no default may be left out."""
+    found = get_type_hints(config, include_extras=True)
+    defaults = {item.name: item.default for item in fields(config)}
+    return {name: (found[name], default) if default is not MISSING else (found[name] | None, None) for name, default in defaults.items()}
 
-    learning_rate: Rate | None = None
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 30
-    max_steps: Count | None = None
-    evaluate_every: Count | None = None
-    patience: Count | None = 5
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    selection: Selection = "loss"
-    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    group_by_length: bool = False
-    early_stopping: Literal["asha"] | None = None
-    """Whether the worse learning rates of a method end early. None: the paper's protocol, which knows only patience."""
-    precision: Precision = "auto"
+
+if TYPE_CHECKING:
+    _OptimisationFields = Block
+else:
+    _OptimisationFields = create_model("_OptimisationFields", __base__=Block, **_fields_of(OptimisationConfig))
+
+
+class Optimisation(_OptimisationFields):
+    """Values that override the method's published ones; what is not given is not touched (`scalearn.config.OptimisationConfig`)."""
 
     def given(self) -> dict[str, Any]:
         """Return only what the file states, by name of the optimisation field. A null learning rate states nothing."""
@@ -100,7 +94,7 @@ class StageTraining(Optimisation):
 class Training(StageTraining):
     """The `training` block."""
 
-    tasks: Annotated[dict[Name, Annotated[StageTraining, BeforeValidator(_as_block)]], BeforeValidator(_as_block)] = {}
+    tasks: Annotated[dict[Name, Annotated[StageTraining, BeforeValidator(_as_block)]], BeforeValidator(_as_block)] = Field(default={})
     """Optimisation for the jobs of one task, by short name or full key."""
 
 
@@ -139,13 +133,13 @@ class Sources(Block):
 class MethodRow(Optimisation):
     """One row of the table: a method with what differs from its published settings."""
 
-    learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None  # type: ignore[assignment]
+    learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
     """One or several; the best on validation is reported."""
     seeds: SeedsPerTask | None = None
     """None: the sweep's."""
     sources: Names | None = None
     """Tasks and names of `sources.adapters` that are stacked; `target` stands for the target's own. None: the sweep's."""
-    settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
+    settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = Field(default={})
     """The method's own settings; a list gives one job per value."""
 
 
