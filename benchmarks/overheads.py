@@ -24,7 +24,8 @@ from rich.console import Console  # noqa: E402
 
 from orchestrator.artifacts.store import Store  # noqa: E402
 from orchestrator.definition.sweep import Sweep  # noqa: E402
-from orchestrator.execution.run import Options, run_sweep  # noqa: E402
+from orchestrator.execution.options import Options  # noqa: E402
+from orchestrator.execution.run import run_sweep  # noqa: E402
 from scalearn.training.pack import Outcome, PackMember, Report  # noqa: E402
 from scalearn.training.runtime import Runtime  # noqa: E402
 

@@ -9,7 +9,8 @@ from orchestrator.commands.arguments import Commands, add_sweep_command, make_co
 from orchestrator.commands.run import add_local_options
 from orchestrator.definition.graph import Graph, node_pattern
 from orchestrator.definition.sweep import Sweep
-from orchestrator.execution.run import Options, run_sweep
+from orchestrator.execution.options import Options
+from orchestrator.execution.run import run_sweep
 
 
 def add(commands: "Commands[Any]") -> None:

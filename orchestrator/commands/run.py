@@ -5,7 +5,8 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_store, whole_number
 from orchestrator.definition.sweep import Sweep
-from orchestrator.execution.run import Options, run_sweep
+from orchestrator.execution.options import Options
+from orchestrator.execution.run import run_sweep
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers.events import Journal
 from orchestrator.drivers.others import refuse_name
 from orchestrator.drivers.prepare import SetAside, prepare
+from orchestrator.execution.options import Options
 from orchestrator.execution.signals import Signals
 from orchestrator.profiling.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.scheduling.cost import CostModel, cost_of
@@ -46,26 +46,6 @@ _RAY_COPIES = "/runtime_resources/working_dir_files/"
 """Where Ray unpacks what `ray job submit --working-dir` uploads."""
 _TRACKING_PATIENCE = 600.0
 _TRACKING_PATIENCE_INTERRUPTED = 0.5
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a launch may choose beyond the sweep file; none of it changes a result."""
-
-    only: str | None = None
-    """Regular expression: run the matching nodes and what they need."""
-    nodes: frozenset[str] | None = None
-    """Run these nodes and what they need, in place of `only`."""
-    force: bool = False
-    """Train the matching nodes (all, without `only`) again."""
-    cpus: int | None = None
-    gpus: int | None = None
-    dashboard: bool = False
-    max_failures: int = 3
-    first_pause: float = 1.0
-    """Seconds before a job whose worker died starts again for the first time; later it takes longer."""
-    train: str = "scalearn.training.loop:train"
-    """The training function that workers import, as `module:function`."""
 
 
 def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) -> int:
@@ -223,12 +203,7 @@ def _run_pending(
             gradient_checkpointing=sweep.resources.gradient_checkpointing,
         ),
         provenance=provenance.capture(sweep.file, sweep.overrides),
-        cpus=options.cpus,
-        gpus=options.gpus,
-        dashboard=options.dashboard,
-        max_failures=options.max_failures,
-        first_pause=options.first_pause,
-        train=options.train,
+        options=options,
         cost=_cost(sweep),
     )
 

@@ -27,11 +27,11 @@ from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals
-from orchestrator.execution.retries import FIRST_PAUSE, Retries
+from orchestrator.execution.options import Options
+from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
-from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import Turns
@@ -54,16 +54,9 @@ class Settings:
     resources: StageResources
     runtime: Runtime
     provenance: Mapping[str, Any]
-    cpus: int | None = None
-    gpus: int | None = None
-    dashboard: bool = False
-    max_failures: int = 3
-    """How often a job whose worker dies is started again."""
-    first_pause: float = FIRST_PAUSE
-    """Seconds before the first such start; later ones take longer."""
-    cost: Callable[[bool], CostModel] = lambda on_gpus: CostModel(load_profile(DEFAULT_PROFILE), pack=1)
+    options: Options
+    cost: Callable[[bool], CostModel]
     """Returns the expected durations, by which jobs are ordered and packed, where any job has a GPU, or where none has."""
-    train: str = "scalearn.training.loop:train"
 
 
 def run_graph(
@@ -91,11 +84,12 @@ def run_graph(
         UserError: Ray cannot be reached, or some job cannot be placed.
     """
     store, claims = heartbeat.store, Claims(heartbeat)
+    options = settings.options
     place = f"{TUNE}/{heartbeat.name}"
     scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
-        with connected(settings.cpus, settings.gpus, dashboard=settings.dashboard) as cluster:
+        with connected(options.cpus, options.gpus, dashboard=options.dashboard) as cluster:
             remove_leftovers(store, claims.signs, scratch)
             signals.install()  # Ray has put its own in their place
             orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
@@ -116,7 +110,7 @@ def run_graph(
                 lambda kind, tokens: remember_fitting(store, kind, tokens),
             )
             policy.expect(recall_fitting(store, time.monotonic()))
-            retries = Retries(settings.max_failures, settings.first_pause)
+            retries = Retries(options.max_failures, options.first_pause)
             searcher = GraphSearcher(
                 graph, store, orders.config, policy=policy, turns=turns, retries=retries, claims=claims, listeners=listeners
             )
@@ -221,7 +215,7 @@ class _Orders:
         device = self._settings.runtime.device if "GPU" in shape else "cpu"
         runtime = dataclasses.replace(self._settings.runtime, threads=max(1, int(shape["CPU"])), device=device)
         members = tuple(map(self._member, jobs))
-        return {ORDER: PackOrder(members, self._store.url, self._settings.train, runtime, self._stop_file), _RESOURCES: shape}
+        return {ORDER: PackOrder(members, self._store.url, self._settings.options.train, runtime, self._stop_file), _RESOURCES: shape}
 
     def _member(self, job: Job) -> MemberOrder:
         record = {

@@ -5,7 +5,7 @@ import sys
 
 from orchestrator import cli
 from orchestrator.commands import retry, run
-from orchestrator.execution.run import Options
+from orchestrator.execution.options import Options
 from tests.orchestrator.helpers.doubles import TRAIN
 
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.sweep import Sweep
-from orchestrator.execution.run import Options, run_sweep
+from orchestrator.execution.options import Options
+from orchestrator.execution.run import run_sweep
 from tests.orchestrator.helpers.doubles import TRAIN
 
 SWEEP = """

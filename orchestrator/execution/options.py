@@ -1,0 +1,26 @@
+"""What a launch may choose beyond the sweep file."""
+
+from dataclasses import dataclass
+
+from orchestrator.execution.retries import FIRST_PAUSE
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one launch of a sweep goes about it; none of it changes a result."""
+
+    only: str | None = None
+    """Regular expression: run the matching nodes and what they need."""
+    nodes: frozenset[str] | None = None
+    """Run these nodes and what they need, in place of `only`."""
+    force: bool = False
+    """Train the matching nodes (all, without `only`) again."""
+    cpus: int | None = None
+    gpus: int | None = None
+    dashboard: bool = False
+    max_failures: int = 3
+    """How often a job whose worker dies is started again."""
+    first_pause: float = FIRST_PAUSE
+    """Seconds before the first such start; later ones take longer."""
+    train: str = "scalearn.training.loop:train"
+    """The training function that workers import, as `module:function`."""
