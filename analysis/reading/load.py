@@ -1,6 +1,8 @@
 """The way in: from a store, a sweep's manifest or a tracking server to the long data frame."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,36 @@ from analysis.reading.selection import mark_chosen
 from scalearn.secrets import without_secrets
 
 TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "mssql", "databricks")
+
+
+@dataclass(frozen=True)
+class StoredSweep:
+    """A sweep as it was found in a store: read once, and passed on to all that show it."""
+
+    store: str
+    folder: Folder
+    info: SweepInfo
+    records: tuple[Record, ...]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The frame that `load` returns."""
+        return frame_of(self.records, self.info)
+
+
+def read_sweep(store: str | Path, sweep: str) -> StoredSweep:
+    """A sweep that was run into a store.
+
+    Args:
+        store: Root of the store.
+        sweep: Name of the sweep.
+
+    Raises:
+        ResultsError: No such store or sweep, or no job in it.
+    """
+    folder = open_folder(store)
+    info = read_manifest(folder, sweep)
+    return StoredSweep(str(store), folder, info, _some(read_records(folder, info), folder.name))
 
 
 def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
@@ -39,9 +71,13 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
     else:
         folder, manifest = locate(store, sweep)
         records, name = read_records(folder, manifest), folder.name
+    return frame_of(_some(records, name), manifest)
+
+
+def _some(records: Sequence[Record], place: str) -> tuple[Record, ...]:
     if not records:
-        raise ResultsError(f"{name} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
-    return frame_of(records, manifest)
+        raise ResultsError(f"{place} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
+    return tuple(records)
 
 
 def frame_of(records: Sequence[Record], manifest: SweepInfo | None) -> pd.DataFrame:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import ResultsError
 from analysis.published import published_scores
-from analysis.reading.load import locate
-from analysis.reading.records import SweepInfo, read_records
+from analysis.reading.load import StoredSweep, read_sweep
 from analysis.reading.selection import Rule, check_rule
 from scalearn.files.json_files import decode
 
@@ -35,17 +34,21 @@ def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = 
     Raises:
         ResultsError: Nothing to report, or the folder cannot be written.
     """
-    folder, rule = Path(to), check_rule(rule)
-    mark = _mark(store, sweep, rule, against)
+    return write_report_of(read_sweep(store, sweep), Path(to), rule=check_rule(rule), against=against)
+
+
+def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validation", against: str | None = None) -> Path:
+    """`write_report` for a sweep that was read already."""
+    mark = _mark(stored, rule, against)
     if read_summary(folder).get("mark") == mark and (folder / PAGE).exists():
         return folder / PAGE
-    if against == "paper" and (benchmark := _manifest(store, sweep).benchmark) is not None:
-        published_scores(benchmark)
+    if against == "paper" and stored.info.benchmark is not None:
+        published_scores(stored.info.benchmark)
     _make(folder)
     # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
     from analysis.report.results import gather
 
-    return write_results(gather(store, sweep, rule=rule, against=against), folder, mark)
+    return write_results(gather(stored, rule=rule, against=against), folder, mark)
 
 
 def write_results(results: "Results", folder: Path, mark: str = "") -> Path:
@@ -77,25 +80,19 @@ def read_summary(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _mark(store: str | Path, sweep: str, rule: Rule, against: str | None) -> str:
+def _mark(stored: StoredSweep, rule: Rule, against: str | None) -> str:
     """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
-    folder, manifest = locate(store, sweep)[0], _manifest(store, sweep)
-    facts = (manifest.yaml, manifest.overrides, manifest.targets, manifest.methods, manifest.tracking_uri)
-    digest = hashlib.sha256(repr((str(store), rule, against, facts)).encode())
-    for record in read_records(folder, manifest):
+    info = stored.info
+    facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri)
+    digest = hashlib.sha256(repr((stored.store, rule, against, facts)).encode())
+    for record in stored.records:
         digest.update(repr((record.node, record.state, record.error, record.started, record.finished)).encode())
         if record.state == "running":
-            digest.update(folder.read(f"{record.node}/history.jsonl") or b"")
+            digest.update(stored.folder.read(f"{record.node}/history.jsonl") or b"")
     for module in sorted(Path(__file__).parents[1].glob("**/*.*")):
         if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
             digest.update(module.read_bytes())
     return digest.hexdigest()
-
-
-def _manifest(store: str | Path, sweep: str) -> SweepInfo:
-    manifest = locate(store, sweep)[1]
-    assert manifest is not None
-    return manifest
 
 
 def _make(folder: Path) -> None:

@@ -10,8 +10,8 @@ from analysis import plots
 from analysis.plots import Plot
 from analysis.published import published_scores
 from analysis.reading.history import history_of, spans_of
-from analysis.reading.load import frame_of, locate
-from analysis.reading.records import Record, SweepInfo, read_records
+from analysis.reading.load import StoredSweep
+from analysis.reading.records import Record, SweepInfo
 from analysis.reading.selection import Rule
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
@@ -51,22 +51,18 @@ class Results:
         return {state: states.count(state) for state in ("succeeded", "running", "pending", "failed", "blocked") if state in states}
 
 
-def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against: str | None = None) -> Results:
-    """Read a sweep and work out its tables, statistics and plots.
+def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | None = None) -> Results:
+    """Work out a sweep's tables, statistics and plots.
 
     Args:
-        store: Root of the store.
-        sweep: Name of the sweep.
+        stored: The sweep.
         rule: As for `analysis.benchmark_table`.
         against: `paper` to set published scores beside one's own.
 
     Raises:
-        ResultsError: No such store or sweep, no job in it, or nothing published for its benchmark.
+        ResultsError: Nothing is published for its benchmark.
     """
-    folder, manifest = locate(store, sweep)
-    assert manifest is not None
-    records = tuple(read_records(folder, manifest))
-    frame = frame_of(records, manifest)
+    folder, records, frame = stored.folder, stored.records, stored.frame
     table = benchmark_table(frame, rule)
     published = published_scores(table.benchmark) if against == "paper" else None
     reference = statistics.default_reference(table)
@@ -96,8 +92,8 @@ def gather(store: str | Path, sweep: str, *, rule: Rule = "validation", against:
         "jobs": job_grid(frame),
     }
     return Results(
-        store=str(store),
-        sweep=manifest,
+        store=stored.store,
+        sweep=stored.info,
         records=records,
         frame=frame,
         table=table,

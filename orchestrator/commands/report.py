@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     with one_sentence():
         import analysis
         from analysis.published import published_scores
+        from analysis.reading.load import read_sweep
         from analysis.reading.selection import check_rule
-        from analysis.report.report import write_report
+        from analysis.report.report import write_report_of
         from analysis.tables.grid import layout
 
         rule = check_rule(arguments.rule)
@@ -44,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
             filter(None, [arguments.against and f"against-{arguments.against}", "" if rule == "validation" else f"lr{rule:g}"])
         )
         folder = arguments.to or report_folder(place.store, place.sweep, variant)
-        page = write_report(place.store.url, place.sweep, folder, rule=rule, against=arguments.against)
-        table = analysis.benchmark_table(analysis.load(place.store.url, place.sweep), rule)
+        stored = read_sweep(place.store.url, place.sweep)
+        page = write_report_of(stored, folder, rule=rule, against=arguments.against)
+        table = analysis.benchmark_table(stored.frame, rule)
         published = published_scores(table.benchmark) if arguments.against else None
         analysis.render.to_terminal(layout(table, against=published), console)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True, markup=False)

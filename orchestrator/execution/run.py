@@ -30,7 +30,7 @@ from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
 from orchestrator.tracking.ledger import logged_before
 from orchestrator.tracking.writer import Target, Tracker, program
 from orchestrator.watching.progress import Progress
-from orchestrator.watching.report import Report, print_table, report_folder, write_run_report
+from orchestrator.watching.report import Report, report_folder, show_results
 from scalearn.errors import UserError
 from scalearn.secrets import without_secrets
 from scalearn.tasks import task_of
@@ -137,8 +137,7 @@ def _run_named(
         store.check_reachable(patient=True)  # or everything that follows would wait for it anew
         name = own_name(sweep.name, full, store)
         write_manifest(sweep, full, store, target.uri, None, name)
-        print_table(store, name, console)
-        report = write_run_report(store, name, folder.with_name(name))
+        report = show_results(store, name, console, folder.with_name(name))
         left = _finish_tracking(tracker, code, report)
     except (KeyboardInterrupt, StoreUnavailable) as error:
         if isinstance(error, StoreUnavailable) and signals.received is None:

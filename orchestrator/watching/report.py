@@ -4,12 +4,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from orchestrator.artifacts.store import Store
 from scalearn.secrets import first_line
+
+if TYPE_CHECKING:
+    from analysis import BenchmarkTable
 
 
 @dataclass(frozen=True)
@@ -45,53 +49,43 @@ def report_folder(store: Store, sweep: str, variant: str = "") -> Path:
     return home / "reports" / re.sub(r"[^\w.+-]+", "_", name)
 
 
-def print_table(store: Store, sweep: str, console: Console) -> None:
-    """Print the benchmark table; say so where there is nothing to show yet.
-
-    Args:
-        store: The store.
-        sweep: Name of a sweep that was run into it.
-        console: Where to print.
-    """
-    import analysis  # pandas: most of a second, which `plan` does not spend
-
-    try:
-        table = analysis.benchmark_table(analysis.load(store.url, sweep=sweep))
-    except analysis.ResultsError as error:
-        console.print(Text(f"No table yet: {error}", style="yellow"), soft_wrap=True)
-        return
-    analysis.render.to_terminal(table, console)
-
-
-def write_run_report(store: Store, sweep: str, folder: Path | None = None) -> Report:
-    """Write a run's report, or leave it alone where nothing has changed.
+def show_results(store: Store, sweep: str, console: Console, folder: Path | None = None) -> Report:
+    """Print a run's table and write its report, or leave the report alone where nothing has changed.
 
     Whatever goes wrong with a picture, the tables are written: hours of training must not end in a traceback about a font.
 
     Args:
         store: The store.
         sweep: Name of a sweep that was run into it.
-        folder: Where to. None: what `report_folder` names.
+        console: Where to print the table, or that there is nothing to show yet.
+        folder: Where to write the report. None: what `report_folder` names.
     """
-    import analysis
-    from analysis.report.report import read_summary, write_report
+    import analysis  # pandas: most of a second, which `plan` does not spend
+    from analysis.reading.load import read_sweep
+    from analysis.report.report import read_summary, write_report_of
 
     folder = folder or report_folder(store, sweep)
     try:
-        write_report(store.url, sweep, folder)
+        stored = read_sweep(store.url, sweep)
+        table = analysis.benchmark_table(stored.frame)
+    except analysis.ResultsError as error:
+        console.print(Text(f"No table yet: {error}", style="yellow"), soft_wrap=True)
+        return Report(folder, problem=f"No report: {error}")
+    analysis.render.to_terminal(table, console)
+    try:
+        write_report_of(stored, folder)
     except analysis.ResultsError as error:
         return Report(folder, problem=f"No report: {error}")
     except Exception as error:
-        _write_table(store, sweep, folder / "tables")
+        _write_table(table, folder / "tables")
         cause = f"{type(error).__name__}: {first_line(error)}"
         return Report(folder, problem=f"The report could not be drawn ({cause}); its table is in {folder / 'tables'}.")
     return Report(folder, **read_summary(folder))
 
 
-def _write_table(store: Store, sweep: str, folder: Path) -> None:
-    import analysis
+def _write_table(table: "BenchmarkTable", folder: Path) -> None:
+    from analysis.tables.render import to_csv, to_markdown
 
-    table = analysis.benchmark_table(analysis.load(store.url, sweep=sweep))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.csv").write_text(analysis.render.to_csv(table), encoding="utf-8")
-    (folder / "benchmark.md").write_text(analysis.render.to_markdown(table), encoding="utf-8")
+    (folder / "benchmark.csv").write_text(to_csv(table), encoding="utf-8")
+    (folder / "benchmark.md").write_text(to_markdown(table), encoding="utf-8")

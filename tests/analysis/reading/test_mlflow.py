@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 import analysis
 from analysis.reading.files import open_folder
+from analysis.reading.load import read_sweep
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, ending_tags, job_tags
 from analysis.reading.records import read_manifest, read_records
 from analysis.report.mlflow_jobs import experiment_description, run_description, saved_views, ui_link
@@ -126,7 +127,7 @@ def test_sweep_metrics_are_the_averages_of_complete_rows(broken_store: Path) -> 
 
 
 def test_descriptions_say_what_is_what_and_fit_the_server(broken_store: Path) -> None:
-    text = sweep_description(gather(broken_store, "demo"))
+    text = sweep_description(gather(read_sweep(broken_store, "demo")))
     assert "**ScaLearn" in text
     assert "The sweep is not finished" in text
     assert "| Method |" in text

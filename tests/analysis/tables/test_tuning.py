@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 import analysis
+from analysis.reading.load import read_sweep
 from analysis.report.mlflow_sweep import sweep_description
 from analysis.report.results import gather
 from analysis.report.summary import findings
@@ -43,7 +44,7 @@ def test_table_says_in_every_format_how_many_rates_each_row_tried_and_that_rows_
     for text in (to_markdown(table), to_html(table), to_latex(table), capsys.readouterr().out):
         assert UNEQUAL in text
         assert "Rates" in text
-    results = gather(complete_store, "demo")
+    results = gather(read_sweep(complete_store, "demo"))
     assert UNEQUAL in findings(results)
     # The description in MLflow leaves the table's notes out, but not this.
     assert UNEQUAL in sweep_description(results)

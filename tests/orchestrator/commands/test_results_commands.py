@@ -1,6 +1,11 @@
 """`scalearn report` and `compare` on a small store, in this process; what `run` makes of a report that cannot be drawn."""
 
+import contextlib
 import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ import analysis
 from analysis.report import results
 from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
-from orchestrator.watching.report import print_table, write_run_report
+from orchestrator.watching.report import show_results
 from tests.orchestrator.helpers.doubles import behave, run_jobs
 from tests.orchestrator.helpers.small_sweep import small_store
 
@@ -32,6 +37,37 @@ def test_report_of_a_partly_failed_sweep_is_a_folder_whose_place_is_printed(done
     assert "Learning rate fixed at 0.006" in output
     assert "The loss became nan." in (tmp_path / "report" / "index.html").read_text()
     assert (tmp_path / "report" / "tables" / "benchmark.tex").exists()
+
+
+@contextlib.contextmanager
+def opened_files() -> Iterator[Counter[str]]:
+    """Count the openings of each file by this process, in whatever way: an audit hook, which is silent afterwards."""
+    opened: Counter[str] = Counter()
+    counting = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if counting and event == "open" and isinstance(arguments[0], str):
+            opened[arguments[0]] += 1
+
+    sys.addaudithook(hook)
+    try:
+        yield opened
+    finally:
+        counting = False
+
+
+@pytest.mark.parametrize("command", ["report", "run"])
+def test_results_are_read_once_for_table_and_report(done, tmp_path, command):
+    store = Store(tmp_path / "runs")
+    shutil.copytree(done.parent / "runs", store.root)
+    with opened_files() as opened:
+        if command == "report":
+            assert main(["report", str(done), "--store", store.url]) == 0
+        else:
+            assert show_results(store, "small", Console(quiet=True)).problem is None
+    finished = list(store.root.glob("domains/**/result.json"))
+    assert len(finished) > 3
+    assert {opened[str(file)] for file in finished} == {1}
 
 
 def test_sweep_is_found_by_file_manifest_and_name(done, tmp_path, capsys):
@@ -94,20 +130,20 @@ def test_picture_that_cannot_be_drawn_costs_one_line_and_no_table(done, monkeypa
         raise RuntimeError("no font\nof that name")
 
     monkeypatch.setattr(results, "write_plots", fail)
-    found = write_run_report(store, "small")
+    found = show_results(store, "small", Console(quiet=True))
     assert "could not be drawn (RuntimeError: no font)" in found.problem
     assert "| ScaLearn" in (tmp_path / "report" / "tables" / "benchmark.md").read_text()
     monkeypatch.undo()
     monkeypatch.setattr("orchestrator.watching.report.report_folder", lambda *_: tmp_path / "report")
-    mended = write_run_report(store, "small")
+    mended = show_results(store, "small", Console(quiet=True))
     assert mended.problem is None
     assert mended.page.exists()
     assert mended.metrics
-    assert write_run_report(store, "small").mark == mended.mark
+    assert show_results(store, "small", Console(quiet=True)).mark == mended.mark
 
 
 def test_table_of_a_store_without_the_sweep_is_a_line(tmp_path):
     console = Console(record=True, width=120)
     (tmp_path / "runs").mkdir()
-    print_table(Store(tmp_path / "runs"), "small", console)
+    assert "No report" in (show_results(Store(tmp_path / "runs"), "small", console).problem or "")
     assert "No table yet" in console.export_text()

@@ -16,7 +16,7 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.execution import trial
 from orchestrator.execution.early import DECISIONS, best_score, goes_on, last_rung, must_stop, rivals
 from orchestrator.execution.options import Options
-from orchestrator.execution.run import Options, run_sweep
+from orchestrator.execution.run import run_sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder
 from orchestrator.storage.retrying import StoreUnavailable
 from scalearn.files.json_files import json_lines

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
 import analysis
 from orchestrator.artifacts.store import Store
@@ -20,7 +21,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.tracking.mlflow_runs import SweepRuns
 from orchestrator.tracking.writer import Target, Tracker
-from orchestrator.watching.report import Report, write_run_report
+from orchestrator.watching.report import Report, show_results
 from tests.orchestrator.helpers.doubles import behave, run_jobs, two_stages
 from tests.orchestrator.helpers.launching import wait_until
 from tests.orchestrator.helpers.small_sweep import small_store
@@ -324,7 +325,7 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     shutil.copy(empty_database, store.root / "mlflow.db")
     behave(store, ("lr6e-03-seed1", {"error": "The loss became nan."}))
     run_jobs(graph, store)
-    report = write_run_report(store, "small")
+    report = show_results(store, "small", Console(quiet=True))
     assert report.problem is None
     tracker, left = track(graph, store, report=report, sweep="small")
     assert (left, tracker.report_problem) == (0, None)
@@ -348,7 +349,7 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     behave(store)
     mended = Sweep.load(file).expand()
     run_jobs(mended, store)
-    newer = write_run_report(store, "small")
+    newer = show_results(store, "small", Console(quiet=True))
     track(mended, store, report=newer, sweep="small")
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
     assert "All 6 jobs succeeded" in run.data.tags["mlflow.note.content"]
