@@ -15,7 +15,7 @@ _KEYS = ["benchmark", "backbone", "method"]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedScores:
     """One benchmark's published table."""
 
     benchmark: str
@@ -31,7 +31,7 @@ def published_table() -> pd.DataFrame:
         return pd.read_csv(file, comment="#")
 
 
-def published_scores(benchmark: str | None) -> Published:
+def published_scores(benchmark: str | None) -> PublishedScores:
     """The published table of one benchmark.
 
     Raises:
@@ -46,4 +46,4 @@ def published_scores(benchmark: str | None) -> Published:
         str(row["method"]): {str(task): float(row[task]) / 100 for task in table.columns if task not in _KEYS and pd.notna(row[task])}
         for _, row in rows.iterrows()
     }
-    return Published(str(benchmark), str(rows["backbone"].iloc[0]), scores)
+    return PublishedScores(str(benchmark), str(rows["backbone"].iloc[0]), scores)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from analysis.published import Published
+from analysis.published import PublishedScores
 from analysis.reading.names import FAMILY_TITLES, metric_title, short_name
 from analysis.tables.benchmark import BenchmarkTable, Cell, Row
 
@@ -95,7 +95,7 @@ def count(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}"
 
 
-def layout(table: BenchmarkTable, *, against: Published | None = None) -> Grid:
+def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> Grid:
     """The benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
     The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
@@ -137,7 +137,7 @@ def layout(table: BenchmarkTable, *, against: Published | None = None) -> Grid:
     )
 
 
-def _beside(against: Published | None, row: Row, column: str, mean: float | None) -> str:
+def _beside(against: PublishedScores | None, row: Row, column: str, mean: float | None) -> str:
     """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published twin."""
     score = against.scores.get(row.method, {}).get(column) if against and not row.variant else None
     if score is None:
@@ -146,12 +146,12 @@ def _beside(against: Published | None, row: Row, column: str, mean: float | None
     return f"paper {percent(score)}{difference}"
 
 
-def _covers(against: Published, table: BenchmarkTable) -> bool:
+def _covers(against: PublishedScores, table: BenchmarkTable) -> bool:
     """Whether the table's average is over the same tasks as the published one."""
     return all({short_name(target) for target in table.targets} == set(scores) - {"average"} for scores in against.scores.values())
 
 
-def _published_note(against: Published, table: BenchmarkTable) -> str:
+def _published_note(against: PublishedScores, table: BenchmarkTable) -> str:
     note = f"paper: published score with {against.backbone}, and the difference in percentage points. {against.citation}"
     others = [backbone for backbone in table.backbones if backbone != against.backbone]
     return note + (f" These results are with {', '.join(others)}: the difference is no replication." if others else "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.commands.arguments import Commands, positive_number
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
-from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracking_of, without_login
+from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracked_experiment, without_login
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: The sweep was not logged, or the port is taken.
     """
     place = find_place(arguments, arguments.sweep)
-    tracking = tracking_of(place.store, place.sweep, place.tracking_uri)
+    tracking = tracked_experiment(place.store, place.sweep, place.tracking_uri)
     if is_server(tracking.uri):
         _show(tracking.uri, tracking.experiment, arguments)
         return 0

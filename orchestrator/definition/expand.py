@@ -33,14 +33,14 @@ SENTENCE_LENGTH = 384
 """That of all-mpnet-base-v2, and of others that are not named."""
 
 
-class Point(NamedTuple):
+class Subset(NamedTuple):
     """How much of the target's training data a job sees."""
 
     few_shot: int | None = None
     train_share: float | None = None
 
 
-WHOLE = Point()
+WHOLE = Subset()
 
 
 def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = data_origin) -> Graph:
@@ -65,12 +65,12 @@ class _Expansion:
         self.names = TaskNames.of(sweep.benchmark, sweep.tasks)
         self.targets = self.names.keys(sweep.targets)
         self.backbone = get_backbone(sweep.backbone)
-        self.points = _points(sweep.data)
+        self.subsets = _subsets(sweep.data)
         self.external = external_adapters(sweep.sources)
         self.training = {self.names.key(name): block for name, block in sweep.training.tasks.items()}
-        self._sources: dict[tuple[str, Point], Job] = {}
+        self._sources: dict[tuple[str, Subset], Job] = {}
         self._optimisations: dict[OptimisationConfig, OptimisationConfig] = {}
-        self._datasets: dict[tuple[str, Point], DataConfig] = {}
+        self._datasets: dict[tuple[str, Subset], DataConfig] = {}
         self._origins: dict[str, str] = {}
 
     def jobs(self) -> Iterator[Job]:
@@ -82,22 +82,22 @@ class _Expansion:
     def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
         given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
-        for tasks, point in product(groups, self.points):
+        for tasks, subset in product(groups, self.subsets):
             chosen = stacked(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ()
-            trained = [self._source(task, point if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
+            trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"
-            optimisations = [self._optimisation(method, tasks, point, row.given(), rate, compared=compared) for rate in rates]
+            optimisations = [self._optimisation(method, tasks, subset, row.given(), rate, compared=compared) for rate in rates]
             for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
                 others = [self._similarity(settings, chosen)] if method.needs_similarity else []
                 for seed in self._seeds(row, tasks):
-                    yield self._job(method, tasks, point, optimisation, settings, seed, chosen, (*trained, *others))
+                    yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
 
     def _job(
         self,
         method: Method,
         tasks: tuple[str, ...],
-        point: Point,
+        subset: Subset,
         optimisation: OptimisationConfig,
         settings: Mapping[str, Setting],
         seed: int,
@@ -110,7 +110,7 @@ class _Expansion:
             benchmark=benchmark,
             stage=method.stage,
             method=method.key,
-            data=tuple(self._data(task, point) for task in tasks),
+            data=tuple(self._data(task, subset) for task in tasks),
             backbone=self.backbone.reference,
             backbone_origin=self.backbone.origin,
             optimisation=optimisation,
@@ -121,14 +121,14 @@ class _Expansion:
         )
         return Job(config, parents)
 
-    def _source(self, task: str, point: Point) -> Job:
+    def _source(self, task: str, subset: Subset) -> Job:
         """Return the adapter that transfer jobs stack for a task."""
-        key = (task, point)
+        key = (task, subset)
         if key not in self._sources:
             adapter = get_method("adapter")
             (settings,) = setting_points(adapter, self.sweep.sources.settings, 0)
-            optimisation = self._optimisation(adapter, (task,), point, {}, None)
-            self._sources[key] = self._job(adapter, (task,), point, optimisation, settings, self.sweep.sources.seed)
+            optimisation = self._optimisation(adapter, (task,), subset, {}, None)
+            self._sources[key] = self._job(adapter, (task,), subset, optimisation, settings, self.sweep.sources.seed)
         return self._sources[key]
 
     def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
@@ -152,14 +152,21 @@ class _Expansion:
         return Job(config)
 
     def _optimisation(
-        self, method: Method, tasks: tuple[str, ...], point: Point, row: Mapping[str, Any], rate: float | None, *, compared: bool = False
+        self,
+        method: Method,
+        tasks: tuple[str, ...],
+        subset: Subset,
+        row: Mapping[str, Any],
+        rate: float | None,
+        *,
+        compared: bool = False,
     ) -> OptimisationConfig:
         """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins.
 
         Only jobs that are `compared` with those of other learning rates are subject to early stopping.
         """
         training = self.sweep.training
-        values = {**method.optimisation, **(FEW_SHOT if point.few_shot is not None else {}), **training.of(method.stage)}
+        values = {**method.optimisation, **(FEW_SHOT if subset.few_shot is not None else {}), **training.of(method.stage)}
         if len(tasks) == 1 and tasks[0] in self.training:
             values |= self.training[tasks[0]].of(method.stage)
         values |= row
@@ -170,8 +177,8 @@ class _Expansion:
         made = OptimisationConfig(**values)
         return self._optimisations.setdefault(made, made)
 
-    def _data(self, task: str, point: Point) -> DataConfig:
-        key = (task, point)
+    def _data(self, task: str, subset: Subset) -> DataConfig:
+        key = (task, subset)
         if key not in self._datasets:
             data = self.sweep.data
             template = per_task(data.template, task, "default")
@@ -180,8 +187,8 @@ class _Expansion:
                 origin=self._origin(task),
                 train_rows=per_task(data.train_rows, task, None),
                 evaluation_rows=per_task(data.evaluation_rows, task, None),
-                train_share=point.train_share,
-                few_shot=point.few_shot,
+                train_share=subset.train_share,
+                few_shot=subset.few_shot,
                 template=template,
                 max_length=per_task(data.max_length, task, self.names.task(task).max_length),
                 own=definition_of(self.names.task(task)),
@@ -199,10 +206,10 @@ class _Expansion:
         return per_task(seeds, tasks[0], DEFAULT_SEEDS) if len(tasks) == 1 else seeds.get("default", DEFAULT_SEEDS)
 
 
-def _points(data: "Data") -> tuple[Point, ...]:
+def _subsets(data: "Data") -> tuple[Subset, ...]:
     """Return the sizes of the target's training data that a sweep runs over."""
     if data.few_shot is not None:
-        return tuple(Point(few_shot=count) for count in data.few_shot)
+        return tuple(Subset(few_shot=count) for count in data.few_shot)
     if data.train_share is not None:
-        return tuple(Point(train_share=round(share * 20) / 20) for share in data.train_share)
+        return tuple(Subset(train_share=round(share * 20) / 20) for share in data.train_share)
     return (WHOLE,)

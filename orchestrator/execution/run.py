@@ -29,7 +29,7 @@ from orchestrator.storage.retrying import StoreUnavailable
 from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
 from orchestrator.tracking.ledger import logged_before
 from orchestrator.tracking.writer import Target, Tracker, program
-from orchestrator.watching.progress import Progress
+from orchestrator.watching.progress import ProgressDisplay
 from orchestrator.watching.report import Report, report_folder, show_results
 from scalearn.errors import UserError
 from scalearn.secrets import without_secrets
@@ -214,7 +214,7 @@ def _run_pending(
     # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        with Progress(graph, console) as progress:
+        with ProgressDisplay(graph, console) as progress:
             listeners = [progress.listen, tracker.listen, journal.listen]
             run_graph(graph, settings, journal.heartbeat, signals=signals, listeners=listeners, announce=announce)
     except RayLost as error:

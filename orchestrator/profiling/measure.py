@@ -49,7 +49,7 @@ _EXTENTS = {
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredPack:
     """One pack as measured."""
 
     jobs: int
@@ -103,7 +103,7 @@ class Bench:
             table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(rows)]})
             pyarrow.parquet.write_table(table, place / f"{split}.parquet")
 
-    def run(self, method: str, jobs: int, length: int, steps: int, rows: int = BATCH) -> Point:
+    def run(self, method: str, jobs: int, length: int, steps: int, rows: int = BATCH) -> MeasuredPack:
         """Train one pack of equal jobs with different seeds."""
         pack = [self._member(method, seed, length, steps, rows) for seed in range(jobs)]
         began, busy = time.monotonic(), time.process_time()
@@ -122,7 +122,7 @@ class Bench:
         if self.adapter is None and method == "adapter":
             self.adapter = pack[0].directory
         around = wall - training - evaluation
-        return Point(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
+        return MeasuredPack(jobs, rows, length, own * training / steps, own * evaluation / jobs, own * around / jobs)
 
     def job(self, method: str, seed: int, length: int, steps: int, rows: int = BATCH) -> JobConfig:
         """Return a job of a method on the made-up rows."""
@@ -190,7 +190,7 @@ def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline)
     return rates, taken.left_out
 
 
-def fit_pace(points: Sequence[Point]) -> Pace:
+def fit_pace(points: Sequence[MeasuredPack]) -> Pace:
     """Fit the line of a step through measured packs, none of its parts negative.
 
     The largest pack is the smallest one whose jobs each take at most 3 % more of the device than in the best pack.
@@ -209,7 +209,7 @@ def fit_pace(points: Sequence[Point]) -> Pace:
     return Pace(_short(fixed), _short(per_job), max(_short(per_token), 1e-12), largest, measured)
 
 
-def _fit_evaluation(points: Sequence[Point]) -> Pace:
+def _fit_evaluation(points: Sequence[MeasuredPack]) -> Pace:
     """Fit the line of an evaluation pass of 64 rows: half of the measured rows are the validation's, whose passes a pack shares."""
     alone = [point for point in points if point.jobs == 1]
     passes, rows = 2 * _EVALUATION_ROWS / 64, 2 * _EVALUATION_ROWS
@@ -297,7 +297,7 @@ def _worker_seconds() -> float:
     return round(time.monotonic() - began, 1)
 
 
-def _fastest(points: Sequence[Point]) -> Point:
+def _fastest(points: Sequence[MeasuredPack]) -> MeasuredPack:
     """Return what one shape takes where nothing disturbs it."""
     evaluation, around = (min(getattr(point, name) for point in points) for name in ("evaluation_seconds", "around_seconds"))
     step = min(point.step_seconds for point in points)

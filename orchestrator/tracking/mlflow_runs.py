@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
 from analysis.report.mlflow_jobs import experiment_description, run_description, saved_views
-from orchestrator.tracking.run_facts import Point
+from orchestrator.tracking.run_facts import MetricValue
 from orchestrator.tracking.tracking_file import create_tracking_file, take_artifacts_along
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -133,9 +133,9 @@ class SweepRuns:
         self._set_state(job, "running", UNFINISHED)
         self._client.update_run(job.run_id, status="RUNNING")
 
-    def log(self, job: JobRun, points: Sequence[Point], step: int) -> None:
-        """Log points up to a step. MLflow keeps one of two equal points, so a batch whose answer was lost may be sent again."""
-        metrics = [Metric(point.name, point.value, int(point.time * 1000), point.step) for point in points]
+    def log(self, job: JobRun, values: Sequence[MetricValue], step: int) -> None:
+        """Log values up to a step. MLflow keeps one of two equal values, so a batch whose answer was lost may be sent again."""
+        metrics = [Metric(each.name, each.value, int(each.time * 1000), each.step) for each in values]
         for first in range(0, len(metrics), _METRICS_PER_BATCH):
             self._client.log_batch(job.run_id, metrics=metrics[first : first + _METRICS_PER_BATCH])
         self._client.log_batch(job.run_id, tags=[RunTag(STEP, str(step))])

@@ -29,14 +29,14 @@ _END_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Tracking:
+class TrackedExperiment:
     """Where a sweep is logged."""
 
     uri: str
     experiment: str
 
 
-def tracking_of(store: Store, sweep: str, named: str | None = None) -> Tracking:
+def tracked_experiment(store: Store, sweep: str, named: str | None = None) -> TrackedExperiment:
     """Return where a sweep is logged, by its manifest, which keeps no password.
 
     Args:
@@ -65,7 +65,7 @@ def tracking_of(store: Store, sweep: str, named: str | None = None) -> Tracking:
         if not store.is_local or not moved.exists():
             raise UserError(f"The runs of sweep '{sweep}' are not at {uri}: `scalearn run` logs them again from the store.")
         uri = sqlite_uri(moved)
-    return Tracking(uri, str(manifest.get("experiment") or sweep))
+    return TrackedExperiment(uri, str(manifest.get("experiment") or sweep))
 
 
 def is_server(uri: str) -> bool:

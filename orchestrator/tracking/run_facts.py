@@ -1,4 +1,4 @@
-"""What a job's files hold, as the points, tags and parameters of its MLflow run. Pure Python."""
+"""What a job's files hold, as the values, tags and parameters of its MLflow run. Pure Python."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from scalearn.identity import to_plain
 
 
 @dataclass(frozen=True)
-class Point:
-    """One value of a metric. The same files always give the same points, so that logging one twice changes nothing."""
+class MetricValue:
+    """One value of a metric. The same files always give the same values, so that logging one twice changes nothing."""
 
     name: str
     value: float
@@ -23,7 +23,7 @@ class Point:
     """Optimiser steps."""
 
 
-def history_points(path: Path, after: int) -> list[Point]:
+def history_metrics(path: Path, after: int) -> list[MetricValue]:
     """Return what a history holds beyond a step.
 
     A job that resumed repeats the steps after its checkpoint; here they come once.
@@ -32,15 +32,15 @@ def history_points(path: Path, after: int) -> list[Point]:
         path: A `history.jsonl`, which may be growing.
         after: The last step that is known already.
     """
-    points: list[Point] = []
+    values: list[MetricValue] = []
     for record in history_records(path):
         if record["step"] > after:
             after = record["step"]
-            points.extend(_evaluation(record))
-    return points
+            values.extend(_evaluation(record))
+    return values
 
 
-def result_points(result: Mapping[str, Any], time: float) -> Iterator[Point]:
+def result_metrics(result: Mapping[str, Any], time: float) -> Iterator[MetricValue]:
     """Iterate over final scores, counts and timings.
 
     Scores are `test/accuracy`, or `test/glue/rte/accuracy` where a job has several tasks; `best_validation` is the best epoch's.
@@ -61,7 +61,7 @@ def result_points(result: Mapping[str, Any], time: float) -> Iterator[Point]:
             values["test_score"] = splits.get("test", {}).get(primary)
     for name, value in flat(values, "/"):
         if isinstance(value, int | float):
-            yield Point(name, float(value), time, step)
+            yield MetricValue(name, float(value), time, step)
 
 
 def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
@@ -98,9 +98,9 @@ def parameters(job: Job) -> dict[str, str]:
     return {name: str(value) for name, value in flat(to_plain(job.config), ".")}
 
 
-def _evaluation(record: Mapping[str, Any]) -> Iterator[Point]:
+def _evaluation(record: Mapping[str, Any]) -> Iterator[MetricValue]:
     nested = {"validation": record.get("validation") or record.get("tasks") or {}}
     nested |= {name: record[name] for name in ("train_loss", "learning_rate", "epoch", "seconds") if name in record}
     for name, value in flat(nested, "/"):
         if isinstance(value, int | float):
-            yield Point(name, float(value), record["time"], record["step"])
+            yield MetricValue(name, float(value), record["time"], record["step"])

@@ -21,7 +21,7 @@ from orchestrator.artifacts.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, 
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.storage.directory import size_of
 from orchestrator.tracking.ledger import Ledger
-from orchestrator.tracking.run_facts import history_points, parameters, result_points, run_name, tags
+from orchestrator.tracking.run_facts import history_metrics, parameters, result_metrics, run_name, tags
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from orchestrator.watching.report import Report
 from scalearn.pauses import pause_after
@@ -307,15 +307,15 @@ class Tracker:
         )
 
     def _ship_history(self, node: str, run: "JobRun", runs: "SweepRuns") -> None:
-        points = history_points(self._store.directory(node) / HISTORY, run.step)
-        if points:
-            runs.log(run, points, points[-1].step)
+        values = history_metrics(self._store.directory(node) / HISTORY, run.step)
+        if values:
+            runs.log(run, values, values[-1].step)
 
     def _close(self, node: str, run: "JobRun", runs: "SweepRuns", record: Mapping[str, Any], marker: Mapping[str, Any]) -> None:
         when, result = float(marker.get("time") or time.time()), None
         if "error" not in marker:
             result = self._store.read_json(node, RESULT) or {}
-            runs.log(run, list(result_points(result, when)), run.step)
+            runs.log(run, list(result_metrics(result, when)), run.step)
         runs.close_job(run, node, when, record, result, marker)
 
 

@@ -16,7 +16,7 @@ STAGES = ("source", "single", "joint", "transfer")
 """In the order in which they tend to run."""
 
 
-class Progress:
+class ProgressDisplay:
     """Listens to the searcher and shows what it hears. Use as a context manager."""
 
     def __init__(self, graph: Graph, console: Console) -> None:
@@ -35,7 +35,7 @@ class Progress:
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
         self._draws = console.is_terminal
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressDisplay":
         """Begin to draw."""
         if self._draws:
             self._live.__enter__()

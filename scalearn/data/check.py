@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, List, Value
 
-from scalearn.data.read import Published, in_memory
+from scalearn.data.read import PublishedSplit, in_memory
 from scalearn.errors import UserError
 from scalearn.tasks.arrow_texts import as_texts, is_list
 from scalearn.tasks.columns import refuse_absent
@@ -19,7 +19,7 @@ LABEL = "label"
 """The column that holds the label once rows are checked, whatever the published column is called."""
 
 
-def check_texts(task: Task, published: Published) -> Dataset:
+def check_texts(task: Task, published: PublishedSplit) -> Dataset:
     """Return the rows, with every needed column present and every text a text that is neither null nor blank.
 
     Raises:

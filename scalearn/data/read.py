@@ -27,7 +27,7 @@ _ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSplit:
     """One split as it was published."""
 
     rows: Dataset
@@ -39,7 +39,7 @@ class Published:
     """What was ambiguous about its files, one sentence each."""
 
 
-def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
+def read_splits(task: Task, root: Path | None) -> dict[str, PublishedSplit]:
     """Every published split that the task's rule names.
 
     Raises:
@@ -49,7 +49,7 @@ def read_splits(task: Task, root: Path | None) -> dict[str, Published]:
         case PackageSource(package, version, read):
             texts, labels = read()
             rows = in_memory(pa.table({"text": texts, "label": labels}))
-            return {task.splits.train: Published(rows, f"package {package} {version}", rows.column_names)}
+            return {task.splits.train: PublishedSplit(rows, f"package {package} {version}", rows.column_names)}
         case HubSource() as source if root is None:
             files = hub_files(task.key, source, task.splits.published)
             return {split: _from_files(task, files[split]) for split in files}
@@ -63,13 +63,13 @@ def in_memory(table: pa.Table) -> Dataset:
     return Dataset(InMemoryTable(table), fingerprint=uuid4().hex)
 
 
-def _from_files(task: Task, files: list[Path]) -> Published:
+def _from_files(task: Task, files: list[Path]) -> PublishedSplit:
     if files[0].suffix in (".arrow", ".json") and (files[0].parent / "state.json") in files:
         directory = files[0].parent
         with _readable(task, directory):
             # In memory: a memory-mapped dataset would write its split indices beside the user's files.
             rows = Dataset.load_from_disk(str(directory), keep_in_memory=True)
-        return Published(rows, str(directory), rows.column_names)
+        return PublishedSplit(rows, str(directory), rows.column_names)
     parts: list[Dataset] = []
     columns: dict[str, None] = {}
     warnings: list[str] = []
@@ -87,7 +87,7 @@ def _from_files(task: Task, files: list[Path]) -> Published:
             columns |= dict.fromkeys(names)
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     place = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return Published(rows, place, tuple(columns), tuple(warnings))
+    return PublishedSplit(rows, place, tuple(columns), tuple(warnings))
 
 
 def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:

@@ -11,12 +11,12 @@ import torch
 
 from scalearn.backbone.encoder import Encoder
 from scalearn.passes.metrics import evaluate
-from scalearn.passes.packed_pass import Job, collate_rows, packed_logits
+from scalearn.passes.packed_pass import PackedJob, collate_rows, packed_logits
 
 Scores = dict[str, float]
 
 
-class JudgedJob(Job, Protocol):
+class JudgedJob(PackedJob, Protocol):
     """A job with parameters to be judged."""
 
     warnings: set[str]
@@ -74,7 +74,7 @@ def evaluate_runs(
     return [_scores(run, split, collected) for run in runs]
 
 
-def primary_metrics(run: Job) -> dict[str, str]:
+def primary_metrics(run: PackedJob) -> dict[str, str]:
     """Task to the metric that tables report first."""
     return {task.task.key: task.task.metrics[0] for task in run.tasks}
 

@@ -17,7 +17,7 @@ from scalearn.passes.batches import merge_batches
 from scalearn.passes.packed_heads import head_logits
 
 
-class Job(Protocol):
+class PackedJob(Protocol):
     """What a pass needs of a job, whether it trains or is only judged."""
 
     @property
@@ -37,7 +37,7 @@ class Job(Protocol):
 class JobBatch:
     """Rows of one task of one job, collated."""
 
-    run: Job
+    run: PackedJob
     task: int
     inputs: Mapping[str, Tensor]
     """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
@@ -60,7 +60,7 @@ class JobBatch:
         return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_rows)
 
 
-def collate_rows(run: Job, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
+def collate_rows(run: PackedJob, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
     """Read and pad rows of one split of one of the job's tasks."""
     data = run.tasks[task].splits[split]
     return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id), seed)

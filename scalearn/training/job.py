@@ -35,7 +35,7 @@ _CHEAP_CHECKPOINT = 0.5
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a job stands; everything here is JSON."""
 
     step: int = 0
@@ -106,7 +106,7 @@ class JobRun:
         """The groups' learning rates before the schedule."""
         self.sizes = [len(task.splits["train"]) for task in tasks]
         self.total_steps = total_steps(self.config.optimisation, self.sizes)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.best: dict[str, Tensor] = {}
         self.warnings: set[str] = {sentence for task in tasks for sentence in task.warnings}
         self.error: str | None = None
@@ -291,7 +291,7 @@ class JobRun:
         restore_optimizer(self.optimizer, saved.tensors)
         self.generator.set_state(saved.tensors["random"])
         # Before evaluations could be interrupted, no checkpoint was written between a step and the evaluation after it.
-        self.progress = Progress(**{"judged_step": saved.state["step"], **saved.state})
+        self.progress = TrainingProgress(**{"judged_step": saved.state["step"], **saved.state})
         if self.scaler is not None and self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
 

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 import analysis
+from analysis.reading.frame import CONFIG_COLUMNS
 from analysis.report import results
 from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
@@ -118,7 +119,7 @@ def test_rows_of_a_sweep_that_has_not_begun_are_named_by_their_settings(tmp_path
     before = analysis.load(store.root, "small").set_index("node")
     run_jobs(graph, store)
     after = analysis.load(store.root, "small").drop_duplicates("node").set_index("node")
-    columns = [*analysis.frame.CONFIG_COLUMNS, "setting_omega_dropout", "seed", "learning_rate"]
+    columns = [*CONFIG_COLUMNS, "setting_omega_dropout", "seed", "learning_rate"]
     assert before[columns].equals(after[columns])
 
 

@@ -6,15 +6,15 @@ from orchestrator import cli
 from orchestrator.commands.profile import print_profile
 from orchestrator.profiling import measure
 from orchestrator.profiling.deadline import Deadline, Extent, Taken, take
-from orchestrator.profiling.measure import Point, fit_pace, measure_profile
+from orchestrator.profiling.measure import MeasuredPack, fit_pace, measure_profile
 from orchestrator.profiling.profile import Pace, Rates, from_json, load_profile, to_json
 from orchestrator.scheduling.cost import CostModel
 from tests.orchestrator.helpers.doubles import source, transfer
 
 
-def points(fixed: float, per_job: float, per_token: float) -> list[Point]:
+def points(fixed: float, per_job: float, per_token: float) -> list[MeasuredPack]:
     shapes = [(1, 64), (1, 128), (4, 64), (16, 64)]
-    return [Point(jobs, 32, length, fixed + per_job * jobs + per_token * jobs * 32 * length, 1.0, 0.1) for jobs, length in shapes]
+    return [MeasuredPack(jobs, 32, length, fixed + per_job * jobs + per_token * jobs * 32 * length, 1.0, 0.1) for jobs, length in shapes]
 
 
 @pytest.mark.parametrize(("fixed", "per_job", "per_token"), [(0.02, 0.004, 3e-6), (0.0, 0.01, 3e-4), (0.5, 0.0, 1e-5)])
@@ -29,7 +29,11 @@ def test_large_packs_pay_where_much_is_fixed_and_not_where_tokens_are_all():
 
 
 def test_no_part_of_the_line_is_negative_where_large_packs_are_slower():
-    slower = [Point(1, 32, 64, 0.1, 1.0, 0.1), Point(1, 32, 128, 0.2, 1.0, 0.1), Point(4, 32, 64, 0.6, 1.0, 0.1)]
+    slower = [
+        MeasuredPack(1, 32, 64, 0.1, 1.0, 0.1),
+        MeasuredPack(1, 32, 128, 0.2, 1.0, 0.1),
+        MeasuredPack(4, 32, 64, 0.6, 1.0, 0.1),
+    ]
     pace = fit_pace(slower)
     assert min(pace.fixed, pace.per_job) >= 0
     assert pace.per_token > 0
@@ -46,11 +50,11 @@ class Device:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def run(self, method: str, jobs: int, length: int, steps: int) -> Point:
+    def run(self, method: str, jobs: int, length: int, steps: int) -> MeasuredPack:
         self.now += 2.0 + steps * jobs * length * 0.01
-        return Point(jobs, 32, length, jobs * length * 0.01, 1.0, 0.1)
+        return MeasuredPack(jobs, 32, length, jobs * length * 0.01, 1.0, 0.1)
 
-    def take(self, seconds: float) -> Taken[Point]:
+    def take(self, seconds: float) -> Taken[MeasuredPack]:
         return take(self.run, EXTENT, Deadline(seconds, lambda: self.now))
 
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from orchestrator.cli import main
 from orchestrator.tracking import mlflow_server
 from orchestrator.tracking.before_run import is_deleted
-from orchestrator.tracking.mlflow_server import Server, tracking_of
+from orchestrator.tracking.mlflow_server import Server, tracked_experiment
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from scalearn.errors import UserError
 from tests.orchestrator.helpers.doubles import run_jobs
@@ -54,7 +54,7 @@ def test_sweep_is_logged_in_a_store_whose_name_means_something_else_in_an_addres
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small").experiment_id
     assert len(client.search_runs([experiment])) == 1 + len(graph)
-    assert tracking_of(store, "small").uri == uri
+    assert tracked_experiment(store, "small").uri == uri
     client.delete_experiment(experiment)
     assert is_deleted(uri, "small")
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from orchestrator.definition.graph import Graph
-from orchestrator.watching.progress import Progress, show_seconds
+from orchestrator.watching.progress import ProgressDisplay, show_seconds
 from tests.orchestrator.helpers.doubles import source, transfer
 
 
@@ -13,7 +13,7 @@ def test_every_ended_job_is_a_line_with_count_duration_and_time_left():
     top = source("s0")
     graph = Graph([transfer("t0", [top]), transfer("t1", [top])])
     console = Console(file=io.StringIO(), width=200)
-    with Progress(graph, console) as progress:
+    with ProgressDisplay(graph, console) as progress:
         for node, state in ((top.node, "running"), (top.node, "succeeded")):
             graph.mark(node, state)
             progress.listen(node, state)
