@@ -63,11 +63,8 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_place(name: str) -> bool:
     """Tell whether a dotted name of `flat` is that of a field that only says where something lies."""
-    return name in _places(JobConfig) or (name.startswith("external.") and name.rpartition(".")[2] in _places(ExternalAdapter))
-
-
-def _places(kind: type) -> set[str]:
-    return {item.name for item in fields(kind) if item.metadata == PLACE}
+    places = {item.name for kind in (JobConfig, ExternalAdapter) for item in fields(kind) if item.metadata == PLACE}
+    return not name.startswith("settings.") and name.rpartition(".")[2] in places
 
 
 def _kept_fields(value: Any, kept: _Kept) -> Iterator[Field[Any]]:

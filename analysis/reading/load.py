@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -24,27 +23,21 @@ class StoredSweep:
     store: str
     folder: Folder
     info: SweepInfo
-    records: tuple[Record, ...]
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """The frame that `load` returns."""
-        return frame_of(self.records, self.info)
+    records: Sequence[Record]
+    frame: pd.DataFrame
+    """As `load` returns it."""
 
 
 def read_sweep(store: str | Path, sweep: str) -> StoredSweep:
     """A sweep that was run into a store.
-
-    Args:
-        store: Root of the store.
-        sweep: Name of the sweep.
 
     Raises:
         ResultsError: No such store or sweep, or no job in it.
     """
     folder = open_folder(store)
     info = read_manifest(folder, sweep)
-    return StoredSweep(str(store), folder, info, _some(read_records(folder, info), folder.name))
+    records = read_records(folder, info)
+    return StoredSweep(str(store), folder, info, records, frame_of(records, info, folder.name))
 
 
 def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
@@ -71,17 +64,13 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
     else:
         folder, manifest = locate(store, sweep)
         records, name = read_records(folder, manifest), folder.name
-    return frame_of(_some(records, name), manifest)
+    return frame_of(records, manifest, name)
 
 
-def _some(records: Sequence[Record], place: str) -> tuple[Record, ...]:
+def frame_of(records: Sequence[Record], manifest: SweepInfo | None, place: str) -> pd.DataFrame:
+    """The frame of records that were read already, as `load` returns it; `place` is where, for messages."""
     if not records:
         raise ResultsError(f"{place} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
-    return tuple(records)
-
-
-def frame_of(records: Sequence[Record], manifest: SweepInfo | None) -> pd.DataFrame:
-    """The frame of records that were read already, as `load` returns it."""
     try:
         return mark_chosen(build_frame(records, manifest))
     except (TypeError, ValueError, OverflowError, AttributeError):

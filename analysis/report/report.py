@@ -3,16 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.errors import ResultsError
 from analysis.published import published_scores
 from analysis.reading.load import StoredSweep, read_sweep
 from analysis.reading.selection import Rule, check_rule
 from scalearn.files.json_files import decode
-
-if TYPE_CHECKING:
-    from analysis.report.results import Results
 
 PAGE, SUMMARY = "index.html", "summary.json"
 
@@ -44,20 +41,16 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
         return folder / PAGE
     if against == "paper" and stored.info.benchmark is not None:
         published_scores(stored.info.benchmark)
-    _make(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent on what is to lie in it
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
-    from analysis.report.results import gather
-
-    return write_results(gather(stored, rule=rule, against=against), folder, mark)
-
-
-def write_results(results: "Results", folder: Path, mark: str = "") -> Path:
-    """The report of results that were gathered already; as `write_report`. `mark` names what they were made from."""
     from analysis.report.mlflow_sweep import sweep_description, sweep_metrics
     from analysis.report.page import render_page
-    from analysis.report.results import write_plots, write_tables
+    from analysis.report.results import gather, write_plots, write_tables
 
-    _make(folder)
+    results = gather(stored, rule=rule, against=against)
     try:
         # What is left of an earlier report must not pass for whole while parts of it are replaced.
         (folder / SUMMARY).unlink(missing_ok=True)
@@ -93,14 +86,6 @@ def _mark(stored: StoredSweep, rule: Rule, against: str | None) -> str:
         if module.suffix in (".py", ".j2", ".css", ".js", ".csv"):
             digest.update(module.read_bytes())
     return digest.hexdigest()
-
-
-def _make(folder: Path) -> None:
-    """Create the folder before minutes are spent on what is to lie in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> ResultsError:

@@ -94,7 +94,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     return Results(
         store=stored.store,
         sweep=stored.info,
-        records=records,
+        records=tuple(records),
         frame=frame,
         table=table,
         main=layout(table, against=published),

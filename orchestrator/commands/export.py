@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.store import Store
-from orchestrator.commands.arguments import find_job, open_store
+from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
 from orchestrator.definition.graph import Job
 from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
@@ -14,16 +14,13 @@ SPLIT = "validation"
 """What pruning is judged on: test scores choose nothing."""
 
 
-def add(commands: "argparse._SubParsersAction[Any]") -> None:
+def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     summary = "fold a trained target into one ordinary adapter, with its head and a model card"
-    parser = commands.add_parser("export", help=summary, description=f"{summary[:1].upper()}{summary[1:]}.")
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep file, or the name of a shipped sweep")
+    parser = add_sweep_command(commands, "export", summary, only=False)
     parser.add_argument("--node", required=True, metavar="NODE", help="the job, as `scalearn status` names it")
     parser.add_argument("--to", required=True, type=Path, metavar="DIRECTORY", help="where the adapter goes; must not exist yet")
     parser.add_argument("--prune", type=float, metavar="THRESHOLD", help="leave out sources whose mean absolute omega is below this")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; repeatable")
-    parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
     parser.set_defaults(command=run)
 
 

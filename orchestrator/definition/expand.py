@@ -152,14 +152,7 @@ class _Expansion:
         return Job(config)
 
     def _optimisation(
-        self,
-        method: Method,
-        tasks: tuple[str, ...],
-        subset: Subset,
-        row: Mapping[str, Any],
-        rate: float | None,
-        *,
-        compared: bool = False,
+        self, method: Method, tasks: tuple[str, ...], subset: Subset, row: Mapping[str, Any], rate: float | None, *, compared: bool = False
     ) -> OptimisationConfig:
         """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins.
 

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
 from scalearn.errors import UserError
@@ -63,7 +62,8 @@ def schema_version(config: JobConfig) -> int:
         return SCHEMA_VERSION
     method, joint = METHODS.get(config.method), config.stage == "joint"
     set_anew = method is not None and any(config.settings.get(name) not in (None, 0) for name in method.revised_settings)
-    other_head = (joint or (method is not None and method.pools_choices)) and any(map(_has_choices, config.data))
+    with_choices = any(task is not None and task.head == "multiple_choice" for task in map(_known_task, config.data))
+    other_head = with_choices and (joint or (method is not None and method.pools_choices))
     drawn_anew = joint and len(config.data) > 1
     read_anew = any(map(_read_anew, config.data))
     return SCHEMA_VERSION + (config.optimisation.weight_decay > 0) + set_anew + other_head + drawn_anew + read_anew
@@ -74,11 +74,6 @@ def _known_task(data: DataConfig) -> Task | None:
     benchmark = data.task.partition("/")[0]
     registered = benchmark in benchmark_names() and data.task in benchmark_tasks(benchmark)
     return task_of(data) if registered or data.own is not None else None
-
-
-def _has_choices(data: DataConfig) -> bool:
-    task = _known_task(data)
-    return task is not None and task.head == "multiple_choice"
 
 
 @lru_cache(maxsize=4096)
@@ -101,12 +96,13 @@ def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:
     Raises:
         TypeError: A value of the configuration cannot be encoded exactly.
     """
+    rest = {name: value for name, value in identifying_parts(config).items() if name not in ("benchmark", "data", "optimisation")}
     parts = [
         f'"benchmark":{canonical_json(config.benchmark)}',
         f'"data":[{",".join(_shared_json(data) for data in config.data)}]',
         f'"optimisation":{_shared_json(config.optimisation)}',
         f'"parents":{canonical_json(tuple(parents))}',
-        f'"rest":{canonical_json(_rest(config))}',
+        f'"rest":{canonical_json(rest)}',
         f'"schema":{schema_version(config)}',
     ]
     return hashlib.sha256("{{{}}}".format(",".join(parts)).encode("ascii")).hexdigest()[:10]
@@ -192,10 +188,6 @@ def _exponent(rate: float) -> str:
 
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rest(config: JobConfig) -> dict[str, Any]:
-    return {name: value for name, value in identifying_parts(config).items() if name not in ("benchmark", "data", "optimisation")}
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing
+from orchestrator.artifacts.artifact import FAILED, HISTORY, JOB, SUCCESS, Listing, split_name
 from orchestrator.artifacts.manifest import named_by, nodes_in
 from orchestrator.artifacts.store import SET_ASIDE, Store
 from orchestrator.definition.identity import is_node
@@ -132,8 +132,10 @@ def _contents(store: Store) -> tuple[dict[str, Listing], dict[str, Listing], set
         if name.startswith(f"{SET_ASIDE}/"):
             place = _set_aside_place(name)
             aside.setdefault(place, {})[name.removeprefix(f"{place}/")] = facts
-        elif node := next((parent for parent in _parents(name) if parent in nodes), None):
-            nodes[node][name.removeprefix(f"{node}/")] = facts
+            continue
+        node, inner = split_name(name, nodes)
+        if node is not None:
+            nodes[node][inner] = facts
     claims = f"{CLAIMS}/"
     claimed = {name.removeprefix(claims).rpartition("/")[0] for name in everything if name.startswith(claims)}
     return dict(nodes), dict(aside), claimed
@@ -146,17 +148,10 @@ def _node_directories(names: Iterable[str]) -> Iterator[str]:
             yield directory
 
 
-def _parents(name: str) -> Iterator[str]:
-    end = name.find("/")
-    while end != -1:
-        yield name[:end]
-        end = name.find("/", end + 1)
-
-
 def _set_aside_place(name: str) -> str:
     """Return the folder of one setting aside: `.set_aside/NODE/TIME-XXXXXX`."""
-    found = next((parent for parent in _parents(name) if re.search(r"/\d{8}T\d{6}-[0-9a-f]{6}$", parent)), None)
-    return found or name
+    found = re.match(r"(?s).+?/\d{8}T\d{6}-[0-9a-f]{6}(?=/)", name)
+    return found[0] if found else name
 
 
 def _needed(store: Store, running: Iterable[str], candidates: Mapping[str, Any]) -> set[str]:

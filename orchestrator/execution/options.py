@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from orchestrator.execution.retries import FIRST_PAUSE
-
 
 @dataclass(frozen=True)
 class Options:
@@ -20,7 +18,7 @@ class Options:
     dashboard: bool = False
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
-    first_pause: float = FIRST_PAUSE
-    """Seconds before the first such start; later ones take longer."""
+    first_pause: float = 1.0
+    """Seconds before the first such start, since a passing trouble is over at once; later ones take longer."""
     train: str = "scalearn.training.loop:train"
     """The training function that workers import, as `module:function`."""

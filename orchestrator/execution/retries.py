@@ -4,9 +4,6 @@ from collections import Counter
 
 from scalearn.pauses import pause_after
 
-FIRST_PAUSE = 1.0
-"""Seconds before the first retry of a job: a worker that died of a passing trouble is back at once."""
-
 NODE_LOSSES = 20
 """How often a job may lose its node. Machines that are taken away at any time do that to every long job; a job that is lost
 this often in one run is rather one that brings its machines down."""
@@ -22,7 +19,7 @@ class Retries:
     is the job's own. The loss of a node is nobody's, unless one job keeps losing them.
     """
 
-    def __init__(self, limit: int, first_pause: float = FIRST_PAUSE) -> None:
+    def __init__(self, limit: int, first_pause: float) -> None:
         """Begin with no deaths.
 
         Args:

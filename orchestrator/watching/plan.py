@@ -160,8 +160,7 @@ def _by_state(jobs: Sequence[PlannedJob], states: Iterable[str]) -> list[str]:
 
 
 def _row(job: PlannedJob) -> dict[str, Any]:
-    row = {"node": job.node, "path": job.path, "state": job.state, "stage": job.stage, "method": job.method, "task": job.task}
-    return row if job.why is None else {**row, "why": job.why}
+    return {name: value for name, value in vars(job).items() if value is not None}
 
 
 def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:

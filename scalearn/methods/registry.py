@@ -104,11 +104,6 @@ def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **
 _REDUCTION_RULE = {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
 
 
-def _constrained(key: str, title: str, order: int) -> Method:
-    """Return an ablation whose omegas are constrained. Omega dropout, which now comes before the constraint, came after it at first."""
-    return _scalearn(key, title, order, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",))
-
-
 def _propetl_rules(share: float, mask_rate: Mapping[str, SettingRule]) -> Mapping[str, SettingRule]:
     sparsity = SettingRule(share, low=0.0, high=1.0, meaning="share of entries that a mask keeps")
     return MappingProxyType({**_REDUCTION_RULE, "sparsity": sparsity, **mask_rate})
@@ -237,8 +232,8 @@ METHODS: dict[str, Method] = {
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
         _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
         _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
-        _constrained("scalearn_mean", "ScaLearn (mean)", 260),
-        _constrained("scalearn_softmax", "ScaLearn (softmax)", 270),
+        _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
+        _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         Method(
             "scalearn_fixed",
             "Fixed omega",
