@@ -91,8 +91,9 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
     found = choices(jobs, "validation")
     marks: dict[tuple[str, str], tuple[bool, int]] = {}
     for job in jobs.drop_duplicates(["node", "task"])[["node", "task", "method", "variant", "learning_rate"]].itertuples(index=False):
-        choice = found[str(job.method), str(job.variant), str(job.task)]
-        marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
+        choice = found.get((str(job.method), str(job.variant), str(job.task)))
+        if choice is not None:  # a job that names no method stands in no cell
+            marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
     pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
     for place, column in enumerate(("chosen", "tried")):
         frame[column] = pd.Series([pair[place] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])

@@ -88,6 +88,13 @@ def test_odd_value_fails_its_job_and_hides_no_other(store: Path, file: str, chan
         assert (states == "succeeded").sum() == len(states) - 1
 
 
+def test_job_that_names_no_method_stands_in_no_cell_and_hides_no_other(store: Path) -> None:
+    edit(next(store.glob(f"**/{ODD}*/job.json")), put("config", {"seed": 0}))
+    frame = analysis.load(store)
+    assert not frame.loc[frame["node"].str.contains(ODD), "chosen"].any()
+    assert [row.method for row in analysis.benchmark_table(frame).rows] == ["adapter", "adapterfusion", "scalearn"]
+
+
 def test_infinite_score_never_wins(store: Path) -> None:
     result = next(store.glob(f"**/{ODD}*/result.json"))
     for token in ("1e999", "NaN", "Infinity"):
