@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from analysis.plots.scores import annotated_grid
 from analysis.plots.style import Plot, panels
-from analysis.reading.names import order_methods, task_title
 from analysis.reading.selection import natural
 from analysis.tables.omega import Omega, heat_map
 
@@ -25,7 +24,7 @@ def omega_layer_maps(omegas: Sequence[Omega]) -> list[Plot]:
 
 def _groups(omegas: Sequence[Omega]) -> dict[str, list[Omega]]:
     """Name for files -> the omegas of one method and variant, methods in the paper's order."""
-    order = order_methods(omega.method for omega in omegas)
+    order = omegas[0].names.order_methods(omega.method for omega in omegas) if omegas else []
     groups: dict[str, list[Omega]] = {}
     for omega in sorted(omegas, key=lambda omega: (order.index(omega.method), natural(omega.variant))):
         name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{omega.method} {omega.variant}").strip("_")
@@ -39,7 +38,7 @@ def _overall(omegas: Sequence[Omega], name: str) -> Plot:
     def draw() -> Figure:
         width, height = 1.4 + 0.75 * len(table.columns), 0.9 + 0.42 * len(table)
         figure, (axes,) = panels(1, width=max(width, 3.6), height=max(height, 1.6))
-        rows = [task_title(str(task)) for task in table.index]
+        rows = [omegas[0].names.task_title(str(task)) for task in table.index]
         annotated_grid(axes, table.to_numpy(dtype=float), rows, [str(source) for source in table.columns], from_zero=True)
         axes.set_xlabel("source")
         axes.set_ylabel("target")
@@ -60,7 +59,7 @@ def _layers(omegas: Sequence[Omega], name: str) -> Plot:
         for panel, ((task, names), group) in zip(axes, groups.items(), strict=True):
             values = np.mean([omega.by_layer for omega in group], axis=0)
             annotated_grid(panel, values, [str(layer + 1) for layer in range(len(values))], names, from_zero=True)
-            panel.set_title(task_title(task))
+            panel.set_title(omegas[0].names.task_title(task))
             panel.set_ylabel("layer")
         return figure
 

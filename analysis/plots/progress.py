@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.plots.style import Plot, legend, panels, styles
 from analysis.reading.history import Span, utilisation
-from analysis.reading.names import method_title, metric_title, order_methods, order_tasks, task_title
+from analysis.reading.names import Names, metric_title
 from analysis.tables.grid import printable
 
 _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9", "similarity": "#CC79A7"}
@@ -26,12 +26,13 @@ def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "
         targets: Order of the panels; None: the paper's.
     """
     shown = history[history["node"].isin(list(nodes)) & (history["metric"] == metric)]
-    tasks = [task for task in (targets or order_tasks(shown["task"])) if task in set(shown["task"])]
+    names = Names.of(history)
+    tasks = [task for task in (targets or names.order_tasks(shown["task"])) if task in set(shown["task"])]
     if shown.empty or shown["epoch"].nunique() < 2:
         return None
 
     def draw() -> Figure:
-        looks = styles(order_methods(shown["method"]))
+        looks = styles(names.order_methods(shown["method"]))
         figure, axes = panels(len(tasks))
         for panel, task in zip(axes, tasks, strict=True):
             for method, look in looks.items():
@@ -39,9 +40,9 @@ def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "
                 if line.empty:
                     continue
                 epochs, mean, std = line.index.to_numpy(dtype=float), line["mean"].to_numpy(), np.nan_to_num(line["std"].to_numpy())
-                panel.plot(epochs, mean, label=method_title(method), markevery=max(1, len(epochs) // 8), **look)
+                panel.plot(epochs, mean, label=names.method_title(method), markevery=max(1, len(epochs) // 8), **look)
                 panel.fill_between(epochs, mean - std, mean + std, color=look["color"], alpha=0.12)
-            panel.set_title(task_title(task, tasks))
+            panel.set_title(names.task_title(task, tasks))
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             panel.set_ylabel(f"validation {metric_title(metric)}" if metric != "train_loss" else "training loss")

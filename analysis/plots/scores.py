@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.plots.style import COLORMAP, Plot, ink, legend, panels, styles
 from analysis.reading.frame import distinct
-from analysis.reading.names import method_title, order_methods, order_tasks, task_title
+from analysis.reading.names import Names
 from analysis.reading.selection import Rule, check_rule, choose_learning_rate, variants
 from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import printable
@@ -66,8 +66,9 @@ def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule
     points = points[points.groupby(["task", "method", "variant"])["x"].transform("nunique") > 1]
     if points.empty:
         return None
-    tasks = [task for task in frame.attrs.get("sweep", {}).get("targets") or order_tasks(points["task"]) if task in set(points["task"])]
-    order = order_methods(points["method"])
+    names, targets = Names.of(frame), frame.attrs.get("sweep", {}).get("targets")
+    tasks = [task for task in targets or names.order_tasks(points["task"]) if task in set(points["task"])]
+    order = names.order_methods(points["method"])
     lines = sorted(set(zip(points["method"], points["variant"], strict=True)), key=lambda line: (order.index(line[0]), line[1]))
 
     def draw() -> Figure:
@@ -78,7 +79,7 @@ def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule
                 line = points[(points["task"] == task) & (points["method"] == method) & (points["variant"] == variant)].sort_values("x")
                 x, mean, std = (line[name].to_numpy(dtype=float) for name in ("x", "mean", "std"))
                 if len(x):
-                    panel.plot(x, 100 * mean, label=method_title(method) + (f" ({variant})" if variant else ""), **look)
+                    panel.plot(x, 100 * mean, label=names.method_title(method) + (f" ({variant})" if variant else ""), **look)
                     band = np.nan_to_num(std)
                     panel.fill_between(x, 100 * (mean - band), 100 * (mean + band), color=look["color"], alpha=0.18)
             if column in _LOGARITHMIC:
@@ -87,7 +88,7 @@ def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule
             if len(ticks) <= 8:
                 panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 panel.set_xticks([], minor=True)
-            _label(panel, task_title(task, tasks), AXES.get(column, column), f"{split} score (%)")
+            _label(panel, names.task_title(task, tasks), AXES.get(column, column), f"{split} score (%)")
         legend(figure, axes)
         return figure
 
@@ -179,7 +180,7 @@ def probing_grid(frame: pd.DataFrame, *, split: str = "test") -> Plot | None:
 
     Reads jobs of method `scalearn_fixed`, whose setting `omega` holds one number per source.
     """
-    grids = probing_scores(frame, split=split)
+    grids, titles = probing_scores(frame, split=split), Names.of(frame)
     if not grids:
         return None
 
@@ -189,11 +190,11 @@ def probing_grid(frame: pd.DataFrame, *, split: str = "test") -> Plot | None:
             names = sources.split(",")
             if len(names) == 1:
                 panel.plot(scores.index, 100 * scores.iloc[:, 0].to_numpy(dtype=float), **styles(["x"])["x"])
-                _label(panel, task_title(task), f"omega of {names[0]}", f"{split} score (%)")
+                _label(panel, titles.task_title(task), f"omega of {names[0]}", f"{split} score (%)")
                 continue
             values = 100 * scores.to_numpy(dtype=float)
             annotated_grid(panel, values, [f"{value:g}" for value in scores.index], [f"{value:g}" for value in scores.columns], digits=1)
-            _label(panel, task_title(task), f"omega of {names[1]}", f"omega of {names[0]}")
+            _label(panel, titles.task_title(task), f"omega of {names[1]}", f"omega of {names[0]}")
         return figure
 
     return Plot("probing", "Probing with fixed omega", f"Mean {split} score (%) with omega fixed and only the head learned.", draw)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import pandas_dtype
 
-from analysis.reading.names import short_name
+from analysis.reading.names import facts_of, short_name
 from analysis.reading.records import Record, SweepInfo
 
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -100,7 +100,8 @@ _NOT_COPIED = {"data", "optimisation", "settings", "sources", "external"}
 def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) -> pd.DataFrame:
     """The long frame: a row per (node, task, split, metric); a node without scores has one row per task.
 
-    `frame.attrs["sweep"]` holds the manifest's name, benchmark, targets and methods, for the tables' order.
+    `frame.attrs["names"]` holds what the results say about the names of methods and tasks (`analysis.reading.names`), and
+    `frame.attrs["sweep"]` the manifest's name, benchmark, targets and methods, for the tables' order.
     `chosen` and `tried` are not there yet: `analysis.selection.mark_chosen` adds them.
     """
     seeds = {record.node: record.config.get("seed") for record in records}
@@ -124,6 +125,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     frame = typed(table).take(index).reset_index(drop=True)
     for position, column in enumerate(_OF_SCORES):
         frame[column] = pd.Series([row[position] for row in scores], dtype=COLUMNS[column][0])
+    frame.attrs["names"] = facts_of(records)
     if manifest is not None:
         frame.attrs["sweep"] = {
             "name": manifest.name,
@@ -158,7 +160,9 @@ def setting_columns(frame: pd.DataFrame) -> list[str]:
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with each score once and a fresh index: two sweeps that were joined by `pandas.concat` may share nodes."""
-    return frame.drop_duplicates(["node", "task", "split", "metric"]).reset_index(drop=True)
+    frame = frame.drop_duplicates(["node", "task", "split", "metric"]).reset_index(drop=True)
+    frame.attrs.clear()  # or pandas would copy them with every cell that is cut out
+    return frame
 
 
 def _narrowest(column: "pd.Series[Any]") -> "pd.Series[Any]":

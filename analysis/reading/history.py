@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.reading import shapes
 from analysis.reading.files import Folder
 from analysis.reading.load import locate
+from analysis.reading.names import facts_of
 from analysis.reading.records import Record, read_records
 from scalearn.files.json_files import json_lines
 
@@ -47,7 +48,10 @@ def history_of(folder: Folder, records: Sequence[Record]) -> pd.DataFrame:
     rows = [row for record in records for row in _rows(folder, record)]
     frame = pd.DataFrame(rows, columns=[*_IDENTITY, "epoch", "step", "time", "seconds", "metric", "value"])
     numbers = dict.fromkeys(("learning_rate", "epoch", "time", "seconds", "value"), "float64")
-    return frame.astype(numbers | {"seed": "Int64", "step": "Int64"} | dict.fromkeys(("node", "stage", "method", "task", "metric"), "str"))
+    texts = dict.fromkeys(("node", "stage", "method", "task", "metric"), "str")
+    frame = frame.astype(numbers | {"seed": "Int64", "step": "Int64"} | texts)
+    frame.attrs["names"] = facts_of(records)
+    return frame
 
 
 def load_spans(store: str | Path, sweep: str | None = None) -> list[Span]:

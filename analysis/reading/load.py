@@ -84,7 +84,8 @@ def _sound(record: Record) -> Record:
         build_frame([record])
     except (TypeError, ValueError, OverflowError, AttributeError):
         error = f"{record.node} holds values of a wrong type; run the sweep again."
-        return Record(record.node, "failed", stage=record.stage, error=error, config=config_from({}, record.node, None))
+        config = config_from({}, record.node, None)
+        return Record(record.node, "failed", stage=record.stage, error=error, config=config, names=record.names)
     return record
 
 

@@ -27,7 +27,7 @@ def job_tags(job: Mapping[str, Any]) -> dict[str, str]:
         job: Content of `job.json`.
     """
     provenance = job.get("provenance") or {}
-    kept = {name: job.get(name) for name in ("stage", "config", "parents", "started", "attempts")}
+    kept = {name: job.get(name) for name in ("stage", "config", "parents", "names", "started", "attempts")}
     kept["provenance"] = {name: provenance[name] for name in _PROVENANCE if name in provenance}
     return _parts(JOB_TAG, kept)
 

@@ -33,6 +33,8 @@ class Record:
     parents: tuple[str, ...] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """How its method, tasks and metrics are called, as the sweep's manifest or else the job says; `analysis.reading.names` reads it."""
     started: float | None = None
     """Seconds since 1970 at which the node was first begun."""
     finished: float | None = None
@@ -108,12 +110,13 @@ def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
         created=raw.get("created"),
         tracking_uri=raw.get("tracking_uri"),
         run_id=raw.get("run_id"),
-        nodes=tuple(_with_config(entry, raw.get("config_values") or {}) for entry in raw.get("nodes") or ()),
+        nodes=tuple(_in_full(entry, raw.get("config_values") or {}, raw.get("names")) for entry in raw.get("nodes") or ()),
     )
 
 
-def _with_config(entry: Mapping[str, Any], values: Any) -> Mapping[str, Any]:
-    """A node's line with its configuration in full; the manifest keeps each field's values once and their numbers in the lines."""
+def _in_full(entry: Mapping[str, Any], values: Any, names: Any) -> Mapping[str, Any]:
+    """A node's line with its configuration and names; the manifest keeps each field's values once and their numbers in the lines."""
+    entry = {**entry, "names": names} if names else entry
     numbers = entry.get("config")
     if not isinstance(numbers, list) or not isinstance(values, Mapping):
         return entry
@@ -145,7 +148,8 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
         begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
     except ResultsError as error:
         # Damage in one node must not hide the others: it counts as a failure of that node.
-        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config_from(entry, node, benchmark))
+        config, names = config_from(entry, node, benchmark), entry.get("names") or {}
+        return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config, names=names)
     state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
     return record_of(node, state, job, success or failure, result, entry, benchmark)
 
@@ -181,6 +185,7 @@ def record_of(
         parents=tuple(entry.get("parents") or job.get("parents") or ()),
         result=result or {},
         provenance=job.get("provenance") or {},
+        names=entry.get("names") or job.get("names") or {},
         started=_seconds(job.get("started")),
         finished=_seconds(ending.get("time")),
     )

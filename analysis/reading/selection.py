@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.errors import ResultsError
 from analysis.reading.frame import COLUMNS, distinct, setting_columns
-from analysis.reading.names import order_tasks
+from analysis.reading.names import Names
 
 FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
 """Columns that name a variant best; settings come next, then everything else."""
@@ -49,7 +49,7 @@ def table_targets(frame: pd.DataFrame) -> list[str]:
     """The table's columns: the sweep's targets, or else the tasks of all jobs that are not mere sources."""
     listed = frame.attrs.get("sweep", {}).get("targets")
     wanted = frame[~frame["stage"].isin(["source", "similarity"])]
-    return list(listed or order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
+    return list(listed or Names.of(frame).order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
 
 
 def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:

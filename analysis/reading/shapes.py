@@ -6,6 +6,10 @@ Number = (int, float)
 LARGEST = 2**63
 """No number that a job writes is as large. It excludes infinity too, which JSON does not know but 1e999 becomes."""
 
+NAMES = {
+    "methods": {"*": {"title": str, "family": str, "order": Number}},
+    "tasks": {"*": {"title": str, "order": Number, "metric": str}},
+}
 JOB = {
     "stage": str,
     "config": {

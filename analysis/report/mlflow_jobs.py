@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from analysis.reading.names import method_title, task_title
+from analysis.reading.names import Names, facts_of
 from analysis.reading.records import Record
 from analysis.tables.grid import percent
 
@@ -36,19 +36,20 @@ def experiment_description(sweep: str) -> str:
 def run_description(record: Record) -> str:
     """Markdown for one job's run."""
     config: dict[str, Any] = dict(record.config)
-    tasks = [str(entry.get("task")) for entry in config.get("data") or ()]
+    names, tasks = Names(facts_of([record])), [str(entry.get("task")) for entry in config.get("data") or ()]
+    titles = ", ".join(names.task_title(task, tasks) for task in tasks)
     rate = (config.get("optimisation") or {}).get("learning_rate")
     if record.stage == "similarity":
-        return f"**Similarity of the texts of {', '.join(task_title(task, tasks) for task in tasks)}**\n\nArtifact: `{record.node}`"
+        return f"**Similarity of the texts of {titles}**\n\nArtifact: `{record.node}`"
     what = {"source": "Source adapter", "transfer": "Transfer layer", "joint": "Joint model"}.get(record.stage or "", "Model")
-    title = f"**{what}: {method_title(str(config.get('method')))} on {', '.join(task_title(task, tasks) for task in tasks)}**"
+    title = f"**{what}: {names.method_title(str(config.get('method')))} on {titles}**"
     lines = [f"{title}, backbone {config.get('backbone')}, learning rate {rate:g}, seed {config.get('seed')}." if rate else f"{title}."]
     if config.get("sources"):
         lines.append(f"Built on the source adapters {', '.join(config['sources'])}.")
     for task, splits in (record.result.get("scores") or {}).items():
         metric = (record.result.get("primary_metric") or {}).get(task)
         shown = [f"{split} {percent(scores[metric])}" for split, scores in splits.items() if metric in scores]
-        lines.append(f"{task_title(task, tasks)}, {metric}: {', '.join(shown)}.")
+        lines.append(f"{names.task_title(task, tasks)}, {metric}: {', '.join(shown)}.")
     if record.error:
         lines.append(f"Failed: {record.error}")
     return "\n\n".join([*lines, f"Artifact: `{record.node}`"])

@@ -8,6 +8,7 @@ from typing import Any
 from analysis.errors import ResultsError
 from analysis.published import published_scores
 from analysis.reading.load import StoredSweep, read_sweep
+from analysis.reading.names import facts_of
 from analysis.reading.selection import Rule, check_rule
 from scalearn.files.json_files import decode
 
@@ -76,7 +77,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def _mark(stored: StoredSweep, rule: Rule, against: str | None) -> str:
     """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
     info = stored.info
-    facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri)
+    facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri, facts_of(stored.records))
     digest = hashlib.sha256(repr((stored.store, rule, against, facts)).encode())
     for record in stored.records:
         digest.update(repr((record.node, record.state, record.error, record.started, record.finished)).encode())

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from analysis.reading.names import task_title
 from analysis.report.results import Results
 from analysis.tables.benchmark import Row, tuning_note
 from analysis.tables.grid import count, percent
@@ -83,12 +82,12 @@ def _frugal(results: Results) -> list[str]:
 
 def _targets(results: Results) -> list[str]:
     parts = []
-    for index, target in enumerate(results.table.targets):
+    for index, target in enumerate(results.table.target_titles):
         scored = [(percent(mean), row.title) for row in results.table.rows if (mean := row.cells[index].mean) is not None]
         best = max((score for score, _ in scored), key=float, default="")
         titles = [title for score, title in scored if score == best]
         if 0 < len(titles) < len(scored):
-            parts.append(f"{task_title(target, results.table.targets)}: {_listed(titles)} ({best})")
+            parts.append(f"{target}: {_listed(titles)} ({best})")
     return [f"Best per target: {'; '.join(parts)}."] if parts else []
 
 

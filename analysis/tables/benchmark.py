@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from analysis.errors import ResultsError
-from analysis.reading.names import Family, method_family, method_title, order_methods, task_title
+from analysis.reading.names import Family, Names
 from analysis.reading.selection import Choice, Rule, check_rule, choices, natural, table_jobs, table_targets
 
 
@@ -165,7 +165,7 @@ def benchmark_table(
         ResultsError: The frame has no job for the table.
     """
     rule = check_rule(rule)
-    sweep = frame.attrs.get("sweep", {})
+    sweep, names = frame.attrs.get("sweep", {}), Names.of(frame)
     columns = list(targets or table_targets(frame))
     frame = table_jobs(frame, columns, methods)
     if frame.empty:
@@ -174,24 +174,24 @@ def benchmark_table(
     # Cells are cut out of the frame hundreds of times, so only what they need goes along.
     frame = frame[list(_NEEDED)]
     frame["primary"] = frame["primary"].fillna(False).astype(bool)
-    frame.attrs.clear()
     stages = {str(method): str(stage) for method, stage in zip(frame["method"], frame["stage"], strict=True)}
     rows = [
-        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, chosen, split, stages[method])
-        for method in order_methods(stages, stages)
+        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, chosen, split, names, stages)
+        for method in names.order_methods(stages, stages)
         for variant in sorted(frame.loc[frame["method"] == method, "variant"].unique(), key=natural)
     ]
+    titles = tuple(names.task_title(task, columns) for task in columns)
     return BenchmarkTable(
         title=" · ".join(str(part) for part in (sweep.get("name"), *sorted(frame["backbone"].dropna().unique())) if part),
         targets=tuple(columns),
-        target_titles=tuple(task_title(task, columns) for task in columns),
-        metrics=tuple(_metric(frame, task) for task in columns),
+        target_titles=titles,
+        metrics=tuple(_metric(frame, task) or names.primary_metric(task) for task in columns),
         rows=tuple(rows),
         rule=rule,
         split=split,
         benchmark=sweep.get("benchmark") or _only(frame["benchmark"]),
         backbones=tuple(sorted(frame["backbone"].dropna().unique())),
-        notes=tuple(_notes(rows, columns, rule)),
+        notes=tuple(_notes(rows, titles, rule)),
     )
 
 
@@ -212,11 +212,12 @@ def _row(
     targets: Sequence[str],
     chosen: Mapping[tuple[str, str, str], Choice],
     split: str,
-    stage: str,
+    names: Names,
+    stages: Mapping[str, str],
 ) -> Row:
-    title = method_title(method) + (f" ({variant})" if variant else "")
+    title = names.method_title(method) + (f" ({variant})" if variant else "")
     cells = [_cell(target, jobs[jobs["task"] == target], chosen.get((method, variant, target), Choice(None)), split) for target in targets]
-    return Row(method, title, method_family(method, stage), variant, tuple(cells))
+    return Row(method, title, names.method_family(method, stages[method]), variant, tuple(cells))
 
 
 def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
@@ -271,7 +272,7 @@ def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:
     return phrases
 
 
-def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]:
+def _notes(rows: Sequence[Row], titles: Sequence[str], rule: Rule) -> list[str]:
     notes = [_rule_note(rule), *tuning_note(rows)]
     counts = {cell.count for row in rows for cell in row.cells if cell.count}
     if len(counts) == 1:
@@ -280,13 +281,13 @@ def _notes(rows: Sequence[Row], targets: Sequence[str], rule: Rule) -> list[str]
         notes.append(f"n = {count} seed{'s' if count > 1 else ''} in {which}.")
     elif counts:
         parts = []
-        for position, target in enumerate(targets):
+        for position, title in enumerate(titles):
             here = sorted({row.cells[position].count for row in rows if row.cells[position].count}, reverse=True)
-            parts.append(f"{task_title(target, targets)} {' or '.join(map(str, here)) or 'none'}")
+            parts.append(f"{title} {' or '.join(map(str, here)) or 'none'}")
         notes.append(f"Seed counts differ: n = {', '.join(parts)}.")
     if counts and max(counts) > 1:
         spread = "Mean ± sample standard deviation (n - 1) over seeds"
-        notes.append(f"{spread}; the average's is over the seeds that all targets share." if len(targets) > 1 else f"{spread}.")
+        notes.append(f"{spread}; the average's is over the seeds that all targets share." if len(titles) > 1 else f"{spread}.")
     return notes
 
 

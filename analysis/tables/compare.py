@@ -1,7 +1,7 @@
 """Two sweeps side by side: what differs in their configuration, and what that did to the scores."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import pandas as pd
 from analysis.errors import ResultsError
 from analysis.reading.frame import setting_columns
 from analysis.reading.load import is_tracking_uri, load, locate
-from analysis.reading.names import order_methods, order_tasks, task_title
-from analysis.reading.selection import Rule
+from analysis.reading.names import Names
+from analysis.reading.selection import Rule, table_targets
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable, Row, benchmark_table
 from analysis.tables.grid import Grid, GridCell, GridRow, count, percent
@@ -50,6 +50,8 @@ class Comparison:
     """Columns method, target, first, second (means), difference (second minus first), low, high, n, paired, p, p_holm."""
     yaml_diff: str
     """Unified diff of the two sweep files; empty where they are the same or not known."""
+    names: Names = field(default_factory=Names)
+    """What the first sweep's results call their methods and tasks."""
 
     def grids(self) -> list[Grid]:
         """The configuration's differences and the scores', as tables to render."""
@@ -118,7 +120,7 @@ def compare(
     """
     frames = load(first, first_sweep), load(second, second_sweep)
     names = _names(frames, (first, second))
-    targets = [_targets(frame) for frame in frames]
+    targets = [table_targets(frame) for frame in frames]
     common = [target for target in targets[0] if target in targets[1]]
     if not common:
         raise ResultsError(f"{names[0]} and {names[1]} have no target in common, so their scores cannot be compared.")
@@ -134,6 +136,7 @@ def compare(
         shared_nodes=len(set(frames[0]["node"]) & set(frames[1]["node"])),
         scores=_scores(pairs, tables[0]),
         yaml_diff=_yaml_diff((first, second), (first_sweep, second_sweep), names),
+        names=Names.of(frames[0]),
     )
 
 
@@ -142,11 +145,6 @@ def _names(frames: Sequence[pd.DataFrame], places: Sequence[str | Path]) -> tupl
     shown = [without_secrets(str(place)) for place in places]
     one, two = (str(frame.attrs.get("sweep", {}).get("name") or place) for frame, place in zip(frames, shown, strict=True))
     return (one, two) if one != two else (f"{one} ({shown[0]})", f"{two} ({shown[1]})")
-
-
-def _targets(frame: pd.DataFrame) -> list[str]:
-    listed = frame.attrs.get("sweep", {}).get("targets")
-    return list(listed or order_tasks(frame.loc[frame["stage"] != "source", "task"].dropna()))
 
 
 def _matched(one: BenchmarkTable, two: BenchmarkTable) -> tuple[list[tuple[Row, Row]], tuple[list[str], list[str]]]:
@@ -169,7 +167,7 @@ def _configuration(frames: Sequence[pd.DataFrame], targets: Sequence[str], metho
         dict.fromkeys([*("learning_rate", "seed", "source_seed"), *(name for frame in frames for name in setting_columns(frame))])
     )
     found: dict[str, list[Difference]] = {}
-    for method in order_methods(methods):
+    for method in Names.of(frames[0]).order_methods(methods):
         for column in columns:
             one, two = (_values(frame[frame["method"] == method], column) for frame in shown)
             if one != two:
@@ -236,7 +234,7 @@ def _configuration_grid(found: Comparison) -> Grid:
 def _score_grid(found: Comparison) -> Grid:
     rows = []
     for entry in found.scores.to_dict("records"):
-        target = "Average" if entry["target"] == "average" else task_title(str(entry["target"]))
+        target = "Average" if entry["target"] == "average" else found.names.task_title(str(entry["target"]))
         interval = "–" if pd.isna(entry["low"]) else f"{signed(entry['low'])} to {signed(entry['high'])}"
         means = [GridCell(percent(entry[side]), sort=entry[side]) for side in ("first", "second")]
         cells = (

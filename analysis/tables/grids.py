@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.reading.names import short_name, task_title
+from analysis.reading.names import short_name
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import Grid, GridCell, GridRow, count, percent
@@ -89,10 +89,10 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
     if not summaries:
         return None
     rows = []
-    for entry in summary_frame(summaries).to_dict("records"):
+    for summary, entry in zip(summaries, summary_frame(summaries).to_dict("records"), strict=True):
         numbers = (entry["own_rank"], entry["sum"], entry["effective_sources"])
         shares = (entry["other_share"], entry["negative"], entry["near_zero"])
-        cells = [GridCell(str(entry["title"])), GridCell(task_title(str(entry["task"]))), GridCell(str(entry["top_source"]))]
+        cells = [GridCell(summary.title), GridCell(summary.task_title), GridCell(str(entry["top_source"]))]
         cells += [_number(value, digits) for value, digits in zip(numbers, (0, 2, 1), strict=True)]
         cells += [GridCell(f"{share:.0%}", sort=float(share)) for share in shares]
         cells += [_number(entry["stability"], 2)]

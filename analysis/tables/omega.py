@@ -4,7 +4,7 @@ omega has the shape [layers, sources, width]: one layer where layers share it, w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,7 +19,7 @@ from scipy.special import softmax
 from analysis.errors import ResultsError
 from analysis.reading.files import Folder
 from analysis.reading.load import locate
-from analysis.reading.names import method_title, short_name, task_title
+from analysis.reading.names import Names, facts_of, short_name
 from analysis.reading.records import Record, read_json, read_records
 from analysis.tables.benchmark import BenchmarkTable
 
@@ -48,11 +48,13 @@ class Omega:
     """What the coefficients of a dimension sum to at the start of training: 2, unless the job sets it or the method constrains it."""
     variant: str = ""
     """What tells the job's row of the table from other rows of its method."""
+    names: Names = field(default_factory=Names)
+    """What the results call their methods and tasks."""
 
     @property
     def title(self) -> str:
         """The method's title, and the variant."""
-        return method_title(self.method) + (f" ({self.variant})" if self.variant else "")
+        return self.names.method_title(self.method) + (f" ({self.variant})" if self.variant else "")
 
     @property
     def small(self) -> float:
@@ -77,6 +79,7 @@ class OmegaSummary:
     method: str
     title: str
     task: str
+    task_title: str
     sources: tuple[str, ...]
     seeds: tuple[int, ...]
     means: tuple[float, ...]
@@ -125,7 +128,7 @@ def behind(table: BenchmarkTable) -> dict[str, str]:
 
 def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) -> list[Omega]:
     """`load_omegas` for records that were read already."""
-    wanted = None if nodes is None else set(nodes)
+    wanted, names = None if nodes is None else set(nodes), Names(facts_of(records))
     found = []
     for record in records:
         if record.state != "succeeded" or record.config.get("method") in GIVEN or (wanted is not None and record.node not in wanted):
@@ -140,7 +143,7 @@ def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) ->
             raise ResultsError(
                 f"{record.node}/transfer/omega.safetensors has shape {values.shape}, which does not fit {len(sources)} sources."
             )
-        found.append(_omega(record, sources, values, nodes.get(record.node, "") if isinstance(nodes, Mapping) else ""))
+        found.append(_omega(record, sources, values, nodes.get(record.node, "") if isinstance(nodes, Mapping) else "", names))
     return found
 
 
@@ -192,7 +195,7 @@ def describe(summary: OmegaSummary) -> str:
         if own in summary.sources
         else "it has no own source"
     )
-    text = f"**{summary.title} on {task_title(summary.task)}** ({count} seed{'s' if count > 1 else ''}): "
+    text = f"**{summary.title} on {summary.task_title}** ({count} seed{'s' if count > 1 else ''}): "
     text += f"the largest mean coefficients are those of {', '.join(parts)}; {place}. "
     text += f"The {len(summary.sources)} coefficients sum to {summary.total:.2f} ({summary.start:g} at the start), as if spread over "
     text += f"{summary.effective_sources:.1f} equal sources; {summary.negative:.0%} are negative and {summary.near_zero:.0%} near zero. "
@@ -235,7 +238,7 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str) -> Omega:
+def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str, names: Names) -> Omega:
     """The coefficients as the layer uses them: the artifact holds what was learned, before an ablation's constraint (docs/protocol.md)."""
     config = record.config
     method, start = str(config["method"]), float((config.get("settings") or {}).get("omega_init_scale", 2.0))
@@ -244,7 +247,7 @@ def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.floa
     if method == "scalearn_softmax":
         values, start = softmax(values, axis=1), 1.0
     rate = float((config.get("optimisation") or {}).get("learning_rate", "nan"))
-    return Omega(record.node, method, str(config["data"][0]["task"]), int(config["seed"]), rate, sources, values, start, variant)
+    return Omega(record.node, method, str(config["data"][0]["task"]), int(config["seed"]), rate, sources, values, start, variant, names)
 
 
 def _summary(group: Sequence[Omega]) -> OmegaSummary:
@@ -263,6 +266,7 @@ def _summary(group: Sequence[Omega]) -> OmegaSummary:
         title=first.title,
         start=first.start,
         task=first.task,
+        task_title=first.names.task_title(first.task),
         sources=first.sources,
         seeds=tuple(omega.seed for omega in group),
         means=tuple(float(mean) for mean in per_seed.mean(axis=0)),

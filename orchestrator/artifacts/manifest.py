@@ -14,6 +14,7 @@ from orchestrator.artifacts.store import SCHEMA, Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames
 from orchestrator.definition.sweep import Sweep
+from orchestrator.definition.titles import names_of
 from scalearn.files.json_files import LARGEST
 from scalearn.identity import to_plain
 from scalearn.secrets import without_secrets
@@ -82,6 +83,7 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
             "benchmark": sweep.benchmark,
             "targets": list(TaskNames.of(sweep.benchmark, sweep.tasks).keys(sweep.targets)),
             "methods": list(sweep.methods),
+            "names": names_of(graph),
             "tracking_uri": tracking_uri,
             "experiment": sweep.tracking.experiment or sweep.name,
             "run_id": run_id,

@@ -19,7 +19,7 @@ class TaskNames:
 
     benchmark: str
     tasks: tuple[str, ...]
-    """Full keys of the benchmark's tasks, in the paper's order, then one's own."""
+    """Full keys of the benchmark's tasks, in the order of stacking, then one's own."""
     own: Mapping[str, Task] = field(default_factory=dict)
     """Tasks that the sweep file itself defines, by full key."""
 

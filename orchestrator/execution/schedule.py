@@ -21,6 +21,7 @@ from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version
 from orchestrator.definition.resources import Shape, placement_of, shape_of
 from orchestrator.definition.schema import StageResources
+from orchestrator.definition.titles import names_of
 from orchestrator.drivers.claims import Claims
 from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.leftovers import TUNE, remove_leftovers
@@ -226,6 +227,7 @@ class _Orders:
             "stage": self._graph.stage_of(job.node),
             "config": to_plain(job.config),
             "parents": [parent.node for parent in job.parents],
+            "names": names_of([job]),
             "provenance": dict(self._settings.provenance),
         }
         parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))

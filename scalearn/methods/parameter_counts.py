@@ -1,8 +1,10 @@
 """What every method learns on a backbone, counted without loading a weight."""
 
+from typing import get_args
+
 from scalearn.backbone.registry import Shape
 from scalearn.methods import counts
-from scalearn.methods.registry import METHODS, Method
+from scalearn.methods.registry import METHODS, Family, Method
 
 Counts = dict[str, int]
 """`transfer`: what the method learns on top of its sources; `source`: the adapters that it builds on, or, for a method
@@ -36,10 +38,13 @@ def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2
 
 
 def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> dict[str, Counts]:
-    """Count every method of the registry that has a formula on this backbone, by method key; see `method_counts`."""
+    """Count every method of the registry that has a formula on this backbone, by method key in the order of tables."""
+    # As tables group and order them. A package may have given its method a family that tables do not know.
+    ordered = sorted(
+        METHODS.values(), key=lambda method: ((*get_args(Family), method.family).index(method.family), method.order, method.key)
+    )
     counted = {
-        key: method_counts(method, shape, sources=sources, labels=labels, reduction_factor=reduction_factor)
-        for key, method in METHODS.items()
+        method.key: method_counts(method, shape, sources=sources, labels=labels, reduction_factor=reduction_factor) for method in ordered
     }
     return {key: each for key, each in counted.items() if each is not None}
 

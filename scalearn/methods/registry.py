@@ -40,13 +40,13 @@ class Method:
 
     key: str
     title: str
-    """The row's name in tables."""
+    """What tables, plots and reports call it, unlike any other."""
     family: Family
     """Block of the result table: trained on one task, on all tasks jointly, or in two stages."""
     stage: Stage
     """Stage of the jobs that this method makes. `adapter` makes source jobs: the same adapter serves as source and as baseline."""
     order: int
-    """Position in tables, ascending."""
+    """Position among the methods of its family, ascending."""
     builder: str
     """`module:function` that builds the method's branch (`scalearn.methods.build.BranchBuilder`). Imported by training only."""
     needs_sources: bool = False
@@ -101,17 +101,25 @@ def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **
     )
 
 
-_REDUCTION_RULE = {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
+_REDUCTION = MappingProxyType(
+    {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
+)
 
 
-def _propetl_rules(share: float, mask_rate: Mapping[str, SettingRule]) -> Mapping[str, SettingRule]:
+def _propetl_rules(share: float, rate: str, rule: SettingRule) -> Mapping[str, SettingRule]:
     sparsity = SettingRule(share, low=0.0, high=1.0, meaning="share of entries that a mask keeps")
-    return MappingProxyType({**_REDUCTION_RULE, "sparsity": sparsity, **mask_rate})
+    return MappingProxyType({**_REDUCTION, "sparsity": sparsity, rate: rule})
 
 
+_PROPETL_RULES = _propetl_rules(
+    0.5, "mask_learning_rate", SettingRule(5e-3, low=0.0, high=10.0, meaning="learning rate of the masks' scores")
+)
+_PROPETL_JOINT_RULES = _propetl_rules(
+    0.3, "mask_learning_rate_factor", SettingRule(10.0, low=0.0, meaning="learning rate of the masks' scores, in learning rates")
+)
 _HYPER_RULES = MappingProxyType(
     {
-        **_REDUCTION_RULE,
+        **_REDUCTION,
         "embedding": SettingRule(512, low=1, meaning="size of a task's embedding"),
         "hidden": SettingRule(128, low=1, meaning="hidden size of the network that projects embeddings"),
         "projected": SettingRule(64, low=1, meaning="size of a projected embedding"),
@@ -126,10 +134,19 @@ _SOUP_RULES = MappingProxyType(
         "sentence_rows": SettingRule(10_000, low=1, meaning="training rows of each task that its similarity is measured on"),
     }
 )
-_FULL = "scalearn.methods.backbone_copy:build_full"
-_LIBRARY = "scalearn.methods.backbone_copy:build_library"
+_FIXED_RULES = MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")})
+_FULL, _LIBRARY = "scalearn.methods.backbone_copy:build_full", "scalearn.methods.backbone_copy:build_library"
+_BOTTLENECK = "scalearn.methods.bottleneck:build"
 _PROPETL = "scalearn.methods.propetl:build"
 _HYPERFORMER = "scalearn.methods.hyperformer:build"
+_FUSION = "scalearn.methods.fusion:build"
+_SOUP = "scalearn.methods.soup:build"
+_FIXED = "scalearn.methods.scaling:build_fixed"
+
+
+def _transfer(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
+    optimisation = MappingProxyType({"learning_rate": rate})
+    return Method(key, title, "two_stage", "transfer", order, builder, needs_sources=True, optimisation=optimisation, count=count, **rest)
 
 
 def _joint(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
@@ -139,113 +156,43 @@ def _joint(key: str, title: str, order: int, builder: str, rate: float, count: C
     return Method(key, title, "joint", "joint", order, builder, optimisation=optimisation, count=count, **rest)
 
 
-def _single(key: str, title: str, order: int, builder: str, count: Count, *, optimisation: Mapping[str, object], **rest: Any) -> Method:
-    return Method(key, title, "single", "single", order, builder, optimisation=MappingProxyType(optimisation), count=count, **rest)
+def _single(
+    key: str,
+    title: str,
+    order: int,
+    builder: str,
+    rate: float,
+    count: Count,
+    stage: Stage = "single",
+    weight_decay: float = 0.0,
+    **rest: Any,
+) -> Method:
+    optimisation = MappingProxyType({"learning_rate": rate} | ({"weight_decay": weight_decay} if weight_decay else {}))
+    return Method(key, title, "single", stage, order, builder, optimisation=optimisation, count=count, **rest)
 
 
 METHODS: dict[str, Method] = {
     method.key: method
     for method in (
-        _single("full_ft", "Full fine-tuning", 10, _FULL, counts.everything, optimisation={"learning_rate": 2e-5}, owns_backbone=True),
-        Method(
-            "adapter",
-            "Adapter",
-            "single",
-            "source",
-            20,
-            "scalearn.methods.bottleneck:build",
-            optimisation=MappingProxyType({"learning_rate": 3e-4}),
-            rules=MappingProxyType(_REDUCTION_RULE),
-            count=counts.bottleneck,
-        ),
-        _single(
-            "propetl",
-            "ProPETL",
-            30,
-            _PROPETL,
-            counts.propetl,
-            optimisation={"learning_rate": 1e-3, "weight_decay": 0.1},
-            rules=_propetl_rules(
-                0.5, {"mask_learning_rate": SettingRule(5e-3, low=0.0, high=10.0, meaning="learning rate of the masks' scores")}
-            ),
-        ),
-        _single(
-            "compacter_pp",
-            "Compacter++",
-            40,
-            _LIBRARY,
-            counts.compacter,
-            optimisation={"learning_rate": 3e-3},
-            rules=MappingProxyType(_REDUCTION_RULE),
-            owns_backbone=True,
-        ),
-        _single("ia3", "(IA)³", 50, _LIBRARY, counts.ia3, optimisation={"learning_rate": 5e-3}, owns_backbone=True),
+        _single("full_ft", "Full fine-tuning", 10, _FULL, 2e-5, counts.everything, owns_backbone=True),
+        _single("adapter", "Adapter", 20, _BOTTLENECK, 3e-4, counts.bottleneck, stage="source", rules=_REDUCTION),
+        _single("propetl", "ProPETL", 30, _PROPETL, 1e-3, counts.propetl, weight_decay=0.1, rules=_PROPETL_RULES),
+        _single("compacter_pp", "Compacter++", 40, _LIBRARY, 3e-3, counts.compacter, rules=_REDUCTION, owns_backbone=True),
+        _single("ia3", "(IA)³", 50, _LIBRARY, 5e-3, counts.ia3, owns_backbone=True),
         _joint("full_ft_m", "Full fine-tuning (joint)", 110, _FULL, 2e-5, counts.everything, owns_backbone=True),
-        _joint(
-            "adapter_m",
-            "Adapter (joint)",
-            120,
-            "scalearn.methods.bottleneck:build",
-            3e-4,
-            counts.bottleneck,
-            rules=MappingProxyType(_REDUCTION_RULE),
-        ),
-        _joint(
-            "propetl_m",
-            "ProPETL (joint)",
-            130,
-            _PROPETL,
-            3e-4,
-            counts.propetl_joint,
-            rules=_propetl_rules(
-                0.3,
-                {"mask_learning_rate_factor": SettingRule(10.0, low=0.0, meaning="learning rate of the masks' scores, in learning rates")},
-            ),
-        ),
+        _joint("adapter_m", "Adapter (joint)", 120, _BOTTLENECK, 3e-4, counts.bottleneck, rules=_REDUCTION),
+        _joint("propetl_m", "ProPETL (joint)", 130, _PROPETL, 3e-4, counts.propetl_joint, rules=_PROPETL_JOINT_RULES),
         _joint("hyperformer", "HyperFormer", 140, _HYPERFORMER, 3e-4, counts.hyperformer, rules=_HYPER_RULES),
         _joint("hyperformer_pp", "HyperFormer++", 150, _HYPERFORMER, 3e-4, counts.hyperformer_shared, rules=_HYPER_RULES),
-        Method(
-            "adapterfusion",
-            "AdapterFusion",
-            "two_stage",
-            "transfer",
-            200,
-            "scalearn.methods.fusion:build",
-            needs_sources=True,
-            optimisation=MappingProxyType({"learning_rate": 5e-5}),
-            count=counts.fusion,
-        ),
-        Method(
-            "adaptersoup",
-            "AdapterSoup",
-            "two_stage",
-            "transfer",
-            210,
-            "scalearn.methods.soup:build",
-            needs_sources=True,
-            needs_similarity=True,
-            optimisation=MappingProxyType({"learning_rate": 3e-4}),
-            rules=_SOUP_RULES,
-            count=counts.bottleneck,
-        ),
+        _transfer("adapterfusion", "AdapterFusion", 200, _FUSION, 5e-5, counts.fusion),
+        _transfer("adaptersoup", "AdapterSoup", 210, _SOUP, 3e-4, counts.bottleneck, rules=_SOUP_RULES, needs_similarity=True),
         _scalearn("scalearn", "ScaLearn", 220, 0.3, counts.omega_per_layer),
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
         _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
         _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
         _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
-        Method(
-            "scalearn_fixed",
-            "Fixed omega",
-            "two_stage",
-            "transfer",
-            280,
-            "scalearn.methods.scaling:build_fixed",
-            needs_sources=True,
-            optimisation=MappingProxyType({"learning_rate": 3e-4}),
-            rules=MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")}),
-            count=counts.nothing,
-        ),
+        _transfer("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, 3e-4, counts.nothing, rules=_FIXED_RULES),
     )
 }
 

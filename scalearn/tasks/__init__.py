@@ -1,7 +1,7 @@
 """The tasks that a sweep can name.
 
 get_task("glue/rte")        the task of that key
-benchmark_tasks("glue")     the keys of a benchmark's tasks, in the order of the paper's tables
+benchmark_tasks("glue")     the keys of a benchmark's tasks, in the order in which adapters are stacked
 register_task(task)         adds one's own
 task_of(data)               the task that a job reads
 """
@@ -65,7 +65,7 @@ def get_task(key: str) -> Task:
 
 
 def benchmark_tasks(benchmark: str) -> tuple[str, ...]:
-    """Keys of a benchmark's tasks, in the order of the paper's tables.
+    """Keys of a benchmark's tasks, in the order in which adapters are stacked; tables have their own (`Task.order`).
 
     Raises:
         UserError: No such benchmark; the sentence names the nearest one.

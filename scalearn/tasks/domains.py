@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -130,5 +131,5 @@ def _domain(name: str, labels: tuple[str, ...], package: str, version: str, read
 
 TASKS = (
     *(_domain(name, SENTIMENTS, *TWEETS[:2], partial(_read_tweets, name)) for name in PATTERNS),
-    _domain("bbc", TOPICS, *NEWS[:2], _news),
+    replace(_domain("bbc", TOPICS, *NEWS[:2], _news), title="BBC"),
 )

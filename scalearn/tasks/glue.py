@@ -3,14 +3,15 @@
 from typing import Any
 
 from scalearn.tasks.hub_table import hub_source
-from scalearn.tasks.task import Metric, SplitRule, Task, text_task
+from scalearn.tasks.task import Metric, SplitRule, Task, as_published, text_task
 
 
 def _glue(name: str, columns: tuple[str, ...], labels: tuple[str, ...] | None, *metrics: Metric, **rest: Any) -> Task:
     return text_task(f"glue/{name}", columns, labels, metrics=metrics or ("accuracy",), source=hub_source("glue", name), **rest)
 
 
-TASKS = (
+TASKS = as_published(
+    {"mnli": "MNLI", "qqp": "QQP", "qnli": "QNLI", "sst2": "SST-2", "stsb": "STS-B", "mrpc": "MRPC", "rte": "RTE", "cola": "CoLA"},
     _glue("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews", "accuracy"),
     _glue("sst2", ("sentence",), ("negative", "positive")),
     _glue("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), "accuracy", "f1"),

@@ -1,7 +1,7 @@
 """SuperGLUE, eight tasks (docs/protocol.md, Tasks): inputs, templates, metrics and splits of the paper."""
 
 from scalearn.tasks.hub_table import hub_source
-from scalearn.tasks.task import Row, SplitRule, Task, Template, text_task
+from scalearn.tasks.task import Row, SplitRule, Task, Template, as_published, text_task
 
 FALSE_TRUE = ("False", "True")
 
@@ -26,7 +26,8 @@ def _record_texts(row: Row) -> Row:
     }
 
 
-TASKS = (
+TASKS = as_published(
+    {"record": "ReCoRD", "multirc": "MultiRC", "boolq": "BoolQ", "wic": "WiC", "wsc": "WSC", "copa": "COPA", "cb": "CB", "rte": "RTE"},
     text_task("super_glue/boolq", ("question", "passage"), FALSE_TRUE, source=hub_source("super_glue", "boolq")),
     text_task(
         "super_glue/cb",

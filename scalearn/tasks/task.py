@@ -5,7 +5,7 @@ Nothing here imports torch, transformers or datasets: planning a sweep reads tas
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -164,6 +164,10 @@ class Task:
     metrics: tuple[Metric, ...]
     """What an evaluation computes; the first is reported in tables."""
     source: Source
+    title: str | None = None
+    """What tables, plots and reports call it; None: its name, with capitals."""
+    order: int | None = None
+    """Position in tables whose sweep names no targets, ascending; None: after the others of its benchmark, by name."""
     label_column: str = "label"
     label_names: tuple[str, ...] | None = None
     """Names of the classes in the order of their numbers; None: regression, or taken from the train split."""
@@ -248,3 +252,8 @@ def text_task(
         source=source,
         **settings,
     )
+
+
+def as_published(titles: Mapping[str, str], *tasks: Task) -> tuple[Task, ...]:
+    """Return a benchmark's tasks with the titles and the order of the paper's table, which is another than that of stacking."""
+    return tuple(replace(task, title=titles[task.name], order=list(titles).index(task.name)) for task in tasks)

@@ -1,0 +1,19 @@
+"""What results are told about their methods and tasks: how each is called, ordered and grouped. `analysis.reading.names` reads it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.definition.graph import Job
+from scalearn.methods.registry import METHODS
+from scalearn.tasks import task_of
+
+
+def names_of(jobs: Iterable[Job]) -> dict[str, Any]:
+    """Return the facts of all methods and tasks of some jobs, by key; they stand in `job.json`, the manifest and MLflow's tags."""
+    configs = [job.config for job in jobs]
+    methods = {config.method: METHODS[config.method] for config in configs if config.method in METHODS}
+    tasks = [task_of(data) for data in {(data.task, data.own): data for config in configs for data in config.data}.values()]
+    return {
+        "methods": {key: {"title": method.title, "family": method.family, "order": method.order} for key, method in methods.items()},
+        "tasks": {task.key: {"title": task.title, "order": task.order, "metric": task.primary_metric} for task in tasks},
+    }
