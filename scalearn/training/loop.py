@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +33,8 @@ from scalearn.training.results import write_artifact, write_result
 from scalearn.training.runtime import Runtime
 from scalearn.training.similarity import measure, read_similarity
 from scalearn.training.stop_signal import StopSignal
+
+T = TypeVar("T")
 
 __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
@@ -138,6 +140,8 @@ class _PackTrainer:
         self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
+        on_gpu = self.accelerator.device.type != "cpu"
+        self.shared_passes = on_gpu if runtime.shared_passes is None else runtime.shared_passes
         self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
@@ -200,10 +204,10 @@ class _PackTrainer:
         started = time.monotonic()
         states = [run.generator.get_state() for run in self.active]
         batches = self._next_batches()
-        parts = self._parts(batches)
         while True:
+            passes = self._passes(batches)
             try:
-                step_losses = self._accumulate(batches, parts)
+                step_losses = self._accumulate(batches, passes)
                 break
             except Stop:
                 for run, state in zip(self.active, states, strict=True):
@@ -212,13 +216,13 @@ class _PackTrainer:
             except (RuntimeError, MemoryError) as error:
                 for run in self.active:
                     run.optimizer.zero_grad(set_to_none=True)
-                if not ran_out(error) or parts >= max(batch.weight for batch in batches):
+                largest = max(sum(batch.weight for batch, _ in parts) for parts in passes)
+                if not ran_out(error) or largest == 1:
                     raise
-                parts *= 2
-                self.pass_rows = -(-sum(batch.weight for batch in batches) // parts)
-                logger.warning("Out of memory: the batch is now computed in %d parts.", parts)
+                self.pass_rows = -(-largest // 2)
+                logger.warning("Out of memory: a pass now holds at most %d rows.", self.pass_rows)
             self._free_memory()
-        self.micro_batches = max(self.micro_batches, parts)
+        self.micro_batches = max(self.micro_batches, len(passes) // len(self._together(batches)))
         self._update(step_losses)
         seconds = time.monotonic() - started
         for run in self.active:
@@ -241,17 +245,25 @@ class _PackTrainer:
             batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id, run.batch_seed()))
         return batches
 
-    def _parts(self, batches: Sequence[JobBatch]) -> int:
-        """Return the passes that a step takes, from its own rows alone: a resumed pack, which knows no earlier ones, divides alike."""
-        examples = sum(batch.weight for batch in batches)
-        rows = sum(batch.inputs["input_ids"].shape[0] for batch in batches)
-        return max(-(-examples // (self.pass_rows or examples)), -(-rows // (self.runtime.micro_batch_rows or rows)))
+    def _together(self, jobs: Sequence[T]) -> list[list[T]]:
+        """Return which jobs share passes: all of them, or each its own."""
+        return [list(jobs)] if self.shared_passes else [[job] for job in jobs]
 
-    def _accumulate(self, batches: Sequence[JobBatch], passes: int) -> dict[int, float]:
+    def _passes(self, batches: Sequence[JobBatch]) -> list[list[tuple[JobBatch, float]]]:
+        """Return the passes that a step takes, from its own rows alone: a resumed pack, which knows no earlier ones, divides alike."""
+        found: list[list[tuple[JobBatch, float]]] = []
+        for group in self._together(batches):
+            examples = sum(batch.weight for batch in group)
+            rows = sum(batch.block.rows for batch in group)
+            parts = max(-(-examples // (self.pass_rows or examples)), -(-rows // (self.runtime.micro_batch_rows or rows)))
+            found += split_for_memory(group, parts)
+        return found
+
+    def _accumulate(self, batches: Sequence[JobBatch], passes: Sequence[Sequence[tuple[JobBatch, float]]]) -> dict[int, float]:
         """Compute all gradients; return each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
         scalers = {id(run): run.scaler for run in self.active}
-        for number, parts in enumerate(split_for_memory(batches, passes)):
+        for number, parts in enumerate(passes):
             if number:
                 self.stop.check()
             members = [batch for batch, _ in parts]
@@ -307,7 +319,11 @@ class _PackTrainer:
                 run.progress.finished, run.progress.stopped_by = True, "asha"
 
     def _scores(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
-        """Evaluate jobs on a split; where memory runs out, halve the passes and start the evaluation again."""
+        """Evaluate jobs on a split."""
+        return [scores for group in self._together(runs) for scores in self._scores_together(group, split)]
+
+    def _scores_together(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
+        """Evaluate jobs that share passes; where memory runs out, halve the passes and start the evaluation again."""
         while True:
             try:
                 return evaluate_runs(

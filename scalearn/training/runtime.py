@@ -22,8 +22,11 @@ class Runtime:
     """`eager` keeps attention dropout on each job's own random stream; `sdpa` saves memory on long inputs."""
     checkpoint_seconds: float = 60.0
     """Longest training time that a killed job repeats; every evaluation also leaves a checkpoint."""
+    shared_passes: bool | None = None
+    """Whether the rows of all jobs of a pack go through the backbone together. None: on a GPU, where small products wait for one another.
+    Otherwise the jobs take turns, and each ends with the same bits as alone: how a product is rounded depends on its number of rows."""
     micro_batch_rows: int | None = None
-    """Most rows in one pass; larger batches are accumulated. None: the whole packed batch, halved when memory runs out."""
+    """Most rows in one pass; larger batches are accumulated. None: the whole batch, halved when memory runs out."""
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass instead of keeping them."""
     allow_pickle: bool = False

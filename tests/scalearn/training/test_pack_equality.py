@@ -1,9 +1,12 @@
-"""In fp32 a job in a pack is the job alone, but for rounding: in losses and gradients at every step, predictions and weights."""
+"""A job in a pack is the job alone: bit for bit where jobs take turns, and but for rounding, in fp32, where they share passes.
+
+It is compared in losses and gradients at every step, in predictions and in weights.
+"""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ TARGET = (data("domains/apple"),)
 FEW_SHOT = (data("domains/apple", train_rows=None, few_shot=24),)
 """As many rows of the same task, but others."""
 TOLERANCE = 1e-5
+SHARED = Runtime(device="cpu", shared_passes=True)
 
 MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("scalearn", {"omega_dropout": 0.3}, {"learning_rate": 6e-3}),
@@ -108,12 +112,14 @@ def train_pack(configs: Sequence[JobConfig], root: Path, parents: Mapping[str, P
     return directories
 
 
-def train_in(configs: Mapping[Path, JobConfig], parents: Mapping[str, Path], report: Any = lambda *_: None) -> None:
-    """Trains as one pack, every job in its directory."""
+def train_in(configs: Mapping[Path, JobConfig], parents: Mapping[str, Path], report: Any = lambda *_: None, shared: bool = True) -> None:
+    """Trains as one pack, every job in its directory; on a CPU only this test has jobs share passes."""
     for directory in configs:
         directory.mkdir(parents=True, exist_ok=True)
     outcomes = training.train(
-        [PackMember(config, directory, parents) for directory, config in configs.items()], Runtime(device="cpu"), report
+        [PackMember(config, directory, parents) for directory, config in configs.items()],
+        Runtime(device="cpu", shared_passes=shared),
+        report,
     )
     assert [outcome.error for outcome in outcomes] == [None] * len(configs)
 
@@ -156,6 +162,37 @@ def test_eight_mixed_jobs_go_the_same_way_packed_and_alone(
         assert_equal(directory, alone, courses)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_jobs_that_take_turns_end_with_the_bits_of_each_alone(
+    precision: str, backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
+) -> None:
+    """Sources and transfer jobs of other tasks, lengths and batch sizes, in an order in which each has other neighbours."""
+    configs = [replace(config, optimisation=replace(config.optimisation, precision=precision)) for config in mixed_jobs(backbone)]
+    configs += [
+        job("adapter", (data(f"domains/{task}", train_rows=rows),), backbone, seed=9, epochs=2, batch_size=size, precision=precision)
+        for task, rows, size in (("coachella", 24, 8), ("bbc", 16, 5))
+    ]
+    packed = {tmp_path / "pack" / str(number): config for number, config in enumerate(configs)}
+    train_in(packed, parents, shared=False)
+    for directory, config in reversed(packed.items()):
+        alone = tmp_path / "alone" / directory.name
+        train_in({alone: config}, parents, shared=False)
+        assert_same_bits(directory, alone, courses)
+
+
+def assert_same_bits(mine: Path, theirs: Path, courses: Mapping[Path, Course]) -> None:
+    assert courses[mine].losses == courses[theirs].losses
+    for ours, other in zip(courses[mine].gradients, courses[theirs].gradients, strict=True):
+        assert ours.keys() == other.keys()
+        assert all(torch.equal(gradient, other[name]) for name, gradient in ours.items())
+    for (split, ours_), (same, theirs_) in zip(courses[mine].predictions, courses[theirs].predictions, strict=True):
+        assert split == same
+        assert torch.equal(ours_, theirs_)
+    assert weights(mine).keys() == weights(theirs).keys()
+    assert all(torch.equal(tensor, weights(theirs)[name]) for name, tensor in weights(mine).items())
+    assert json.loads((mine / "result.json").read_text())["scores"] == json.loads((theirs / "result.json").read_text())["scores"]
+
+
 def test_jobs_whose_target_adapters_saw_other_rows_go_the_same_way_packed_and_alone(
     backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
 ) -> None:
@@ -170,7 +207,7 @@ def test_jobs_whose_target_adapters_saw_other_rows_go_the_same_way_packed_and_al
             (tmp_path / name / str(seed)).mkdir(parents=True)
         config = job(method, rows, backbone, {}, seed, SOURCES, epochs=2, patience=None, learning_rate=5e-3)
         members.append(PackMember(config, tmp_path / "pack" / str(seed), sources))
-    assert [outcome.error for outcome in training.train(members, Runtime(device="cpu"), lambda *_: None)] == [None] * 4
+    assert [outcome.error for outcome in training.train(members, SHARED, lambda *_: None)] == [None] * 4
     for member in members:
         alone = tmp_path / "alone" / member.directory.name
         assert run(member.config, alone, member.parents).error is None
