@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from scalearn.backbone.device import gradient_scaler, open_accelerator, precisio
 from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import JobConfig, Stage
-from scalearn.data import TokenisedTask, tokenised
+from scalearn.data import tokenised
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import adapter_directory, require_unchanged
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
@@ -163,7 +164,8 @@ class _PackTrainer:
     def _start_member(self, member: PackMember, stacked: dict[tuple[tuple[str, str], ...], SourceAdapters]) -> JobRun:
         config = member.config
         self.encoder.require_length(max(data.max_length for data in config.data))
-        tasks = [_tokenised_task(data, self.tokenizer, config.backbone_origin, self.runtime) for data in config.data]
+        root, cache = self.runtime.data_root, self.runtime.cache
+        tasks = [tokenised(data, self.tokenizer, config.backbone_origin, root=root, cache=cache) for data in config.data]
         sources = None
         if config.sources:
             places = tuple((name, str(member.parents[name])) for name in config.sources)
@@ -278,7 +280,7 @@ class _PackTrainer:
             usable = [
                 loss if (scaler := scalers[id(batch.run)]) is None else scaler.scale(loss)
                 for loss, (batch, _) in zip(weighted, parts, strict=True)
-                if _is_finite(totals[id(batch.run)])
+                if math.isfinite(totals[id(batch.run)])
             ]
             if usable:
                 torch.stack(usable).sum().backward()
@@ -289,7 +291,7 @@ class _PackTrainer:
         for run in list(self.active):
             loss = step_losses[id(run)]
             rate = run.set_learning_rate()
-            if not _is_finite(loss):
+            if not math.isfinite(loss):
                 step = run.progress.step + 1
                 self._fail(run, f"The training loss became {loss} at step {step} with learning rate {rate:g}: lower the learning rate.")
                 continue
@@ -303,7 +305,7 @@ class _PackTrainer:
         records: list[tuple[JobRun, dict[str, Any]]] = []
         for run, validation in zip(due, scores, strict=True):
             run.progress.evaluate_seconds += seconds / len(due)
-            if not all(_is_finite(values["loss"]) for values in validation.values()):
+            if not all(math.isfinite(values["loss"]) for values in validation.values()):
                 self._fail(run, f"The validation loss is not finite after step {run.progress.step}: lower the learning rate.")
                 continue
             record = history_record(run, float(run.optimizer.param_groups[0]["lr"]), validation)
@@ -350,7 +352,7 @@ class _PackTrainer:
         scores: dict[str, dict[str, Any]] = {task: {"validation": values} for task, values in run.progress.best_validation.items()}
         for split in dict.fromkeys(name for task in run.tasks for name in task.splits if name not in ("train", "validation")):
             (judged,) = self._scores([run], split)
-            if not all(_is_finite(values["loss"]) for values in judged.values()):
+            if not all(math.isfinite(values["loss"]) for values in judged.values()):
                 self._fail(run, f"The loss on {split} is not finite after step {run.progress.best_step}: lower the learning rate.")
                 return
             for task, values in judged.items():
@@ -396,11 +398,3 @@ def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> 
         _warm[key] = (encoder, load_tokenizer(backbone, encoder.config.vocab_size))
     _warm[key][0].recompute_in_backward(runtime.gradient_checkpointing)
     return _warm[key]
-
-
-def _tokenised_task(data: Any, tokenizer: PreTrainedTokenizerBase, origin: str, runtime: Runtime) -> TokenisedTask:
-    return tokenised(data, tokenizer, origin, root=runtime.data_root, cache=runtime.cache)
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0
