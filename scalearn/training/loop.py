@@ -5,6 +5,7 @@ import logging
 import math
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -199,7 +200,8 @@ class _PackTrainer:
             self._evaluate(due)
         for run in [run for run in self.active if run.progress.finished]:
             self._finish(run)
-        self._checkpoint_stale()
+        for run in self.active:
+            run.checkpoint_after(self.runtime.checkpoint_seconds)
 
     def _step(self) -> None:
         """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
@@ -224,7 +226,8 @@ class _PackTrainer:
                 self.pass_rows = -(-largest // 2)
                 logger.warning("Out of memory: a pass now holds at most %d rows.", self.pass_rows)
             self._free_memory()
-        self.micro_batches = max(self.micro_batches, len(passes) // len(self._together(batches)))
+        of_one_job = max(Counter(id(batch.run) for parts in passes for batch, _ in parts).values())
+        self.micro_batches = max(self.micro_batches, len(passes) if self.shared_passes else of_one_job)
         self._update(step_losses)
         seconds = time.monotonic() - started
         for run in self.active:
@@ -382,10 +385,6 @@ class _PackTrainer:
     def _leave(self, run: JobRun, outcome: Outcome) -> None:
         self.active = [other for other in self.active if other is not run]
         self.outcomes[id(run.member)] = outcome
-
-    def _checkpoint_stale(self) -> None:
-        for run in self.active:
-            run.checkpoint_after(self.runtime.checkpoint_seconds)
 
 
 def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:

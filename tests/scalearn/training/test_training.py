@@ -170,9 +170,9 @@ def test_batch_that_does_not_fit_is_computed_in_parts_to_the_same_effect_with_dr
     method: str, times: int, backbone: str, parents: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = [config_of(method, backbone, 0), config_of("adapter", backbone, 1)]
-    train_pack(configs, tmp_path / "whole", parents)
+    train_pack(configs, tmp_path / "whole", parents, shared_passes=True)
     rows = out_of_memory_once(monkeypatch, times)
-    assert all(outcome.error is None for outcome in train_pack(configs, tmp_path / "parts", parents))
+    assert all(outcome.error is None for outcome in train_pack(configs, tmp_path / "parts", parents, shared_passes=True))
     assert rows[0] == 16
     assert rows[times] == 16 // 2**times
     for index in (0, 1):
@@ -201,7 +201,7 @@ def test_job_that_was_divided_in_a_larger_pack_is_whole_where_it_resumes_alone(
     with monkeypatch.context() as patched:
         out_of_memory_once(patched)
         with pytest.raises(Stop):
-            train_pack(configs, tmp_path, parents, stop_at(2))
+            train_pack(configs, tmp_path, parents, stop_at(2), shared_passes=True)
     rows = out_of_memory_once(monkeypatch, 0)
     train_pack(configs[:1], tmp_path, parents)
     assert set(rows) == {8}
