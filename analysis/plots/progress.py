@@ -17,7 +17,7 @@ _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "sing
 
 
 def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "loss", targets: Sequence[str] = ()) -> Plot | None:
-    """A validation metric over epochs, a panel per target, a line per method, bands of one standard deviation over seeds.
+    """Draw a validation metric over epochs, a panel per target, a line per method, bands of one standard deviation over seeds.
 
     Args:
         history: As `analysis.history.load_history` returns it.

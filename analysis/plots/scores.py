@@ -223,7 +223,7 @@ def annotated_grid(
     digits: int = 2,
     from_zero: bool = False,
 ) -> None:
-    """A heat map with its numbers written in, dark on light cells and light on dark ones.
+    """Draw a heat map with its numbers written in, dark on light cells and light on dark ones.
 
     With `from_zero` the colours start at 0, so that values which hardly differ look alike.
     """

@@ -61,7 +61,7 @@ class Plot:
     draw: Callable[[], Figure]
 
     def render(self, kind: str = "svg", theme: str = "light") -> bytes:
-        """The picture as PNG or SVG bytes."""
+        """Return the picture as PNG or SVG bytes."""
         return self._render((kind,), theme)[0]
 
     def save(self, folder: Path) -> bytes:
@@ -105,7 +105,7 @@ def styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def panels(count: int, *, width: float = 3.2, height: float = 2.6, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of at most `columns`."""
+    """Return a figure with `count` panels in rows of at most `columns`."""
     across = min(count, columns)
     down = -(-count // across)
     figure = Figure(figsize=(width * across + 0.6, height * down + 0.4))

@@ -32,7 +32,7 @@ def published_table() -> pd.DataFrame:
 
 
 def published_scores(benchmark: str | None) -> PublishedScores:
-    """The published table of one benchmark.
+    """Return the published table of one benchmark.
 
     Raises:
         ResultsError: Nothing is published for it.

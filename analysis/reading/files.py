@@ -110,7 +110,7 @@ def _may_hold_nodes(path: str) -> bool:
 
 
 def open_folder(store: str | Path) -> Folder:
-    """The store at a directory or URL.
+    """Return the store at a directory or URL.
 
     Raises:
         ResultsError: The directory does not exist.

@@ -98,7 +98,7 @@ _NOT_COPIED = {"data", "optimisation", "settings", "sources", "external"}
 
 
 def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) -> pd.DataFrame:
-    """The long frame: a row per (node, task, split, metric); a node without scores has one row per task.
+    """Return the long frame: a row per (node, task, split, metric); a node without scores has one row per task.
 
     `frame.attrs["names"]` holds what the results say about the names of methods and tasks (`analysis.reading.names`), and
     `frame.attrs["sweep"]` the manifest's name, benchmark, targets and methods, for the tables' order.
@@ -137,7 +137,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the documented dtypes; columns beyond `COLUMNS` get the narrowest pandas dtype that fits.
+    """Return the table with the documented dtypes; columns beyond `COLUMNS` get the narrowest pandas dtype that fits.
 
     Raises:
         TypeError, ValueError, OverflowError: A value does not fit its column.
@@ -159,7 +159,7 @@ def setting_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with each score once and a fresh index: two sweeps that were joined by `pandas.concat` may share nodes."""
+    """Return the frame with each score once and a fresh index: two sweeps that were joined by `pandas.concat` may share nodes."""
     frame = frame.drop_duplicates(["node", "task", "split", "metric"]).reset_index(drop=True)
     frame.attrs.clear()  # or pandas would copy them with every cell that is cut out
     return frame

@@ -109,12 +109,12 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
 
 
 def _worker(record: Record) -> Any:
-    """The process that trained the job, where its provenance says; jobs of one pack share it. Otherwise the job stands alone."""
+    """Return the process that trained the job, where its provenance says; jobs of one pack share it. Otherwise the job stands alone."""
     return record.provenance.get("pid") or record.node
 
 
 def _with_lanes(spans: list[tuple[Span, Any]]) -> list[Span]:
-    """A lane per worker; a worker that starts when another has ended takes its lane."""
+    """Return a lane per worker; a worker that starts when another has ended takes its lane."""
     placed: list[Span] = []
     lanes: dict[str, list[float]] = {}
     workers: dict[tuple[str, Any], int] = {}

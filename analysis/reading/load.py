@@ -29,7 +29,7 @@ class StoredSweep:
 
 
 def read_sweep(store: str | Path, sweep: str) -> StoredSweep:
-    """A sweep that was run into a store.
+    """Return a sweep that was run into a store.
 
     Raises:
         ResultsError: No such store or sweep, or no job in it.
@@ -68,7 +68,7 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
 
 
 def frame_of(records: Sequence[Record], manifest: SweepInfo | None, place: str) -> pd.DataFrame:
-    """The frame of records that were read already, as `load` returns it; `place` is where, for messages."""
+    """Return the frame of records that were read already, as `load` returns it; `place` is where, for messages."""
     if not records:
         raise ResultsError(f"{place} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
     try:
@@ -79,7 +79,7 @@ def frame_of(records: Sequence[Record], manifest: SweepInfo | None, place: str) 
 
 
 def _sound(record: Record) -> Record:
-    """The record, or a failed one in its place where no frame can be made of it."""
+    """Return the record, or a failed one in its place where no frame can be made of it."""
     try:
         build_frame([record])
     except (TypeError, ValueError, OverflowError, AttributeError):
@@ -95,7 +95,7 @@ def is_tracking_uri(place: str | Path) -> bool:
 
 
 def locate(store: str | Path, sweep: str | None = None) -> tuple[Folder, SweepInfo | None]:
-    """The store's folder, and the manifest where a sweep is named."""
+    """Return the store's folder, and the manifest where a sweep is named."""
     text = str(store)
     if sweep is None and text.endswith(".json"):
         *root, directory, name = ("./" + text if "/" not in text else text).rsplit("/", 2)

@@ -44,7 +44,7 @@ def ending_tags(result: Mapping[str, Any] | None, marker: Mapping[str, Any]) -> 
 
 
 def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any] | None = None) -> Record:
-    """The record that `job_tags` and `ending_tags` were made from; `entry` is the node's line in the sweep's manifest."""
+    """Return the record that `job_tags` and `ending_tags` were made from; `entry` is the node's line in the sweep's manifest."""
     job, ending = _join(JOB_TAG, tags), _join(RESULT_TAG, tags)
     result = (ending or {}).get("result")
     return record_of(node, "running" if ending is None else "failed" if result is None else "succeeded", job, ending, result, entry)

@@ -26,7 +26,7 @@ _PAGE = 1000
 
 
 def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo | None]:
-    """The records that `analysis.records.read_records` would read from the store, and the sweep's manifest.
+    """Return the records that `analysis.records.read_records` would read from the store, and the sweep's manifest.
 
     Args:
         uri: Tracking URI.

@@ -61,7 +61,7 @@ class SweepInfo:
 
 
 def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is absent.
+    """Return a JSON object, or None where the file is absent.
 
     Raises:
         ResultsError: The file is there but holds no JSON object.
@@ -76,7 +76,7 @@ def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
 
 
 def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
-    """The manifest of a sweep that was run into this store.
+    """Return the manifest of a sweep that was run into this store.
 
     Raises:
         ResultsError: The store knows no sweep of that name, or its manifest was not written by a run.
@@ -90,7 +90,7 @@ def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
 
 
 def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
-    """A manifest's content, with what an older or newer writer left out as empty.
+    """Return a manifest's content, with what an older or newer writer left out as empty.
 
     Raises:
         ResultsError: It was not written by a run, or names a place outside the store; the sentence says `where` it lies.
@@ -115,7 +115,7 @@ def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
 
 
 def _in_full(entry: Mapping[str, Any], values: Any, names: Any) -> Mapping[str, Any]:
-    """A node's line with its configuration and names; the manifest keeps each field's values once and their numbers in the lines."""
+    """Return a node's line with its configuration and names; the manifest keeps each field's values once and their numbers in the lines."""
     entry = {**entry, "names": names} if names else entry
     numbers = entry.get("config")
     if not isinstance(numbers, list) or not isinstance(values, Mapping):
@@ -131,7 +131,7 @@ def _in_full(entry: Mapping[str, Any], values: Any, names: Any) -> Mapping[str, 
 
 
 def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = None, benchmark: str | None = None) -> Record:
-    """What one node left; `entry` is its line in a sweep's manifest."""
+    """Return what one node left; `entry` is its line in a sweep's manifest."""
     entry = entry or {}
     try:
         job, success = read_json(folder, f"{node}/job.json"), read_json(folder, f"{node}/SUCCESS.json")
@@ -238,7 +238,7 @@ def mark_blocked(records: Sequence[Record]) -> list[Record]:
 
 
 def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
-    """The little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
+    """Return the little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
     parts = PurePosixPath(node).parts
     # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
     from_path = dict(zip(("benchmark", "backbone", "stage", "method", "task"), parts[:5], strict=True)) if len(parts) == 6 else {}
@@ -260,12 +260,12 @@ def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> d
 
 
 def _count(value: Any) -> int | None:
-    """A small whole number; None for anything else."""
+    """Return a small whole number; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
 def _seconds(time: Any) -> float | None:
-    """A time as seconds since 1970, from a number or an ISO string."""
+    """Return a time as seconds since 1970, from a number or an ISO string."""
     if time is None or isinstance(time, bool):
         return None
     if isinstance(time, (int, float)):

@@ -32,7 +32,7 @@ class Choice:
 
 
 def check_rule(rule: Rule) -> Rule:
-    """The rule with numbers for text.
+    """Return the rule with numbers for text.
 
     Raises:
         ResultsError: Neither `validation` nor a number.
@@ -46,14 +46,14 @@ def check_rule(rule: Rule) -> Rule:
 
 
 def table_targets(frame: pd.DataFrame) -> list[str]:
-    """The table's columns: the sweep's targets, or else the tasks of all jobs that are not mere sources."""
+    """Return the table's columns: the sweep's targets, or else the tasks of all jobs that are not mere sources."""
     listed = frame.attrs.get("sweep", {}).get("targets")
     wanted = frame[~frame["stage"].isin(["source", "similarity"])]
     return list(listed or Names.of(frame).order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
 
 
 def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """The rows of a frame that a table is made of, each once, with a column `variant`.
+    """Return the rows of a frame that a table is made of, each once, with a column `variant`.
 
     Args:
         frame: As `analysis.load` returns it.
@@ -69,7 +69,7 @@ def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[st
 
 
 def choices(jobs: pd.DataFrame, rule: Rule) -> dict[tuple[str, str, str], Choice]:
-    """The choice of every cell of a table, by method, variant and task.
+    """Return the choice of every cell of a table, by method, variant and task.
 
     Args:
         jobs: As `table_jobs` returns them.
@@ -86,7 +86,7 @@ def choices(jobs: pd.DataFrame, rule: Rule) -> dict[tuple[str, str, str], Choice
 
 
 def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the columns `chosen` and `tried`, as the sweep's table makes its choices by validation."""
+    """Return the frame with the columns `chosen` and `tried`, as the sweep's table makes its choices by validation."""
     jobs = table_jobs(frame, table_targets(frame))
     found = choices(jobs, "validation")
     marks: dict[tuple[str, str], tuple[bool, int]] = {}
@@ -101,7 +101,7 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
-    """The learning rate of one method on one target (a joint method: on all); test scores are never consulted.
+    """Return the learning rate of one method on one target (a joint method: on all); test scores are never consulted.
 
     Rule `validation`: the highest mean, over seeds, of the primary metric on the validation split; on a tie the smaller learning rate.
     Only the learning rates with the most scored seeds are compared, so that one whose bad seeds crashed cannot win by its survivors.
@@ -132,7 +132,7 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
 
 
 def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
-    """A label per row that tells apart jobs of one method that differ in more than task, seed and learning rate.
+    """Return a label per row that tells apart jobs of one method that differ in more than task, seed and learning rate.
 
     A configuration column enters a method's labels if it takes several values among the method's jobs on one task; the label is empty where
     there is nothing to tell apart. `source_seed` enters only if it differs between jobs of equal seed and learning rate.
@@ -158,7 +158,7 @@ def natural(label: str) -> list[tuple[bool, float, str]]:
 
 
 def _telling(group: pd.DataFrame) -> list[str]:
-    """The fewest columns, in order of interest, that tell the jobs of one task apart."""
+    """Return the fewest columns, in order of interest, that tell the jobs of one task apart."""
     columns = [column for column in setting_columns(group) if _varies(group, column, ["task"])]
     if _varies(group, "source_seed", ["task", "seed", "learning_rate"]):
         columns.append("source_seed")

@@ -70,7 +70,7 @@ def saved_views() -> dict[str, str]:
 
 
 def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """What each saved view shows -> its address; a plain filter where the experiment has no such views.
+    """Return what each saved view shows -> its address; a plain filter where the experiment has no such views.
 
     Args:
         base: Where the UI answers, `http://127.0.0.1:5000`.

@@ -35,6 +35,6 @@ def sweep_description(results: Results) -> str:
 
 
 def _metric_name(row: Row) -> str:
-    """The method's key, and what tells its variant apart in characters that MLflow allows in a metric's name."""
+    """Return the method's key, and what tells its variant apart in characters that MLflow allows in a metric's name."""
     variant = "".join(letter if letter.isalnum() or letter in "_.- " else "_" for letter in row.variant)
     return f"{row.method} {variant}".strip()

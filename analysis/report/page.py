@@ -26,7 +26,7 @@ SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets",
 
 
 def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
-    """The page, with style, script and pictures (SVGs by the plot's name) inside."""
+    """Return the page, with style, script and pictures (SVGs by the plot's name) inside."""
     loader = PackageLoader("analysis.report", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     jobs = results.tables.get("jobs")
@@ -77,7 +77,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
 
 
 def _tally(values: Iterable[Any]) -> str:
-    """The one value that all share, or each with its count."""
+    """Return the one value that all share, or each with its count."""
     counts = Counter(str(value) for value in values if value not in (None, ""))
     if len(counts) == 1:
         return next(iter(counts))
@@ -94,7 +94,7 @@ def _failure(record: Record) -> dict[str, Any]:
 
 
 def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
-    """A plot as two data URLs, for a light and a dark page."""
+    """Return a plot as two data URLs, for a light and a dark page."""
     urls = {name: "data:image/svg+xml;base64," + base64.b64encode(data).decode() for name, data in (("light", light), ("dark", dark))}
     width = re.search(rb'<svg[^>]* width="([\d.]+)', light)
     wide = width is not None and float(width[1]) > WIDE_PLOT
@@ -102,7 +102,7 @@ def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """What a template prints of a value: of text that is no HTML of ours, what is printable."""
+    """Return what a template prints of a value: of text that is no HTML of ours, what is printable."""
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -111,7 +111,7 @@ def _first_rows(grid: Grid) -> Grid:
 
 
 def _inline(text: str) -> Markup:
-    """The little Markdown that our own sentences use: bold and code."""
+    """Return the little Markdown that our own sentences use: bold and code."""
     safe = str(escape(printable(text)))
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

@@ -67,7 +67,7 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
+    """Return what a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
     try:
         return decode((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):

@@ -32,7 +32,7 @@ def omega_findings(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """The findings as a Markdown document with the benchmark table, for a tracking server's description."""
+    """Return the findings as a Markdown document with the benchmark table, for a tracking server's description."""
     from_ = f"`{results.sweep.file}`" if results.sweep.file else f"`{results.sweep.name}`"
     lines = [f"Sweep {from_}, benchmark {results.table.benchmark}, backbone {', '.join(results.table.backbones)}.", ""]
     return "\n".join([*lines, *(f"- {line}" for line in findings(results)), ""])

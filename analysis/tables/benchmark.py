@@ -148,7 +148,7 @@ def benchmark_table(
     methods: Sequence[str] | None = None,
     split: str = "test",
 ) -> BenchmarkTable:
-    """The benchmark table of a frame, in the form of the paper's.
+    """Return the benchmark table of a frame, in the form of the paper's.
 
     Means and sample standard deviations are over seeds. With rule `validation` each method's learning rate is chosen per target by the mean
     validation score over seeds (`analysis.selection.choose_learning_rate`); the test score plays no part. Jobs of a method that differ in
@@ -292,7 +292,7 @@ def _notes(rows: Sequence[Row], titles: Sequence[str], rule: Rule) -> list[str]:
 
 
 def tuning_note(rows: Sequence[Row]) -> list[str]:
-    """What is to be said where not all rows chose among equally many learning rates."""
+    """Return what is to be said where not all rows chose among equally many learning rates."""
     spans: dict[tuple[int, ...], list[str]] = {}
     for row in rows:
         if row.tried:

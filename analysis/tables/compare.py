@@ -54,7 +54,7 @@ class Comparison:
     """What the first sweep's results call their methods and tasks."""
 
     def grids(self) -> list[Grid]:
-        """The configuration's differences and the scores', as tables to render."""
+        """Return the configuration's differences and the scores', as tables to render."""
         return [grid for grid in (_configuration_grid(self), _score_grid(self)) if grid.rows]
 
     def markdown(self) -> str:
@@ -80,7 +80,7 @@ class Comparison:
         }
 
     def sentences(self) -> list[str]:
-        """What one would say about it."""
+        """Return what one would say about it."""
         lines = []
         if not self.configuration:
             lines.append("The methods that both sweeps have are configured alike.")
@@ -141,7 +141,7 @@ def compare(
 
 
 def _names(frames: Sequence[pd.DataFrame], places: Sequence[str | Path]) -> tuple[str, str]:
-    """The sweeps' names; with the stores where the names are the same."""
+    """Return the sweeps' names; with the stores where the names are the same."""
     shown = [without_secrets(str(place)) for place in places]
     one, two = (str(frame.attrs.get("sweep", {}).get("name") or place) for frame, place in zip(frames, shown, strict=True))
     return (one, two) if one != two else (f"{one} ({shown[0]})", f"{two} ({shown[1]})")

@@ -54,19 +54,19 @@ class Grid:
 
 
 def printable(text: str) -> str:
-    """A text that came from a file, in one line; control characters, and those that turn the direction of text, become their codes."""
+    """Return a text that came from a file, in one line; control characters, and those that turn the direction of text, become their codes."""
     return "".join(
         letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text of several lines."""
+    """Do the same for a text of several lines."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def printable_grid(grid: Grid) -> Grid:
-    """The grid with every text printable: names and errors in it come from files that anyone may have written."""
+    """Return the grid with every text printable: names and errors in it come from files that anyone may have written."""
     rows = tuple(
         GridRow(
             printable(row.group),
@@ -96,7 +96,7 @@ def count(number: int | None) -> str:
 
 
 def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> Grid:
-    """The benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
+    """Return the benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
     The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
     Incomplete averages are not ranked.

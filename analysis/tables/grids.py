@@ -85,7 +85,7 @@ def rank_grid(ranks: statistics.Ranks | None) -> Grid | None:
 
 
 def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
-    """The numbers of the omega analysis, a row per method and target."""
+    """Return the numbers of the omega analysis, a row per method and target."""
     if not summaries:
         return None
     rows = []
@@ -141,7 +141,7 @@ def signed(fraction: float) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value in three digits; a dash where there is none."""
+    """Return a p value in three digits; a dash where there is none."""
     if p is None or pd.isna(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"

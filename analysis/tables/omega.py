@@ -148,7 +148,7 @@ def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) ->
 
 
 def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
-    """The coefficients as a long frame: a row per (node, layer, source).
+    """Return the coefficients as a long frame: a row per (node, layer, source).
 
     Returns:
         Columns node, method, task, seed, learning_rate, layer (from 0), source, mean, std (over dimensions), and as shares negative and
@@ -182,7 +182,7 @@ def summarise(omegas: Sequence[Omega]) -> list[OmegaSummary]:
 
 
 def describe(summary: OmegaSummary) -> str:
-    """What one method learned for one target, as a sentence or two of Markdown with the numbers in it."""
+    """Return what one method learned for one target, as a sentence or two of Markdown with the numbers in it."""
     count = len(summary.seeds)
     order = np.argsort(-np.array(summary.means), kind="stable")
     parts = []
@@ -217,7 +217,7 @@ def describe(summary: OmegaSummary) -> str:
 
 
 def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
-    """The summaries' numbers: a row per method and target."""
+    """Return the summaries' numbers: a row per method and target."""
     rows = [
         {
             "method": summary.method,
@@ -239,7 +239,7 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
 
 
 def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str, names: Names) -> Omega:
-    """The coefficients as the layer uses them: the artifact holds what was learned, before an ablation's constraint (docs/protocol.md)."""
+    """Return the coefficients as the layer uses them: the artifact holds what was learned, before an ablation's constraint (docs/protocol.md)."""
     config = record.config
     method, start = str(config["method"]), float((config.get("settings") or {}).get("omega_init_scale", 2.0))
     if method == "scalearn_mean":

@@ -67,7 +67,7 @@ def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) ->
 
 
 def to_markdown(table: BenchmarkTable | Grid) -> str:
-    """The table as GitHub Markdown; best bold, second underlined (`<u>`)."""
+    """Return the table as GitHub Markdown; best bold, second underlined (`<u>`)."""
     grid = as_grid(table)
     header = [f"{name} ({below})" if below else name for name, below in zip(grid.header, grid.subheader, strict=True)]
     lines = [_markdown_line(list(map(_markdown, header))), _markdown_line(["---:" if numeric else ":---" for numeric in grid.numeric])]
@@ -84,7 +84,7 @@ def to_markdown(table: BenchmarkTable | Grid) -> str:
 
 
 def to_csv(table: BenchmarkTable | Grid) -> str:
-    """A benchmark table as CSV, a row per (method, target) with every number in full; any other grid as it is printed."""
+    """Return a benchmark table as CSV, a row per (method, target) with every number in full; any other grid as it is printed."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if isinstance(table, Grid):
@@ -110,7 +110,7 @@ def to_csv(table: BenchmarkTable | Grid) -> str:
 
 
 def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> str:
-    """A `table` environment that needs the packages booktabs and graphicx; it compiles with pdflatex."""
+    """Return a `table` environment that needs the packages booktabs and graphicx; it compiles with pdflatex."""
     grid = as_grid(table)
     lines = [r"\begin{table}", r"\centering", r"\small", r"\resizebox{\textwidth}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{''.join('r' if numeric else 'l' for numeric in grid.numeric)}}}", r"\toprule"]
@@ -133,7 +133,7 @@ def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> s
 
 
 def to_html(table: BenchmarkTable | Grid) -> str:
-    """A `<figure>` with the table; cells carry `data-sort`, so a script can sort them, and no style of their own."""
+    """Return a `<figure>` with the table; cells carry `data-sort`, so a script can sort them, and no style of their own."""
     grid = as_grid(table)
     spreads = [any(row.cells[column].spread for row in grid.rows) for column in range(len(grid.header))]
     head = "".join(
@@ -155,7 +155,7 @@ def to_html(table: BenchmarkTable | Grid) -> str:
 
 
 def as_grid(table: BenchmarkTable | Grid) -> Grid:
-    """The grid of a benchmark table in its ordinary layout, or a grid, with all that it holds printable."""
+    """Return the grid of a benchmark table in its ordinary layout, or a grid, with all that it holds printable."""
     return printable_grid(table if isinstance(table, Grid) else layout(table))
 
 
@@ -185,7 +185,7 @@ def _parts(grid: Grid, width: int) -> list[list[int]]:
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text as a spreadsheet may open it: an apostrophe keeps what is no number from being computed."""
+    """Return a text as a spreadsheet may open it: an apostrophe keeps what is no number from being computed."""
     shown = printable(text)
     try:
         float(shown)
