@@ -28,7 +28,7 @@ _LAST = float("inf")
 
 
 def facts_of(records: Iterable[Record]) -> Facts:
-    """Return what results say about names. Where they disagree the job that was begun last is right; what no job would write is left out."""
+    """Return what results say about names. Where they disagree, the job begun last is right; what no job would write is left out."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {kind: {} for kind in shapes.NAMES}
     different = {id(record.names): record for record in records}.values()  # the jobs of a sweep share what its manifest says
     for record in sorted(different, key=lambda record: record.started or 0.0):
@@ -47,7 +47,7 @@ class Names:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "Names":
-        """Return the names in a frame's results. Two sweeps' frames that were joined have lost theirs, and show what is in `names_before.json`."""
+        """Return the names in a frame's results; frames that were joined have lost theirs, and show what is in `names_before.json`."""
         return cls(frame.attrs.get("names", {}))
 
     def method_title(self, method: str) -> str:

@@ -54,7 +54,7 @@ class Grid:
 
 
 def printable(text: str) -> str:
-    """Return a text that came from a file, in one line; control characters, and those that turn the direction of text, become their codes."""
+    """Return a file's text in one line; control characters, and those that turn the direction of text, become their codes."""
     return "".join(
         letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )

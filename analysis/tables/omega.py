@@ -239,7 +239,7 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
 
 
 def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str, names: Names) -> Omega:
-    """Return the coefficients as the layer uses them: the artifact holds what was learned, before an ablation's constraint (docs/protocol.md)."""
+    """Return the coefficients as the layer uses them: the artifact holds them before an ablation's constraint (docs/protocol.md)."""
     config = record.config
     method, start = str(config["method"]), float((config.get("settings") or {}).get("omega_init_scale", 2.0))
     if method == "scalearn_mean":
