@@ -67,9 +67,9 @@ def gantt(spans: Sequence[Span]) -> Plot | None:
         unit, name = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
         for span in spans:
             edge = "#D00000" if span.state == "failed" else axes.get_facecolor()
-            place = ((span.start - begin) / unit, (span.end - span.start) / unit)
+            interval = ((span.start - begin) / unit, (span.end - span.start) / unit)
             axes.broken_barh(
-                [place],
+                [interval],
                 (lanes.index((span.host, span.lane)) - 0.38, 0.76),
                 facecolors=_STAGES.get(span.stage, "#999999"),
                 edgecolors=edge,

@@ -60,9 +60,9 @@ class Plot:
     """What one sees, in a sentence; also the picture's alternative text."""
     draw: Callable[[], Figure]
 
-    def render(self, kind: str = "svg", theme: str = "light") -> bytes:
+    def render(self, file_format: str = "svg", theme: str = "light") -> bytes:
         """Return the picture as PNG or SVG bytes."""
-        return self._render((kind,), theme)[0]
+        return self._render((file_format,), theme)[0]
 
     def save(self, folder: Path) -> bytes:
         """Write `<name>.png` and `<name>.svg`, in the light theme, for print; returns the SVG."""
@@ -71,8 +71,8 @@ class Plot:
         (folder / f"{self.name}.svg").write_bytes(svg)
         return svg
 
-    def _render(self, kinds: Sequence[str], theme: str) -> list[bytes]:
-        # One figure for all kinds: to draw it takes as long as to write it.
+    def _render(self, formats: Sequence[str], theme: str) -> list[bytes]:
+        # One figure for all formats: to draw it takes as long as to write it.
         pictures = []
         with mpl.rc_context(cast("Any", THEMES[theme])):
             figure = self.draw()
@@ -81,9 +81,9 @@ class Plot:
                 text.set_text(printable_lines(text.get_text()))
                 if "$" in text.get_text():
                     text.set_parse_math(False)
-            for kind in kinds:
+            for file_format in formats:
                 stream = io.BytesIO()
-                figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+                figure.savefig(stream, format=file_format, metadata={"Date": None} if file_format == "svg" else {"Software": None})
                 pictures.append(stream.getvalue())
         return pictures
 

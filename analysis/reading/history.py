@@ -99,13 +99,13 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
     rate = (config.get("optimisation") or {}).get("learning_rate")
     about = (record.node, record.stage, config.get("method"))
     for line in read_history(folder, record.node):
-        place = (line.get("epoch"), line.get("step"), line.get("time"), line.get("seconds"))
+        moment = (line.get("epoch"), line.get("step"), line.get("time"), line.get("seconds"))
         # A joint job has metrics per task; its training loss is shared and stands under each of them.
         by_task = line.get("tasks") or (line.get("validation") or {}).get("tasks") or {task: line.get("validation") or {} for task in tasks}
         for task, metrics in by_task.items():
             for metric, value in {"train_loss": line.get("train_loss"), **metrics}.items():
                 if value is not None and shapes.has_form(value, shapes.Number):
-                    yield (*about, task, config.get("seed"), rate, *place, metric, float(value))
+                    yield (*about, task, config.get("seed"), rate, *moment, metric, float(value))
 
 
 def _worker(record: Record) -> Any:

@@ -72,8 +72,8 @@ class Names:
         """Title of a task; with its benchmark where another task of `among` has the same short name."""
         name = short_name(task)
         title = self._fact("tasks", task, "title") or (name.replace("_", " ").title() if name.islower() else name)
-        twins = {other for other in among if short_name(other) == name}
-        return f"{title} ({task.split('/')[0]})" if len(twins) > 1 else title
+        namesakes = {other for other in among if short_name(other) == name}
+        return f"{title} ({task.split('/')[0]})" if len(namesakes) > 1 else title
 
     def order_tasks(self, tasks: Iterable[str]) -> list[str]:
         """Each task once, benchmark by benchmark, each in the order of tables; unknown tasks last by name."""

@@ -95,8 +95,8 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
         if choice is not None:  # a job that names no method stands in no cell
             marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
     pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
-    for place, column in enumerate(("chosen", "tried")):
-        frame[column] = pd.Series([pair[place] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])
+    for index, column in enumerate(("chosen", "tried")):
+        frame[column] = pd.Series([pair[index] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])
     return frame
 
 

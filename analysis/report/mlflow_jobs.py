@@ -77,8 +77,8 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
         experiment_id: MLflow's id of the experiment.
         tags: The experiment's tags.
     """
-    place = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    saved = {what: f"{place}?viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    runs = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
+    saved = {what: f"{runs}?viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
 

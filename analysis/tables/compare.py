@@ -151,10 +151,10 @@ def _matched(one: BenchmarkTable, two: BenchmarkTable) -> tuple[list[tuple[Row, 
     """Rows of the same method, and of the same variant where a sweep has several."""
     pairs = []
     for row in one.rows:
-        twins = [other for other in two.rows if other.method == row.method]
-        same = [other for other in twins if other.variant == row.variant]
-        alone = len(twins) == 1 and sum(other.method == row.method for other in one.rows) == 1
-        pairs += [(row, (same or twins)[0])] if same or alone else []
+        same_method = [other for other in two.rows if other.method == row.method]
+        same = [other for other in same_method if other.variant == row.variant]
+        alone = len(same_method) == 1 and sum(other.method == row.method for other in one.rows) == 1
+        pairs += [(row, (same or same_method)[0])] if same or alone else []
     matched = {row.title for row, _ in pairs}, {row.title for _, row in pairs}
     only = ([row.title for row in one.rows if row.title not in matched[0]], [row.title for row in two.rows if row.title not in matched[1]])
     return pairs, only

@@ -138,7 +138,7 @@ def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> 
 
 
 def _beside(against: PublishedScores | None, row: Row, column: str, mean: float | None) -> str:
-    """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published twin."""
+    """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published counterpart."""
     score = against.scores.get(row.method, {}).get(column) if against and not row.variant else None
     if score is None:
         return ""

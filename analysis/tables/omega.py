@@ -190,13 +190,13 @@ def describe(summary: OmegaSummary) -> str:
         std = summary.stds[index]
         parts.append(f"{summary.sources[index]} ({summary.means[index]:.2f}{'' if std is None else f' ± {std:.2f}'})")
     own = short_name(summary.task)
-    place = (
+    own_rank = (
         f"its own source ranks {summary.ranking.index(own) + 1} of {len(summary.sources)}"
         if own in summary.sources
         else "it has no own source"
     )
     text = f"**{summary.title} on {summary.task_title}** ({count} seed{'s' if count > 1 else ''}): "
-    text += f"the largest mean coefficients are those of {', '.join(parts)}; {place}. "
+    text += f"the largest mean coefficients are those of {', '.join(parts)}; {own_rank}. "
     text += f"The {len(summary.sources)} coefficients sum to {summary.total:.2f} ({summary.start:g} at the start), as if spread over "
     text += f"{summary.effective_sources:.1f} equal sources; {summary.negative:.0%} are negative and {summary.near_zero:.0%} near zero. "
     even = summary.start / len(summary.sources)

@@ -125,7 +125,7 @@ def _problem(storage: Storage, path: Path, expected: Mapping[str, Any], facts: M
     if not thorough and tag is not None and tag == expected.get("etag"):
         return None
     try:
-        measured = storage.measure(path)
+        measured = storage.size_and_hash(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

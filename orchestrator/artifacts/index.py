@@ -51,7 +51,7 @@ class Glance:
             return self._records[name].get(node)
         return self._storage.read_json(self._storage.root / node / name, SMALL)
 
-    def twins(self, path: str) -> list[dict[str, Any]]:
+    def namesakes(self, path: str) -> list[dict[str, Any]]:
         """Return `job.json` of every ended job at a readable path, whatever its fingerprint."""
         if self._by_path is None:
             self._by_path = {}

@@ -202,7 +202,7 @@ class Store:
     def _measure(self, place: Path) -> dict[str, dict[str, Any]]:
         """Return size and sha256 of every file of a finished node, by name."""
         names = [name for name, facts in self.storage.listing(place).items() if belongs(name) and facts["type"] == "file"]
-        return {name: self.storage.measure(place / name) for name in names}
+        return {name: self.storage.size_and_hash(place / name) for name in names}
 
     def fail(self, node: str, error: str, traceback: str) -> None:
         """Record that a node failed.
@@ -358,7 +358,7 @@ class Store:
         """Return a node's scores, counts and timings. None: there are none yet."""
         return self.read_json(node, RESULT)
 
-    def twins(self, path: str) -> list[dict[str, Any]]:
+    def namesakes(self, path: str) -> list[dict[str, Any]]:
         """Return `job.json` of every job at a readable path, whatever its fingerprint."""
         directory = self.directory(path)
         names = (name for name in self.storage.names(directory.parent) if is_node(name) and path_of(name) == directory.name)

@@ -127,26 +127,26 @@ def _sites(backbone: Backbone) -> int | None:
     return None if backbone.shape is None or backbone.shape.architecture == "albert" else backbone.shape.layers
 
 
-def _row(place: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: _Adapters) -> None:
+def _row(key: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: _Adapters) -> None:
     if row.learning_rate is not None:
-        _unique((*place, "learning_rate"), row.learning_rate)
+        _unique((*key, "learning_rate"), row.learning_rate)
     if row.seeds is not None:
-        _seeds((*place, "seeds"), row.seeds, names)
+        _seeds((*key, "seeds"), row.seeds, names)
     if row.sources is not None:
         if not method.needs_sources:
-            raise Misfit((*place, "sources"), f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
-        _tasks((*place, "sources"), [name for name in row.sources if name != TARGET and name not in adapters.external], names)
-        _unique((*place, "sources"), row.sources)
+            raise Misfit((*key, "sources"), f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
+        _tasks((*key, "sources"), [name for name in row.sources if name != TARGET and name not in adapters.external], names)
+        _unique((*key, "sources"), row.sources)
     count = 0
     for target in targets if method.needs_sources else ():
         chosen = stacked(adapters.block, row.sources, target, names)
         count = len(chosen)
-        _fitting((*place, "sources"), chosen, adapters)
+        _fitting((*key, "sources"), chosen, adapters)
         if method.needs_similarity:
-            _at((*place, "sources"), tasks_of, chosen, adapters.external, names)
-    points = _at((*place, "settings"), setting_points, method, row.settings, count)
+            _at((*key, "sources"), tasks_of, chosen, adapters.external, names)
+    points = _at((*key, "settings"), setting_points, method, row.settings, count)
     for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
-        _at((*place, "settings", "sentence_encoder"), get_backbone, encoder)
+        _at((*key, "settings", "sentence_encoder"), get_backbone, encoder)
 
 
 def _per_task(sweep: SweepSchema, names: TaskNames) -> None:
@@ -181,12 +181,12 @@ def _resources(sweep: SweepSchema) -> None:
     for key, block in sweep.resources.methods.items():
         _at(("resources", "methods", key), get_method, key)
         blocks["resources", "methods", key] = block
-    for place, block in blocks.items():
+    for path, block in blocks.items():
         if block.gpu is not None and block.gpu > 1 and block.gpu != int(block.gpu):
-            raise Misfit((*place, "gpu"), f"{{key}} must be a fraction of one GPU or a whole number of them, not {block.gpu:g}.")
+            raise Misfit((*path, "gpu"), f"{{key}} must be a fraction of one GPU or a whole number of them, not {block.gpu:g}.")
         for name in block.custom:
             if name in RESERVED or ":" in name:
-                raise Misfit((*place, "custom", name), "{key} is a name that Ray keeps for itself: a custom resource needs another.")
+                raise Misfit((*path, "custom", name), "{key} is a name that Ray keeps for itself: a custom resource needs another.")
 
 
 def _root(root: str | None) -> None:
@@ -216,50 +216,50 @@ def _packages(tasks: Iterable[str], names: TaskNames) -> None:
                 raise Misfit(("benchmark",), problem)
 
 
-def _seeds(place: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:
-    _task_keys(place, seeds, names)
+def _seeds(key: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> None:
+    _task_keys(key, seeds, names)
     for name, values in seeds.items():
-        _unique((*place, name), values)
+        _unique((*key, name), values)
 
 
-def _tasks(place: "Key", given: Sequence[str] | None, names: TaskNames) -> tuple[str, ...]:
+def _tasks(key: "Key", given: Sequence[str] | None, names: TaskNames) -> tuple[str, ...]:
     """Return the full keys of a list of tasks, none of them twice."""
     if given is None:
         return names.tasks
-    keys = tuple(_at((*place, index), names.key, name) for index, name in enumerate(given))
-    _unique(place, keys)
+    keys = tuple(_at((*key, index), names.key, name) for index, name in enumerate(given))
+    _unique(key, keys)
     return keys
 
 
-def _task_keys(place: "Key", mapping: Iterable[str], names: TaskNames, *, default: bool = True) -> None:
+def _task_keys(key: "Key", mapping: Iterable[str], names: TaskNames, *, default: bool = True) -> None:
     given = [name for name in mapping if not (default and name == DEFAULT)]
-    keys = [_at((*place, name), names.key, name) for name in given]
-    _unique(place, keys)
+    keys = [_at((*key, name), names.key, name) for name in given]
+    _unique(key, keys)
 
 
-def _fitting(place: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
+def _fitting(key: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
     """Refuse sources that cannot be stacked on each other, as far as their files tell."""
     if not chosen:
         raise Misfit(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
-    _stackable(place, chosen)
+    _stackable(key, chosen)
     configs = {name: adapters.external.get(name, adapters.trained) for name in chosen}
     known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
     if known:
         _at(("sources", "adapters"), require_agreement, known)
 
 
-def _stackable(place: "Key", sources: Sequence[str]) -> None:
+def _stackable(key: "Key", sources: Sequence[str]) -> None:
     """Refuse two sources of one short name: adapters are stacked and saved under it."""
     clash = next(_repeated(map(short, sources)), None)
     if clash is not None:
         both = " and ".join(task for task in sources if short(task) == clash)
-        raise Misfit(place, f"Two sources are named '{clash}' ({both}): stack each name once.")
+        raise Misfit(key, f"Two sources are named '{clash}' ({both}): stack each name once.")
 
 
-def _unique(place: "Key", values: Iterable[Hashable]) -> None:
+def _unique(key: "Key", values: Iterable[Hashable]) -> None:
     repeated = next(_repeated(values), None)
     if repeated is not None:
-        raise Misfit(place, f"{{key}} holds {repeated} twice: keep it once.")
+        raise Misfit(key, f"{{key}} holds {repeated} twice: keep it once.")
 
 
 def _repeated(values: Iterable[Hashable]) -> Iterator[Hashable]:

@@ -81,13 +81,13 @@ def _sentence(detail: ErrorDetails, document: Document, model: type[BaseModel]) 
 
 
 def _expected(detail: ErrorDetails) -> str:
-    kind = detail["type"]
+    error_type = detail["type"]
     context = detail.get("ctx", {})
-    if kind in _TYPES:
-        return _TYPES[kind]
-    if kind == "literal_error":
+    if error_type in _TYPES:
+        return _TYPES[error_type]
+    if error_type == "literal_error":
         return f"one of {context['expected']}"
-    if kind == "string_too_long":
+    if error_type == "string_too_long":
         return f"text of at most {context['max_length']} characters"
     for bound, words in _BOUNDS.items():
         if bound in context:

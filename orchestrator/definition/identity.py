@@ -116,8 +116,8 @@ def node_path(config: JobConfig) -> str:
     """
     task = config.data[0].task.rpartition("/")[2] if len(config.data) == 1 else "all"
     segments = (config.benchmark, backbone_segment(config), config.stage, config.method, task)
-    kinds = ("benchmark", "backbone", "stage", "method", "task")
-    return "/".join([*map(safe_segment, segments, kinds), safe_segment(_variant(config), "variant")])
+    segment_names = ("benchmark", "backbone", "stage", "method", "task")
+    return "/".join([*map(safe_segment, segments, segment_names), safe_segment(_variant(config), "variant")])
 
 
 def node_name(path: str, fingerprint: str) -> str:

@@ -22,7 +22,7 @@ from scalearn.training.runtime import Runtime
 FILE = ".cache/devices.json"
 
 Known = Mapping[str, Mapping[str, Memory]]
-"""Measurements by device and kind of job (`Sample.kind`)."""
+"""Measurements by device and kind of job (`Sample.name`)."""
 
 Key = tuple[str, str]
 """Stage and method."""
@@ -52,7 +52,7 @@ class Sample:
     source_settings: Mapping[str, Setting]
     """Of the jobs that its sources come from."""
 
-    def kind(self, runtime: Runtime) -> str:
+    def name(self, runtime: Runtime) -> str:
         """Return what a measurement depends on besides device, backbone and precision."""
         how = f"{runtime.attention}{', recomputed' if runtime.gradient_checkpointing else ''}"
         sizes = f"{len(self.config.sources)} sources of {self.source_size}, {self.learned} learned, {self.length} tokens"
@@ -98,7 +98,7 @@ def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
     total = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else float("inf")
     before = known.get(name, {})
-    found = {key: before[kind] for key, sample in wanted.items() if (kind := sample.kind(runtime)) in before}
+    found = {key: before[sample.name(runtime)] for key, sample in wanted.items() if sample.name(runtime) in before}
     missing = {key: sample for key, sample in wanted.items() if key not in found}
     if not missing:
         return found
@@ -122,7 +122,7 @@ class Devices:
     """By placement: the device that a trial gets, or its part of it."""
 
 
-def measure(
+def measure_memory(
     graph: Graph,
     store: Store,
     cost: CostModel,
@@ -164,7 +164,7 @@ def measure(
             ray.cancel(answer)
             continue
         shape = shape_of(groups[placement][0])
-        remember(store, config, {wanted[key].kind(runtime): memory for key, memory in found.items()})
+        remember(store, config, {wanted[key].name(runtime): memory for key, memory in found.items()})
         names[placement] = _part(shape, next(iter(found.values())).device)
         measured |= {key: replace(memory, total=memory.total * _share(shape)) for key, memory in found.items()}
     return Devices(cost.with_memory(measured) if measured else cost, names)
@@ -209,7 +209,7 @@ def recall(store: Store, config: JobConfig) -> dict[str, dict[str, Memory]]:
         values = entry.get("memory")
         if rest == _backbone(config) and isinstance(values, dict):
             try:
-                found[device] = {kind: Memory(**memory) for kind, memory in values.items()}
+                found[device] = {name: Memory(**memory) for name, memory in values.items()}
             except TypeError:
                 continue
     return found
@@ -224,9 +224,9 @@ def remember(store: Store, config: JobConfig, measured: Mapping[str, Memory]) ->
         measured: By kind of job, all of one device.
     """
     values = _read(store)
-    for kind, memory in measured.items():
+    for name, memory in measured.items():
         entry = values.setdefault(f"{memory.device}|{_backbone(config)}", {})
-        entry["memory"] = {**(entry.get("memory") or {}), kind: asdict(memory)}
+        entry["memory"] = {**(entry.get("memory") or {}), name: asdict(memory)}
     store.write_json(store.root / FILE, values)
 
 
@@ -247,17 +247,17 @@ def recall_fitting(store: Store, now: float) -> dict[Hashable, Limit]:
     return found
 
 
-def remember_fitting(store: Store, kind: Hashable, tokens: float) -> None:
+def remember_fitting(store: Store, device_key: Hashable, tokens: float) -> None:
     """Keep what a policy has learned from a pack that did not fit.
 
     Args:
         store: The store.
-        kind: Device, backbone and precision.
+        device_key: Device, backbone and precision.
         tokens: Of a step that fit.
     """
-    assert isinstance(kind, tuple)
+    assert isinstance(device_key, tuple)
     values = _read(store)
-    values.setdefault("|".join(kind), {}).update(fitting_tokens=tokens, fitting_time=time.time())
+    values.setdefault("|".join(device_key), {}).update(fitting_tokens=tokens, fitting_time=time.time())
     store.write_json(store.root / FILE, values)
 
 

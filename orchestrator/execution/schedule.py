@@ -26,7 +26,7 @@ from orchestrator.drivers.claims import Claims
 from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
-from orchestrator.execution.devices import measure, recall_fitting, remember_fitting
+from orchestrator.execution.devices import measure_memory, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals
 from orchestrator.execution.options import Options
 from orchestrator.execution.retries import Retries
@@ -100,7 +100,7 @@ def run_graph(
             refuse_unplaceable(cluster, {node: orders.shape(graph.job(node)) for node in pending})
             turns = Turns(shapes, nodes)
             cost = settings.cost(any("GPU" in shape for shape in shapes.values()))
-            devices = measure(graph, store, cost, settings.runtime, orders.shape, orders.placement, cluster.check)
+            devices = measure_memory(graph, store, cost, settings.runtime, orders.shape, orders.placement, cluster.check)
             slots = max(turns.room.values())
             policy = Policy(
                 graph,
@@ -108,7 +108,7 @@ def run_graph(
                 slots,
                 orders.placement,
                 lambda job: devices.names.get(orders.placement(job), ""),
-                lambda kind, tokens: remember_fitting(store, kind, tokens),
+                lambda device_key, tokens: remember_fitting(store, device_key, tokens),
             )
             policy.expect(recall_fitting(store, time.monotonic()))
             retries = Retries(options.max_failures, options.first_pause)

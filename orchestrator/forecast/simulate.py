@@ -10,7 +10,7 @@ from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.definition.resources import Shape, placement_of
 from orchestrator.forecast.idle_devices import IdleDevices
 from orchestrator.scheduling.cost import CostModel, Estimate
-from orchestrator.scheduling.policy import Policy, kind, remaining_paths
+from orchestrator.scheduling.policy import Policy, pack_key, remaining_paths
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
 from scalearn.errors import UserError
 
@@ -183,18 +183,18 @@ def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[J
         shape: As for `simulate`.
     """
     estimates = {job.node: cost.estimate(job) for job in graph}
-    kinds: dict[tuple[Hashable, Hashable], list[Estimate]] = defaultdict(list)
+    by_pack_key: dict[tuple[Hashable, Hashable], list[Estimate]] = defaultdict(list)
     amounts: dict[Hashable, float] = {}
     for job in graph:
         if graph.states[job.node] not in DONE:
             placement = placement_of(one := shape(job))
             amounts[placement] = _amount(one)
-            kinds[placement, kind(job, cost.size)].append(estimates[job.node])
-    if not kinds:
+            by_pack_key[placement, pack_key(job, cost.size)].append(estimates[job.node])
+    if not by_pack_key:
         return Bounds(0.0, 0.0, devices)
     paths = remaining_paths(graph, estimates)
     path = max(paths[job.node] for job in graph if graph.states[job.node] not in DONE)
-    work = sum(amounts[placement] * least_work(members) for (placement, _), members in kinds.items())
+    work = sum(amounts[placement] * least_work(members) for (placement, _), members in by_pack_key.items())
     return Bounds(path + cost.worker_seconds, work, devices)
 
 

@@ -244,36 +244,36 @@ def measure_profile(
         UserError: A backbone or a precision is not to be had.
     """
     whole = Deadline(seconds)
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    device_type = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
-    extent = _QUICK if quick else _EXTENTS[kind]
+    extent = _QUICK if quick else _EXTENTS[device_type]
     # `auto` may be one of the others.
-    resolved = {resolve_precision(precision, torch.device(kind)): precision for precision in precisions}
+    resolved = {resolve_precision(precision, torch.device(device_type)): precision for precision in precisions}
     wanted = list(itertools.product(dict.fromkeys(backbones), resolved.values()))
     worker_seconds = _worker_seconds()
     rates, notes = [], []
     for number, (backbone, precision) in enumerate(wanted):
         with tempfile.TemporaryDirectory(prefix="scalearn-profile-") as folder:
-            bench = Bench(Path(folder), backbone, precision, kind, threads)
-            measured, left_out = measure_rates(bench, kind, extent, whole.share(len(wanted) - number))
+            bench = Bench(Path(folder), backbone, precision, device_type, threads)
+            measured, left_out = measure_rates(bench, device_type, extent, whole.share(len(wanted) - number))
         rates.append(measured)
         if left_out:
             notes.append(f"; no time in {seconds:g} s for {measured.backbone} in {measured.precision}: {', '.join(left_out)}")
     return Profile(
-        device=device_name(kind),
+        device=device_name(device_type),
         measured=True,
         note=f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {threads} threads per worker, load {os.getloadavg()[0]:.1f}"
         + "".join(notes),
-        memory_bytes=_memory(kind),
-        auto_precision=resolve_precision("auto", torch.device(kind)),
+        memory_bytes=_memory(device_type),
+        auto_precision=resolve_precision("auto", torch.device(device_type)),
         worker_seconds=worker_seconds,
         rates=tuple(rates),
     )
 
 
-def device_name(kind: str) -> str:
+def device_name(device_type: str) -> str:
     """Return what people call the device: `NVIDIA H100 80GB HBM3`, `2-core AMD EPYC CPU`."""
-    if kind == "cuda":
+    if device_type == "cuda":
         return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -283,8 +283,8 @@ def device_name(kind: str) -> str:
     return f"{len(os.sched_getaffinity(0))}-core {model} CPU"
 
 
-def _memory(kind: str) -> float:
-    if kind == "cuda":
+def _memory(device_type: str) -> float:
+    if device_type == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory)
     # Workers share the machine's memory, and the driver needs some.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (len(os.sched_getaffinity(0)) + 1)

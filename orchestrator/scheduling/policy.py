@@ -37,7 +37,7 @@ class Policy:
         slots: int = 1,
         apart: Callable[[Job], Hashable] = lambda job: None,
         device: Callable[[Job], str] = lambda job: "",
-        learned: Callable[[Hashable, float], None] = lambda kind, tokens: None,
+        learned: Callable[[Hashable, float], None] = lambda device_key, tokens: None,
     ) -> None:
         """Queue what is ready.
 
@@ -54,7 +54,7 @@ class Policy:
         self._place = {node: place for place, node in enumerate(graph.nodes())}
         self._estimates = {job.node: cost.estimate(job) for job in graph}
         self._apart = {job.node: apart(job) for job in graph}
-        self._kind_of: dict[str, Hashable] = {job.node: (kind(job, cost.size), self._apart[job.node]) for job in graph}
+        self._pack_key_of: dict[str, Hashable] = {job.node: (pack_key(job, cost.size), self._apart[job.node]) for job in graph}
         self._shares = self._least_shares()
         self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
         self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
@@ -71,7 +71,7 @@ class Policy:
         """Those of them that wait for a device."""
         self._most_together = math.inf
         self._out: Counter[Hashable] = Counter()
-        self._kinds: dict[Hashable, list[Entry]] = {}
+        self._queues: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
         self._fitting: dict[Hashable, Limit] = {}
@@ -113,7 +113,7 @@ class Policy:
             closed: Of jobs that `apart` gives one of these, none is taken.
         """
         horizon = self.horizon(now)
-        self._fitting = {kind: limit for kind, limit in self._fitting.items() if now < limit.until}
+        self._fitting = {device_key: limit for device_key, limit in self._fitting.items() if now < limit.until}
         head = self._head(closed)
         if head is None:
             return ()
@@ -221,7 +221,7 @@ class Policy:
         if min(load.most, enough) <= 1 or head[2] in self._alone:
             return []
         limit = self._fitting.get(self._device_kind(head[2]))
-        queue = self._kinds[self._kind_of[head[2]]]
+        queue = self._queues[self._pack_key_of[head[2]]]
         mates: list[Entry] = []
         while load.jobs < min(load.most, enough) and (mate := self._pop(queue)) is not None:
             if mate[2] in self._alone:  # queued here before that was known; its other entry stays
@@ -272,7 +272,7 @@ class Policy:
             self._work_left += self._left[node]
         heappush(self._ready.setdefault(self._apart[node], []), entry)
         if self._estimates[node].most > 1 and node not in self._alone:
-            heappush(self._kinds.setdefault(self._kind_of[node], []), entry)
+            heappush(self._queues.setdefault(self._pack_key_of[node], []), entry)
 
     def _entry(self, node: str) -> Entry:
         return -self._path[node], self._place[node], node
@@ -294,12 +294,12 @@ class Policy:
     def _least_shares(self) -> dict[str, float]:
         """Return for every job that is not done the device seconds that it takes in the largest pack that its kind has members for."""
         waiting = [node for node, state in self._graph.states.items() if state not in DONE]
-        population = Counter(self._kind_of[node] for node in waiting)
+        population = Counter(self._pack_key_of[node] for node in waiting)
         known: dict[tuple[int, int], float] = {}
         shares: dict[str, float] = {}
         for node in waiting:
             estimate = self._estimates[node]
-            size = min(estimate.largest_pack, population[self._kind_of[node]])
+            size = min(estimate.largest_pack, population[self._pack_key_of[node]])
             key = (id(estimate), size)
             if key not in known:
                 known[key] = self._cost.seconds([estimate] * size) / size
@@ -360,7 +360,7 @@ def remaining_paths(
     return paths
 
 
-def kind(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable:
+def pack_key(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable:
     """Return what jobs must have in common to train as one.
 
     Always the backbone and the precision. Jobs of the second stage also share their target and the tasks of their sources, so that a

@@ -67,7 +67,7 @@ class Turns:
 
     def handed_out(self, trial: str, placement: Hashable) -> None:
         """Learn that a pack is with Tune."""
-        waited_for = {kind: self._scarce(kind) for kind in {self._placement[waiting] for waiting in self._overtaken}}
+        waited_for = {placement: self._scarce(placement) for placement in {self._placement[waiting] for waiting in self._overtaken}}
         for waiting in self._overtaken:
             if self._shapes[placement].keys() & waited_for[self._placement[waiting]]:
                 self._overtaken[waiting] += 1
@@ -99,7 +99,7 @@ class Turns:
             self._idle_since = now
         if self._idle_since is not None and now - self._idle_since >= _PLACING_SECONDS:
             return set()
-        scarce = {name for kind in {self._placement[trial] for trial in starving} for name in self._scarce(kind)}
+        scarce = {name for placement in {self._placement[trial] for trial in starving} for name in self._scarce(placement)}
         return {placement for placement, shape in self._shapes.items() if shape.keys() & scarce}
 
     def _take(self, trial: str, sign: int) -> None:

@@ -292,7 +292,7 @@ class Storage:
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             yield from zip(wanted, pool.map(self.listing, wanted), strict=True)
 
-    def measure(self, path: Path) -> dict[str, Any]:
+    def size_and_hash(self, path: Path) -> dict[str, Any]:
         """Return a file's size and sha256."""
 
         def act() -> dict[str, Any]:

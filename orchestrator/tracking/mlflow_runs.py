@@ -78,7 +78,7 @@ class SweepRuns:
         """Names the report that the sweep's run has. None: it has none."""
         self.jobs: dict[str, JobRun] = {}
         """The run of every job of the experiment, by node."""
-        self.join_twins()
+        self.join_duplicates()
         self._client.update_run(self.run_id, status="RUNNING")
 
     def lacks(self, node: str, started: str, store: str) -> bool:
@@ -186,7 +186,7 @@ class SweepRuns:
         """Declare the sweep's run `FINISHED`, `FAILED` or `KILLED`."""
         self._client.set_terminated(self.run_id, status)
 
-    def join_twins(self) -> None:
+    def join_duplicates(self) -> None:
         """Read which runs there are, keep one of the sweep and one of every job, and delete the others as soon as they are not needed.
 
         A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may
@@ -196,7 +196,7 @@ class SweepRuns:
         Raises:
             MlflowException: The server did not take it, or has no run of the sweep any more: connect anew.
         """
-        kept, *twins = self._sweep_runs() or [self._client.get_run(self.run_id)]
+        kept, *duplicates = self._sweep_runs() or [self._client.get_run(self.run_id)]
         self.run_id, self.report_mark = kept.info.run_id, kept.data.tags.get(REPORT_MARK)
         found: dict[tuple[str, str, str], list[JobRun]] = {}
         # By its id: pages may show one run twice where others are created meanwhile.
@@ -212,11 +212,11 @@ class SweepRuns:
             for other in others:
                 if job.state == "succeeded" or (job.state == "failed" and other.state != "succeeded"):
                     self._client.delete_run(other.run_id)
-        for twin in twins:
-            self._client.delete_run(twin.info.run_id)
+        for duplicate in duplicates:
+            self._client.delete_run(duplicate.info.run_id)
 
     def _sweep_runs(self) -> list[Run]:
-        """Return the sweep's runs in the order that all drivers agree on: all but the first are twins."""
+        """Return the sweep's runs in the order that all drivers agree on: all but the first are duplicates."""
         query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
         return sorted(self._client.search_runs([self.experiment_id], query), key=lambda run: (run.info.start_time, run.info.run_id))
 

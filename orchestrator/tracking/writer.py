@@ -36,7 +36,7 @@ _OTHERS_PATIENCE = 60.0
 """Seconds for which the last round is repeated where another driver logs too: it will soon be done."""
 _OTHERS_PAUSE = 0.2
 _OTHERS = re.compile(r"database is locked|must be in the 'active' state|unique constraint|duplicate (?:key|entry)|deadlock", re.IGNORECASE)
-"""What is said where it writes the same at the same time, and where it has joined a run that we write to with its twin; MLflow has no types
+"""What is said where it writes the same at the same time, or has joined a run that we write to with its duplicate; MLflow has no types
 for this."""
 _OTHER_VERSION = "out-of-date database schema"
 """What MLflow says of a database that an older one has made, and of a newer one's too."""
@@ -174,7 +174,7 @@ class Tracker:
         if not self._ship_all() or self._runs is None:
             return False
         try:
-            self._runs.join_twins()
+            self._runs.join_duplicates()
             self._may_pass = self._doubt(self._runs)
             self._ship_report(self._runs)
             self._runs.close(self._status)

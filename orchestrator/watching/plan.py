@@ -27,7 +27,7 @@ class Records(Protocol):
     def state(self, node: str) -> str:
         """Return `succeeded`, `failed`, `running` or `pending`."""
 
-    def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
+    def namesakes(self, path: str) -> Iterable[Mapping[str, Any]]:
         """Return the `job.json` of every job that lies at a path, whatever its fingerprint."""
 
 
@@ -87,20 +87,20 @@ def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
     for job in graph:
         state = "pending" if store is None else store.state(job.node)
         state = "cached" if state == "succeeded" else state
-        why = difference(job, store.twins(job.path)) if store is not None and state == "pending" else None
+        why = difference(job, store.namesakes(job.path)) if store is not None and state == "pending" else None
         method, task = job.config.method, "+".join(job.tasks)
         jobs.append(PlannedJob(job.node, job.path, state, graph.stage_of(job.node), method, task, why))
     return PlanResult(name, tuple(jobs))
 
 
-def difference(job: "Job", twins: Iterable[Mapping[str, Any]]) -> str | None:
+def difference(job: "Job", namesakes: Iterable[Mapping[str, Any]]) -> str | None:
     """Say how a job differs from the nearest of the stored jobs that have its path. None: there is none.
 
     Args:
         job: A job that is not in the store.
-        twins: `job.json` of the others, which may come from older versions or be damaged.
+        namesakes: `job.json` of the others, which may come from older versions or be damaged.
     """
-    found: list[list[str]] = [lines for twin in twins if (lines := list(_differences(job, twin)))]
+    found: list[list[str]] = [lines for namesake in namesakes if (lines := list(_differences(job, namesake)))]
     nearest = min(found, key=len, default=None)
     if not nearest:
         return None
@@ -163,8 +163,8 @@ def _row(job: PlannedJob) -> dict[str, Any]:
     return {name: value for name, value in vars(job).items() if value is not None}
 
 
-def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
-    stored = dict(flat(twin.get("config")))
+def _differences(job: "Job", namesake: Mapping[str, Any]) -> Iterator[str]:
+    stored = dict(flat(namesake.get("config")))
     wanted = dict(flat(to_plain(job.config)))
     for name in sorted(wanted.keys() | stored.keys()):
         younger = name not in stored and not wanted.get(name)  # a field that came after the stored job, at its default
@@ -174,14 +174,14 @@ def _differences(job: "Job", twin: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {_shown(wanted, name)}, stored {_shown(stored, name)}"
     if (before := stored.get("compared")) != (now := wanted["compared"]) and before and now:
         yield "early stopping compares it with other learning rates or seeds"
-    nodes = twin.get("parents")
+    nodes = namesake.get("parents")
     older = nodes if isinstance(nodes, list) else []
     fresh = [parent.node for index, parent in enumerate(job.parents) if index >= len(older) or older[index] != parent.node]
     if fresh:
         yield f"its parent {fresh[0]} is new" if len(fresh) == 1 else f"{len(fresh)} of its parents are new, the first {fresh[0]}"
     version = schema_version(job.config)
     # Under `identity` older jobs have it.
-    if (before := twin.get("schema_version", twin.get("identity", version))) != version:
+    if (before := namesake.get("schema_version", namesake.get("identity", version))) != version:
         yield f"identity schema is {version}, stored {before}"
 
 

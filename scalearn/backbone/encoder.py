@@ -35,7 +35,7 @@ class Encoder(nn.Module):
     """The adapters library's model; its mixins carry no types."""
 
     def __init__(self, model: nn.Module, *, pretrained_pooler: bool = True) -> None:
-        """Freezes a model and puts a slot at every place where `seq_bn` has an adapter.
+        """Freezes a model and puts a slot at every site, where `seq_bn` has an adapter.
 
         Args:
             model: One of the adapters library's, an `AutoAdapterModel`.
@@ -152,8 +152,8 @@ class Encoder(nn.Module):
     def recompute_in_backward(self, enabled: bool) -> None:
         """Turn gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
 
-        Dropout masks follow from the pass and the place, so the second run draws them again. The backward pass must come before the
-        next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
+        Dropout masks follow from the pass and the dropout's number, so the second run draws them again. The backward pass must come before
+        the next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
 
         Raises:
             UserError: The architecture has no such layers.
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
         return [names[id(layer)] for layer in layers]
 
     def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
-        """Call `function` for every place where the library can put a bottleneck adapter, first layer first."""
+        """Call `function` for every site: where the library can put a bottleneck adapter, first layer first."""
         self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
 
 

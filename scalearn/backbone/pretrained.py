@@ -15,7 +15,7 @@ _NUMBERED_LAYER = re.compile(r"layers?\.\d+\.")
 
 
 def load_pretrained(
-    kind: Any,
+    model_class: Any,
     backbone: Backbone,
     *,
     title: str = "Backbone",
@@ -25,7 +25,7 @@ def load_pretrained(
     """Load a model, and never code that lies beside it.
 
     Args:
-        kind: Class with `from_pretrained`, such as `AutoModel`.
+        model_class: Class with `from_pretrained`, such as `AutoModel`.
         backbone: Where it lies.
         title: What the model is, for error messages.
         judge: Refuses a configuration, given the backbone's name and the entries. None: any will do that names no code.
@@ -48,7 +48,7 @@ def load_pretrained(
         config = AutoConfig.from_pretrained(backbone.locate(), **where)
         # The configuration is copied, since the adapters library changes it.
         given = {**where, **settings, "config": copy.deepcopy(config), "output_loading_info": True}
-        model, info = kind.from_pretrained(backbone.locate(), **given)
+        model, info = model_class.from_pretrained(backbone.locate(), **given)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # what transformers raises is up to the files

@@ -25,7 +25,7 @@ class ParameterGroup:
 class Branch(nn.Module):
     """The trainable and frozen modules that one job puts after the feed-forward block of every layer.
 
-    A site is one place of the backbone where an adapter sits, counted from the first layer.
+    A site is where in the backbone an adapter sits, counted from the first layer.
     """
 
     drawn_in_pass: ClassVar[tuple[str, ...]] = ()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class _Places:
+class _ModuleNames:
     """Modules of a layer, by their names within it."""
 
     query: str | None
@@ -20,13 +20,13 @@ class _Places:
     """The first module past the attention, called with its input and the residual."""
 
 
-_BERT = _Places("attention.self.query", "attention.output")
-_PLACES = {
+_BERT = _ModuleNames("attention.self.query", "attention.output")
+_MODULE_NAMES = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
-    "deberta-v2": _Places(None, "attention.output"),
-    "distilbert": _Places("attention.q_lin", "attention_adapters"),
+    "deberta-v2": _ModuleNames(None, "attention.output"),
+    "distilbert": _ModuleNames("attention.q_lin", "attention_adapters"),
 }
 
 
@@ -40,11 +40,11 @@ def keep_first_token(last_layer: nn.Module, model_type: str, attention: str) -> 
         model_type: As the configuration names the architecture.
         attention: `eager` or `sdpa`; the latter's mask is made for the queries of all tokens.
     """
-    if (places := _PLACES.get(model_type)) is None:
+    if (names := _MODULE_NAMES.get(model_type)) is None:
         return
-    if places.query is not None and attention == "eager":
-        last_layer.get_submodule(places.query).register_forward_pre_hook(_first_token)
-    last_layer.get_submodule(places.after_attention).register_forward_pre_hook(_first_token)
+    if names.query is not None and attention == "eager":
+        last_layer.get_submodule(names.query).register_forward_pre_hook(_first_token)
+    last_layer.get_submodule(names.after_attention).register_forward_pre_hook(_first_token)
 
 
 def _first_token(module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scalearn.layers.random_streams import HEAD_PLACE, RowBlock
+from scalearn.layers.random_streams import HEAD_DROPOUT, RowBlock
 
 HeadKind = Literal["classification", "regression", "multi_label", "multiple_choice"]
 
@@ -79,9 +79,9 @@ class Head(nn.Module):
         Returns:
             Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
         """
-        first = first_token if self.config.pooled else self._dropped(first_token, block, HEAD_PLACE)
+        first = first_token if self.config.pooled else self._dropped(first_token, block, HEAD_DROPOUT)
         if self.dense is not None:
-            first = self._dropped(torch.tanh(self.dense(first)), block, HEAD_PLACE + 1)
+            first = self._dropped(torch.tanh(self.dense(first)), block, HEAD_DROPOUT + 1)
         logits: Tensor = self.out(first).float()
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
@@ -101,7 +101,7 @@ class Head(nn.Module):
             return functional.binary_cross_entropy_with_logits(logits, labels.float())
         return functional.cross_entropy(logits, labels)
 
-    def _dropped(self, values: Tensor, block: RowBlock | None, place: int) -> Tensor:
+    def _dropped(self, values: Tensor, block: RowBlock | None, number: int) -> Tensor:
         if not self.training or self.dropout == 0.0:
             return values
-        return functional.dropout(values, self.dropout) if block is None else block.dropout(values, self.dropout, place)
+        return functional.dropout(values, self.dropout) if block is None else block.dropout(values, self.dropout, number)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scalearn.layers.random_streams import OMEGA_PLACE, dropout
+from scalearn.layers.random_streams import OMEGA_DROPOUT, dropout
 
 Constraint = Literal["none", "mean", "softmax"]
 
@@ -39,7 +39,7 @@ class Omega(nn.Module):
 
         Args:
             config: Shape, constraint, dropout and initialisation.
-            layers: Number of places in the backbone where sources are combined.
+            layers: Number of sites where sources are combined.
             sources: Number of source adapters T.
             hidden: Hidden size d.
             generator: Random stream of the initialisation, on CPU. Default: the global stream.
@@ -71,7 +71,7 @@ class Omega(nn.Module):
         if not self.training or rate == 0.0:
             return self.constrained().expand(self.layers, -1, -1)
         # As the official code: entries are dropped first, so the mean and the softmax are taken over what is left.
-        return self._under_constraint(dropout(self.omega.expand(self.layers, -1, -1), rate, seed, OMEGA_PLACE))
+        return self._under_constraint(dropout(self.omega.expand(self.layers, -1, -1), rate, seed, OMEGA_DROPOUT))
 
     def _under_constraint(self, omega: Tensor) -> Tensor:
         if self.config.constraint == "softmax":

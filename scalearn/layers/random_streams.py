@@ -1,6 +1,6 @@
 """Random streams per job, so that a job's dropout does not depend on the jobs it is packed with.
 
-Every batch of a job has one seed, and every dropout has a place of its own. The mask is a function of both, so a layer that
+Every batch of a job has one seed, and every dropout has a number of its own. The mask is a function of both, so a layer that
 is computed again for the backward pass (gradient checkpointing) draws the same mask again, and a batch that is computed in parts,
 for want of memory, is dropped out as the whole batch would be.
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-OMEGA_PLACE = 1_000_000
-HEAD_PLACE = 2_000_000
-BRANCH_PLACE = 3_000_000
-"""First places of the dropouts outside the backbone; the backbone's count from 0."""
+OMEGA_DROPOUT = 1_000_000
+HEAD_DROPOUT = 2_000_000
+BRANCH_DROPOUT = 3_000_000
+"""First numbers of the dropouts outside the backbone; the backbone's count from 0."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class RowBlock:
     batch_rows: int | None = None
     """Rows of the job's batch. None: as many as these."""
 
-    def dropped_entries(self, shape: Sequence[int], rate: float, device: torch.device, place: int) -> Tensor:
+    def dropped_entries(self, shape: Sequence[int], rate: float, device: torch.device, number: int) -> Tensor:
         """Return the part of the batch's mask that belongs to these rows: `shape`, whose first dimension they are."""
-        whole = dropped_entries((self.batch_rows or shape[0], *shape[1:]), rate, device, self.seed, place)
+        whole = dropped_entries((self.batch_rows or shape[0], *shape[1:]), rate, device, self.seed, number)
         return whole[self.first : self.first + shape[0]]
 
-    def dropout(self, values: Tensor, rate: float, place: int) -> Tensor:
+    def dropout(self, values: Tensor, rate: float, number: int) -> Tensor:
         """Zeroes entries of `values`, `[rows, ...]`, and rescales the rest."""
-        return _without(values, self.dropped_entries(values.shape, rate, values.device, place), rate)
+        return _without(values, self.dropped_entries(values.shape, rate, values.device, number), rate)
 
 
 @dataclass
@@ -58,7 +58,7 @@ class RowStreams:
         return sum(block.rows for block in self.blocks)
 
 
-def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, place: int) -> Tensor:
+def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, number: int) -> Tensor:
     """Return a boolean mask that is true with probability `rate`.
 
     Args:
@@ -66,9 +66,9 @@ def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, see
         rate: Dropout probability; on a CPU it is rounded to a multiple of 1 / 65,536.
         device: Of the mask.
         seed: Of the job's pass. None: the global random stream.
-        place: Number of the dropout; each place draws its own mask.
+        number: Of the dropout; each draws its own mask.
     """
-    generator = None if seed is None else torch.Generator(device=device).manual_seed(_mixed(seed, place))
+    generator = None if seed is None else torch.Generator(device=device).manual_seed(_mixed(seed, number))
     if device.type != "cpu":
         return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(rate, generator=generator)
     # Four 16-bit draws from one 64-bit draw take a quarter of the time of `bernoulli_`, which is a tenth of a step on a CPU.
@@ -77,9 +77,9 @@ def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, see
     return (words.view(torch.int16)[:entries] < round(rate * 65536) - 32768).view(tuple(shape))
 
 
-def dropout(values: Tensor, rate: float, seed: int | None, place: int) -> Tensor:
+def dropout(values: Tensor, rate: float, seed: int | None, number: int) -> Tensor:
     """Zeroes entries of `values` and rescales the rest; see `dropped_entries` for the arguments."""
-    return _without(values, dropped_entries(values.shape, rate, values.device, seed, place), rate)
+    return _without(values, dropped_entries(values.shape, rate, values.device, seed, number), rate)
 
 
 def _without(values: Tensor, dropped: Tensor, rate: float) -> Tensor:
@@ -93,12 +93,12 @@ class RowDropout(nn.Module):
     draws when it trains alone.
     """
 
-    def __init__(self, rate: float, streams: RowStreams, place: int) -> None:
+    def __init__(self, rate: float, streams: RowStreams, number: int) -> None:
         """Shares `streams` with all other dropouts of the backbone."""
         super().__init__()
         self.rate = rate
         self.streams = streams
-        self.place = place
+        self.number = number
 
     def forward(self, values: Tensor) -> Tensor:
         """Zeroes entries of `[rows, length, ...]` or `[rows, heads, length, length]` and rescales the rest."""
@@ -108,37 +108,37 @@ class RowDropout(nn.Module):
             return functional.dropout(values, self.rate)
         if values.dim() < 3 or values.shape[0] != self.streams.rows:
             # Shared by all rows, such as DeBERTa's relative positions: one mask must do for the pack, and the first job draws it.
-            return dropout(values, self.rate, self.streams.blocks[0].seed, self.place)
+            return dropout(values, self.rate, self.streams.blocks[0].seed, self.number)
         return _without(values, self._mask(values), self.rate)
 
     def _mask(self, values: Tensor) -> Tensor:
         blocks = self.streams.blocks
         sequence_dims = (2, 3) if values.dim() == 4 else (1,)
         if len(blocks) == 1 and blocks[0].length == values.shape[sequence_dims[0]]:
-            return blocks[0].dropped_entries(values.shape, self.rate, values.device, self.place)
+            return blocks[0].dropped_entries(values.shape, self.rate, values.device, self.number)
         mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
             own = part
             for dim in sequence_dims:
                 own = own.narrow(dim, 0, min(block.length, own.shape[dim]))
-            own.copy_(block.dropped_entries(own.shape, self.rate, values.device, self.place))
+            own.copy_(block.dropped_entries(own.shape, self.rate, values.device, self.number))
         return mask
 
 
-def give_each_job_its_stream(model: nn.Module, streams: RowStreams, first_place: int = 0) -> None:
-    """Replace every `nn.Dropout` in `model` by a `RowDropout` on `streams`, with places counted from `first_place`."""
-    places = count(first_place)
+def give_each_job_its_stream(model: nn.Module, streams: RowStreams, first_number: int = 0) -> None:
+    """Replace every `nn.Dropout` in `model` by a `RowDropout` on `streams`, with numbers counted from `first_number`."""
+    numbers = count(first_number)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
-                replacement = RowDropout(child.p, streams, next(places))
+                replacement = RowDropout(child.p, streams, next(numbers))
                 replacement.train(child.training)
                 setattr(module, name, replacement)
 
 
-def _mixed(seed: int, place: int) -> int:
-    """Return a 63-bit seed from two numbers (the finaliser of splitmix64), so that neighbouring places share nothing."""
-    value = (seed + (place + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+def _mixed(seed: int, number: int) -> int:
+    """Return a 63-bit seed from two numbers (the finaliser of splitmix64), so that neighbouring numbers share nothing."""
+    value = (seed + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return (value ^ (value >> 31)) >> 1

@@ -16,7 +16,7 @@ from torch.nn import functional
 from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
 from scalearn.formats.source_adapters import SourceAdapters
-from scalearn.layers.random_streams import BRANCH_PLACE, give_each_job_its_stream
+from scalearn.layers.random_streams import BRANCH_DROPOUT, give_each_job_its_stream
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.source_branch import SourceBranch
 
@@ -33,7 +33,7 @@ class FusionBranch(SourceBranch):
         hidden = stacks[0].up_bias.shape[1]
         self.sites = tuple(BertFusion(config, hidden, attention_dropout) for _ in stacks)
         self.fusions = nn.ModuleList(self.sites)
-        give_each_job_its_stream(self.fusions, self.streams, BRANCH_PLACE)
+        give_each_job_its_stream(self.fusions, self.streams, BRANCH_DROPOUT)
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
         """See `SourceBranch.combined`."""

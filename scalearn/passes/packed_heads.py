@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scalearn.layers.heads import Head
-from scalearn.layers.random_streams import HEAD_PLACE, RowBlock
+from scalearn.layers.random_streams import HEAD_DROPOUT, RowBlock
 
 
 def head_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequence[RowBlock]) -> list[Tensor]:
@@ -47,10 +47,10 @@ def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequ
         What each head alone returns for its rows.
     """
     config = heads[0].config
-    first = torch.stack(list(states)) if config.pooled else _dropped(states, heads, blocks, HEAD_PLACE)
+    first = torch.stack(list(states)) if config.pooled else _dropped(states, heads, blocks, HEAD_DROPOUT)
     layers = [[head.dense for head in heads if head.dense is not None], [head.out for head in heads]]
     if layers[0]:
-        first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, blocks, HEAD_PLACE + 1)
+        first = _dropped(list(torch.tanh(_linear(layers[0], first))), heads, blocks, HEAD_DROPOUT + 1)
     logits = _linear(layers[1], first).float()
     return [rows.view(-1, config.labels) if config.kind == "multiple_choice" else rows for rows in logits]
 
@@ -61,10 +61,10 @@ def _linear(layers: Sequence[torch.nn.Linear], values: Tensor) -> Tensor:
     return torch.baddbmm(biases.unsqueeze(1).to(values.dtype), values, weights.transpose(1, 2).to(values.dtype))
 
 
-def _dropped(values: Sequence[Tensor], heads: Sequence[Head], blocks: Sequence[RowBlock], place: int) -> Tensor:
+def _dropped(values: Sequence[Tensor], heads: Sequence[Head], blocks: Sequence[RowBlock], number: int) -> Tensor:
     """Stacks each job's values, its own mask drawn from its own stream."""
     kept = [
-        block.dropout(rows, head.dropout, place) if head.training and head.dropout else rows
+        block.dropout(rows, head.dropout, number) if head.training and head.dropout else rows
         for rows, head, block in zip(values, heads, blocks, strict=True)
     ]
     return torch.stack(kept)

@@ -33,7 +33,7 @@ from scalearn.training.memory import ran_out
 from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
 from scalearn.training.results import write_artifact, write_result
 from scalearn.training.runtime import Runtime
-from scalearn.training.similarity import measure, read_similarity
+from scalearn.training.similarity import read_similarity, run_similarity
 from scalearn.training.stop_signal import StopSignal
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
 logger = logging.getLogger(__name__)
 
-OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": measure}
+OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": run_similarity}
 """What jobs do that train nothing."""
 
 _warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}

@@ -38,7 +38,7 @@ SEED = 42
 _BATCH_ROWS = 64
 
 
-def measure(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
+def run_similarity(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
     """Run a similarity job: write `similarity.json`, the same as `similarity.csv`, and `result.json`.
 
     Raises:

@@ -52,7 +52,7 @@ def test_table_against_paper_with_another_backbone_says_so(tmp_path: Path, capsy
     table = analysis.benchmark_table(analysis.load(tmp_path, sweep="demo"))
     grid = layout(table, against=published_scores(table.benchmark))
     assert "with minilm: the difference is no replication" in to_markdown(grid)
-    # Two of eight tasks: their average has no published twin.
+    # Two of eight tasks: their average has no published counterpart.
     (line,) = [line for line in to_markdown(grid).splitlines() if line.startswith("| ScaLearn |")]
     assert line.count("paper ") == 2
     to_terminal(grid)

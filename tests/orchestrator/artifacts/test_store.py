@@ -158,12 +158,12 @@ def test_root_is_fixed_when_the_working_directory_changes(tmp_path, monkeypatch)
     assert store.root == tmp_path / "runs"
 
 
-def test_twins_are_the_records_at_the_same_path(store):
+def test_namesakes_are_the_records_at_the_same_path(store):
     finish(store)
     finish(store, NODE[:-10] + "abcdefabcd")
     finish(store, "toy/minilm/source/adapter/s0/lr6e-03-seed01-0123456789")
-    assert [record["node"][-10:] for record in store.twins(NODE[:-11])] == ["0123456789", "abcdefabcd"]
-    assert store.twins("toy/minilm/source/adapter/s9/lr1") == []
+    assert [record["node"][-10:] for record in store.namesakes(NODE[:-11])] == ["0123456789", "abcdefabcd"]
+    assert store.namesakes("toy/minilm/source/adapter/s9/lr1") == []
 
 
 def test_unwritable_store_is_a_sentence(tmp_path):

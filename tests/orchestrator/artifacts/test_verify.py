@@ -109,7 +109,7 @@ def test_directory_of_an_older_version_that_names_no_job_is_whole(finished, caps
         success, job = (store.read_json(name, file) for file in ("SUCCESS.json", "job.json"))
         del success["node"], job["node"]
         store.write_json(store.directory(name) / "job.json", job)
-        success["files"]["job.json"] = store.storage.measure(store.directory(name) / "job.json")
+        success["files"]["job.json"] = store.storage.size_and_hash(store.directory(name) / "job.json")
         store.write_json(store.directory(name) / "SUCCESS.json", success)
     assert main(["verify", *arguments]) == 0
     assert f"{len(graph)} whole" in capsys.readouterr().out

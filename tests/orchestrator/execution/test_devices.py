@@ -10,7 +10,7 @@ from ray.exceptions import RaySystemError
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph
 from orchestrator.execution import devices
-from orchestrator.execution.devices import measure, probe, recall, recall_fitting, remember, remember_fitting, samples
+from orchestrator.execution.devices import measure_memory, probe, recall, recall_fitting, remember, remember_fitting, samples
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, Memory
 from orchestrator.scheduling.memory_load import DOUBT_SECONDS, Limit
@@ -86,7 +86,7 @@ def test_widest_job_and_widest_sources_are_the_ones_to_measure_with(factors):
     found = samples([*tops, *targets])
     assert found[ADAPTER].config.settings["reduction_factor"] == 2
     assert found["transfer", "scalearn"].source_settings["reduction_factor"] == 2
-    assert len({sample.kind(ON_CPU) for sample in (found[ADAPTER], samples(tops[:1])[ADAPTER], samples(tops[1:])[ADAPTER])}) == 2
+    assert len({sample.name(ON_CPU) for sample in (found[ADAPTER], samples(tops[:1])[ADAPTER], samples(tops[1:])[ADAPTER])}) == 2
 
 
 def test_measurements_and_what_did_not_fit_are_kept_in_the_store_by_device(tmp_path):
@@ -168,7 +168,7 @@ def measured_by(workers_answer, monkeypatch, tmp_path):
     def shape(job):
         return SHAPES[job.config.stage]
 
-    found = measure(graph, Store(tmp_path), CostModel(load_profile("h100_estimate")), Runtime(), shape, lambda job: job.config.stage)
+    found = measure_memory(graph, Store(tmp_path), CostModel(load_profile("h100_estimate")), Runtime(), shape, lambda job: job.config.stage)
     return workers, graph, found
 
 

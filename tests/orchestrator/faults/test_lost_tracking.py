@@ -139,11 +139,11 @@ def test_server_that_stays_away_keeps_nobody_waiting_and_the_next_run_logs_it_al
 def test_runs_that_a_late_answer_created_twice_are_joined_at_the_end(server, store):
     if not server.is_up:
         server.start()
-    sweep = Sweep(store, server, "twins")
+    sweep = Sweep(store, server, "duplicates")
     sweep.train(1)
     wait_until(lambda: sweep.tracker.run_id and not sweep.tracker._open, "the first job is logged")
     client = MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name("twins").experiment_id
+    experiment = client.get_experiment_by_name("duplicates").experiment_id
     for run in client.search_runs([experiment]):
         late = {**run.data.tags, "logged_step": "", "state": "opening"} if run.data.tags["kind"] == "job" else run.data.tags
         client.create_run(experiment, tags={key: value for key, value in late.items() if not key.startswith("mlflow.runName")})
@@ -152,7 +152,7 @@ def test_runs_that_a_late_answer_created_twice_are_joined_at_the_end(server, sto
     sweep.train(5)
     assert sweep.tracker.finish("FINISHED", patience=240) == 0
     assert arrived(server, sweep.name) == dict.fromkeys(sweep.graph.nodes(), ("FINISHED", 2))
-    assert SweepRuns(server.uri, "twins", "twins", "", store.root).run_id == sweep.tracker.run_id
+    assert SweepRuns(server.uri, "duplicates", "duplicates", "", store.root).run_id == sweep.tracker.run_id
 
 
 def test_server_killed_while_three_drivers_log_one_store_has_everything_once_when_it_is_back(server, tmp_path, repository):

@@ -13,7 +13,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, Memory
-from orchestrator.scheduling.policy import FirstCome, Policy, kind, length_class, remaining_paths
+from orchestrator.scheduling.policy import FirstCome, Policy, length_class, pack_key, remaining_paths
 from tests.orchestrator.helpers.doubles import make_job, source, transfer, two_stages
 
 PROFILE = load_profile("h100_estimate")
@@ -126,17 +126,17 @@ def policy_takes(graph: Graph, slots: int) -> tuple[str, ...]:
 
 def test_kind_is_the_same_for_seeds_and_differs_for_targets_and_sources():
     first, second = source("s0"), source("s1")
-    same = [kind(transfer("t0", [first, second], seed)) for seed in (0, 1)]
+    same = [pack_key(transfer("t0", [first, second], seed)) for seed in (0, 1)]
     assert same[0] == same[1]
-    assert kind(transfer("t1", [first, second])) != same[0]
-    assert kind(transfer("t0", [second, first])) != same[0]
+    assert pack_key(transfer("t1", [first, second])) != same[0]
+    assert pack_key(transfer("t0", [second, first])) != same[0]
 
 
 def test_jobs_on_few_shot_subsets_of_one_target_share_a_pack():
     job = transfer("t0", [source("s0")])
     (data,) = job.config.data
     subsets = [replace(job, config=replace(job.config, data=(replace(data, few_shot=count),))) for count in (4, 16)]
-    assert kind(subsets[0]) == kind(subsets[1]) == kind(job)
+    assert pack_key(subsets[0]) == pack_key(subsets[1]) == pack_key(job)
 
 
 def test_sizes_of_the_few_shot_sweep_share_packs():
@@ -146,7 +146,7 @@ def test_sizes_of_the_few_shot_sweep_share_packs():
             graph.mark(job.node, "cached")
     transfers = [job for job in graph if job.config.stage == "transfer"]
     assert len(transfers) == 800
-    assert len({kind(job) for job in transfers}) == 8
+    assert len({pack_key(job) for job in transfers}) == 8
     packs = [[graph.job(node).config.data[0].few_shot for node in pack] for pack in drain(Policy(graph, CostModel(PROFILE)))]
     assert {frozenset(sizes) for sizes in packs if len(set(sizes)) > 1}
     assert len(packs) <= 8 * math.ceil(100 / 16)
@@ -156,7 +156,7 @@ def test_job_waits_for_its_own_sources_while_others_of_its_kind_start():
     own = [dataclasses.replace(job, config=replace(job.config, data=(replace(job.config.data[0], few_shot=rows),)))
            for job in [source("t0")] for rows in (4, 16)]  # fmt: skip
     few, many = (transfer("t0", [source("s0"), parent]) for parent in own)
-    assert kind(few) == kind(many)
+    assert pack_key(few) == pack_key(many)
     graph = Graph([few, many])
     for parent in (*few.parents[:1], own[0]):
         graph.mark(parent.node, "cached")
@@ -218,14 +218,14 @@ def test_every_other_set_of_sources_takes_its_memory():
 
 
 def test_first_stage_packs_across_tasks_of_like_length():
-    assert kind(source("s0")) == kind(source("s1", seed=3))
+    assert pack_key(source("s0")) == pack_key(source("s1", seed=3))
     assert length_class(100) == length_class(110)
     assert length_class(64) < length_class(128)
 
 
 def test_methods_that_own_their_backbone_share_no_pack():
     full = [make_job("single", "full_ft", "s0", seed) for seed in range(2)]
-    assert kind(full[0]) != kind(full[1])
+    assert pack_key(full[0]) != pack_key(full[1])
     assert drain(Policy(Graph(full), make_cost(pack=8))) == [(full[0].node,), (full[1].node,)]
 
 
@@ -260,7 +260,7 @@ def test_every_job_is_handed_out_once_after_its_parents_in_packs_of_one_kind(gra
     while True:
         while len(running) < slots and (taken := policy.take(slots - len(running), now=0.0)):
             assert len(taken) <= pack
-            assert len({kind(graph.job(node)) for node in taken}) == 1
+            assert len({pack_key(graph.job(node)) for node in taken}) == 1
             assert all(graph.states[parent] in ("cached", "succeeded") for node in taken for parent in graph.parents(node))
             for node in taken:
                 graph.mark(node, "running")

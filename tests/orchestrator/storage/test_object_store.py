@@ -235,12 +235,12 @@ def test_failure_is_recorded_with_its_traceback_and_forgotten_by_the_next_attemp
     assert store.state(NODE) == "pending"
 
 
-def test_twins_are_the_records_at_the_same_path(url):
+def test_namesakes_are_the_records_at_the_same_path(url):
     store = committed(committed(Store(url)), NODE[:-10] + "abcdefabcd")
-    assert [record["node"][-10:] for record in store.twins(NODE[:-11])] == ["0123456789", "abcdefabcd"]
+    assert [record["node"][-10:] for record in store.namesakes(NODE[:-11])] == ["0123456789", "abcdefabcd"]
 
 
-def test_glance_tells_states_and_twins_and_is_mended_where_a_worker_died_before_its_hint(url):
+def test_glance_tells_states_and_namesakes_and_is_mended_where_a_worker_died_before_its_hint(url):
     store = committed(Store(url))
     failed, absent = NODE[:-10] + "abcdefabcd", NODE[:-10] + "eeeeeeeeee"
     store.begin(failed, {"node": failed})
@@ -248,7 +248,7 @@ def test_glance_tells_states_and_twins_and_is_mended_where_a_worker_died_before_
     seen = store.glance([NODE, failed, absent])
     assert [seen.state(node) for node in (NODE, failed, absent)] == ["succeeded", "failed", "pending"]
     assert seen.read_json(NODE, "result.json") == {"scores": {}}
-    assert [record["node"][-10:] for record in seen.twins(NODE[:-11])] == ["0123456789", "abcdefabcd"]
+    assert [record["node"][-10:] for record in seen.namesakes(NODE[:-11])] == ["0123456789", "abcdefabcd"]
     store.storage.remove(store.root / ".index" / "succeeded" / NODE)
     assert store.glance([NODE]).state(NODE) == "pending"
     store.mend_index(store.verify_all([NODE]))

@@ -131,8 +131,8 @@ def test_runs_that_somebody_deleted_in_mlflow_are_made_again_though_the_ledger_n
     assert {run.data.tags["mlflow.parentRunId"] for name, run in after.items() if name != "toy"} == {after["toy"].info.run_id}
 
 
-def test_drivers_that_join_twins_at_once_never_delete_all_of_them(store, monkeypatch):
-    """One driver has chosen what to delete; before it does, the other twin is completed and another driver joins them."""
+def test_drivers_that_join_duplicates_at_once_never_delete_all_of_them(store, monkeypatch):
+    """One driver has chosen what to delete; before it does, the other duplicate is completed and another driver joins them."""
     graph = two_stages(sources=2, targets=1)
     run_jobs(graph, store)
     track(graph, store)
@@ -140,9 +140,9 @@ def test_drivers_that_join_twins_at_once_never_delete_all_of_them(store, monkeyp
     run, client = runs_of(store)[node], MlflowClient(uri)
     client.set_tag(run.info.run_id, "state", "opening")
     client.set_tag(run.info.run_id, "logged_step", "")
-    twin = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.runName")}
+    duplicate = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.runName")}
     # With nothing logged, since its id may be the first, and then it stays.
-    client.create_run(run.info.experiment_id, run.info.start_time, {**twin, "state": "running", "logged_step": ""})
+    client.create_run(run.info.experiment_id, run.info.start_time, {**duplicate, "state": "running", "logged_step": ""})
 
     delete, arrived, go = MlflowClient.delete_run, threading.Event(), threading.Event()
 

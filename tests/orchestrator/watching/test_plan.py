@@ -34,7 +34,7 @@ class Records:
     def state(self, node: str) -> str:
         return self.states.get(node, "pending")
 
-    def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
+    def namesakes(self, path: str) -> Iterable[Mapping[str, Any]]:
         documents = ((job, {"config": to_plain(job.config), "parents": [parent.node for parent in job.parents]}) for job in self.jobs)
         return [document for job, document in documents if job.path == path]
 
@@ -72,7 +72,7 @@ def test_near_twin_names_the_field_that_differs():
     assert by_path(result, "adapter/rte/lr3e-04-seed0").state == "cached"
 
 
-def test_nearest_of_several_twins_is_compared():
+def test_nearest_of_several_namesakes_is_compared():
     def variant(*overrides: str) -> list[Job]:
         return list(graph(*overrides))
 
@@ -100,8 +100,8 @@ def test_job_with_other_rivals_is_to_be_run_and_says_so():
 
 def test_place_of_the_weights_is_no_difference():
     (job,) = Graph([replace_backbone(next(iter(graph())), "/here")])
-    twin = replace_backbone(job, "/there")
-    assert plan("x", Graph([job]), Records(twin)).jobs[0].state == "cached"
+    namesake = replace_backbone(job, "/there")
+    assert plan("x", Graph([job]), Records(namesake)).jobs[0].state == "cached"
 
 
 def replace_backbone(job: Job, place: str) -> Job:
@@ -111,8 +111,8 @@ def replace_backbone(job: Job, place: str) -> Job:
 @pytest.mark.parametrize("name", ["schema_version", "identity"])  # the second is what older jobs wrote
 def test_job_under_another_schema_version_says_so(name: str):
     class Older(Records):
-        def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
-            return [{**twin, name: 0} for twin in super().twins(path)]
+        def namesakes(self, path: str) -> Iterable[Mapping[str, Any]]:
+            return [{**namesake, name: 0} for namesake in super().namesakes(path)]
 
     jobs = list(graph())
     result = plan("small", graph(), Older(*jobs, states={job.node: "pending" for job in jobs}))
@@ -121,7 +121,7 @@ def test_job_under_another_schema_version_says_so(name: str):
 
 def test_damaged_record_of_a_twin_is_compared_without_failing():
     class Damaged(Records):
-        def twins(self, path: str) -> Iterable[Mapping[str, Any]]:
+        def namesakes(self, path: str) -> Iterable[Mapping[str, Any]]:
             return [{}, {"config": [1, 2], "parents": "none"}]
 
     assert "stored absent" in (plan("small", graph(), Damaged()).jobs[0].why or "")
