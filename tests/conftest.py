@@ -89,7 +89,7 @@ def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def quickstart(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another such copy, in which `make quickstart` has run (minutes). Tests that share it must leave its results alone."""
     directory = _copy_of(repository, tmp_path_factory.mktemp("quickstart"))
-    run = subprocess.run(["make", "quickstart"], cwd=directory, capture_output=True, text=True, timeout=2300)
+    run = subprocess.run(["make", "quickstart"], cwd=directory, capture_output=True, text=True, timeout=3400)
     (directory / "quickstart.txt").write_text(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
     return directory
