@@ -1,4 +1,4 @@
-"""Starting a local Ray, or connecting to the cluster that RAY_ADDRESS names, and what it can hold."""
+"""Start a local Ray or connect to the cluster that RAY_ADDRESS names, and tell what it can hold."""
 
 import contextlib
 import logging
@@ -20,13 +20,13 @@ from scalearn.errors import UserError
 from scalearn.secrets import clause
 
 _OBJECT_STORE_BYTES = 200 * 1024**2
-"""Orders and outcomes are small, and artifacts travel through the store."""
+"""Small, since orders and outcomes are small, and artifacts travel through the store."""
 
 _MOST_OF_A_KIND = 1000
-"""Nodes of one kind that are counted on where the autoscaler knows no limit (it says so by a negative number)."""
+"""How many nodes of one kind are counted on where the autoscaler sets no limit (it then gives a negative number)."""
 
 _NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
-"""In what Ray says of an actor that died with its node; the error itself has no field for it."""
+"""Finds the node in Ray's message about an actor that died with its node; the error itself has no field for it."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,26 @@ class Cluster:
     """A Ray that is up."""
 
     nodes: tuple[Mapping[str, float], ...]
-    """What each node has in total, by Ray's names (`CPU`, `GPU`, ...); those included that an autoscaler may add."""
+    """Total resources of each node, by Ray's names (`CPU`, `GPU`, ...). Nodes that an autoscaler may add are included."""
     dashboard: str | None
     """Address of Ray's dashboard, where it runs."""
     local: LocalRay | None
-    """The Ray, where this process has started it."""
+    """The local Ray, if this process has started it."""
     gpus: float = 0.0
-    """GPUs of the nodes that are up."""
+    """GPUs of all nodes that are up."""
     torch_sees_gpus: bool = True
-    """False: Ray found GPUs on this machine that its torch cannot use, a build for CPUs for one."""
+    """False if Ray found GPUs on this machine that the installed torch cannot use, for example because it is a build for CPUs."""
 
     @property
     def default_gpu(self) -> float:
-        """GPUs of a trial whose sweep file states none. An autoscaler's nodes count before they are up: nothing else would start them."""
+        """GPUs of a trial whose sweep file states none. An autoscaler's nodes count before they are up, or nothing would start them."""
         return default_gpu(self.nodes) if self.torch_sees_gpus else 0.0
 
     def check(self) -> None:
-        """See that a local Ray is still there.
+        """Check that a local Ray still runs.
 
         Raises:
-            RayLost: It is not, and what was left of it has been ended.
+            RayLost: It does not. What was left of it has been ended.
         """
         if self.local is not None:
             self.local.check()
@@ -63,19 +63,19 @@ class Cluster:
 def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) -> Iterator[Cluster]:
     """Hold a connection to Ray.
 
-    Token authentication stays as Ray has it: on for a local Ray, and as the cluster's settings say elsewhere.
+    Token authentication stays as Ray sets it: on for a local Ray, and as the cluster is configured elsewhere.
 
     Args:
-        cpus: CPUs of a local Ray. None: those that this process may use.
-        gpus: GPUs of a local Ray. None: those that Ray finds.
-        dashboard: Whether a local Ray serves its dashboard, on loopback; it costs seconds.
+        cpus: CPUs of a local Ray. None: all that this process may use.
+        gpus: GPUs of a local Ray. None: all that Ray finds.
+        dashboard: Whether a local Ray serves its dashboard on loopback. That costs a few seconds.
 
     Raises:
-        UserError: No Ray at RAY_ADDRESS, or it refuses us, or none can be started on this machine.
+        UserError: There is no Ray at RAY_ADDRESS, it refuses the connection, or none can be started on this machine.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    # For good: a thread that still calls Ray when this connection has ended would join whichever cluster runs on the machine.
+    # For good: a thread that calls Ray after this connection has ended would otherwise join any cluster that runs on the machine.
     auto_init_hook.enable_auto_connect = False
     address, local = os.environ.get("RAY_ADDRESS"), None
     if not address or address == LOCAL:
@@ -105,11 +105,11 @@ _SETTINGS = {
     # Our own records replace Tune's CSV, JSON and TensorBoard files.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_INIT": "1",
-    # Agents of a raylet that is killed would see it at once and put its last lines into our output; two seconds later they are gone, too.
+    # Agents would notice a killed raylet at once and write their last lines into our output. Two seconds later they are gone as well.
     "RAY_enable_pipe_based_agent_to_parent_health_check": "0",
-    # Milliseconds until Ray calls a silent worker unavailable; within them it mostly learns whether its whole node died.
+    # Milliseconds until Ray calls a silent worker unavailable. Within them Ray mostly learns whether the whole node died.
     "RAY_timeout_ms_task_wait_for_death_info": "60000",
-    # Nothing restores from Tune's own snapshots.
+    # Nothing is restored from Tune's own snapshots.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -123,13 +123,13 @@ def _connect(address: str) -> Any:
 
 
 def _torch_sees_gpus() -> bool:
-    import torch  # here: seconds that a machine without GPUs does not spend
+    import torch  # imported here: it takes seconds, which a machine without GPUs saves
 
     return torch.cuda.is_available()
 
 
 def nodes() -> tuple[Mapping[str, float], ...]:
-    """Return the resources of the nodes that are up, and of those that the cluster's autoscaler says it may start."""
+    """Return the resources of the nodes that are up, and of the nodes that the cluster's autoscaler may start."""
     alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     config = global_state.get_cluster_config()
     added = []
@@ -140,7 +140,7 @@ def nodes() -> tuple[Mapping[str, float], ...]:
 
 
 def died_with_its_node(error: BaseException) -> bool:
-    """Tell whether Ray explains a worker's death by the loss of its machine, or cannot reach it any more: not the job's doing."""
+    """Tell whether a worker died because its machine was lost or cannot be reached, by what Ray says; the job is then not to blame."""
     if isinstance(error, NodeDiedError | ActorUnavailableError):
         return True
     if isinstance(error, RayActorError) and error.preempted:
@@ -150,7 +150,7 @@ def died_with_its_node(error: BaseException) -> bool:
 
 
 def describe_gpus(cluster: Cluster, shapes: Iterable[Shape]) -> str:
-    """Return in one line what is used of a cluster's GPUs.
+    """Return one line that says which of a cluster's GPUs are used.
 
     Args:
         cluster: Where jobs are to run.
@@ -167,7 +167,7 @@ def describe_gpus(cluster: Cluster, shapes: Iterable[Shape]) -> str:
 
 
 def refuse_unplaceable(cluster: Cluster, shapes: Mapping[str, Shape]) -> None:
-    """Refuse jobs that would wait for ever.
+    """Refuse jobs that would wait for ever because no node can hold them.
 
     Args:
         cluster: Where they are to run.

@@ -1,4 +1,4 @@
-"""What the devices of a run can hold: measured by dry steps where they are GPUs, and remembered in the store with what did not fit."""
+"""What the devices of a run can hold. GPUs are measured by dry steps; the store keeps the measurements, and what did not fit."""
 
 import logging
 import time
@@ -28,49 +28,49 @@ Key = tuple[str, str]
 """Stage and method."""
 
 _PATIENCE = 600.0
-"""Seconds in which a GPU must be free, or be started by an autoscaler, to be measured: a sweep does not wait longer for its beginning."""
+"""Seconds for which a GPU may be busy, or be started by an autoscaler, before its measurement is given up: the sweep has to begin."""
 
 _OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-"""What Ray calls its own resources where a task asks for them."""
+"""Ray's resources, and the options by which a task asks for them."""
 
 _USUAL = "roberta-base"
-"""Whose shape stands for that of any backbone, where only the settings of jobs are compared."""
+"""The backbone whose shape is used for all backbones where only the settings of jobs are compared."""
 
 _PARTS = 3
-"""Device, backbone and precision make the keys of the file."""
+"""The keys of the file have three parts: device, backbone and precision."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A job that stands for all jobs of its stage and method: longest inputs, then most sources, most to learn, widest sources."""
+    """The job that stands for all jobs of its stage and method: longest inputs, then most sources, most to learn, widest sources."""
 
     config: JobConfig
     length: int
     """Tokens of its longest inputs."""
     source_settings: Mapping[str, Setting]
-    """Of the jobs that its sources come from."""
+    """Settings of the jobs that its sources come from."""
 
     def name(self, runtime: Runtime) -> str:
-        """Return what a measurement depends on besides device, backbone and precision."""
+        """Return the name of what a measurement depends on, besides device, backbone and precision."""
         how = f"{runtime.attention}{', recomputed' if runtime.gradient_checkpointing else ''}"
         sizes = f"{len(self.config.sources)} sources of {self.source_size}, {self.learned} learned, {self.length} tokens"
         return f"{self.config.stage}/{self.config.method} {sizes}, {how}"
 
     @property
     def learned(self) -> int:
-        """Parameters that the job learns, on a backbone of the usual shape: enough to compare jobs of one backbone."""
+        """Parameters that the job learns on a backbone of the usual shape, which is enough to compare jobs of one backbone."""
         return _count(self.config.method, len(self.config.sources), self.config.settings)
 
     @property
     def source_size(self) -> int:
-        """The same of one of its sources, which is frozen."""
+        """Parameters of one of its frozen sources, counted in the same way."""
         return _count("adapter", 0, self.source_settings) if self.config.sources else 0
 
 
 def samples(jobs: Iterable[Job]) -> dict[Key, Sample]:
-    """Return by stage and method what to measure, where jobs can be packed."""
+    """Return what to measure, by stage and method, for the jobs that can be packed."""
     found: dict[Key, Sample] = {}
     for job in jobs:
         if packable(job.config.method):
@@ -82,14 +82,14 @@ def samples(jobs: Iterable[Job]) -> dict[Key, Sample]:
 
 
 def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[Key, Memory]:
-    """Measure the device of a worker by dry steps: seconds, most of them for loading the backbone; none where all is known.
+    """Measure a worker's device by dry steps. This takes seconds, mostly to load the backbone, and no time if all is known.
 
     Args:
-        wanted: Jobs of one backbone and precision like those that will run, by stage and method.
-        known: What was measured before.
-        runtime: How they will run. Its device is `cpu` or `cuda`.
+        wanted: Jobs like those that will run, by stage and method, all of one backbone and precision.
+        known: Earlier measurements.
+        runtime: How the jobs will run. Its device is `cpu` or `cuda`.
     """
-    import torch  # here, since this runs in a worker and the module is imported by the driver
+    import torch  # imported here: this runs in a worker, but the driver imports the module
 
     from scalearn.backbone.encoder import load_encoder
     from scalearn.training.memory import footprint
@@ -114,12 +114,12 @@ def probe(wanted: Mapping[Key, Sample], known: Known, runtime: Runtime) -> dict[
 
 @dataclass(frozen=True)
 class Devices:
-    """What is known of the devices of a run."""
+    """What a run knows of its devices."""
 
     cost: CostModel
-    """Packs fit what was measured."""
+    """The cost model, whose packs fit what was measured."""
     names: Mapping[Hashable, str]
-    """By placement: the device that a trial gets, or its part of it."""
+    """The device, or part of a device, that a trial gets, by placement."""
 
 
 def measure_memory(
@@ -131,16 +131,16 @@ def measure_memory(
     placement_of: Callable[[Job], Hashable],
     check: Callable[[], None] = lambda: None,
 ) -> Devices:
-    """Measure every kind of GPU trial that a graph's jobs ask for, in a worker placed as they are.
+    """Measure every kind of GPU trial that the jobs of a graph ask for, each in a worker that is placed as the jobs are.
 
     Args:
-        graph: The jobs; those that are done count for nothing.
-        store: Keeps what was measured for later runs.
-        cost: What holds where nothing is measured: on CPUs, and where the size of packs is given.
-        runtime: How jobs will run.
+        graph: The jobs. Those that are done are left out.
+        store: Keeps the measurements for later runs.
+        cost: Applies where nothing is measured: on CPUs, and where the sweep gives the size of packs.
+        runtime: How the jobs will run.
         shape_of: The resources of a job's trial.
-        placement_of: The same as a key.
-        check: Called while a measurement lasts; what it raises ends the wait.
+        placement_of: The same resources as a key.
+        check: Called while a measurement lasts; an error that it raises ends the wait.
     """
     groups: dict[Hashable, list[Job]] = {}
     for node, state in graph.states.items():
@@ -158,7 +158,7 @@ def measure_memory(
     for placement, (config, wanted, answer) in asked.items():
         try:
             found = _wait_for(answer, check)
-        except RayError as error:  # the jobs themselves will say what is wrong, if it lasts
+        except RayError as error:  # if the error lasts, the jobs themselves will report it
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             logger.warning("The memory of a GPU could not be measured (%s): packs are planned by the profile.", reason)
             ray.cancel(answer)
@@ -194,7 +194,7 @@ def _share(shape: Shape) -> float:
 
 
 def _part(shape: Shape, device: str | None) -> str:
-    """Name what a trial gets: the device if it is known, else the type that it asks for."""
+    """Name the device that a trial gets: the device itself if it is known, else the type that the trial asks for."""
     if not shape.get("GPU"):
         return "CPU"
     asked = next((name.removeprefix(ACCELERATOR) for name in shape if name.startswith(ACCELERATOR)), "GPU")
@@ -202,7 +202,7 @@ def _part(shape: Shape, device: str | None) -> str:
 
 
 def recall(store: Store, config: JobConfig) -> dict[str, dict[str, Memory]]:
-    """Return what earlier runs measured for a job's backbone and precision, by device and kind of job."""
+    """Return the measurements of earlier runs for a job's backbone and precision, by device and kind of job."""
     found: dict[str, dict[str, Memory]] = {}
     for key, entry in _read(store).items():
         device, _, rest = key.partition("|")
@@ -216,12 +216,12 @@ def recall(store: Store, config: JobConfig) -> dict[str, dict[str, Memory]]:
 
 
 def remember(store: Store, config: JobConfig, measured: Mapping[str, Memory]) -> None:
-    """Keep measurements for later runs into the same store.
+    """Keep measurements for later runs with the same store.
 
     Args:
         store: The store.
-        config: A job of that backbone and precision.
-        measured: By kind of job, all of one device.
+        config: A job of the measured backbone and precision.
+        measured: Measurements of one device, by kind of job.
     """
     values = _read(store)
     for name, memory in measured.items():
@@ -231,11 +231,11 @@ def remember(store: Store, config: JobConfig, measured: Mapping[str, Memory]) ->
 
 
 def recall_fitting(store: Store, now: float) -> dict[Hashable, Limit]:
-    """Return by device, backbone and precision what fits where a pack of the last day did not.
+    """Return the limits by device, backbone and precision, where a pack of the last day did not fit.
 
     Args:
         store: The store.
-        now: What the clock shows that the limits are to be read by, in seconds.
+        now: The present time, in seconds, on the clock by which the limits are to be read.
     """
     found: dict[Hashable, Limit] = {}
     for key, entry in _read(store).items():
@@ -248,12 +248,12 @@ def recall_fitting(store: Store, now: float) -> dict[Hashable, Limit]:
 
 
 def remember_fitting(store: Store, device_key: Hashable, tokens: float) -> None:
-    """Keep what a policy has learned from a pack that did not fit.
+    """Keep what a policy has learned from a pack that did not fit its device.
 
     Args:
         store: The store.
         device_key: Device, backbone and precision.
-        tokens: Of a step that fit.
+        tokens: Tokens of a step that fits.
     """
     assert isinstance(device_key, tuple)
     values = _read(store)
@@ -281,7 +281,7 @@ def _size(sample: Sample) -> tuple[int, int, int, int]:
 
 
 def _count(method: str, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Return what a method learns by its formula; 0 where it has none."""
+    """Return how many parameters a method learns by its formula; 0 where it has none."""
     known, shape = get_method(method), get_backbone(_USUAL).shape
     counted = known.count(shape, sources, {**known.settings, **settings}) if known.count and shape else None
     return counted or 0

@@ -1,10 +1,10 @@
-"""Early stopping across learning rates: asynchronous successive halving among jobs that differ in learning rate and seed alone.
+"""Early stopping across learning rates: asynchronous successive halving among jobs that differ only in learning rate and seed.
 
 Off unless a sweep says `early_stopping: asha`. After 3, 9, 27, ... evaluations a job goes on only if its best validation score so far is
-among the best third of those that the group's jobs had at that point (Li et al. 2020, "A System for Massively Parallel Hyperparameter
-Tuning"). Jobs of other tasks, methods, settings or data are never compared. The scores are read from the jobs' own histories in the store,
-and every decision is written down beside the job's own: one that an interruption has prevented is made up for at the next evaluation, and
-none is made twice.
+in the best third of the scores that its group's jobs had at that point (Li et al. 2020, "A System for Massively Parallel Hyperparameter
+Tuning"). Jobs of different tasks, methods, settings or data are never compared. The scores are read from the jobs' histories in the store.
+Every decision is written into the job's own directory. A decision that an interruption has prevented is made at the next evaluation, and
+no decision is made twice.
 """
 
 import json
@@ -21,18 +21,18 @@ from scalearn.config import Selection
 from scalearn.files.json_files import json_lines
 
 REDUCTION = 3
-"""One of so many goes on."""
+"""One of this many jobs goes on."""
 
 FIRST = 3
 """Evaluations before the first comparison."""
 
 
 DECISIONS = "early_stopping.jsonl"
-"""A file of the artifact like others: one line per comparison, with the scores that decided."""
+"""A file of the artifact like others. It has one line per comparison, with the scores that decided."""
 
 
 def last_rung(evaluations: int) -> int | None:
-    """Return the newest of the points at which jobs are compared: after 3, 9, 27, ... evaluations. None: it has come to none."""
+    """Return the last comparison point (3, 9, 27, ...) that so many evaluations have reached. None: they have reached none."""
     rung = FIRST
     while rung * REDUCTION <= evaluations:
         rung *= REDUCTION
@@ -43,14 +43,14 @@ def goes_on(score: float, others: Sequence[float]) -> bool:
     """Tell whether a job may go on.
 
     Args:
-        score: Its own at this point; higher is better.
-        others: Those of its rivals that have come so far. The first to come go on: nobody is there to beat them.
+        score: The job's own score at this point; higher is better.
+        others: The scores that its rivals have reported so far. The first jobs to arrive go on, since nobody is there to beat them.
     """
     return sum(other > score for other in others) < math.ceil((len(others) + 1) / REDUCTION)
 
 
 def rivals(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Return for every job that is subject to early stopping the other nodes of its group."""
+    """Return the other nodes of its group for every job that is subject to early stopping."""
     groups: dict[str, list[str]] = defaultdict(list)
     for job in graph:
         if job.config.optimisation.early_stopping is not None:
@@ -59,13 +59,13 @@ def rivals(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 
 def best_score(records: Sequence[Mapping[str, Any]], evaluation: int, selection: Selection, metric: str) -> float | None:
-    """Return a job's best validation score in its first so many evaluations, higher is better. None: it has not come so far.
+    """Return a job's best validation score in its first evaluations; higher is better. None: it has not had so many.
 
     Args:
-        records: Its history, in order.
+        records: The job's history, in order.
         evaluation: How many evaluations count.
         selection: What picks its best evaluation.
-        metric: The task's primary one.
+        metric: The task's primary metric.
     """
     if len(records) < evaluation:
         return None
@@ -74,13 +74,13 @@ def best_score(records: Sequence[Mapping[str, Any]], evaluation: int, selection:
 
 
 def must_stop(directory: Path, others: Callable[[], Iterable[bytes]], selection: Selection, metric: str) -> bool:
-    """Tell whether a job that has just been evaluated ends here, and write down why.
+    """Tell whether a job that has just been evaluated ends here, and write down the reason.
 
     Args:
-        directory: Where its files are, the history with the newest evaluation among them.
-        others: Returns the histories of those of its rivals that have one; called where there is something to decide.
-        selection: What picks the best evaluation of each.
-        metric: The task's primary one.
+        directory: The job's files, with the newest evaluation in the history.
+        others: Returns the histories of the rivals that have one. Called only where there is something to decide.
+        selection: What picks the best evaluation of each job.
+        metric: The task's primary metric.
     """
     records = list(json_lines((directory / HISTORY).read_bytes()))
     rung = last_rung(len(records))

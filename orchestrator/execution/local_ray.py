@@ -1,4 +1,4 @@
-"""A Ray of a run's own on this machine: where it lies, how it starts, and what is left to do once it is gone."""
+"""A run's own Ray on this machine: where its files lie, how it starts, and how to clean up once it is gone."""
 
 import contextlib
 import os
@@ -15,18 +15,18 @@ import ray
 from scalearn.errors import UserError
 
 LOCAL = "local"
-"""Ray's address for a Ray of one's own, whatever else runs on the machine."""
+"""Ray's address for a new Ray, whatever else runs on the machine."""
 
 _VITAL = {"gcs_server": "head", "raylet": "raylet"}
-"""Processes without which Ray does nothing any more, and what they are called."""
+"""Processes without which Ray no longer works, and what messages call them."""
 
 _SOCKET_PATH_BYTES = 107
 _SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead")
-"""The longest path of a socket within Ray's directory."""
+"""The longest path of a socket below Ray's directory."""
 
 
 class RayLost(Exception):
-    """The local Ray is gone in the middle of a run: what a user should know, in one sentence."""
+    """The local Ray has died during a run. The argument is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class LocalRay:
     """A Ray that this process has started."""
 
     vital: Mapping[str, psutil.Process]
-    """Processes without which it does nothing any more, by what they are called."""
+    """Processes without which this Ray no longer works, by what messages call them."""
     processes: frozenset[psutil.Process]
-    """All but the workers, which come and go."""
+    """All its processes but the workers, which come and go."""
     session: Path
-    """Its directory. Workers write their output to files there."""
+    """The session's directory. Workers write their output to files there."""
 
     def check(self) -> None:
-        """End what is left of a Ray of which nothing would ever be heard again.
+        """End the rest of this Ray if a vital part of it is gone, since a run would otherwise wait for it for ever.
 
         Raises:
-            RayLost: It was so.
+            RayLost: A vital part is gone.
         """
         ended = next((name for name, process in self.vital.items() if not _is_running(process)), None)
         if ended is not None:
             why = f"its {ended} process has ended, perhaps killed for want of memory"
-        elif not self.session.exists():  # by whoever tidies up such directories: no worker would start any more
+        elif not self.session.exists():  # somebody tidied it away: no more workers would start
             why = f"its directory {self.session} was removed"
         else:
             return
@@ -60,7 +60,7 @@ class LocalRay:
         )
 
     def _is_worker(self, process: psutil.Process) -> bool:
-        """Tell by where its standard output goes: the workers of a dead raylet are nobody's children."""
+        """Tell by a process's standard output whether it is a worker. Its parent does not tell: workers of a dead raylet have none."""
         with contextlib.suppress(OSError):
             return Path(f"/proc/{process.pid}/fd/1").readlink().is_relative_to(self.session)
         return False
@@ -70,22 +70,22 @@ def start(**settings: Any) -> tuple[LocalRay, Any]:
     """Start a Ray, and connect to it.
 
     Args:
-        settings: For `ray.init`.
+        settings: Arguments of `ray.init`.
 
     Returns:
         The Ray, and what `ray.init` returned.
 
     Raises:
-        UserError: It does not start; nothing of it is left.
+        UserError: Ray does not start; nothing of it is left.
     """
     settings["_temp_dir"] = str(_directory())
     before = _children()
     try:
         context = _start(before, settings)
-    except Exception as error:  # Ray raises no type of its own here
+    except Exception as error:  # Ray has no error type of its own here
         reason = re.split(r"[.:]?\s*\n|\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
         logs = f"{settings['_temp_dir']}/session_latest/logs"
-        # Its token is a file in the home directory.
+        # Ray's token is a file in the home directory.
         denied = isinstance(error, PermissionError) or "Permission denied" in reason
         remedy = (
             "let this user write there, or set HOME to another directory" if denied else f"try again, or see what its logs say in {logs}"
@@ -103,17 +103,17 @@ def _start(before: frozenset[psutil.Process], settings: Mapping[str, Any]) -> An
         except Exception as error:
             ray.shutdown()
             _kill(_children() - before)
-            # A busy machine may need longer than the half minute that Ray gives itself.
+            # A busy machine may need longer than the half minute that Ray allows.
             if is_last or "timed out during startup" not in str(error):
                 raise
     raise AssertionError("unreachable")
 
 
 def _directory() -> Path:
-    """Return where Ray may put its sockets and logs: where it would of itself, if that is fit for it."""
+    """Return where Ray may put its sockets and logs: its usual directory, if that is fit for it."""
     named = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
     places = [Path(place).absolute() / "ray" for place in (*named, "/tmp")]
-    places.append(Path(f"/tmp/ray-{os.getuid()}"))  # where the common one is another user's
+    places.append(Path(f"/tmp/ray-{os.getuid()}"))  # where the usual one belongs to another user
     room = _SOCKET_PATH_BYTES - _SESSION_BYTES
     for place in places:
         if len(os.fsencode(place)) <= room:

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """How one launch of a sweep goes about it; none of it changes a result."""
+    """How one launch of a sweep proceeds. None of it changes a result."""
 
     only: str | None = None
-    """Regular expression: run the matching nodes and what they need."""
+    """Regular expression: run the nodes that match, and the nodes that they need."""
     nodes: frozenset[str] | None = None
-    """Run these nodes and what they need, in place of `only`."""
+    """Run these nodes and the nodes that they need, in place of `only`."""
     force: bool = False
-    """Train the matching nodes (all, without `only`) again."""
+    """Train the matching nodes again, or all nodes without `only`."""
     cpus: int | None = None
     gpus: int | None = None
     dashboard: bool = False
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
     first_pause: float = 1.0
-    """Seconds before the first such start, since a passing trouble is over at once; later ones take longer."""
+    """Seconds before the first new start: short, since a passing trouble is soon over. Later starts wait longer."""
     train: str = "scalearn.training.loop:train"
     """The training function that workers import, as `module:function`."""

@@ -1,22 +1,22 @@
-"""Which jobs start again after their worker died, when, and in whose company. Pure Python."""
+"""Which jobs start again after their worker died, when, and whether alone. Pure Python."""
 
 from collections import Counter
 
 from scalearn.pauses import pause_after
 
 NODE_LOSSES = 20
-"""How often a job may lose its node. Machines that are taken away at any time do that to every long job; a job that is lost
-this often in one run is rather one that brings its machines down."""
+"""How often a job may lose its node. Where machines may be taken away at any time, every long job loses some. A job that loses
+this many in one run rather brings its machines down."""
 
 _GROWTH = 4.0
 _LONGEST_PAUSE = 60.0
 
 
 class Retries:
-    """The account of the workers that died.
+    """The count of workers that died.
 
-    Who died in company says nothing about any one job: all that were not done start again, each alone, and none is charged. A death alone
-    is the job's own. The loss of a node is nobody's, unless one job keeps losing them.
+    If a worker dies with several jobs, no single job is to blame: all that were not done start again, each alone, and no death is counted.
+    If it dies with one job, the death counts for that job. The loss of a node counts for no job, unless one job keeps losing nodes.
     """
 
     def __init__(self, limit: int, first_pause: float) -> None:
@@ -32,7 +32,7 @@ class Retries:
         self._suspects: set[str] = set()
 
     def is_suspect(self, node: str) -> bool:
-        """Tell whether a job may only run alone: a worker has died with it."""
+        """Tell whether a job may only run alone, because a worker has died with it."""
         return node in self._suspects
 
     def died(self, node: str, *, alone: bool, with_node: bool) -> float | None:
@@ -40,7 +40,7 @@ class Retries:
 
         Args:
             node: The job.
-            alone: Whether it was the only one of its pack.
+            alone: Whether the job was alone in its pack.
             with_node: Whether the worker's machine was lost.
 
         Returns:

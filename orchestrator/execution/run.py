@@ -1,4 +1,4 @@
-"""A sweep from its file to its table. Running it again resumes, extends or repairs it; what is done is never trained twice."""
+"""Run a sweep from its file to its table. A second run resumes, extends or repairs it; a job that is done is never trained twice."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.execution.cluster import Cluster
 
 SUCCEEDED, SOME_FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes; 2 is wrong input."""
+"""Exit codes. 2 means wrong input."""
 
 _RAY_COPIES = "/runtime_resources/working_dir_files/"
 """Where Ray unpacks what `ray job submit --working-dir` uploads."""
@@ -53,21 +53,21 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
 
     Args:
         sweep: What to run.
-        store: Where artifacts are and go.
-        options: How.
+        store: Where artifacts are read and written.
+        options: How this launch proceeds.
         console: Where to print.
 
     Returns:
         The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 130 when interrupted.
 
     Raises:
-        UserError: Wrong input, local data without rows, a store that cannot be written to, a cluster that cannot be reached.
+        UserError: Wrong input, local data without rows, a store that cannot be written to, or a cluster that cannot be reached.
     """
     with Signals() as signals, _returning():
         try:
             code = _run(sweep, store, options, console, signals)
-        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: by Ray's own handler, while Ray is being started
-            if isinstance(error.__context__, BrokenPipeError):  # or because nobody reads what we print
+        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: raised by Ray's own handler while Ray starts
+            if isinstance(error.__context__, BrokenPipeError):  # or: nobody reads our output any more
                 raise
             code = INTERRUPTED
         except StoreUnavailable:
@@ -81,7 +81,7 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
 
 @contextlib.contextmanager
 def _returning() -> Iterator[None]:
-    """Come back to the working directory at the end, if it is still there; the run itself leaves it, and may not need it."""
+    """Return to the working directory at the end, if it still exists. The run itself leaves it, and may not need it."""
     place = Path.cwd()
     try:
         yield
@@ -100,7 +100,7 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     check_tracking_uri(target.uri)
     store.check_writable()
     content = content_of(full.nodes())
-    with Journal(store, sweep.name, graph, content=content) as journal:  # before anything is looked at: others heed what it relies on
+    with Journal(store, sweep.name, graph, content=content) as journal:  # first of all: it tells other drivers what this run needs
         refuse_name(store, sweep.name, content)
         return _run_named(sweep, full, graph, store, target, options, journal, console, signals)
 
@@ -118,7 +118,7 @@ def _run_named(
 ) -> int:
     if kept := keep_apart(sweep.name, full, store):
         _warn(console, f"Another sweep named {sweep.name!r}, with other jobs, was run into this store: its manifest is now {kept}.json.")
-    write_manifest(sweep, full, store, target.uri, None)  # before the look: what it names is safe from `scalearn prune`
+    write_manifest(sweep, full, store, target.uri, None)  # before the store is read: `scalearn prune` spares what it names
     forced = [node for node in graph.nodes() if re.search(options.only or "", node)] if options.force else []
     known = logged_before(store, sweep.name)
     moved = prepare(graph, store, journal.heartbeat, forced, known=known, tell=lambda line: _warn(console, line))
@@ -134,7 +134,7 @@ def _run_named(
     report, left = None, 0
     try:
         code = _run_pending(sweep, graph, store, options, tracker, journal, console, signals)
-        store.check_reachable(patient=True)  # or everything that follows would wait for it anew
+        store.check_reachable(patient=True)  # otherwise every later step would wait for the store again
         name = own_name(sweep.name, full, store)
         write_manifest(sweep, full, store, target.uri, None, name)
         report = show_results(store, name, console, folder.with_name(name))
@@ -156,8 +156,8 @@ def _run_named(
 
 
 def _check_data(sweep: Sweep, graph: Graph) -> None:
-    """Refuse empty and broken local files before anything is written: every job that reads them would fail."""
-    from scalearn.tasks.present import check_present  # pyarrow, which planning does without
+    """Refuse empty and broken local files before anything is written, since every job that reads them would fail."""
+    from scalearn.tasks.present import check_present  # it loads pyarrow, which planning does not need
 
     for task in {data.task: task_of(data) for job in graph for data in job.config.data}.values():
         check_present(task, _absolute(sweep.data.root))
@@ -173,7 +173,7 @@ def _run_pending(
     console: Console,
     signals: Signals,
 ) -> int:
-    """Run what is not done; returns the exit code of a run that nothing interrupted."""
+    """Run the jobs that are not done. Return the exit code of a run that nothing interrupted."""
     untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
     for node in untracked:
         tracker.add(node)
@@ -184,10 +184,10 @@ def _run_pending(
         tracker.start()
     if not pending:
         return SUCCEEDED
-    # Needed at the end, when the copy of this code in which a Ray job runs may be gone.
+    # Imported now, since it is needed at the end, when the copy of this code in which a Ray job runs may be gone.
     from analysis.report import results  # noqa: F401
 
-    # Ray: seconds that a finished sweep does not spend
+    # Imported here: Ray takes seconds to load, which a finished sweep saves.
     from orchestrator.execution.cluster import describe_gpus
     from orchestrator.execution.local_ray import RayLost
     from orchestrator.execution.schedule import Settings, run_graph
@@ -211,7 +211,7 @@ def _run_pending(
         console.print(f"Ray dashboard: {place}", highlight=False, soft_wrap=True)
         console.print(describe_gpus(cluster, shapes), highlight=False, soft_wrap=True, markup=False)
 
-    # Tune prints a traceback of its own insides for every worker that dies; the job's fate is told here and kept in the store.
+    # Tune prints a traceback of its own code for every worker that dies. This run reports the job's fate, and the store keeps it.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         with ProgressDisplay(graph, console) as progress:
@@ -223,7 +223,7 @@ def _run_pending(
 
 
 def _check_home() -> None:
-    """Refuse what Ray would end in a traceback: a user whom a container knows by number alone."""
+    """Refuse a user whom a container knows only by number, since Ray would end in a traceback."""
     try:
         Path.home()
     except RuntimeError:
@@ -231,7 +231,7 @@ def _check_home() -> None:
 
 
 def _cost(sweep: Sweep) -> Callable[[bool], CostModel]:
-    """Return what tells how to order and pack the jobs, by whether any of them has a GPU. A profile of one's own is read at once."""
+    """Return a function from "does any job have a GPU?" to the cost model of the jobs. A profile given by the user is read at once."""
     named = None if sweep.packing.profile is None else load_profile(sweep.packing.profile)
 
     def model(on_gpus: bool) -> CostModel:
@@ -261,7 +261,7 @@ def _print_start(sweep: Sweep, graph: Graph, store: Store, target: Target, moved
 
 
 def _print_failures(graph: Graph, store: Store, console: Console) -> None:
-    """Name every job that failed and every one that waits for it, with the first line of the error and the file with the rest."""
+    """Print every job that failed and every job that waits for one, with the error's first line and the file that holds the rest."""
     for node, state in graph.states.items():
         if state == "failed":
             record = store.read_json(node, FAILED) or {}

@@ -1,4 +1,4 @@
-"""One sweep on Ray Tune, from the first pack to the last, or to an interruption."""
+"""Run one sweep on Ray Tune, from the first pack to the last, or to an interruption."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ from scalearn.tasks import task_of
 from scalearn.training.runtime import Runtime
 
 GRACE_SECONDS = 2.0
-"""How long running jobs get to checkpoint after a signal. `ray job stop` kills after 3 seconds."""
+"""How long running jobs have to write a checkpoint after a signal. `ray job stop` kills after 3 seconds."""
 
 _RESOURCES = "resources"
 _MOST_TRIALS = 100_000
@@ -50,14 +50,14 @@ _MOST_TRIALS = 100_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How a sweep's jobs run; nothing of it enters a job's identity."""
+    """How the jobs of a sweep run. None of it enters a job's identity."""
 
     resources: StageResources
     runtime: Runtime
     provenance: Mapping[str, Any]
     options: Options
     cost: Callable[[bool], CostModel]
-    """Returns the expected durations, by which jobs are ordered and packed, where any job has a GPU, or where none has."""
+    """Return the cost model by which jobs are ordered and packed. The argument says whether any job has a GPU."""
 
 
 def run_graph(
@@ -69,20 +69,20 @@ def run_graph(
     listeners: Iterable[Listener] = (),
     announce: Callable[[Cluster, Collection[Shape]], None] = lambda cluster, shapes: None,
 ) -> None:
-    """Run every pending job of a graph; the graph's states tell how each ended. The process is left in the root directory.
+    """Run every pending job of a graph. The graph's states tell how each job ended. The process is left in the root directory.
 
     Args:
-        graph: The jobs, those that are done marked so.
+        graph: The jobs, with those that are done marked so.
         settings: How to run.
-        heartbeat: This driver's, in the store where artifacts go.
-        signals: What tells of an interruption.
+        heartbeat: This driver's heartbeat, in the store where artifacts go.
+        signals: Tells of an interruption.
         listeners: Called with every change of a job's state.
-        announce: Called once Ray is up, with the resources of the trials that are to run.
+        announce: Called once Ray is up, with the resources of the trials that will run.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM or SIGHUP came. Running jobs were asked to checkpoint, and got a moment for it.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came. Running jobs were asked for a checkpoint and had a moment to write it.
         RayLost: The local Ray is gone.
-        UserError: Ray cannot be reached, or some job cannot be placed.
+        UserError: Ray cannot be reached, or a job fits on no node.
     """
     store, claims = heartbeat.store, Claims(heartbeat)
     options = settings.options
@@ -92,7 +92,7 @@ def run_graph(
     try:
         with connected(options.cpus, options.gpus, dashboard=options.dashboard) as cluster:
             remove_leftovers(store, claims.signs, scratch)
-            signals.install()  # Ray has put its own in their place
+            signals.install()  # Ray has replaced them by its own
             orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
             pending = [node for node, state in graph.states.items() if state == "pending"]
             shapes = {orders.placement(graph.job(node)): orders.shape(graph.job(node)) for node in pending}
@@ -120,12 +120,12 @@ def run_graph(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:
-            with contextlib.suppress(StoreUnavailable):  # an empty file that nobody looks for is left behind
+            with contextlib.suppress(StoreUnavailable):  # then an empty file remains, which nobody looks for
                 store.storage.remove_tree(stop_file.parent)
 
 
 def _leave_working_directory() -> None:
-    """Go where nobody removes anything: Tune asks where it is, and a Ray job's directory may be removed by another node of its machine."""
+    """Go to a directory that stays: Tune asks for the current one, and another node of its machine may remove a Ray job's directory."""
     sys.path[:] = map(os.path.abspath, sys.path)
     os.chdir("/")
 
@@ -136,15 +136,15 @@ def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
     def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([config[_RESOURCES]])
 
-    # Tune keeps classes in the cluster by job and name, takes the number of a process's first job for all of its later ones, and
-    # removes the classes of a driver that ends: under one name, drivers of one cluster could lose theirs to each other.
+    # Tune registers classes in the cluster by job and name. It takes the number of a process's first job for all its later jobs, and
+    # removes the classes of a driver that ends. Under one common name, drivers of one cluster could remove each other's classes.
     trainable = type(f"{PackTrainable.__name__}-{scratch.name}", (PackTrainable,), {})
     return tune.Tuner(
         tune.with_resources(trainable, place),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=-1,  # until the searcher says that it has finished: a pack whose worker died is handed out anew
-            # A Searcher without it gets one pending trial at a time. How many there are, it decides itself: nodes come and go.
+            num_samples=-1,  # until the searcher has finished, since a pack whose worker died is handed out again
+            # Without this, a Searcher gets one pending trial at a time. It decides itself how many there are, since nodes come and go.
             max_concurrent_trials=_MOST_TRIALS,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config[ORDER].members[0].node.replace("/", ":")),
@@ -162,7 +162,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
 
 
 def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: Signals, store: Store, stop_file: Path) -> None:
-    """Run Tune in a thread of its own, so that signals find the main thread idle and a second one can leave at once."""
+    """Run Tune in a thread of its own. Signals then find the main thread idle, and a second signal can end the run at once."""
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -181,7 +181,7 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: 
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             deadline = time.monotonic() + GRACE_SECONDS
             searcher.stop()
-            with contextlib.suppress(StoreUnavailable):  # jobs then go on from what they last brought there
+            with contextlib.suppress(StoreUnavailable):  # jobs then continue from what they last wrote there
                 store.storage.write(stop_file, b"")
                 while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
                     thread.join(0.1)
@@ -191,7 +191,7 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: 
 
 
 class _Orders:
-    """Turns nodes into what workers need."""
+    """Turns nodes into orders for workers."""
 
     def __init__(self, graph: Graph, store: Store, settings: Settings, stop_file: Path, gpu: float) -> None:
         self._graph = graph
@@ -202,11 +202,11 @@ class _Orders:
         self._rivals = rivals(graph)
 
     def shape(self, job: Job) -> dict[str, float]:
-        """Return the resources of one trial, by Ray's names."""
+        """Return the resources of one trial of a job, by Ray's names."""
         return shape_of(self._settings.resources.of(job.config.stage, job.config.method), self._gpu)
 
     def placement(self, job: Job) -> Hashable:
-        """Return what jobs of one pack must share, since one pack is placed once."""
+        """Return what jobs of one pack must have in common, since the whole pack is placed at once."""
         return placement_of(self.shape(job))
 
     def config(self, pack: tuple[str, ...]) -> dict[str, Any]:

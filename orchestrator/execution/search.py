@@ -1,6 +1,6 @@
-"""The Ray Tune Searcher that hands out ready packs: a job starts when its own parents are done, and again when its worker died.
+"""The Ray Tune Searcher that hands out ready packs. A job starts when its parents are done, and again if its worker died.
 
-A job that another driver has claimed is waited for: its artifact is as good as one's own.
+If another driver has claimed a job, this one waits for it: the artifact will be as good as its own.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from orchestrator.storage.retrying import StoreUnavailable
 Listener = Callable[[str, State], None]
 
 LOOK_SECONDS = 1.0
-"""How often to look after the jobs of other drivers."""
+"""Seconds between two looks at the jobs of other drivers."""
 
 
 class GraphSearcher(Searcher):
-    """An adapter between Tune, which asks for trials, and the graph, which knows what may start.
+    """The link between Tune, which asks for trials, and the graph, which knows the jobs that may start.
 
-    The store decides how a job ended, not the trial: a member of a pack may fail alone, and a worker may die after its last commit.
+    The store decides how a job ended, not the trial: one member of a pack may fail alone, and a worker may die after its last commit.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class GraphSearcher(Searcher):
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
-        """Queue what is ready.
+        """Queue the jobs that are ready.
 
         Args:
-            graph: The jobs; what is cached is marked so.
+            graph: The jobs, with those that are cached marked so.
             store: Where their artifacts appear.
             make_config: Returns the trial configuration of a pack.
-            policy: Decides what runs next, and what together.
+            policy: Decides which jobs run next, and which together.
             turns: Knows what the cluster holds.
-            retries: Decides what starts again after its worker died.
+            retries: Decides which jobs start again after their worker died.
             claims: Keeps two drivers from training the same job.
-            clock: Seconds, for all of them.
+            clock: The clock that all of these share, in seconds.
             listeners: Called with every change of a job's state.
         """
         super().__init__()
@@ -72,32 +72,32 @@ class GraphSearcher(Searcher):
         self._turns = turns
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
-        """Jobs whose worker died to the time at which they may start again."""
+        """Jobs whose worker died, and when each may start again."""
         self._elsewhere: dict[str, dict[str, Any] | None] = {}
-        """Jobs of other drivers to how they had failed before, if they had."""
+        """Jobs that other drivers have, each with its earlier failure, if any."""
         self._looked = -LOOK_SECONDS
         self._stopping = False
         self._lost: StoreUnavailable | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphSearcher":
-        """Stay one object: a copy would not hear what becomes of the jobs."""
+        """Return this very object, since a copy would not hear what becomes of the jobs."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Be nothing in Tune's snapshots, from which nobody restores."""
+        """Put nothing into Tune's snapshots, since nothing is restored from them."""
         return {}
 
     @property
     def handed_out(self) -> int:
-        """How many packs are with Tune, running or about to."""
+        """Number of packs that Tune has, running or about to."""
         return len(self._packs)
 
     def stop(self) -> None:
-        """Hand out no more."""
+        """Hand out no more packs."""
         self._stopping = True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
-        """Return the next pack's configuration; None while every job that is left waits; FINISHED when none will come."""
+        """Return the next pack's configuration; None while all jobs that are left wait; FINISHED when there will be no more."""
         if self._stopping:
             return str(Searcher.FINISHED)
         if self._lost is not None:
@@ -117,15 +117,15 @@ class GraphSearcher(Searcher):
                 for node in pack:
                     self._mark(node, "running")
                 return self._make_config(pack)
-        # There is no way back from FINISHED, and a running job may yet lose its worker.
+        # FINISHED is final, and a running job may still lose its worker.
         return str(Searcher.FINISHED) if self._graph.is_finished() else None
 
     def on_trial_start(self, trial_id: str) -> None:
-        """Learn that a pack has found room."""
+        """Learn that a pack has found a free place."""
         self._turns.started(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Learn how a pack ended. Tune calls this by keyword; of an error it tells the cause a moment later, through `TrialNews`."""
+        """Learn how a pack ended. Tune calls this by keyword. After an error, Tune tells the cause a moment later, through `TrialNews`."""
         self._turns.ended(trial_id)
         if not error:
             with self._remembering_a_lost_store():
@@ -148,22 +148,22 @@ class GraphSearcher(Searcher):
                 self._fail(node)
             else:
                 self._mark(node, "pending")
-                # Where nobody asked to stop a pack that stopped, another driver has taken the job over.
+                # If a pack stopped though nobody asked it to, another driver has taken the job over.
                 self._policy.again(node, alone=ending.how == "part" or self._retries.is_suspect(node))
 
     def on_trial_death(self, trial_id: str, cause: BaseException | None) -> None:
-        """Take back the unfinished jobs of a pack whose worker died; those that died too often fail.
+        """Take back the unfinished jobs of a pack whose worker died. Jobs whose workers died too often fail.
 
         Args:
             trial_id: The trial.
-            cause: What Ray says about it. None: nothing.
+            cause: What Ray says about the death. None: nothing.
         """
         with self._remembering_a_lost_store():
             self._end_dead(trial_id, cause)
 
     @contextlib.contextmanager
     def _remembering_a_lost_store(self) -> Iterator[None]:
-        """Keep for `suggest` that the store is lost: what is raised elsewhere Tune takes for the trial's failure, and waits for ever."""
+        """Keep a lost store for `suggest` to report: elsewhere Tune would take the error for the trial's failure, and wait for ever."""
         try:
             yield
         except StoreUnavailable as error:
@@ -186,19 +186,19 @@ class GraphSearcher(Searcher):
                 self._pausing[node] = self._clock() + pause
 
     def _claim(self, pack: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the jobs of a pack that are this driver's to train."""
+        """Return the jobs of a pack that this driver may train."""
         mine = []
         for node in pack:
             if not self._claims.claim(node):
                 self._elsewhere[node] = self._store.read_json(node, FAILED)
-            elif self._store.complete(node):  # another driver was here since this one looked
+            elif self._store.complete(node):  # another driver has finished it since this one looked
                 self._find_done(node)
             else:
                 mine.append(node)
         return tuple(mine)
 
     def _look_elsewhere(self, now: float) -> None:
-        """See what became of the jobs of other drivers; those that nobody works at any more are this one's again."""
+        """Look at the jobs of other drivers. Those that nobody trains any more are ready for this driver again."""
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
@@ -251,34 +251,34 @@ class GraphSearcher(Searcher):
 
 
 class TrialNews(tune.Callback):
-    """Tells the searcher what Tune does not tell searchers: that a trial has found room, and what a worker died of."""
+    """Tells the searcher what Tune does not tell it: that a trial has found a place, and why a worker died."""
 
     def __init__(self, searcher: GraphSearcher) -> None:
-        """Name the searcher."""
+        """Keep the searcher to tell."""
         self._searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass it on."""
+        """Pass on that a trial has started."""
         self._searcher.on_trial_start(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass it on."""
+        """Pass on the error of a trial."""
         self._searcher.on_trial_death(trial.trial_id, _cause(trial))
 
 
 def _cause(trial: Any) -> BaseException | None:
-    """Return what Tune was told, from the trial's local directory: its own getters look into storage, where that comes later."""
+    """Return the error from the trial's local directory. Tune's own getters look into storage, where it arrives later."""
     with contextlib.suppress(FileNotFoundError, TypeError):
         return cast("BaseException", cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))
-    with contextlib.suppress(FileNotFoundError, TypeError):  # only two classes of errors are kept as objects
+    with contextlib.suppress(FileNotFoundError, TypeError):  # Tune keeps only two classes of errors as objects
         return RayError(Path(trial.error_file).read_text().partition("\n")[2].strip())
     return None
 
 
 def _last_words(cause: BaseException | None, *, with_node: bool) -> str:
-    """Return why a job is given up, in one line."""
+    """Return in one line why a job is given up."""
     if with_node:
         return f"The job lost its node {NODE_LOSSES + 1} times: if no other job did, it may be what brings nodes down."
-    known = getattr(cause, "cause", None) or cause  # what was raised in a worker comes wrapped
+    known = getattr(cause, "cause", None) or cause  # Ray wraps an error that a worker raised
     what = "failed" if isinstance(cause, RayTaskError) else "died"
     return f"The worker {what} and so did those that took over: {describe(known) if known else 'no cause is known'}"

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP while a run lasts: the first ends it in good order, wherever it is, and a second one at once."""
+"""SIGINT, SIGTERM and SIGHUP during a run. The first one ends the run in good order, wherever it is; a second one ends it at once."""
 
 import contextlib
 import os
@@ -14,17 +14,17 @@ from orchestrator.storage import retrying as patience
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop; the signal's number is the argument."""
+    """A signal has asked the run to stop. The argument is the signal's number."""
 
 
 class Signals:
-    """Handlers for the whole of a run. Use as a context manager; after a first signal they stay, so that a second one finds them.
+    """Signal handlers for a whole run. Use as a context manager. After a first signal the handlers stay, to catch a second one.
 
-    No store is waited for any more from the first signal on.
+    From the first signal on, the run no longer waits for any store.
     """
 
     def __init__(self) -> None:
-        """Prepare; entering the context installs the handlers."""
+        """Prepare. The handlers are installed when the context is entered."""
         self.received: int | None = None
         self._noting = False
         self._before: dict[int, Any] = {}
@@ -39,19 +39,19 @@ class Signals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Bring the earlier handlers back."""
+        """Restore the earlier handlers."""
         if self.received is None:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
     def install(self) -> None:
-        """Install the handlers once more, where a library may have put its own in their place."""
+        """Install the handlers again, in case a library has replaced them by its own."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Only note a signal while the block runs, which looks at `received`; elsewhere `Interrupted` is raised where it arrives."""
+        """Only note a signal while the block runs; the block looks at `received`. Outside it, a signal raises `Interrupted` at once."""
         self._noting = True
         try:
             yield
@@ -70,7 +70,7 @@ class Signals:
 
 
 def _end_at_once() -> None:
-    """End this process and all that it started: the agents of a local Ray whose head is gone would look for it for a minute."""
+    """End this process and all that it started, since agents of a local Ray would look for their dead head for a minute."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -1,4 +1,4 @@
-"""What a worker does: train one pack, and commit or mark down each of its jobs. A warm worker runs pack after pack."""
+"""What a worker does: train one pack, and commit each of its jobs or mark it as failed. A warm worker runs one pack after another."""
 
 import contextlib
 import errno
@@ -29,10 +29,10 @@ from scalearn.training.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 ENDING = "ending"
-"""Key of a trial's result under which its `Ending` lies."""
+"""Key of the `Ending` in a trial's result."""
 
 ORDER = "order"
-"""Key of a trial's configuration under which its `PackOrder` lies."""
+"""Key of the `PackOrder` in a trial's configuration."""
 
 Train = Callable[[Sequence[PackMember], Runtime, Report], list[Outcome]]
 
@@ -44,18 +44,18 @@ class MemberOrder:
     node: str
     config: JobConfig
     record: Mapping[str, Any]
-    """What `job.json` is to say."""
+    """Content of `job.json`."""
     parents: Mapping[str, str]
-    """Node of every parent, by the name under which training reads it."""
+    """The node of every parent, by the name that training gives it."""
     rivals: tuple[str, ...] = ()
     """Nodes that the job is compared with for early stopping."""
     metric: str = ""
-    """Its task's primary one, by which they are compared."""
+    """The primary metric of its task, by which early stopping compares."""
 
 
 @dataclass(frozen=True)
 class PackOrder:
-    """All that a worker needs to know."""
+    """All that a worker needs to know to run a pack."""
 
     members: tuple[MemberOrder, ...]
     store: str
@@ -63,34 +63,34 @@ class PackOrder:
     """The training function, as `module:function`."""
     runtime: Runtime
     stop_file: Path
-    """When this file exists, jobs checkpoint and leave."""
+    """When this file exists, jobs write a checkpoint and stop."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a pack ended, as far as the store does not say it."""
+    """How a pack ended, where the store does not tell."""
 
     how: Literal["done", "stopped", "halve", "part", "away"] = "done"
-    """`stopped`: asked to, or taken over. `halve`: memory does not hold it. `part`: an error came of which nobody knows whose it is.
-    `away`: the store took no word of its end."""
+    """`stopped`: asked to stop, or taken over. `halve`: memory does not hold the pack. `part`: an error that any of its jobs may have
+    caused. `away`: the store cannot be reached, so that the end could not be written there."""
     left: tuple[str, ...] = ()
     """Jobs that are neither done nor marked as failed."""
     error: str = ""
-    """One sentence, where the store is away."""
+    """One sentence for the user, where the store is away."""
 
 
 class TakenOver(Exception):
-    """A job of the pack was begun anew elsewhere while this worker had it: its driver or its machine had been taken for dead."""
+    """Another worker has begun a job of this pack anew, because this worker's driver or machine was taken for dead."""
 
 
 class PackTrainable(tune.Trainable):
-    """A trial: one step, which is one pack.
+    """A trial of one step, which trains one pack.
 
-    `setup` and `reset_config` only remember the order. Ray may call them in two processes for one trial, so they must not touch the store.
+    `setup` and `reset_config` only keep the order: Ray may call them in two processes for one trial, so they must not touch the store.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Begin in a directory that exists, since Tune asks for it: the one in which Ray was started, or its copy, may be gone."""
+        """Go to a directory that exists, since Tune asks for the current one: where Ray was started, or its copy, may be gone."""
         try:
             Path.cwd()
         except FileNotFoundError:
@@ -98,11 +98,11 @@ class PackTrainable(tune.Trainable):
         super().__init__(*arguments, **named)
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Remember the first order."""
+        """Keep the first order."""
         self._order: PackOrder = config[ORDER]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next order in the same process, with torch and the backbone still loaded."""
+        """Keep the next order. The process stays the same, so torch and the backbone are still loaded."""
         self._order = new_config[ORDER]
         return True
 
@@ -119,7 +119,7 @@ class PackTrainable(tune.Trainable):
 
 
 def run_pack(order: PackOrder) -> Ending:
-    """Train the jobs of an order that are not done yet; commit those that succeed, and mark those that fail."""
+    """Train the jobs of an order that are not done yet. Commit those that succeed, and mark those that fail."""
     settled: set[str] = set()
     try:
         return _run(order, Store(order.store), settled)
@@ -128,12 +128,12 @@ def run_pack(order: PackOrder) -> Ending:
 
 
 def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
-    # A worker may have died after a commit and before Tune heard of it.
+    # A worker may have died after a commit but before Tune heard of it.
     waiting = [member for member in order.members if not store.complete(member.node)]
     pack = _open_all(waiting, store, settled)
 
     def attempt() -> None:
-        """Train what is not settled yet; a job that a full disk has ended goes on from its checkpoint at the next attempt."""
+        """Train the jobs that are not settled yet. A job that a full disk ended continues from its checkpoint at the next attempt."""
         left = {node: member for node, member in pack.items() if node not in settled}
         full = None
         for node, outcome in _train(order, store, left).items():
@@ -167,23 +167,23 @@ def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
             else:
                 store.publish(node, force=True)
         left = tuple(node for node in pack if node not in settled)
-        # What another worker has begun anew is not this one's to judge.
+        # Another worker has begun this job anew, so only that worker may judge it.
         return Ending(how or ("stopped" if left else "done"), left)
     return Ending()
 
 
 def _what_next(error: Exception, size: int) -> Literal["stopped", "halve", "part"] | None:
-    """Return what becomes of a pack that an error ended. None: its jobs fail, since another attempt would end the same way."""
+    """Return what to do with a pack that an error ended. None: its jobs fail, since another attempt would end the same way."""
     if isinstance(error, Stop | TakenOver):
         return "stopped"
     if size > 1 and isinstance(error, OutOfMemory):
         return "halve"
-    # A sentence for the user concerns all: a backbone that cannot be loaded. Anything else may be the doing of one of them.
+    # A UserError concerns all jobs, for example a backbone that cannot be loaded. One job alone may have caused any other error.
     return "part" if size > 1 and not isinstance(error, UserError) else None
 
 
 def _open_all(members: Sequence[MemberOrder], store: Store, settled: set[str]) -> dict[str, PackMember]:
-    """Open the jobs of a pack; one whose parents are damaged fails, and the others go on without it."""
+    """Open the jobs of a pack. A job whose parents are damaged fails, and the others go on without it."""
     pack = {}
     for member in members:
         try:
@@ -197,11 +197,11 @@ def _open_all(members: Sequence[MemberOrder], store: Store, settled: set[str]) -
 
 
 def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
-    """Train, and write into each job's log how far it came and how it ended."""
+    """Train a pack, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
 
     def look() -> bool:
-        """Bring new checkpoints into the store, as often as that is cheap: a job need not be evaluated to be safe."""
+        """Write new checkpoints to the store, as often as that is cheap, so that a job is safe before its next evaluation."""
         with contextlib.suppress(StoreUnavailable):
             _publish_news(pack, store)
         return _asked_to_stop(store, order.stop_file)
@@ -213,7 +213,7 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> di
             outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack))
         except TakenOver:
             for node in pack:
-                if not store.is_taken_over(node):  # the others' logs are another worker's by now, and perhaps committed
+                if not store.is_taken_over(node):  # a job taken over has its log from another worker by now
                     logger.info("Left with its pack, of which another worker has begun a job anew.", extra=about(node))
             raise
         except Stop:
@@ -231,11 +231,11 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> di
 
 
 def _publish_news(pack: Iterable[str], store: Store) -> None:
-    """Publish what jobs have written since, unless another worker has them by now: where the store is a directory, both would write there.
+    """Publish what jobs have written, except those that another worker has taken over: both would write to one directory of the store.
 
     Raises:
-        StoreUnavailable: The store is away; the next look makes up for it.
-        TakenOver: A job was begun anew elsewhere.
+        StoreUnavailable: The store is away. The next call publishes what is missing.
+        TakenOver: Another worker has begun a job anew.
     """
     for node in pack:
         if store.is_local or store.has_news(node):
@@ -245,7 +245,7 @@ def _publish_news(pack: Iterable[str], store: Store) -> None:
 
 
 def _asked_to_stop(store: Store, stop_file: Path) -> bool:
-    """Tell whether the driver wants jobs to checkpoint and leave. Training does not wait for a store that is away."""
+    """Tell whether the driver wants jobs to write a checkpoint and stop. Training does not wait for a store that is away."""
     try:
         return store.storage.impatient.exists(stop_file)
     except StoreUnavailable:
@@ -253,7 +253,7 @@ def _asked_to_stop(store: Store, stop_file: Path) -> bool:
 
 
 def parts(order: PackOrder) -> int:
-    """Return into how many passes memory forced a step of a pack that has ended: 1 where all of it fitted, or nobody knows."""
+    """Return how many passes a step of a pack that has ended took for want of memory. 1: all fitted in one, or this is not known."""
     store = Store(order.store, Patience(0.0))
     found: list[object] = []
     with contextlib.suppress(OSError):
@@ -262,7 +262,7 @@ def parts(order: PackOrder) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line: a user's as it is, another with its type."""
+    """Return an error in one line: a user error as it is, any other with its type."""
     text, kind = first_line(error), type(error).__name__
     return text if isinstance(error, UserError) or text == kind else f"{kind}: {text}"
 
@@ -279,7 +279,7 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) ->
     orders = {pack[member.node].directory: member for member in order.members if member.node in pack}
 
     def histories(others: Sequence[str]) -> Iterator[bytes]:
-        """Iterate over what rivals have reported; those of the pack itself may not have published their newest evaluation yet."""
+        """Iterate over the rivals' histories. Those in this pack may not have published their newest evaluation yet."""
         for path in (pack[node].directory / HISTORY for node in others if node in pack):
             if path.exists():
                 yield path.read_bytes()
@@ -302,6 +302,6 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) ->
 
 
 def _load(train: str) -> Train:
-    """Import the training function: seconds for the first pack of a worker, nothing for the others."""
+    """Import the training function. This takes seconds for the first pack of a worker, and no time for later packs."""
     module, _, function = train.partition(":")
     return cast("Train", getattr(importlib.import_module(module), function))
