@@ -1,1 +1,1 @@
-"""The policy: what runs next, and what runs together."""
+"""The policy: which jobs run next, and which run together."""

@@ -1,4 +1,4 @@
-"""What a job costs before it runs: seconds = worker start + steps x (fixed + jobs + tokens) + evaluation, from a device's profile."""
+"""What a job costs, known before it runs: seconds = worker start + steps x (fixed + jobs + tokens) + evaluation, from a profile."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ _EVALUATION_ROWS = 64
 """Rows of one job in one pass of an evaluation."""
 
 _FULL_BACKWARD = 1.5
-"""A backbone that learns also computes the gradients of its weights: three products per weight and token and not two."""
+"""A backbone that learns also computes the gradients of its weights: three products per weight and token instead of two."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one trial has of a device, and what jobs of one stage, method, backbone and precision take of it."""
+    """What one trial has of a device's memory, and what the jobs of one stage, method, backbone and precision take of it."""
 
     device: str
-    """Its name, as the device gives it."""
+    """The device's name, as the device reports it."""
     total: float
     """Bytes that a trial may use."""
     fixed: float
@@ -37,23 +37,23 @@ class Memory:
     per_token: float
     """Bytes that a padded token of a training batch holds."""
     per_job: float
-    """Bytes that every job holds however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    """Bytes that each job holds, however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
     per_stack: float = 0.0
     """Bytes that a pack holds once for every set of source adapters that its jobs stack."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The expected course of one job, alone or in a pack. Jobs that share data, optimisation and kind of method share one object."""
+    """The expected course of one job, alone or in a pack. Jobs of the same data, optimisation and kind of method share one object."""
 
     steps: int
-    """If no job stops early: an upper bound where there is a patience."""
+    """Optimiser steps if no job stops early. With a patience, this is an upper bound."""
     rows: int
     """Rows per step that go through the backbone."""
     padded: float
     """Tokens per row of a training batch."""
     longest: float
-    """Tokens per row of the longest batch, which decides whether a pack fits: it is padded to the longest of all its jobs' rows."""
+    """Tokens per row of the longest batch, padded to the longest row of all jobs. It decides whether a pack fits."""
     evaluations: int
     validation_tokens: float
     validation_passes: int
@@ -62,13 +62,13 @@ class Estimate:
     train: Pace
     evaluate: Pace
     around: float
-    """Seconds around training and evaluation."""
+    """Seconds before, between and after training and evaluation."""
     seconds: float
-    """Duration of the job alone, with a warm worker."""
+    """Duration of the job alone on a warm worker."""
     largest_pack: int
-    """How many such jobs fit the device, and are worth to be packed."""
+    """How many such jobs may share a pack: all of them fit the device, and packing them saves time."""
     most: int
-    """How many jobs are worth to be packed, whether they fit or not; 1 where a method shares no pass."""
+    """How many such jobs packing saves time for, whether they fit or not. 1 for a method that shares no pass."""
     memory: Memory
     room: float
     """Bytes that a pack may fill."""
@@ -96,11 +96,11 @@ class CostModel:
 
         Args:
             profile: The device's speeds.
-            pack: The most jobs of a pack. None: as many as fit and pay.
+            pack: The most jobs in a pack. None: as many as fit and as save time.
             memory_share: Share of the device's memory that a pack may fill.
-            measured: By stage and method, what jobs of this very backbone take. Others are reckoned from the profile.
-            part: Returns by stage and method the part of a device that a trial has: of its memory, and of its speed on tokens, since
-                packs that share a device compute in turn.
+            measured: Memory that jobs of this very backbone take, by stage and method. For other jobs it is reckoned from the profile.
+            part: Returns, by stage and method, the part of a device that a trial has. It holds for the memory, and for the speed on tokens,
+                since packs that share a device compute in turn.
             root: Directory of local data, whose rows are counted.
         """
         self.profile, self.root = profile, root
@@ -111,21 +111,21 @@ class CostModel:
         self._estimate = lru_cache(maxsize=None)(self._fresh_estimate)
 
     def with_memory(self, measured: Mapping[tuple[str, str], Memory]) -> "CostModel":
-        """Return the same model with packs that fit a measured device."""
+        """Return the same cost model with packs that fit a measured device."""
         return CostModel(self.profile, pack=self._pack, memory_share=self._memory_share, measured=measured, part=self._part, root=self.root)
 
     def size(self, data: DataConfig) -> Size:
-        """Return what a job reads of a task."""
+        """Return how much of a task a job reads."""
         return size_of(data, self.root)
 
     @property
     def measures_packs(self) -> bool:
-        """Whether the device decides how many jobs are packed."""
+        """Whether the device's memory decides how many jobs are packed."""
         return self._pack is None
 
     @property
     def worker_seconds(self) -> float:
-        """Start of a worker process with its first backbone."""
+        """Seconds to start a worker process and load its first backbone."""
         return self.profile.worker_seconds + max(rates.load_seconds for rates in self.profile.rates)
 
     def estimate(self, job: Job) -> Estimate:
@@ -134,7 +134,7 @@ class CostModel:
         return self._estimate(config.data, config.optimisation, config.stage, config.method, config.backbone, len(config.sources))
 
     def seconds(self, pack: Sequence[Estimate]) -> float:
-        """Return the duration of a pack on a warm worker: every job leaves after its last step, the others go on without its rows."""
+        """Return the duration of a pack on a warm worker. Each job leaves after its last step, and the others go on without its rows."""
         if len(pack) == 1:
             return pack[0].seconds
         members = sorted(pack, key=lambda member: member.steps)
@@ -159,7 +159,7 @@ class CostModel:
         every = optimisation.evaluate_every or max(1, math.ceil(sum(size.train for size in sizes) / optimisation.batch_size))
         validation = _evaluation(sizes, [size.validation for size in sizes])
         test = _evaluation(sizes, [size.test for size in sizes])
-        # A joint job draws its tasks by size.
+        # A joint job draws its tasks in proportion to their size.
         lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
         counts = [size.joint or size.train for size in sizes]
         padded = sum(length * count for length, count in zip(lengths, counts, strict=True)) / sum(counts)
@@ -180,7 +180,7 @@ class CostModel:
 
 
 def cost_of(sweep: "Sweep", profile: Profile) -> CostModel:
-    """Return the cost model of a sweep, the same for a run and for a plan."""
+    """Return the cost model of a sweep. A run and a plan use the same one."""
 
     def part(stage: Stage, method: str) -> float:
         return min(1.0, sweep.resources.of(stage, method).gpu or 1.0)
@@ -190,20 +190,20 @@ def cost_of(sweep: "Sweep", profile: Profile) -> CostModel:
 
 
 def _reckoned(profile: Profile, rates: Rates, factor: float, part: float) -> Memory:
-    """Return what a profile says of a backbone that differs from the measured one by a factor of the work per token."""
-    # Wider models hold more per token: about the root of the work, since work grows with the square of the width.
+    """Return what the profile says of a backbone whose work per token differs from the measured one's by a factor."""
+    # Wider models hold more per token: about the square root of the work, since work grows with the square of the width.
     per_token = rates.bytes_per_token * math.sqrt(factor)
     return Memory(profile.device, profile.memory_bytes * part, rates.fixed_bytes * factor, per_token, 0.0)
 
 
 def packable(method: str) -> bool:
-    """Tell whether a method's jobs may share a pass: not those that change the backbone itself, and not joint ones."""
+    """Tell whether a method's jobs may share a pass. Joint jobs may not, nor may jobs that change the backbone itself."""
     known = METHODS.get(method)
     return known is not None and not known.owns_backbone and known.stage in ("source", "transfer", "single")
 
 
 def total_steps(sizes: Sequence[Size], optimisation: OptimisationConfig) -> int:
-    """Return the optimiser steps of a job that does not stop early."""
+    """Return how many optimiser steps a job makes if it does not stop early."""
     per_epoch = math.ceil(sum(size.train for size in sizes) / optimisation.batch_size)
     steps = per_epoch * optimisation.epochs
     return steps if optimisation.max_steps is None else min(steps, optimisation.max_steps)
@@ -216,17 +216,17 @@ def _pace(rates: Rates, method: str, sources: int, factor: float, *, training: b
     pace = table[key]
     scale = factor * (_FULL_BACKWARD if training and known is not None and known.owns_backbone else 1.0)
     if key != "adapter" and sources:
-        # Each source adds its share of the difference to a single adapter.
+        # Each source adds its share of the difference from a single adapter.
         extra = max(0.0, pace.per_token - table["adapter"].per_token) / rates.sources
         token = pace.per_token + extra * (sources - rates.sources)
     else:
         token = pace.per_token
-    # Deeper backbones launch more of everything; how much is launched does not depend on the width.
+    # A deeper backbone launches more of everything. The width does not change how much is launched.
     return Pace(pace.fixed * max(1.0, math.sqrt(factor)), pace.per_job * max(1.0, math.sqrt(factor)), token * scale, pace.largest_pack)
 
 
 def _evaluation(sizes: Sequence[Size], rows: Sequence[int]) -> tuple[float, int]:
-    """Return tokens and passes of one evaluation: rows are taken by length, so that padding hardly counts."""
+    """Return the tokens and passes of one evaluation. Rows are taken in order of length, so padding hardly counts."""
     tokens = sum(count * size.inputs * size.length for size, count in zip(sizes, rows, strict=True))
     return tokens, sum(math.ceil(count / _EVALUATION_ROWS) for count in rows)
 
@@ -245,6 +245,6 @@ def _validation_seconds(members: Sequence[Estimate]) -> float:
 
 
 def _test_seconds(member: Estimate) -> float:
-    """Every job is judged on its test rows alone, with its best parameters."""
+    """Return the seconds of a job's test, which it does alone, with its best parameters."""
     pace = member.evaluate
     return member.test_tokens * pace.per_token + member.test_passes * (pace.fixed + pace.per_job)

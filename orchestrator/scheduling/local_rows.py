@@ -1,7 +1,7 @@
-"""How many rows local files hold, and how long their texts are: counted, or reckoned from a beginning where a file is large.
+"""How many rows local files hold, and how long their texts are. Small files are counted; large ones are reckoned from their beginning.
 
-No tokenizer is loaded: a plan answers at once. Tokens are reckoned from words, which is within a tenth of a WordPiece vocabulary of 30,522
-on the English texts of GLUE and SuperGLUE, and up to a fifth too few on tweets.
+No tokenizer is loaded, so that a plan answers at once. Tokens are reckoned from words. On the English texts of GLUE and SuperGLUE the
+error is within a tenth for a WordPiece vocabulary of 30,522; on tweets, up to a fifth too few tokens are reckoned.
 """
 
 import csv
@@ -22,17 +22,17 @@ from scalearn.tasks.origin import split_files, task_directory
 from scalearn.tasks.task import Row
 
 READ_BYTES = 4 << 20
-"""Read of a text file; the rows of a larger one are reckoned from it."""
+"""Bytes read of a text file. The rows of a larger file are reckoned from them."""
 _SAMPLE = 500
 """Rows whose texts are measured."""
 _CHARACTERS = 1 << 16
-"""Of a text that are measured: more than any backbone reads."""
+"""Characters of a text that are measured: more than any backbone reads."""
 _WORD = re.compile(r"[^\W_]+|\S")
 _BYTES_PER_PIECE = (7, 3)
-"""Of a word of ASCII letters, and of another one."""
+"""Bytes per token of a word of ASCII letters, and of any other word."""
 
 Lines = tuple[int, bool, list[Row]]
-"""Rows of a file, whether they were counted, and the first of them."""
+"""The number of rows of a file, whether they were counted, and the first of them."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class LocalRows:
 
     task: Task
     rows: dict[str, int]
-    """By published split."""
+    """Number of rows, by published split."""
     counted: bool
-    """False: rows were reckoned from the beginning of a file."""
+    """False if rows were reckoned from the beginning of a file."""
     lengths: tuple[int, ...]
-    """Tokens of inputs of the train split, special tokens included, not yet cut to a maximum length; empty where they are not known."""
+    """Tokens of train inputs, with special tokens and not yet cut to a maximum length. Empty where they are not known."""
     inputs_per_row: float
-    """Tasks of candidates: how many inputs a row gives. Others: 1; the choices of a question are counted apart."""
+    """How many inputs a row gives, for tasks of candidates. Otherwise 1; the choices of a question are counted elsewhere."""
     directory: Path
 
 
 def local_rows(data: DataConfig, root: Path | None) -> LocalRows | None:
-    """Return what lies on disk of a task; None: nothing does, or it cannot be read, which its jobs will say.
+    """Return what the local files of a task hold. None: there are none, or they cannot be read, which the task's jobs will report.
 
     Args:
-        data: The task, and its template.
+        data: The task and its template.
         root: Directory of local data.
     """
     return _looked_at(data.task, data.own, data.origin, data.template, root) if data.origin.startswith("files:") else None
@@ -63,7 +63,7 @@ def local_rows(data: DataConfig, root: Path | None) -> LocalRows | None:
 
 @lru_cache(maxsize=4096)
 def _looked_at(name: str, own: str | None, origin: str, template: str, root: Path | None) -> LocalRows | None:
-    import pyarrow as pa  # a tenth of a second, which plans without local files need not spend
+    import pyarrow as pa  # imported here: a tenth of a second, saved where no local files are read
 
     try:
         task = task_of(DataConfig(name, origin, own=own))
@@ -85,14 +85,14 @@ def _looked_at(name: str, own: str | None, origin: str, template: str, root: Pat
 
 
 def count_tokens(text: str) -> int:
-    """Return about how many tokens a text has, special tokens left out."""
+    """Return about how many tokens a text has, without special tokens."""
     return sum(
         1 + (len(word.encode(errors="replace")) - 1) // _BYTES_PER_PIECE[not word.isascii()] for word in _WORD.findall(text[:_CHARACTERS])
     )
 
 
 def _inputs(task: Task, name: str, row: Row) -> list[int]:
-    """Return the tokens of every input that a row gives."""
+    """Return the number of tokens of each input that a row gives."""
     extra: list[dict[str, Any]] = [{}]
     if task.kind == "per_candidate":
         extra = [{"candidate": candidate} for candidate in row["entities"]]
@@ -165,7 +165,7 @@ def _tsv(text: str) -> Iterator[Row]:
 
 
 def _json(text: str) -> Iterator[Row]:
-    """Iterate over the objects of JSON lines, or of an array of objects; what the end cuts off is left out."""
+    """Iterate over the objects of JSON lines, or of an array of objects. An object that the end cuts off is left out."""
     decoder, place = json.JSONDecoder(), 0
     space = re.compile(r"[\s,\[\]]*")
     while True:

@@ -1,4 +1,4 @@
-"""Whether jobs fit a device together: what a pack takes of its memory, member by member. Pure Python."""
+"""Whether a device's memory can hold jobs together: what a pack takes of it, member by member. Pure Python."""
 
 import math
 from collections.abc import Hashable
@@ -8,47 +8,47 @@ from orchestrator.definition.graph import Job
 from orchestrator.scheduling.cost import Estimate
 
 DOUBT_SECONDS = 24 * 3600.0
-"""How long packs stay smaller after one that did not fit: what took the memory may have been another user's process, and each new attempt
-costs a step made twice."""
+"""How long packs stay smaller after one that did not fit. Another user's process may have held the memory, so the limit must end; each new
+attempt costs a step made twice, so it must not end soon."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a pack that did not fit says about its device."""
+    """What is known of a device after a pack did not fit."""
 
     tokens: float
-    """Of a step: so many fit."""
+    """Tokens of a step that fits."""
     until: float
-    """Seconds on the clock of whoever asks the policy; then it is forgotten."""
+    """When the limit is forgotten, in seconds on the clock of the policy's caller."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A pack as its device's memory sees it. An empty one holds nothing and has room for all."""
+    """The memory that a pack takes of its device. An empty pack takes nothing and has room for all."""
 
     jobs: int = 0
     most: float = math.inf
-    """The most jobs of a pack that pays for each of these."""
+    """The most jobs in a pack that still saves time, for each of its jobs."""
     rows: int = 0
     longest: float = 0.0
     """Tokens that every row is padded to."""
     per_token: float = 0.0
-    """Bytes of one more token in every row."""
+    """Bytes that one more token in every row takes."""
     own: float = 0.0
-    """Bytes of the jobs themselves."""
+    """Bytes that the jobs themselves take."""
     fixed: float = 0.0
     per_stack: float = 0.0
     stacks: frozenset[Hashable] = frozenset()
-    """Sets of source adapters that some job stacks: each is held once."""
+    """Sets of source adapters that jobs of the pack stack. Each set is held once."""
     room: float = math.inf
     """Bytes that the pack may take."""
 
     def plus(self, estimate: Estimate, stack: Hashable) -> "Load":
-        """Return the load with one job more.
+        """Return the load after one more job has joined.
 
         Args:
-            estimate: Of the job.
-            stack: Its source adapters (`stack_of`).
+            estimate: The job's estimate.
+            stack: The job's source adapters (`stack_of`).
         """
         memory = estimate.memory
         return Load(
@@ -71,17 +71,17 @@ class Load:
 
     @property
     def bytes(self) -> float:
-        """What the pack takes of the device."""
+        """Bytes that the pack takes of the device."""
         return self.fixed + self.per_stack * len(self.stacks) + self.own + self.per_token * self.longest
 
     @property
     def fits(self) -> bool:
-        """Whether the device holds the pack, and no job is in a larger one than was measured to pay."""
+        """Whether the device holds the pack, and the pack is no larger than was measured to save time for each of its jobs."""
         return self.jobs <= self.most and self.bytes <= self.room
 
 
 def stack_of(job: Job) -> Hashable:
-    """Return what names the source adapters that a job holds on the device; None: it has none."""
+    """Return a key for the source adapters that a job holds on the device. None: it has none."""
     if not job.config.sources:
         return None
     return tuple(parent.node for parent in job.parents if parent.config.stage == "source"), job.config.external

@@ -1,4 +1,4 @@
-"""Which ready jobs run next, and which run together: the one policy that the live searcher and the simulator play. Pure Python."""
+"""Which ready jobs run next, and which run together. The live searcher and the simulator use the same policy. Pure Python."""
 
 import math
 from collections import Counter
@@ -12,22 +12,22 @@ from orchestrator.scheduling.task_sizes import Size, size_of
 from scalearn.config import DataConfig
 
 _SLACK = 1.01
-"""The horizon is a lower bound, so a pack may end a little after it."""
+"""Allows a pack to end a little after the horizon, which is a lower bound."""
 
 Entry = tuple[float, int, str]
-"""Minus the length of the longest path, place in the listing, node: smallest first."""
+"""Minus the length of the longest path, the place in the listing, and the node. The smallest entry comes first."""
 
 
 class Policy:
-    """Ready jobs in the order in which they should start, and the packs they start in.
+    """The ready jobs in the order in which they should start, and the packs in which they start.
 
-    Order: the job with the longest path of work behind it first, itself included, so that what everything waits for is never late.
+    Order: the job with the longest path of work behind it, itself included, comes first, so that no long path starts late.
 
-    Packs: jobs of a pack end together, later than each would alone, but they take less of the device in total. So a pack grows while it
-    ends before the work that is left would be done anyway (`horizon`), and while there are enough ready jobs for all idle devices.
-    Plenty of work: full packs. A critical path, idle devices, or the end of the sweep: small ones. That also keeps the tail short.
+    Packs: the jobs of a pack end together, each later than it would alone, but together they take less device time. So a pack grows while
+    it ends before the remaining work would be done anyway (`horizon`), and while enough ready jobs remain for all idle devices. With plenty
+    of work, packs are full. On a critical path, with idle devices, or at the end of the sweep, they are small, which keeps the end short.
 
-    Adding and taking cost logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
+    Adding and taking need logarithmic time, so that one object serves a sweep of a hundred thousand jobs. The caller marks the graph.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Policy:
         device: Callable[[Job], str] = lambda job: "",
         learned: Callable[[Hashable, float], None] = lambda device_key, tokens: None,
     ) -> None:
-        """Queue what is ready.
+        """Queue the jobs that are ready.
 
         Args:
-            graph: The jobs; what is done is marked so.
-            cost: Estimates their durations.
+            graph: The jobs, with those that are done marked so.
+            cost: Estimates the jobs' durations.
             slots: How many packs can run at a time.
-            apart: Jobs for which this differs are never packed together: their resources, for one.
-            device: Names the device that a job runs on. What did not fit one device says nothing about another.
-            learned: Called at once when a pack did not fit, with device, backbone and precision, and the tokens of a step that fit.
+            apart: Returns a key of a job. Jobs of different keys are never packed together, for example because their resources differ.
+            device: Names the device that a job runs on. A pack that did not fit one device says nothing about other devices.
+            learned: Called at once when a pack did not fit, with device, backbone and precision, and with the tokens of a step that fits.
         """
         self._graph, self._cost, self.slots = graph, cost, max(1, slots)
         self._device, self._learned = device, learned
@@ -60,22 +60,22 @@ class Policy:
         self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
         self._work_left = sum(self._left.values())
         self._running: dict[str, float] = {}
-        """First node of every running pack to its expected end."""
+        """The first node of every running pack, and when the pack is expected to end."""
         self._ends = 0.0
         self._paths_running: list[tuple[float, str]] = []
         self._ready: dict[Hashable, list[Entry]] = {}
-        """By what keeps jobs apart."""
+        """Ready jobs, by the key that keeps jobs apart."""
         self._most: Mapping[Hashable, int] = {}
-        """By the same, how many packs may be out at a time."""
+        """How many packs may be out at a time, by the key that keeps jobs apart."""
         self._ahead = 0
-        """Those of them that wait for a device."""
+        """How many packs that are out may wait for a device."""
         self._most_together = math.inf
         self._out: Counter[Hashable] = Counter()
         self._queues: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
         self._fitting: dict[Hashable, Limit] = {}
-        """By device, backbone and precision, where a pack did not fit lately."""
+        """Limits by device, backbone and precision, where a pack did not fit lately."""
         for node in graph.ready():
             self._add(node)
 
@@ -84,7 +84,7 @@ class Policy:
         return len(self._waiting)
 
     def apart(self, node: str) -> Hashable:
-        """Return what a job shares with all that it may be packed with, as the constructor was told."""
+        """Return the key that a job shares with all jobs that it may be packed with, as the constructor was told."""
         return self._apart[node]
 
     def estimate(self, node: str) -> Estimate:
@@ -92,25 +92,25 @@ class Policy:
         return self._estimates[node]
 
     def bound(self, room: Mapping[Hashable, int], ahead: int) -> None:
-        """Bound how many packs are out at a time, from now on.
+        """Set how many packs may be out at a time, from now on.
 
-        Jobs that need a GPU must not keep CPUs idle because they come first in the order, so each sort has a bound of its own.
+        Jobs that need a GPU must not keep CPUs idle just because they come first in the order. So each sort of job has its own bound.
 
         Args:
-            room: By what keeps jobs apart, how many packs of that sort the cluster holds if it holds nothing else.
-            ahead: How many more of each sort may wait, where it holds any.
+            room: How many packs of each sort the cluster holds if it holds nothing else, by the key that keeps jobs apart.
+            ahead: How many more packs of each sort may wait, if the cluster holds any of that sort.
         """
         self.slots = max(1, *room.values()) if room else 1
         self._most = {key: count + ahead if count else 0 for key, count in room.items()}
         self._ahead, self._most_together = ahead, self.slots + ahead * len(room)
 
     def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
-        """Remove and return the next pack; empty when nothing is ready that may start.
+        """Remove and return the next pack. It is empty if no ready job may start.
 
         Args:
-            idle: Devices that are free, the one that asks included. 0: the pack will wait for one, and so may others beside it.
+            idle: How many devices are free, with the one that asks. 0: the pack will wait for a device, and others may wait beside it.
             now: The time, in seconds on any clock that all calls share.
-            closed: Of jobs that `apart` gives one of these, none is taken.
+            closed: Keys that keep jobs apart; no job of these keys is taken.
         """
         horizon = self.horizon(now)
         self._fitting = {device_key: limit for device_key, limit in self._fitting.items() if now < limit.until}
@@ -123,7 +123,7 @@ class Policy:
         for _, _, node in pack:
             self._forget(node)
         self._start(pack, now)
-        # Neighbours in the batch that are of one method and have the same sources share what they can share.
+        # Jobs of one method with the same sources become neighbours in the batch, where they can share computation.
         members = (self._graph.job(node) for _, _, node in pack)
         return tuple(job.node for job in sorted(members, key=self._place_in_pack))
 
@@ -134,35 +134,35 @@ class Policy:
                 self._add(child)
 
     def again(self, node: str, *, alone: bool = False) -> None:
-        """Queue a job that was taken and is not done: it is pending again.
+        """Queue again a job that was taken but is not done. It is pending again.
 
         Args:
             node: The job.
-            alone: Whether it shares no pack from now on.
+            alone: Whether the job shares no pack from now on.
         """
         if alone:
             self._alone.add(node)
         self._add(node)
 
     def failed(self, node: str) -> None:
-        """Learn that a job failed: what needs it will not run."""
+        """Learn that a job failed. The jobs that need it will not run."""
         for below in self._graph.below(node):
             if self._graph.states[below] == "blocked":
                 self._forget(below)
 
     def ended(self, pack: Iterable[str]) -> None:
-        """Learn that a pack's device is free."""
+        """Learn that a pack has ended and its device is free."""
         for node in pack:
             if node in self._running:
                 self._ends -= self._running.pop(node)
                 self._out[self._apart[node]] -= 1
 
     def kept(self, pack: Sequence[str], kept: Sequence[str], now: float = 0.0) -> None:
-        """Learn that only a part of a pack that was taken starts.
+        """Learn that only some jobs of a pack that was taken start.
 
         Args:
-            pack: What was taken.
-            kept: What starts.
+            pack: The jobs that were taken.
+            kept: The jobs that start.
             now: As for `take`.
         """
         self.ended(pack)
@@ -170,11 +170,11 @@ class Policy:
             self._start([self._entry(node) for node in kept], now)
 
     def did_not_fit(self, pack: Sequence[str], passes: int, now: float = 0.0) -> None:
-        """Learn that a pack had to be computed in several passes for want of memory: those of the next day are smaller.
+        """Learn that a pack needed several passes for want of memory. Packs are smaller for the next day.
 
         Args:
-            pack: Its nodes. A job alone says nothing about packs, which cannot get smaller than that.
-            passes: How many passes a step took, or into how many packs it must be divided.
+            pack: The pack's nodes. A single job is ignored, since a pack cannot get smaller than that.
+            passes: How many passes a step took, or how many packs it must be divided into.
             now: As for `take`.
         """
         if len(pack) == 1:
@@ -188,11 +188,11 @@ class Policy:
         self._learned(key, fitting)
 
     def expect(self, fitting: Mapping[Hashable, Limit]) -> None:
-        """Learn what an earlier run's packs said about the devices."""
+        """Learn the limits that an earlier run found for the devices."""
         self._fitting |= fitting
 
     def horizon(self, now: float = 0.0) -> float:
-        """Return a lower bound of the seconds until everything is done: the longest path that is left, or the work over the devices."""
+        """Return a lower bound of the seconds until all is done: the longest remaining path, or the remaining work per device."""
         for heap in self._ready.values():
             while heap and heap[0][2] not in self._waiting:
                 heappop(heap)
@@ -204,7 +204,7 @@ class Policy:
         return max(waiting, running, (self._work_left + occupied) / self.slots)
 
     def _head(self, closed: Container[Hashable]) -> Entry | None:
-        """Remove and return the first job that may start. `horizon` has just dropped what was taken through other heaps."""
+        """Remove and return the first job that may start. `horizon` has just dropped the entries of jobs taken through other heaps."""
         if len(self._running) >= self._most_together:
             return None
         open_heaps = [
@@ -215,7 +215,7 @@ class Policy:
         return self._pop(min(open_heaps, key=lambda heap: heap[0])) if open_heaps else None
 
     def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
-        """Return the jobs that join the first one: as many as memory, what was measured to pay, and time allow."""
+        """Return the jobs that join the first one: as many as memory, time, and the measured size at which packing saves time allow."""
         enough = -(-(len(self._waiting) + 1) // max(1, idle))
         load = Load().plus(self._estimates[head[2]], self._stack(head[2]))
         if min(load.most, enough) <= 1 or head[2] in self._alone:
@@ -224,7 +224,7 @@ class Policy:
         queue = self._queues[self._pack_key_of[head[2]]]
         mates: list[Entry] = []
         while load.jobs < min(load.most, enough) and (mate := self._pop(queue)) is not None:
-            if mate[2] in self._alone:  # queued here before that was known; its other entry stays
+            if mate[2] in self._alone:  # queued here before it had to run alone; its other entry stays
                 self._waiting.add(mate[2])
                 continue
             load = load.plus(self._estimates[mate[2]], self._stack(mate[2]))
@@ -251,7 +251,7 @@ class Policy:
         return low
 
     def _path_of(self, pack: list[Entry]) -> float:
-        """Return the longest path that begins with a pack: longer than each of its members' paths."""
+        """Return the longest path that begins with a pack. It is longer than the path of each member."""
         estimates = [self._estimates[node] for _, _, node in pack]
         behind = max(-path - estimate.seconds for (path, _, _), estimate in zip(pack, estimates, strict=True))
         return self._cost.seconds(estimates) + behind
@@ -267,7 +267,7 @@ class Policy:
     def _add(self, node: str) -> None:
         entry = self._entry(node)
         self._waiting.add(node)
-        if node not in self._left:  # it may be back from another state
+        if node not in self._left:  # it may have had another state before
             self._left[node] = self._shares[node]
             self._work_left += self._left[node]
         heappush(self._ready.setdefault(self._apart[node], []), entry)
@@ -292,7 +292,7 @@ class Policy:
         self._work_left -= self._left.pop(node, 0.0)
 
     def _least_shares(self) -> dict[str, float]:
-        """Return for every job that is not done the device seconds that it takes in the largest pack that its kind has members for."""
+        """Return, for each job that is not done, the device seconds that it takes in the largest pack of its kind that can be filled."""
         waiting = [node for node, state in self._graph.states.items() if state not in DONE]
         population = Counter(self._pack_key_of[node] for node in waiting)
         known: dict[tuple[int, int], float] = {}
@@ -307,7 +307,7 @@ class Policy:
         return shares
 
     def _pop(self, heap: list[Entry]) -> Entry | None:
-        """Remove the first entry that still waits. Entries taken through the other heap are skipped here."""
+        """Remove the first entry that still waits. Entries of jobs taken through the other heap are skipped."""
         while heap:
             entry = heappop(heap)
             if entry[2] in self._waiting:
@@ -317,7 +317,7 @@ class Policy:
 
 
 class FirstCome(Policy):
-    """What a plain queue does: jobs in the order in which they became ready, packs spread over the idle devices. For comparison."""
+    """A plain queue, for comparison: jobs start in the order in which they became ready, in packs spread over the idle devices."""
 
     def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
         """See `Policy`."""
@@ -339,15 +339,15 @@ class FirstCome(Policy):
 def remaining_paths(
     graph: Graph, estimates: Mapping[str, Estimate], shares: Mapping[str, float] | None = None, slots: float = math.inf
 ) -> dict[str, float]:
-    """Return for every job the least seconds from its start to the end of the last job behind it.
+    """Return, for each job, the least seconds from its start to the end of the last job behind it.
 
-    That is the longest chain of jobs, or, where so much work waits for the job that the devices need longer for it, that work.
+    This is the longest chain of jobs. Where so much work waits for the job that the devices need longer for it, it is that work.
 
     Args:
         graph: The jobs.
-        estimates: Of each of them.
-        shares: Device seconds of each job that is not done, at least. None: the chain alone counts.
-        slots: Packs that can run at a time.
+        estimates: The estimate of each job.
+        shares: The least device seconds of each job that is not done. None: only the chain counts.
+        slots: How many packs can run at a time.
     """
     paths: dict[str, float] = {}
     for job in reversed(list(graph)):
@@ -361,12 +361,12 @@ def remaining_paths(
 
 
 def pack_key(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable:
-    """Return what jobs must have in common to train as one.
+    """Return what jobs must have in common to train in one pack.
 
-    Always the backbone and the precision. Jobs of the second stage also share their target and the tasks of their sources, so that a
-    batch has one length. The sources themselves may differ: the target's own was trained on as many rows as the job has. Jobs of the
-    first stage only need rows of like length: a pack is padded to its longest. Method, settings, learning rate, seed and few-shot
-    subset may differ.
+    All jobs of a pack share the backbone and the precision. Jobs of the second stage also share their target and their sources' tasks,
+    so that a batch has one length. The sources themselves may differ: the target's own source was trained on as many rows as the job has.
+    Jobs of the first stage only need rows of similar length, since a pack is padded to its longest row. Method, settings, learning rate,
+    seed and few-shot subset may differ.
     """
     config = job.config
     optimisation = config.optimisation
@@ -382,7 +382,7 @@ def pack_key(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable
 
 
 def length_class(tokens: float) -> int:
-    """Return a number that inputs of like length share: lengths within one class differ by less than a quarter."""
+    """Return a number that inputs of similar length share. Lengths in one class differ by less than a quarter."""
     bound, number = 16.0, 0
     while tokens > bound:
         bound, number = bound * 1.25, number + 1

@@ -1,4 +1,4 @@
-"""How many rows and tokens each task has: what lies on disk, else published sizes after the split rule, so that a plan needs no data."""
+"""How many rows and tokens each task has: from local files, else from published sizes after the split rule. A plan needs no data."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,35 +14,35 @@ from scalearn.config import DataConfig
 
 @dataclass(frozen=True)
 class Size:
-    """Rows that a job of a task sees, and how long they are."""
+    """How many rows a job of a task sees, and how long they are."""
 
     train: int
-    """Training rows after the validation split is taken off. ReCoRD: one per candidate entity; COPA: one per question."""
+    """Training rows without those taken for validation. ReCoRD has one row per candidate entity; COPA has one per question."""
     validation: int
     test: int
-    """Rows of all test splits together."""
+    """Rows of all test splits."""
     length: float
-    """Mean tokens of a row, special tokens included, at the task's own maximum length."""
+    """Mean tokens of a row, with special tokens, at the task's own maximum length."""
     padded: float
     """Mean length that a batch of 32 random rows is padded to."""
     inputs: int = 1
-    """Inputs per row: choices of a multiple choice question."""
+    """Inputs per row: the choices of a multiple choice question."""
     joint: int | None = None
-    """Rows that the task counts as when joint training draws tasks. None: its training rows."""
+    """The task's rows by which joint training draws tasks. None: its training rows."""
 
 
 def _tenth(train: int, test: int, length: float, padded: float, inputs: int = 1) -> Size:
-    """Tell whether validation is 10 % of the published train split (docs/protocol.md, Splits)."""
+    """Return a task's size, where validation is 10 % of the published train split (docs/protocol.md, Splits)."""
     validation = -(-train // 10)
     return Size(train - validation, validation, test, length, padded, inputs)
 
 
 _HUMSET = Size(117_435, 16_039, 15_147, 80, 128)
-"""Lengths estimated."""
+"""The size of every HumSet task. The lengths are estimated."""
 
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
-        # Rows: the published splits. Lengths: measured with a WordPiece vocabulary of 30,522; other vocabularies differ by some 10 %.
+        # Rows are those of the published splits. Lengths were measured with a WordPiece vocabulary of 30,522; others differ by some 10 %.
         "glue/cola": _tenth(8_551, 1_043, 11, 26),
         "glue/sst2": _tenth(67_349, 872, 13, 44),
         "glue/mrpc": _tenth(3_668, 408, 53, 84),
@@ -73,23 +73,23 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 )
 
 _PUBLISHED_VALIDATION = frozenset({"super_glue/record", *(task for task in SIZES if task.startswith("humset/"))})
-"""Tasks whose validation rows do not come from train, whatever share of it a job reads."""
+"""Tasks whose validation rows are not taken from train, whatever share of train a job reads."""
 
 UNKNOWN_ROWS = 10_000
-"""Training rows of a task that the table does not have and the sweep does not cap."""
+"""Training rows of a task that is not in the table and that the sweep does not cap."""
 
 _VALIDATION_SHARE = 0.1
 _FEW_SHOT_VALIDATION = 5_000
 _FURTHER_TEST_ROWS = MappingProxyType({"glue/mnli": 9_832})
-"""Test rows beside those of the split that is reported."""
+"""Test rows that are not in the split that is reported."""
 
 
 @lru_cache(maxsize=4096)
 def size_of(data: DataConfig, root: Path | None = None) -> Size:
-    """Return what a job reads of a task, cut as its configuration says: as counted on disk, else as the table has it, else a guess.
+    """Return how much of a task a job reads, as its configuration cuts it: counted on disk, else from the table, else a guess.
 
     Args:
-        data: The task, and which part of it.
+        data: The task, and the part of it that the job reads.
         root: Directory of local data.
     """
     found = local_rows(data, root)
@@ -108,7 +108,7 @@ def size_of(data: DataConfig, root: Path | None = None) -> Size:
         _least(known.test - further, data.evaluation_rows),
         _least(further, data.evaluation_rows),
     )
-    train, validation, test, further = (round(count * inputs) for count in rows)  # a row of candidates gives many
+    train, validation, test, further = (round(count * inputs) for count in rows)  # a row of candidates gives many inputs
     train, validation, test = _least(train, data.few_shot), _least(validation, few), test + _least(further, few)
     length, padded = min(known.length, data.max_length), min(known.padded, _to_multiple_of_8(data.max_length))
     joint = None if known.joint is None else min(train, rows[0], known.joint)
@@ -116,7 +116,7 @@ def size_of(data: DataConfig, root: Path | None = None) -> Size:
 
 
 def assumptions(data: Iterable[DataConfig], root: Path | None) -> list[dict[str, Any]]:
-    """Return what is assumed of the tasks that the table does not answer for, once each: rows, tokens, and where that is from."""
+    """Return what is assumed of the tasks that are not in the table, each once: rows, tokens, and where these come from."""
     whole = dict.fromkeys(replace(one, train_share=None, few_shot=None) for one in dict.fromkeys(data))
     listed = []
     for one in {one.task: one for one in reversed(whole)}.values():
@@ -130,7 +130,7 @@ def assumptions(data: Iterable[DataConfig], root: Path | None) -> list[dict[str,
 
 
 def _counted(found: LocalRows, data: DataConfig) -> Size:
-    """Return the size of what lies on disk, after the split rule."""
+    """Return the size of local data, after the split rule."""
     rule, rows = found.task.splits, found.rows
     train = rows[rule.train]
     test = math.ceil(rule.test_share * train) if rule.test is None else rows[rule.test]
@@ -144,7 +144,7 @@ def _counted(found: LocalRows, data: DataConfig) -> Size:
 
 
 def _lengths(tokens: Sequence[int], longest: int) -> tuple[float, float]:
-    """Return the mean of some lengths that are cut at the longest, and the mean of the largest of 32 of them drawn at random."""
+    """Return the mean of lengths cut at the longest, and the mean of the largest of 32 of them drawn at random."""
     if not tokens:
         return longest / 2, float(longest)
     cut = sorted(min(each, longest) for each in tokens)
@@ -158,5 +158,5 @@ def _least(first: int, *others: int | None) -> int:
 
 
 def _to_multiple_of_8(tokens: float) -> float:
-    """Whole batches are padded to a multiple of 8; a mean over batches need not be one, but no maximum length is below its multiple."""
+    """Whole batches are padded to a multiple of 8. A mean over batches may be another number, but no maximum is below its multiple."""
     return tokens if tokens % 8 == 0 else (tokens // 8 + 1) * 8

@@ -1,6 +1,6 @@
-"""Who may start: as many packs of each shape as the cluster's nodes hold at the moment, and wide ones in their turn.
+"""Which packs may start: as many of each shape as the cluster's nodes hold at the moment, with a turn for wide ones.
 
-Ray gives what becomes free to whoever fits into it, so a job that needs much would wait as long as narrow ones keep coming.
+Ray gives free resources to any trial that fits into them, so a wide job would wait as long as narrow ones keep coming.
 """
 
 import itertools
@@ -11,15 +11,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from orchestrator.definition.resources import Shape, count_fitting, lack
 
 LOOKAHEAD = 1
-"""Packs of each shape handed out beyond what fits, so that a worker that falls idle has its next order waiting.
+"""How many packs of each shape are handed out beyond what fits, so that a worker that falls idle has its next order waiting.
 
-More would freeze the order too early."""
+A larger number would fix the order too early."""
 
 LOOK_SECONDS = 5.0
-"""How often to look which nodes there are: a node takes longer to start."""
+"""Seconds between two looks at which nodes there are. A node takes longer than that to start."""
 
 _PLACING_SECONDS = 60.0
-"""How long Ray may take to start a pack once there is room; the nodes that it needs may also be gone."""
+"""How long Ray may take to start a pack once there is room. After that, the nodes that it needs may be gone."""
 
 _ROUNDING = 1e-6
 
@@ -27,32 +27,32 @@ logger = logging.getLogger(__name__)
 
 
 class Turns:
-    """What the cluster holds, which packs were handed out and have not started, and for which of them others must wait.
+    """What the cluster holds, which packs were handed out but have not started, and which of them others must wait for.
 
-    A placement stands for the shape of a trial: packs of one placement need the same.
+    A placement is a key for the shape of a trial: all packs of one placement need the same resources.
     """
 
     def __init__(self, shapes: Mapping[Hashable, Shape], nodes: Callable[[], Sequence[Shape]]) -> None:
         """Look at the cluster for the first time.
 
         Args:
-            shapes: What the trials of each placement need.
-            nodes: Returns what every node has in total.
+            shapes: The resources that the trials of each placement need.
+            nodes: Returns the total resources of each node.
         """
         self._shapes, self._look = shapes, nodes
         self._looked: float | None = None
         self._missing: set[Hashable] = set()
         self._overtaken: dict[str, int] = {}
-        """Trials that have not started, to how many were handed out after them."""
+        """Trials that have not started, each with the number of trials handed out after it."""
         self._placement: dict[str, Hashable] = {}
-        """Of all trials that have not ended."""
+        """The placement of each trial that has not ended."""
         self._taken: defaultdict[str, float] = defaultdict(float)
-        """What running packs have."""
+        """Resources that running packs hold."""
         self._idle_since: float | None = None
         self._count()
 
     def follow(self, now: float) -> bool:
-        """Look at the cluster again if the last look is old: nodes come and go. Tell whether it holds other numbers of packs than before.
+        """Look at the cluster again if the last look is old, since nodes come and go. Tell whether the numbers of packs that fit changed.
 
         Args:
             now: Seconds on any clock.
@@ -66,7 +66,7 @@ class Turns:
         return first or self.room != before
 
     def handed_out(self, trial: str, placement: Hashable) -> None:
-        """Learn that a pack is with Tune."""
+        """Learn that Tune has a pack."""
         waited_for = {placement: self._scarce(placement) for placement in {self._placement[waiting] for waiting in self._overtaken}}
         for waiting in self._overtaken:
             if self._shapes[placement].keys() & waited_for[self._placement[waiting]]:
@@ -80,16 +80,16 @@ class Turns:
             self._take(trial, 1)
 
     def ended(self, trial: str) -> None:
-        """Learn that a pack is gone, started or not."""
+        """Learn that a pack has ended, whether it had started or not."""
         if self._overtaken.pop(trial, None) is None and trial in self._placement:
             self._take(trial, -1)
         self._placement.pop(trial, None)
 
     def held_back(self, now: float) -> set[Hashable]:
-        """Return the placements of which to hand out nothing, so that running packs make room for one that others have overtaken too often.
+        """Return the placements of which nothing may be handed out, to make room for a pack that others have overtaken too often.
 
         Args:
-            now: Seconds on any clock. When nothing runs, the pack gets a while to start; after that its node may be gone, and others go on.
+            now: Seconds on any clock. If nothing runs, the pack gets a while to start. Then others go on, since its node may be gone.
         """
         slots = max(1, *self.room.values()) if self.room else 1
         starving = [trial for trial, count in self._overtaken.items() if count >= slots and self.room[self._placement[trial]]]
@@ -107,7 +107,7 @@ class Turns:
             self._taken[name] += sign * amount
 
     def _scarce(self, placement: Hashable) -> set[str]:
-        """Return the resources that a pack waits for: those of which too little is left, or all where only no single node has enough."""
+        """Return the resources that a pack waits for: those that are too scarce, or all if each is enough but no single node has them."""
         wanted = self._shapes[placement]
         short = {name for name, amount in wanted.items() if self._total[name] - self._taken[name] + _ROUNDING < amount}
         return short or set(wanted)
@@ -121,7 +121,7 @@ class Turns:
             self._total[name] += amount
 
     def _report(self) -> None:
-        """Say once of every shape that no node holds any more that its jobs wait."""
+        """Report once for every shape that no node holds any more that its jobs wait."""
         missing = {placement for placement, count in self.room.items() if not count}
         for placement in missing - self._missing:
             reason = lack(self._nodes, self._shapes[placement])
