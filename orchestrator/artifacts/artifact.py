@@ -1,4 +1,4 @@
-"""What a node's directory holds, and how one tells that a finished one is whole."""
+"""What a node's directory holds, and how to tell that a finished one is whole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ SUCCESS, FAILED, JOB, RESULT, HISTORY, TRACEBACK = (
 CHECKPOINT = "checkpoint"
 
 UNCOMMITTED = frozenset({SUCCESS, FAILED, TRACEBACK})
-"""Files that tell how a node ended, and are no part of what it made."""
+"""Files that tell how a node ended. They are not part of its result."""
 
 _NOT_OURS = {"link": "is a link", "other": "is no ordinary file", "closed": "is a folder that cannot be read"}
-"""Kinds of entries that no job leaves in its directory, with the end of a sentence."""
+"""Kinds of entries that no job leaves in its directory, each with the end of a sentence about it."""
 
 Outcome = Literal["succeeded", "failed", "pending"]
-"""How a node stands by its marker files alone."""
+"""A node's state, by its marker files alone."""
 
 Listing = Mapping[str, Mapping[str, Any]]
-"""A directory's files by relative name, with what the storage says about each."""
+"""The files of a directory by relative name, each with what the storage says about it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at a node's files found."""
+    """The state of a node's files after a check."""
 
     state: Literal["complete", "corrupt", "failed", "unfinished", "absent"]
     reason: str = ""
-    """For `corrupt`: which file, and what is wrong with it. For `failed`: the first line of the error."""
+    """For `corrupt`: the file, and what is wrong with it. For `failed`: the first line of the error."""
 
 
 def belongs(name: str) -> bool:
@@ -49,13 +49,13 @@ def belongs(name: str) -> bool:
 
 
 def vouched(success: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the files that a `SUCCESS.json` vouches for. None: it is not one that we wrote in full."""
+    """Return the files that a `SUCCESS.json` lists. None: it is not one that we wrote in full."""
     listed = success.get("files") if success else None
     return listed if isinstance(listed, dict) and RESULT in listed and are_entries(listed) else None
 
 
 def stranger(node: str, record: Mapping[str, Any] | None) -> str | None:
-    """Return which other job a node's marker or `job.json` speaks of, where its files are a copy. None: of this one, or of none."""
+    """Return the other job that a node's marker or `job.json` names, if its files are a copy. None: they name this job, or no job."""
     record = record or {}
     named, digits = record.get("node", node), record.get("fingerprint")
     if named != node:
@@ -64,7 +64,7 @@ def stranger(node: str, record: Mapping[str, Any] | None) -> str | None:
 
 
 def are_entries(files: object) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Tell whether something from a stranger maps names of files in a directory to what is said about each."""
+    """Tell whether a value of unknown origin maps the names of files in a directory to facts about each file."""
     return isinstance(files, dict) and all(isinstance(entry, dict) and inside(name) for name, entry in files.items())
 
 
@@ -80,13 +80,13 @@ def judge(
     """Check a node's files against what was committed.
 
     Args:
-        storage: Where.
+        storage: Where the files lie.
         node: The node.
-        directory: Where its files are.
-        read: Content of its `SUCCESS.json`, `FAILED.json` and `job.json`, as far as they could be read.
+        directory: The node's directory.
+        read: Contents of its `SUCCESS.json`, `FAILED.json` and `job.json`, those that could be read.
         listing: The directory's files.
-        thorough: Hash every file. Otherwise an object whose tag is the one that it was committed with is not fetched again: the object
-            store itself guards its bytes.
+        thorough: Hash every file. Otherwise an object that still has the tag of its commit is not fetched, since the object store itself
+            guards its bytes.
     """
     if "" in listing:
         return Verdict("corrupt", "it is a link")
@@ -114,7 +114,7 @@ def judge(
 
 
 def _problem(storage: Storage, path: Path, expected: Mapping[str, Any], facts: Mapping[str, Any] | None, *, thorough: bool) -> str | None:
-    """Return what is wrong with a file, as the end of a sentence. Sizes first: they cost nothing."""
+    """Return what is wrong with a file, as the end of a sentence. Compare sizes first, since that costs nothing."""
     if facts is None:
         return "is missing"
     if facts.get("type") != "file":
@@ -134,7 +134,7 @@ def _problem(storage: Storage, path: Path, expected: Mapping[str, Any], facts: M
 
 
 def split_name(path: str, nodes: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Return which node a file belongs to, and its name there."""
+    """Return the node that a file belongs to, and the file's name in the node's directory."""
     end = path.find("/")
     while end != -1:
         if path[:end] in nodes:

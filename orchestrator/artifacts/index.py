@@ -1,7 +1,7 @@
-"""How the jobs of a sweep stand in a store behind a URL, by few requests instead of several per job.
+"""The states of a sweep's jobs in a store behind a URL, by a few requests in all instead of several per job.
 
-The store keeps an empty object per job that has ended, `.index/succeeded/NODE` or `.index/failed/NODE`: a listing of those names costs
-one request per 1000 jobs. It is a hint. The truth is `SUCCESS.json`, written before the hint and read by every run.
+The store keeps an empty object for each job that has ended, `.index/succeeded/NODE` or `.index/failed/NODE`. A listing of these names costs
+one request per 1000 jobs. They are hints. What counts is `SUCCESS.json`, which is written before the hint and read by every run.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,13 +19,13 @@ _ENDED: tuple[Ended, ...] = ("succeeded", "failed")
 
 
 class Glance:
-    """A store at one moment: answers what a `Store` answers about states, without asking again."""
+    """A store as it was at one moment. It answers questions about states like a `Store`, without asking the store again."""
 
     def __init__(self, storage: Storage, nodes: Iterable[str]) -> None:
-        """Look.
+        """List the hints.
 
         Args:
-            storage: Where.
+            storage: Where the store lies.
             nodes: The jobs that will be asked about.
         """
         self._storage = storage
@@ -36,7 +36,7 @@ class Glance:
         self._by_path: dict[str, list[str]] | None = None
 
     def state(self, node: str) -> Outcome:
-        """Return how a node stands."""
+        """Return a node's state."""
         return self._states.get(node, "pending")
 
     def complete(self, node: str) -> bool:
@@ -44,7 +44,7 @@ class Glance:
         return self.state(node) == "succeeded"
 
     def read_json(self, node: str, name: str) -> dict[str, Any] | None:
-        """Read a JSON file of a job that has ended; the first one asked for brings those of all."""
+        """Read a JSON file of a job that has ended. The first call reads the file of all such jobs."""
         if name not in self._records:
             self._records[name] = self._read([node for node in self._nodes if node in self._states], name)
         if node in self._records[name] or node in self._states:
@@ -67,7 +67,7 @@ class Glance:
 
 
 def note(storage: Storage, node: str, state: Ended | None) -> None:
-    """Leave the hint of how a job stands. None: it has not ended."""
+    """Write the hint of a job's state. None: the job has not ended."""
     for other in _ENDED:
         if other != state:
             storage.remove(storage.root / INDEX / other / node)

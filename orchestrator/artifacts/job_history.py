@@ -1,4 +1,4 @@
-"""What a job has reported so far: the records of its `history.jsonl`, and each in one line."""
+"""What a job has reported so far: the records of its `history.jsonl`, each also as one line of text."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,10 +8,10 @@ from scalearn.files.json_files import json_lines, names_no_file
 
 
 def history_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Iterate over the whole lines of a `history.jsonl`, which may be growing or absent, or something else that was put in its place."""
+    """Iterate over the whole lines of a `history.jsonl`. It may be growing, absent, or replaced by something that is no file."""
     try:
         if path.is_fifo():
-            return  # whose end would be waited for
+            return  # a pipe: reading it might never end
         data = path.read_bytes()
     except OSError as error:
         if not (names_no_file(error) or isinstance(error, PermissionError)):
@@ -29,14 +29,14 @@ def summary(record: Mapping[str, Any]) -> str:
 
 
 def scores(record: Mapping[str, Any]) -> str | None:
-    """Return the validation scores of a history record as text: `validation loss 0.55, accuracy 0.71`. None: it has none."""
+    """Return the validation scores of a history record as text: `validation loss 0.55, accuracy 0.71`. None: there are none."""
     values = flat({"validation": record.get("validation") or record.get("tasks") or {}}, " ")
     shown = [(name.removeprefix("validation "), value) for name, value in values if isinstance(value, int | float)]
     return f"validation {', '.join(f'{name} {value:.4g}' for name, value in shown)}" if shown else None
 
 
 def flat(value: Any, separator: str, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Iterate over the leaves of nested JSON values; a list of one is its only element."""
+    """Iterate over the leaves of nested JSON values. A list of one element counts as that element."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from flat(item, separator, f"{name}{separator}{key}" if name else str(key))

@@ -1,7 +1,7 @@
-"""One log file per job, in the job's own directory: what Python's logging and warnings say while a worker trains it.
+"""One log file per job, in the job's own directory: messages of Python's logging and warnings while a worker trains the job.
 
-A pack trains several jobs at once. What concerns one of them is logged with `extra=about(node)` and goes to that job's file alone;
-everything else, from whichever library, concerns the pack and goes to the files of all of its jobs.
+A pack trains several jobs at once. A message about one of them is logged with `extra=about(node)` and goes only to that job's file. Any
+other message, from any library, is about the pack and goes to the files of all its jobs.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from pathlib import Path
 from scalearn.secrets import without_secrets
 
 LOG = "log.txt"
-"""A file of the artifact like others: complete, and closed, before the job is committed."""
+"""A file of the artifact like others. It is complete and closed before the job is committed."""
 
 _OWN = ("scalearn", "orchestrator")
-"""Packages whose information is logged; of others only warnings and errors are."""
+"""Packages whose messages of level INFO are logged. Of other packages only warnings and errors are."""
 _JOB = "scalearn_job"
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def about(node: str) -> dict[str, str]:
-    """Return the `extra` of a log record that concerns one job alone."""
+    """Return the `extra` of a log record about one job alone."""
     return {_JOB: node}
 
 
@@ -31,15 +31,15 @@ def about(node: str) -> dict[str, str]:
 def logged(directories: Mapping[str, Path]) -> Iterator[None]:
     """Append to the log files of some jobs while the block runs.
 
-    A record that cannot be written, since the disk is full, is dropped: logging never ends a job.
+    A record that cannot be written because the disk is full is dropped, so that logging never ends a job.
 
     Args:
-        directories: Existing local directory of each job, by node.
+        directories: The local directory of each job, by node. Each must exist.
     """
     root = logging.getLogger()
     handlers = [_handler(node, directory) for node, directory in directories.items()]
     levels = {name: logging.getLogger(name).level for name in _OWN}
-    with warnings.catch_warnings():  # also forgets which warnings this process has shown: the next job's log needs them too
+    with warnings.catch_warnings():  # lets warnings appear again, for the next job's log
         logging.captureWarnings(True)
         for name in _OWN:
             logging.getLogger(name).setLevel(logging.INFO)
@@ -57,7 +57,7 @@ def logged(directories: Mapping[str, Path]) -> Iterator[None]:
 
 
 class _Formatter(logging.Formatter):
-    """Writes no secrets: libraries name the addresses that they could not reach."""
+    """Hides secrets, since libraries put into messages the addresses that they could not reach."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's line or lines."""
@@ -74,22 +74,22 @@ def _handler(node: str, directory: Path) -> logging.Handler:
 
 
 def follow(read: Callable[[int], tuple[bytes, int]], ended: Callable[[], bool], wait: Callable[[], None]) -> Iterator[str]:
-    """Iterate over what a log holds and what is added to it, until its job has ended.
+    """Iterate over the content of a log, and over what is added to it, until its job has ended.
 
     Args:
-        read: Returns some of the log from a position on, and how many bytes it has in all.
-        ended: Whether nothing more will come.
+        read: Returns content from a position on, and the size of the whole log in bytes.
+        ended: Tells whether no more content will come.
         wait: Called between two looks.
     """
     shown = 0
     while True:
-        last = ended()  # before reading, or what is written in between would be lost
+        last = ended()  # asked before reading, or content written in between would be lost
         content, size = read(shown)
         if size < shown:
-            shown = 0  # the job was set aside and begins anew
+            shown = 0  # the log got shorter: the job was set aside and begins anew
             continue
         more = shown + len(content) < size
-        # Whole lines, as far as there are any: a character may have been cut in two.
+        # Return whole lines where there are any, since the end of the content may lie within a character.
         whole = content.rfind(b"\n") + 1 or (len(content) if more else 0)
         if last and not more:
             whole = len(content)

@@ -1,6 +1,6 @@
-"""A sweep's manifest: what `analysis` and other processes read to know which nodes a sweep has, and in which order.
+"""A sweep's manifest. `analysis` and other processes read in it which nodes a sweep has, and in which order.
 
-Another sweep of the same name may have been run into the store: its manifest is kept beside as `NAME-CONTENT.json`, so that its jobs
+If another sweep of the same name was run into the store, its manifest is kept beside this one as `NAME-CONTENT.json`, so that its jobs
 stay named and can be reported.
 """
 
@@ -21,15 +21,15 @@ from scalearn.secrets import without_secrets
 
 
 def content_of(nodes: Iterable[str]) -> str:
-    """Return 10 hexadecimal digits that stand for a sweep's jobs, in whatever order."""
+    """Return 10 hexadecimal digits that stand for a sweep's jobs, in any order."""
     return hashlib.sha256("\n".join(sorted(nodes)).encode()).hexdigest()[:10]
 
 
 def keep_apart(sweep: str, graph: Graph, store: Store) -> str | None:
-    """Keep the manifest of an earlier sweep of the same name where it names jobs that this one has not.
+    """Keep the manifest of an earlier sweep of the same name if it names jobs that this sweep does not have.
 
     Returns:
-        The name under which it is kept. None: there is none, or this sweep has all of its jobs.
+        The name of the kept manifest. None: there was none, or this sweep has all its jobs.
     """
     path = store.manifest_path(sweep)
     before = named_by(store, sweep)
@@ -41,32 +41,32 @@ def keep_apart(sweep: str, graph: Graph, store: Store) -> str | None:
 
 
 def own_name(sweep: str, graph: Graph, store: Store) -> str:
-    """Return under which name a sweep's own manifest lies: another one may have taken its name while this driver seemed dead."""
+    """Return the name of a sweep's own manifest. Another sweep may have taken the sweep's name while this driver seemed dead."""
     named = named_by(store, sweep)
     return sweep if not named or named == set(graph.nodes()) else f"{sweep}-{content_of(graph.nodes())}"
 
 
 def named_by(store: Store, sweep: str) -> set[str]:
-    """Return the jobs that the manifest of a name names; none where there is no manifest that can be read."""
+    """Return the jobs that the manifest of a given name lists, or no jobs if no such manifest can be read."""
     return nodes_in(store.load_json(store.manifest_path(sweep))) or set()
 
 
 def nodes_in(manifest: Mapping[str, Any] | None) -> set[str] | None:
-    """Return the jobs that a manifest names. None: it is none that we wrote."""
+    """Return the jobs that a manifest lists. None: it is not one that we wrote."""
     nodes = (manifest or {}).get("nodes")
     return {str(entry.get("node")) for entry in nodes if isinstance(entry, dict)} if isinstance(nodes, list) else None
 
 
 def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, run_id: str | None, name: str | None = None) -> None:
-    """Write `<store>/sweeps/<name>.json`; the time of the first writing is kept.
+    """Write `<store>/sweeps/<name>.json`. Later writings keep the time of the first one.
 
     Args:
         sweep: The sweep.
         graph: All its jobs.
-        store: Where.
-        tracking_uri: Where its runs are logged; without its password, as everything here.
-        run_id: The sweep's run there. None: not known yet, so what an earlier run wrote is kept.
-        name: Under which name. None: the sweep's.
+        store: Where to write.
+        tracking_uri: Where the sweep's runs are logged. Its password is removed, as everywhere in the manifest.
+        run_id: The sweep's run in MLflow. None: not known yet, so the id that an earlier run wrote is kept.
+        name: Name of the manifest. None: the sweep's name.
     """
     path, tracking_uri = store.manifest_path(name or sweep.name), without_secrets(tracking_uri)
     before = store.load_json(path) or {}
@@ -94,9 +94,9 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
 
 
 def _nodes(graph: Graph) -> dict[str, Any]:
-    """Return the nodes, each with its configuration as numbers: field by field, which of the field's values it has, -1 for none.
+    """Return the nodes, each with its configuration as numbers: for each field the index of its value among the field's values, or -1.
 
-    A benchmark's jobs differ in few fields, and a manifest of 100,000 of them has to stay small.
+    The jobs of a benchmark differ in few fields, and a manifest of 100,000 jobs has to stay small.
     """
     values: dict[str, dict[str, int]] = {}
     nodes = []

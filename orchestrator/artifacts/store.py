@@ -1,8 +1,8 @@
-"""Artifacts: where they lie, how they are committed, and how one tells that they are whole.
+"""Artifacts: where they lie, how they are committed, and how to tell that they are whole.
 
-A node is done when its `SUCCESS.json`, written last, lists every file with size and sha256, and they all match. That holds on any
-storage: nothing here needs a rename to be atomic or a directory to exist. Names that begin with a dot are not nodes: `.set_aside/`,
-`.cache/`, `.tune/`. Where the store is no directory, training works in a local copy (`orchestrator.artifacts.working_copies`).
+A node is done when its `SUCCESS.json`, written last, lists every file with size and sha256, and all of them match. This holds on any
+storage: no rename needs to be atomic, and no directory needs to exist. Names that begin with a dot are not nodes: `.set_aside/`,
+`.cache/`, `.tune/`. If the store is behind a URL, training works in a local copy (`orchestrator.artifacts.working_copies`).
 """
 
 import contextlib
@@ -65,37 +65,37 @@ _PROBE_BYTES = 1 << 16
 
 
 class Store:
-    """The artifacts of any number of sweeps under one root."""
+    """The artifacts of any number of sweeps below one root."""
 
     def __init__(self, root: str | os.PathLike[str], patience: Patience | None = None) -> None:
         """Name a store. Nothing is read or written yet.
 
         Args:
             root: A directory, relative to the working directory or absolute, or the URL of an object store, such as `s3://bucket/runs`.
-            patience: How long reads and writes wait for storage that is full or away. None: two minutes, or what the environment says.
+            patience: How long to wait for storage that is full or away. None: the environment's number, or else two minutes.
 
         Raises:
-            UserError: Nothing is known about URLs of this kind.
+            UserError: URLs of this kind are not supported.
         """
         self.storage = Storage(root, patience)
         self.root = self.storage.root
         self.url = self.storage.url
-        """Names the store to other processes and to people: an absolute path, or the URL."""
+        """The store's name for other processes and for people: an absolute path, or the URL."""
         self.is_local = self.storage.is_local
         self._mirror = None if self.is_local else Mirror(self.storage)
         self._begun: dict[str, object] = {}
-        """Nodes that this process has begun to the count of their beginnings then."""
+        """For each node that this process has begun, the count of its beginnings at that time."""
 
     @property
     def scratch(self) -> Path:
-        """A local directory for caches and for what only this host's processes read: the store itself where it is one."""
+        """A local directory for caches and for files that only this host's processes read. It is the store itself if that is a directory."""
         return self.root if self._mirror is None else self._mirror.scratch
 
     def directory(self, node: str) -> Path:
-        """Return where a node's files lie in the store, whether or not they exist.
+        """Return where a node's files lie in the store, whether they exist or not.
 
         Raises:
-            ValueError: The name would leave the store.
+            ValueError: The path would lead out of the store.
         """
         segments = node.split("/")
         if any(not segment or segment.startswith(".") or "\\" in segment or "\0" in segment for segment in segments):
@@ -103,10 +103,10 @@ class Store:
         return self.root.joinpath(*segments)
 
     def check_writable(self) -> None:
-        """Write and remove a file, without patience: who starts a run is there to hear of it.
+        """Write and remove a file without patience, since the user who has just started a run is there to read the error.
 
         Raises:
-            UserError: That failed; the sentence says why.
+            UserError: This failed; the sentence says why.
         """
         probe = self.root / f".write-{uuid.uuid4().hex}"
         try:
@@ -117,23 +117,23 @@ class Store:
             raise UserError(f"The store {self.url} cannot be written to: {reason(cause)}. Name another with --store.") from None
 
     def check_reachable(self, *, patient: bool = False) -> None:
-        """Ask a store behind a URL for anything at all.
+        """Send any request to a store behind a URL.
 
         Args:
-            patient: Wait for it as usual. Otherwise not at all: who has just called a command is there to hear of it.
+            patient: Whether to wait for the store as usual. If not, the error comes at once, while the user is there to read it.
 
         Raises:
-            UserError: It does not answer; the sentence says why.
+            UserError: The store does not answer; the sentence says why.
         """
         if not self.is_local:
             (self.storage if patient else self.storage.impatient).names(self.root / "sweeps")
 
     def begin(self, node: str, record: Mapping[str, Any]) -> Path:
-        """Open a node for work: write its `job.json` and forget an earlier failure. What was checkpointed stays, and comes to this host.
+        """Open a node for work: write its `job.json` and forget an earlier failure. An earlier checkpoint stays, and comes to this host.
 
         Args:
             node: The node.
-            record: What `job.json` says. The store adds `schema`, `started` (seconds since 1970, kept over attempts) and `attempts`.
+            record: Content of `job.json`. The store adds `schema`, `started` (seconds since 1970, kept over attempts) and `attempts`.
 
         Returns:
             The local directory to work in.
@@ -159,7 +159,7 @@ class Store:
         return directory
 
     def is_taken_over(self, node: str, *, patient: bool = True) -> bool:
-        """Tell whether a node that this process has begun was begun anew elsewhere: who began it last is who trains it.
+        """Tell whether a node that this process has begun was begun again elsewhere. The process that began it last trains it.
 
         Args:
             node: The node.
@@ -168,25 +168,25 @@ class Store:
         return (self.read_json(node, JOB, patient=patient) or {}).get("attempts") != self._begun[node]
 
     def has_news(self, node: str) -> bool:
-        """Tell whether a job that this process has begun has written anything for `publish` to bring into the store; asks no store."""
+        """Tell whether a job of this process has written anything that `publish` would upload. This asks no store."""
         return self._mirror is not None and self._mirror.has_news(node)
 
     def publish(self, node: str, *, force: bool = False, patient: bool = True) -> None:
-        """Bring what a job under way has written since into the store; nothing is to be done where it works in the store itself.
+        """Upload what a running job has written since the last call. Jobs of a store that is a directory work in it.
 
         Args:
             node: A node that this process has begun.
-            force: Also where the checkpoint is so large that it is not uploaded after every evaluation.
-            patient: Wait for a store that is away. Otherwise `StoreUnavailable` is raised at once, and the next call makes up for it.
+            force: Upload even a checkpoint that is too large to upload after every evaluation.
+            patient: Wait for a store that is away. Otherwise `StoreUnavailable` is raised at once, and the next call uploads the rest.
         """
         if self._mirror is not None:
             self._mirror.publish(node, self.directory(node), force=force, patient=patient)
 
     def commit(self, node: str) -> None:
-        """Declare a node done: hash every file, then write `SUCCESS.json`, then drop the checkpoint.
+        """Declare a node done: hash every file, then write `SUCCESS.json`, then remove the checkpoint.
 
         Raises:
-            FileNotFoundError: There is no `result.json`, so there is nothing to commit.
+            FileNotFoundError: There is no `result.json`, so nothing can be committed.
         """
         place = self.directory(node)
         listed = self._measure(place) if self._mirror is None else self._mirror.upload(node, place)
@@ -210,7 +210,7 @@ class Store:
         Args:
             node: The node.
             error: One line.
-            traceback: All of it; goes to a file beside `FAILED.json`. Neither is written with a secret in it.
+            traceback: The whole traceback, for a file beside `FAILED.json`. Secrets are removed from both.
         """
         place = self.directory(node)
         self.storage.write(place / TRACEBACK, without_secrets(traceback).encode())
@@ -221,48 +221,48 @@ class Store:
         self._note(node, "failed")
 
     def fetch(self, node: str) -> Path:
-        """Return a local directory with a finished node's files.
+        """Return a local directory that holds a finished node's files.
 
         Raises:
-            UserError: The node lies behind a URL, and its files are not what was committed.
+            UserError: The node lies behind a URL, and its files differ from those that were committed.
         """
         return self.directory(node) if self._mirror is None else self._mirror.fetch(node, self.directory(node))
 
     def state(self, node: str) -> Outcome:
-        """Return a node's state from its marker files alone, without reading what they vouch for."""
+        """Return a node's state by its marker files alone, without reading the files that these list."""
         if self.complete(node):
             return "succeeded"
         return "failed" if self.read_json(node, FAILED) else "pending"
 
     def states(self, nodes: Iterable[str]) -> dict[str, Outcome]:
-        """Return the states of many nodes as `state` does; behind a URL by few requests."""
+        """Return the states of many nodes as `state` does. Behind a URL this takes few requests."""
         names = list(nodes)
         seen = self.glance(names)
         return {node: seen.state(node) for node in names}
 
     def complete(self, node: str) -> bool:
-        """Tell whether a node claims to be done; `verify` checks that claim."""
+        """Tell whether a node's markers say that it is done; `verify` checks that."""
         success = self.read_json(node, SUCCESS)
         return vouched(success) is not None and stranger(node, success) is None
 
     def glance(self, nodes: Iterable[str]) -> "Store | Glance":
-        """Return what answers quickly how many nodes stand: behind a URL a look at its index, and a directory itself.
+        """Return an object that quickly tells the states of many nodes: the index if the store is behind a URL, else the store itself.
 
         Args:
-            nodes: Those that will be asked about.
+            nodes: The nodes that will be asked about.
         """
         return self if self.is_local else Glance(self.storage, nodes)
 
     def verify(self, node: str) -> Verdict:
-        """Check a node's files against what was committed, byte by byte."""
+        """Check every byte of a node's files against what was committed."""
         return self._judge(node, self.storage.listing(self.directory(node)), thorough=True)
 
     def verify_all(self, nodes: Iterable[str], *, thorough: bool = True) -> dict[str, Verdict]:
-        """Verify many nodes at a time; hashing and reading leave the interpreter free.
+        """Verify many nodes in parallel threads, since hashing and reading leave the interpreter free.
 
         Args:
-            nodes: Which.
-            thorough: Whether to fetch and hash also what an object store itself vouches for. Of no effect where the store is a directory.
+            nodes: The nodes to verify.
+            thorough: Whether to fetch and hash files that an object store itself guards. No effect if the store is a directory.
         """
         names = list(nodes)
         with ThreadPoolExecutor(_HASH_THREADS) as pool:
@@ -280,10 +280,10 @@ class Store:
             return dict(zip(names, pool.map(check, names), strict=True))
 
     def mend_index(self, verdicts: Mapping[str, Verdict]) -> dict[str, Outcome]:
-        """Make the hints that `glance` reads agree with what was found: a worker may have died between a marker and its hint.
+        """Correct the hints that `glance` reads by what was found, since a worker may have died between a marker and its hint.
 
         Returns:
-            The nodes whose hint was wrong, with what it said.
+            The nodes whose hint was wrong, each with the wrong hint.
         """
         if self.is_local:
             return {}
@@ -296,7 +296,7 @@ class Store:
         return wrong
 
     def listings(self, nodes: Iterable[str]) -> dict[str, Listing]:
-        """Return the files of many nodes behind a URL, by few requests: one per benchmark, backbone, stage and method."""
+        """Return the files of many nodes behind a URL by few requests: one per benchmark, backbone, stage and method."""
         found: dict[str, dict[str, Mapping[str, Any]]] = {node: {} for node in nodes}
         prefixes = set(map(method_folder, found))
         for place, files in self.storage.listings(self.root / prefix for prefix in sorted(prefixes)):
@@ -308,11 +308,11 @@ class Store:
         return dict(found)
 
     def set_aside(self, node: str, reason: str) -> Path:
-        """Move a node's files out of the way, where a person can look at them.
+        """Move a node's files to where a person can look at them.
 
         Args:
             node: The node.
-            reason: Why; kept in `SET_ASIDE.txt` beside the files.
+            reason: The reason, kept in `SET_ASIDE.txt` beside the files.
 
         Returns:
             Where they are now.
@@ -321,7 +321,7 @@ class Store:
         place, target = self.directory(node), self.root / SET_ASIDE / node / stamp
         self._note(node, None)
         names = [name for name in self.storage.listing(place) if name]
-        # First the marker: where moving is many small steps, an interruption must leave a node that is not done.
+        # The marker first: if moving takes many steps, an interruption must leave a node that is not done.
         for name in sorted((name for name in names if not name.startswith(f"{CHECKPOINT}/")), key=lambda name: name != SUCCESS):
             with contextlib.suppress(FileNotFoundError):
                 self.storage.move(place / name, target / name)
@@ -330,7 +330,7 @@ class Store:
         return target
 
     def remove(self, node: str) -> None:
-        """Remove a node's files, the marker first: an interruption must leave a node that is not done."""
+        """Remove a node's files, the marker first, so that an interruption leaves a node that is not done."""
         place = self.directory(node)
         self._note(node, None)
         if not (self.is_local and place.is_symlink()):
@@ -338,7 +338,7 @@ class Store:
         self.storage.remove_tree(place)
 
     def read_json(self, node: str, name: str, *, patient: bool = True) -> dict[str, Any] | None:
-        """Read one of a node's JSON files. None: absent, half-written, too large, not an object, or not for this user to read."""
+        """Read a JSON file of a node. None: it is absent, half-written, too large, not an object, or this user may not read it."""
         try:
             return (self.storage if patient else self.storage.impatient).read_json(self.directory(node) / name, SMALL)
         except StoreUnavailable as error:
@@ -347,7 +347,7 @@ class Store:
             return None
 
     def load_json(self, path: Path) -> dict[str, Any] | None:
-        """Read a JSON file of the store. None: absent, half-written, too large, or not an object."""
+        """Read a JSON file of the store. None: it is absent, half-written, too large, or not an object."""
         return self.storage.read_json(path)
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
@@ -355,7 +355,7 @@ class Store:
         self.storage.write_json(path, value)
 
     def result(self, node: str) -> dict[str, Any] | None:
-        """Return a node's scores, counts and timings. None: there are none yet."""
+        """Return a node's scores, counts and timings. None: it has none yet."""
         return self.read_json(node, RESULT)
 
     def namesakes(self, path: str) -> list[dict[str, Any]]:
@@ -370,7 +370,7 @@ class Store:
         return self.directory(f"sweeps/{sweep}.json")
 
     def sidecar(self, sweep: str, name: str) -> Path:
-        """Return where the driver keeps a file of its own about a sweep."""
+        """Return where the driver keeps another file about a sweep."""
         return self.directory(f"sweeps/{sweep}/{name}")
 
     def _note(self, node: str, state: Ended | None) -> None:
@@ -382,7 +382,7 @@ class Store:
         return judge(self.storage, node, self.directory(node), read, listing, thorough=thorough)
 
     def _read_markers(self, listings: Mapping[str, Listing]) -> dict[str, dict[str, dict[str, Any] | None]]:
-        """Read one file of every node: `SUCCESS.json`, or else `FAILED.json`, or else `job.json`."""
+        """Read one file of every node: `SUCCESS.json`, else `FAILED.json`, else `job.json`."""
         wanted: dict[Path, tuple[str, str]] = {}
         for node, listing in listings.items():
             name = next((name for name in (SUCCESS, FAILED, JOB) if name in listing), None)

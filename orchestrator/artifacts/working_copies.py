@@ -1,9 +1,9 @@
-"""Working copies of nodes whose store is no directory: training reads and writes local files, and this moves them to and fro.
+"""Working copies of nodes whose store is behind a URL. Training reads and writes local files; this copies them from and to the store.
 
-A checkpoint is published under a prefix of its own, and a small pointer object, written last, names it: a reader finds the old one or
-the new one, never half of one. Parents are fetched once per host, checked against their `SUCCESS.json`, and used by every job there.
+Each checkpoint is uploaded under a prefix of its own. A small pointer object, written last, names it, so a reader finds the old checkpoint
+or the new one, never half of one. Parents are fetched once per host, checked against their `SUCCESS.json`, and used by all jobs there.
 
-A worker holds a lock on each of its working copies. What is not locked was left by a worker that died, and goes when the next job begins.
+A worker locks each of its working copies. A copy without a lock was left by a worker that died, and is removed when the next job begins.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from scalearn.files.json_files import SMALL, parse
 from scalearn.pauses import pause_for
 
 VARIABLE = "SCALEARN_SCRATCH"
-"""Environment variable that names the local directory for working copies and caches."""
+"""Environment variable that sets the local directory for working copies and caches."""
 
 POINTER = "latest.json"
 _WORK, _LOCK = "work", ".lock"
 _TRANSFERS = 8
 _CHEAP_UPLOAD = 1.0
-"""Seconds that the upload of a checkpoint may take after every evaluation; a longer one is made less often."""
+"""Seconds that the upload of a checkpoint may take to be made after every evaluation. A longer one is made less often."""
 
 
 def scratch_of(url: str) -> Path:
-    """Return this host's directory for working copies of a store: nothing in it is lost that could not be fetched or made again."""
+    """Return this host's directory for working copies of a store. All in it can be fetched or made again."""
     named = os.environ.get(VARIABLE)
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "scalearn"
     return base.absolute() / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -48,21 +48,21 @@ def scratch_of(url: str) -> Path:
 
 @dataclass
 class _Published:
-    """What the store has of a node under work."""
+    """What the store has of a node that is being trained."""
 
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     checkpoint: tuple[tuple[str, int, int], ...] = ()
     when: float = 0.0
     seconds: float = 0.0
-    """How long the last upload of a checkpoint took."""
+    """Duration of the last upload of a checkpoint."""
 
     def cheap(self) -> bool:
-        """Tell whether another upload of the checkpoint would take little of the time since the last."""
+        """Tell whether uploading the checkpoint again would take only a small part of the time since the last upload."""
         return self.seconds < _CHEAP_UPLOAD or time.monotonic() - self.when >= pause_for(self.seconds)
 
 
 class Mirror:
-    """The local side of a store behind a URL."""
+    """The local copies of a store behind a URL."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -75,7 +75,7 @@ class Mirror:
         return self._held[node][0] if node in self._held else self.scratch / _WORK / node
 
     def begin(self, node: str, place: Path) -> Path:
-        """Make the working copy of a node what the store has of it: history, logs and checkpoint; nothing, for a new one.
+        """Make a node's working copy equal to what the store has of it: history, logs and checkpoint. A new node's copy is empty.
 
         Args:
             node: The node.
@@ -93,12 +93,12 @@ class Mirror:
         return directory
 
     def has_news(self, node: str) -> bool:
-        """Tell whether there is something for `publish` to do: a local look, which asks the store for nothing."""
+        """Tell whether `publish` has anything to upload. This only looks at local files."""
         directory, known = self.work(node), self._published.get(node, _Published())
         return bool(_changed(directory, known)) or (known.cheap() and _tree(directory / CHECKPOINT) not in ((), known.checkpoint))
 
     def publish(self, node: str, place: Path, *, force: bool = False, patient: bool = True) -> None:
-        """Upload what is new in a working copy: history and logs always, the checkpoint when that costs little or is asked for."""
+        """Upload what is new in a working copy: history and logs always, the checkpoint if that takes little time or is forced."""
         directory, known = self.work(node), self._published.setdefault(node, _Published())
         storage = self._storage if patient else self._storage.impatient
         for name, signature in _changed(directory, known).items():
@@ -115,7 +115,7 @@ class Mirror:
         """Upload every file of a finished working copy.
 
         Returns:
-            Size and sha256 of each file by name, and its tag where the store gives one.
+            Size and sha256 of each file by name, and its tag if the store gives one.
         """
         directory = self.work(node)
         names = [
@@ -134,11 +134,11 @@ class Mirror:
         return measured
 
     def finish(self, node: str, place: Path, kept: Collection[str]) -> None:
-        """Remove what a node that has been committed needs no more: other files in the store, and the working copy."""
+        """Remove what a committed node no longer needs: other files in the store, and the working copy."""
         for name in self._storage.listing(place):
             if name not in kept and name not in UNCOMMITTED:
                 self._storage.remove(place / name)
-        self._drop(node)  # children on this host fetch it like any parent
+        self._drop(node)  # jobs on this host that need it fetch it like any parent
 
     def _drop(self, node: str) -> None:
         self._published.pop(node, None)
@@ -148,7 +148,7 @@ class Mirror:
                 _discard(directory, lock)
 
     def _take(self, node: str) -> Path:
-        """Return an empty working copy that is this process's own, and remove those that nobody holds."""
+        """Return an empty working copy locked by this process, and remove the copies that no process has locked."""
         self._drop(node)
         with self._guard():
             for place in self.scratch.glob(f"{_WORK}*/**/*{_LOCK}"):
@@ -157,7 +157,7 @@ class Mirror:
                     lock.acquire(timeout=0)
                     _discard(_directory_of(place), lock)
             for number in count():
-                # Another worker of this host may still have the node: one that was taken for dead, and does not know yet.
+                # Another worker of this host may still have the node: it was taken for dead, and does not know that yet.
                 directory = self.scratch / f"{_WORK}{number or ''}" / node
                 directory.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(f"{directory}{_LOCK}")
@@ -171,14 +171,14 @@ class Mirror:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """Keep other processes of this host from making and removing working copies while the block runs."""
+        """Keep this host's other processes from making or removing working copies while the block runs."""
         lock = self.scratch / "locks" / _WORK
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             yield
 
     def fetch(self, node: str, place: Path) -> Path:
-        """Return a local copy of a finished node, fetched if it is not there yet; processes of one host wait for each other.
+        """Return a local copy of a finished node; fetch it if it is not there yet. Processes of one host wait for each other.
 
         Raises:
             UserError: A file is missing or does not match its sha256.
@@ -232,10 +232,10 @@ class Mirror:
             raise UserError(f"{place} is damaged: {problem}. Run the sweep again, which sets it aside and trains it again.")
 
     def _fetch_checkpoint(self, place: Path, directory: Path) -> None:
-        """Fetch the newest whole checkpoint; without one the job starts anew.
+        """Fetch the newest whole checkpoint. Without one, the job starts anew.
 
         Raises:
-            StoreUnavailable: Nobody knows whether there is one: the job must not start anew for that.
+            StoreUnavailable: The store cannot tell whether there is one. The job must not start anew for that reason.
         """
         incoming, tried = directory / f".{CHECKPOINT}", ""
         while True:
@@ -250,7 +250,7 @@ class Mirror:
             except StoreUnavailable:
                 raise
             except UserError:
-                # Damaged; or a worker that was taken for dead has just published a newer one, and the pointer is another by now.
+                # Damaged, or replaced: a worker that was taken for dead may just have published a newer one and changed the pointer.
                 shutil.rmtree(incoming, ignore_errors=True)
                 tried = prefix
 
@@ -268,7 +268,7 @@ def _publish_checkpoint(storage: Storage, directory: Path, place: Path) -> None:
 
 
 def _discard(directory: Path, lock: FileLock) -> None:
-    """Remove a working copy whose lock is held, and the lock."""
+    """Remove a working copy whose lock this process holds, and the lock."""
     shutil.rmtree(directory, ignore_errors=True)
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
@@ -279,7 +279,7 @@ def _directory_of(lock: Path) -> Path:
 
 
 def _changed(directory: Path, known: _Published) -> dict[str, tuple[int, int]]:
-    """Return the files directly in a working copy that the store does not have as they are."""
+    """Return the files directly in a working copy that differ from the store's, or that the store lacks."""
     return {name: signature for name, signature in _signature(directory).items() if known.files.get(name) != signature}
 
 
@@ -289,7 +289,7 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _has(local: Path, raw: bytes, listed: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell whether a local copy is of this commit; its hashes were checked when it was fetched."""
+    """Tell whether a local copy comes from this commit. Its hashes were checked when it was fetched."""
     try:
         if (local / SUCCESS).read_bytes() != raw:
             return False
@@ -299,7 +299,7 @@ def _has(local: Path, raw: bytes, listed: Mapping[str, Mapping[str, Any]]) -> bo
 
 
 def _signature(directory: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of the files that lie directly in a working copy."""
+    """Return the size and time of each file that lies directly in a working copy."""
     found = {}
     for path in directory.iterdir():
         if path.is_file() and not path.name.startswith(".") and path.name not in UNCOMMITTED:
@@ -309,7 +309,7 @@ def _signature(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def _tree(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return every file below a directory with its size and time."""
+    """Return the size and time of every file below a directory."""
     found = []
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.name.startswith("."):

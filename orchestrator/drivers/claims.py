@@ -1,8 +1,8 @@
-"""Which driver trains a job, where several run sweeps in one store at the same time: each job has one at a time.
+"""Which driver trains a job, where several drivers run sweeps in one store at the same time: each job has one driver at a time.
 
-A claim on a job is a file `.leases/nodes/NODE/NUMBER.json` that names a driver; the highest number counts. It is written only where there
-is none, so of several drivers exactly one gets it. Claims of a driver that gives no sign of life (`orchestrator.drivers.heartbeat`) are
-void, and whoever wants such a job writes the next number.
+A claim on a job is a file `.leases/nodes/NODE/NUMBER.json` that names a driver. The claim with the highest number counts. A claim is
+written only where its file does not exist, so of several drivers exactly one gets it. If a driver shows no sign of life
+(`orchestrator.drivers.heartbeat`), its claims are void, and a driver that wants such a job writes the next number.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from orchestrator.storage.retrying import StoreUnavailable, unavailable
 from scalearn.files.json_files import encode
 
 CLAIMS = ".leases/nodes"
-"""Where in a store the claims lie."""
+"""Folder of a store in which the claims lie."""
 
 _LOOK_SECONDS = 1.0
 
 
 class Claims:
-    """The jobs that one driver has claimed. They end with its heartbeat."""
+    """The jobs that one driver has claimed. The claims end with the driver's heartbeat."""
 
     def __init__(
         self,
@@ -29,35 +29,35 @@ class Claims:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Begin without any.
+        """Begin without any claim.
 
         Args:
-            heartbeat: The driver's: what its claims are worth.
-            clock: Seconds.
-            sleep: Passes the time while only time can tell whether a driver lives.
+            heartbeat: The driver's heartbeat, without which its claims are void.
+            clock: Returns seconds.
+            sleep: Passes the time while this waits to see whether a driver lives.
         """
         self.driver, self._heartbeat = heartbeat.name, heartbeat
-        # Without patience: a claim that cannot be made now is made later, and meanwhile other jobs go on.
+        # Without patience: a claim that cannot be made now is made later, and other jobs go on in the meantime.
         self._storage, self._patient = heartbeat.store.storage.impatient, heartbeat.store.storage
         self.signs = Signs(self._storage, heartbeat.lease, clock)
         self._clock, self._sleep = clock, sleep
         self._numbers: dict[str, int] = {}
         self._unanswered: tuple[float, int] | None = None
-        """Since when the store has taken no claim, and how many signs of life it had taken by then."""
+        """Since when the store has taken no claim, and how many heartbeats it had taken by then."""
 
     def claim(self, node: str) -> bool:
-        """Try to get a job for this driver; it stays its own until it is released.
+        """Try to claim a job for this driver. The claim stays until it is released.
 
         Returns:
-            Whether it is. False: another driver has it, or the store does not answer.
+            Whether this driver has the job. False: another driver has it, or the store does not answer.
 
         Raises:
-            StoreUnavailable: The store has taken no claim for as long as one waits for stores.
+            StoreUnavailable: The store has taken no claim for the whole time that a driver waits for a store.
         """
         try:
             number, holder = self._latest(node)
             if holder == self.driver:
-                # Also where nobody told so: the answer to a claim that the store had taken may have been lost.
+                # Our own claim, from a call that failed: the store may take a claim and its answer be lost.
                 self._numbers[node] = number
                 return True
             if holder is not None and not self.signs.is_dead(holder):
@@ -72,7 +72,7 @@ class Claims:
         return True
 
     def is_free(self, node: str) -> bool:
-        """Tell whether a claim on a job may succeed: no other driver that lives has one. False also where the store does not answer."""
+        """Tell whether a claim on a job may succeed: no other living driver has one. False also if the store does not answer."""
         try:
             _, holder = self._latest(node)
             return node not in self._numbers if holder == self.driver else holder is None or self.signs.is_dead(holder)
@@ -80,14 +80,14 @@ class Claims:
             return False
 
     def living(self, nodes: Iterable[str], tell: Callable[[str], object] = lambda line: None) -> dict[str, str]:
-        """Find the jobs that are claimed by another driver that shows signs of life; waits for those that have not shown one yet.
+        """Find the jobs that another living driver has claimed. Wait for drivers that have not shown yet whether they live.
 
         Args:
             nodes: The jobs to look at.
-            tell: Called with one sentence if there is something to wait for.
+            tell: Called with one sentence before the wait, if there is one.
 
         Returns:
-            Jobs to the driver that has them. It takes as long as a lease where a driver is silent.
+            The driver of each such job. If a driver is silent, this takes as long as a lease.
 
         Raises:
             StoreUnavailable: The store does not answer.
@@ -113,16 +113,16 @@ class Claims:
         return found
 
     def release(self, node: str, *, done: bool) -> None:
-        """Give up a job that has ended.
+        """Release the claim on a job that has ended.
 
         Args:
             node: The job.
-            done: Whether its artifact is complete: nobody who claims it then trains it, so all traces of claims may go.
+            done: Whether the job's artifact is complete. Then no driver will train the job, so all its claims may be removed.
         """
         number = self._numbers.pop(node, None)
         if number is None:
             return
-        with contextlib.suppress(OSError):  # the claim then ends with this driver
+        with contextlib.suppress(OSError):  # then the claim ends with this driver
             if done:
                 self._storage.remove_tree(self._folder(node))
             else:
@@ -130,13 +130,13 @@ class Claims:
 
     def _wait_for_the_store(self, error: OSError) -> None:
         now, beats = self._clock(), self._heartbeat.beats
-        if self._unanswered is None or self._unanswered[1] != beats:  # a store that takes signs of life takes claims
+        if self._unanswered is None or self._unanswered[1] != beats:  # a store that takes heartbeats takes claims
             self._unanswered = now, beats
         elif now - self._unanswered[0] > self._patient.patience.seconds:
             raise StoreUnavailable(unavailable(self._storage.url, error, now - self._unanswered[0])) from error
 
     def _latest(self, node: str) -> tuple[int, str | None]:
-        """Return the number and the driver of the claim that counts; 0 where there is none."""
+        """Return the number and the driver of the claim that counts, or 0 and None if there is none."""
         folder = self._folder(node)
         numbers = [int(stem) for name in self._storage.names(folder) if (stem := name.removesuffix(".json")).isdecimal()]
         if not numbers:

@@ -1,7 +1,7 @@
-"""What a driver leaves in the store for other processes: a log of every change of state.
+"""The journal that a driver leaves in the store for other processes: a log of every change of state.
 
-`sweeps/NAME/events.jsonl` is the log, one JSON object per line: `docs/cluster.md` describes the fields. Where the store is no directory,
-nothing can be appended to, and each driver has logs of its own, `sweeps/NAME/events/DRIVER-NUMBER.jsonl`: only the last is written anew.
+`sweeps/NAME/events.jsonl` is the log, with one JSON object per line; `docs/cluster.md` describes the fields. Behind a URL nothing can be
+appended, so each driver has its own logs `sweeps/NAME/events/DRIVER-NUMBER.jsonl`, and writes only the last of them anew.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ from orchestrator.storage.retrying import StoreUnavailable
 EVENTS = "events.jsonl"
 
 _LARGEST_PART = 256 * 1024
-"""Bytes of a part of the log behind a URL, which is uploaded again with every few lines until it is full."""
+"""Bytes of one part of the log behind a URL. A part is uploaded again with every few lines until it is full."""
 
 
 class Journal:
-    """The driver's own record of one sweep, beside the manifest, and its heartbeat while it runs it. Use as a context manager."""
+    """One driver's record of a sweep, and its heartbeat while it runs the sweep. Use as a context manager."""
 
     def __init__(self, store: Store, sweep: str, graph: Graph, *, content: str = "", on_cancel: Callable[[], bool] | None = None) -> None:
-        """Prepare; entering the context writes.
+        """Prepare. Entering the context begins to write.
 
         Args:
-            store: Where.
+            store: Where to write.
             sweep: Name of the sweep.
             graph: Its jobs and their states.
-            content: Stands for all jobs of the sweep, of which the graph may hold some.
-            on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on. None: does
-                as a signal would.
+            content: Digits that stand for all jobs of the sweep. The graph may hold only some of these jobs.
+            on_cancel: Called when `scalearn cancel` asks this driver to stop, again and again until it returns true. None: do what a signal
+                would do.
         """
         self._store, self._graph, self._sweep = store, graph, sweep
         self._on_cancel = on_cancel or _interrupt
         self.heartbeat = Heartbeat(store, sweep, content, running=self._running, on_cancel=self._cancel)
-        # Without patience: a record must not keep jobs waiting, and what could not be written is written later.
+        # Without patience: a record must not make jobs wait, and what could not be written is written later.
         self._storage = store.storage.impatient
         self._blocked: set[str] = set()
         self._part, self._written, self._unwritten = 0, b"", b""
@@ -53,10 +53,10 @@ class Journal:
         self._thread = threading.Thread(target=self._keep_writing, name="journal", daemon=True)
 
     def __enter__(self) -> "Journal":
-        """Begin, and begin to give signs of life.
+        """Begin the record and the heartbeat.
 
         Raises:
-            StoreUnavailable: The store does not take the first one.
+            StoreUnavailable: The store does not take the first heartbeat.
         """
         self.note("begin", driver=self.heartbeat.name, host=socket.gethostname(), pid=os.getpid(), counts=self._graph.counts())
         self.heartbeat.__enter__()
@@ -72,7 +72,7 @@ class Journal:
         self.heartbeat.__exit__(*exception)
 
     def listen(self, node: str, state: State) -> None:
-        """Record a change of state and what follows from it: the searcher's listener."""
+        """Record a change of state and its consequences. The searcher calls this as its listener."""
         self.note("state", node=node, state=state, **self._details(node, state))
         if state == "failed":
             for below in self._graph.below(node):
@@ -89,11 +89,11 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        """Write what is new; a store that is full or away gets it later. Who notes something meanwhile does not wait."""
+        """Write the new lines. If the store is full or away, they are written later. Callers that note an event meanwhile do not wait."""
         with self._writing, contextlib.suppress(OSError, StoreUnavailable):
             while new := self._unwritten:
                 if self._store.is_local:
-                    self._storage.exists(self._store.root)  # fails where the store was moved: it must not be made anew
+                    self._storage.exists(self._store.root)  # fails if the store was moved: it must not be made anew
                     done = _append(self._store.sidecar(self._sweep, EVENTS), new)
                 else:
                     self._upload(new)
@@ -127,20 +127,20 @@ class Journal:
 
 
 def _interrupt() -> bool:
-    """Do as SIGINT would; returns whether the process has a handler for it by now."""
+    """Do what SIGINT would do. Return whether the process has a handler for it yet."""
     if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
-        return False  # started in the background of a shell, and not yet ready for signals
+        return False  # a shell started it in the background, and no handler is set yet
     os.kill(os.getpid(), signal.SIGINT)
     return True
 
 
 def _append(path: Path, lines: bytes) -> int:
-    """Append lines to a log, which other drivers also write to; returns how many bytes of whole lines have arrived.
+    """Append lines to a log to which other drivers also write. Return how many bytes of whole lines were written.
 
-    A disk that fills up takes half a line. What follows goes on a line of its own, and who reads the log passes over the half.
+    A disk that fills up may take half a line. The next line then begins on a line of its own, and readers skip the half line.
 
     Raises:
-        OSError: None has arrived.
+        OSError: Nothing was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:

@@ -1,10 +1,10 @@
-"""A driver's sign of life, and how others tell from it whether the driver lives.
+"""A driver's heartbeat, and how other processes tell from it whether the driver lives.
 
-`.leases/drivers/NAME.json` says which process runs which sweep, with which jobs, and holds a count that rises every few seconds. It also
-vouches for all claims of the driver. `NAME.cancel` beside it asks the driver to stop.
+`.leases/drivers/NAME.json` says which process runs which sweep, and with which jobs. It holds a count that rises every few seconds. The
+driver's claims are valid as long as its count rises. The file `NAME.cancel` beside it asks the driver to stop.
 
-No two clocks are compared. Who sees the count rise knows that the driver lives; who sees the same count for a lease's length of their own
-time takes it for dead. Of a process of the reader's own machine the system knows more: one that has ended is dead at once.
+No two clocks are compared. A reader that sees the count rise knows that the driver lives. A reader that sees the same count for the length
+of a lease on its own clock takes the driver for dead. On its own machine a reader also asks the system: a process that has ended is dead.
 """
 
 import contextlib
@@ -27,29 +27,29 @@ from orchestrator.storage.retrying import stated_seconds
 from scalearn.files.json_files import SMALL
 
 DRIVERS = ".leases/drivers"
-"""Where in a store the signs lie."""
+"""Folder of a store in which the heartbeats lie."""
 
 LEASE_SECONDS = 60.0
-"""How long a driver may be silent: longer than network file systems show an old file for, and than a driver's longest pause."""
+"""Seconds for which a driver may be silent. Network file systems show an old file for less, and a driver's longest pause is shorter."""
 
 VARIABLE = "SCALEARN_LEASE_SECONDS"
-"""Environment variable with other seconds, the same for all drivers of a store."""
+"""Environment variable with another number of seconds, which must be the same for all drivers of a store."""
 
 _BEATS_PER_LEASE = 12
 _LONGEST_BEAT = 5.0
 _LOOK_SECONDS = 1.0
-"""How often a driver looks whether it is asked to stop."""
+"""Seconds between two looks whether this driver is asked to stop."""
 _LOOKS = 10
-"""How often to look at a sign that does not change, two beats long in all: one beat may come late."""
+"""How often to look at a count that does not change. In all this takes two beats, since one beat may come late."""
 _SAME_START = 2.0
-"""Seconds by which two looks at the start of one process may differ: the system tells its own start in whole seconds."""
+"""Seconds by which two readings of a process's start may differ, since the system tells its own start in whole seconds."""
 
 
 def lease_seconds() -> float:
-    """Return how long a driver may be silent: what the environment says, or the default.
+    """Return for how many seconds a driver may be silent: the environment variable, or the default.
 
     Raises:
-        UserError: The variable holds no number of seconds.
+        UserError: The variable does not hold a number of seconds.
     """
     return stated_seconds(VARIABLE, LEASE_SECONDS, zero=False)
 
@@ -60,30 +60,30 @@ def _beat_seconds(lease: float) -> float:
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver, as its last sign of life has it. What a sign does not say, or not in the form that we write, is empty."""
+    """A driver, as its last heartbeat describes it. A field that the file lacks, or holds in another form than ours, is empty."""
 
     name: str
     host: str
     pid: int
     sweep: str
-    """Name of the sweep that it runs. Empty: none, or it is of a version that gave other signs."""
+    """Name of the sweep that it runs. Empty: it runs none, or its version wrote other files."""
     content: str
-    """Stands for all jobs of its sweep."""
+    """Digits that stand for all jobs of its sweep."""
     running: tuple[str, ...]
     """Nodes that it had handed out."""
     at_work: bool | None
-    """Whether its process runs, as far as the reader's system knows. None: it is elsewhere, or stopped; only its count can tell."""
+    """Whether its process runs, by the reader's system. None: it is on another machine, or stopped, so that only its count can tell."""
 
     @property
     def process(self) -> str:
-        """How sentences call it."""
+        """What sentences call its process."""
         return f"the driver on {self.host}, process {self.pid}"
 
 
 class Heartbeat:
-    """The signs of life of this driver, given by a thread that waits for nothing else. Use as a context manager.
+    """This driver's heartbeat, written by a thread that does nothing else. Use as a context manager.
 
-    At its end the driver's claims are void.
+    When it ends, the driver's claims are void.
     """
 
     def __init__(
@@ -96,31 +96,31 @@ class Heartbeat:
         running: Callable[[], Iterable[str]] = tuple,
         on_cancel: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Name the driver; entering the context gives the first sign.
+        """Name the driver. Entering the context writes the first beat.
 
         Args:
-            store: Where.
+            store: Where to write.
             sweep: Name of the sweep that it runs.
-            content: Stands for all jobs of that sweep.
-            lease: Seconds for which a driver may be silent, the same for all drivers. None: a minute, or what the environment says.
+            content: Digits that stand for all jobs of that sweep.
+            lease: Seconds for which a driver may be silent, the same for all drivers. None: the environment's number, or else a minute.
             running: Returns the nodes that are handed out.
-            on_cancel: Called when `scalearn cancel` asks this driver to stop, until it returns that it has passed that on.
+            on_cancel: Called when `scalearn cancel` asks this driver to stop, again and again until it returns true.
 
         Raises:
-            UserError: The environment says something else than a number of seconds.
+            UserError: The environment variable does not hold a number of seconds.
         """
         self.store = store
         self.lease = lease_seconds() if lease is None else lease
         self.every = _beat_seconds(self.lease)
-        """Seconds from one sign to the next."""
+        """Seconds from one beat to the next."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.beats = 0
-        """How many signs the store has taken."""
+        """How many beats the store has taken."""
         pid = os.getpid()
         self._facts: dict[str, object] = {"host": socket.gethostname(), "machine": machine(), "pid": pid, "started": _look_up(pid)[1]}
         self._facts |= {"sweep": sweep, "content": content}
         self._running, self._on_cancel = running, on_cancel
-        # Without patience: the next sign may arrive.
+        # Without patience: if one beat is lost, the next may arrive.
         self._storage = store.storage.impatient
         self._sign = store.root / DRIVERS / f"{self.name}.json"
         self._request = self._sign.with_suffix(".cancel")
@@ -128,20 +128,20 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
-        """Give the first sign, and begin to give more.
+        """Write the first beat, and start the thread that writes more.
 
         Raises:
-            StoreUnavailable: The store does not take it: without one, claims are void.
+            StoreUnavailable: The store does not take the first beat, and claims without a heartbeat are void.
         """
         self._beat(self.store.storage)
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End."""
+        """Stop the thread and remove the heartbeat."""
         self._ending.set()
         self._thread.join()
-        with contextlib.suppress(OSError):  # others then wait until the sign is old
+        with contextlib.suppress(OSError):  # then others wait until the heartbeat is old
             self._storage.remove(self._request)
             self._storage.remove(self._sign)
 
@@ -152,7 +152,7 @@ class Heartbeat:
     def _live(self) -> None:
         beaten, cancelled = time.monotonic(), False
         while not self._ending.wait(min(_LOOK_SECONDS, self.every)):
-            with contextlib.suppress(OSError):  # the store is away; this thread must live to see it again
+            with contextlib.suppress(OSError):  # the store is away; this thread must go on until it is back
                 if time.monotonic() - beaten >= self.every:
                     beaten = time.monotonic()
                     self._beat(self._storage)
@@ -161,23 +161,23 @@ class Heartbeat:
 
 
 class Signs:
-    """What one reader sees of drivers' signs of life, and remembers from look to look."""
+    """What one reader has seen of drivers' heartbeats, remembered from look to look."""
 
     def __init__(self, storage: Storage, lease: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with no memory.
+        """Begin with nothing seen.
 
         Args:
-            storage: Where.
+            storage: Where the heartbeats lie.
             lease: Seconds after which a silent driver is dead.
-            clock: Seconds, of the reader alone.
+            clock: Returns seconds; used by this reader alone.
         """
         self._storage, self._lease, self._clock = storage, lease, clock
         self._seen: dict[str, tuple[object, float]] = {}
-        """Drivers to the count of their last sign, and since when it has been that."""
+        """For each driver, its last count, and since when the count has been the same."""
         self._risen: set[str] = set()
 
     def read(self, names: Iterable[str]) -> dict[str, Driver]:
-        """Return those of some drivers that have a sign, by name."""
+        """Return those of some drivers that have a heartbeat, by name."""
         found = {name: self._storage.read_json(self._path(name), SMALL) for name in names}
         records = {name: record for name, record in found.items() if record is not None}
         for name, record in records.items():
@@ -188,20 +188,20 @@ class Signs:
         return {name: _driver(name, record) for name, record in records.items()}
 
     def has_risen(self, name: str) -> bool:
-        """Tell whether a driver's count was seen to rise: it lives for certain."""
+        """Tell whether this reader saw a driver's count rise, so that the driver lives for certain."""
         return name in self._risen
 
     def is_dead(self, name: str) -> bool:
-        """Look at a driver, and tell whether it has ended, or has given no sign for as long as a lease lasts.
+        """Look at a driver, and tell whether it has ended, or has been silent for the length of a lease.
 
-        A process of this machine that runs may be stopped: there, too, silence decides.
+        A process of this machine may exist but be stopped, so silence decides about it as well.
         """
         driver = self.read([name]).get(name)
         if driver is None:
             return True
         if driver.at_work is not False and self._clock() - self._seen[name][1] <= self._lease:
             return False
-        self._storage.remove(self._path(name))  # nobody else need wait; a driver that lives after all writes it again
+        self._storage.remove(self._path(name))  # so that nobody else waits; a driver that does live writes it again
         return True
 
     def _path(self, name: str) -> Path:
@@ -209,14 +209,14 @@ class Signs:
 
 
 def living(store: Store, wanted: Callable[[Driver], object], sleep: Callable[[float], None] = time.sleep) -> list[Driver]:
-    """Return those drivers that live, for a reader that must decide at once.
+    """Return the living drivers among those that matter, for a reader that must decide at once.
 
-    A process of this machine that runs is taken at its word. Of another machine's, and of one that is stopped, the count must be seen to
-    rise: that takes up to a beat (5 seconds) where the driver lives, and two where it does not.
+    A running process of this machine counts as alive. For a process of another machine, or one that is stopped, this waits to see the count
+    rise. That takes up to one beat (5 seconds) if the driver lives, and two beats if it does not.
 
     Args:
-        store: Where.
-        wanted: Tells which drivers matter: nobody waits for the others.
+        store: Where the heartbeats lie.
+        wanted: Tells whether a driver matters. The others are not waited for.
         sleep: Passes the time between two looks.
     """
     lease = lease_seconds()
@@ -239,14 +239,14 @@ def drivers(store: Store, sweep: str) -> list[Driver]:
 
 
 def ask_to_stop(store: Store, driver: Driver) -> None:
-    """Ask a driver on any host to stop as a signal would: it looks for this request every second."""
+    """Ask a driver on any host to stop as a signal would. The driver looks for this request every second."""
     store.write_json(store.root / DRIVERS / f"{driver.name}.cancel", {"host": socket.gethostname()})
 
 
 def _driver(name: str, record: dict[str, Any]) -> Driver:
     host, sweep, content = (value if isinstance(value := record.get(key), str) else "" for key in ("host", "sweep", "content"))
     if sweep.startswith(".") or set(sweep) & set("/\\\0"):
-        sweep = ""  # it would lead out of the store
+        sweep = ""  # such a name would lead out of the store
     running, pid = record.get("running"), record.get("pid")
     nodes = tuple(node for node in running if isinstance(node, str)) if isinstance(running, list) else ()
     number = pid if isinstance(pid, int) and pid > 0 else 0
@@ -256,10 +256,10 @@ def _driver(name: str, record: dict[str, Any]) -> Driver:
 
 @cache
 def machine() -> str:
-    """Return what processes that can see one another have in common: host names repeat among containers.
+    """Return what processes that can see each other have in common. A host name is not enough, since containers may share one.
 
-    Earlier versions, which told a process's start in other units, wrote a space in place of the colon. To each other they are on different
-    machines, so that neither takes the other's processes for ended.
+    Earlier versions told a process's start in other units, and wrote a space in place of the colon. So the two versions take each other for
+    different machines, and neither believes that the other's processes have ended.
     """
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{os.readlink('/proc/self/ns/pid')}"
@@ -268,7 +268,7 @@ def machine() -> str:
 
 
 def _at_work(pid: int, started: object) -> bool | None:
-    """Tell whether a process of this machine that started at a moment runs; its number alone may be another's by now."""
+    """Tell whether a process of this machine runs and started at the given moment. The number alone may belong to a newer process."""
     try:
         status, began = _look_up(pid)
     except psutil.NoSuchProcess:
@@ -282,7 +282,7 @@ def _at_work(pid: int, started: object) -> bool | None:
 
 
 def _look_up(pid: int) -> tuple[str, float]:
-    """Return a process's status, and its start in seconds since the system's, which no jump of a clock changes."""
+    """Return a process's status, and its start in seconds since the system's start, which a changed clock does not affect."""
     boot = psutil.boot_time()
     process = psutil.Process(pid)
     return process.status(), process.create_time() - boot

@@ -1,4 +1,4 @@
-"""What drivers that were killed leave in a store, and the next one removes: never anything of a driver that lives, on whichever host."""
+"""What drivers that were killed left in a store. The next driver removes it, but nothing of a driver that lives, on any host."""
 
 import contextlib
 import os
@@ -15,26 +15,26 @@ from orchestrator.drivers.heartbeat import DRIVERS, Signs
 from orchestrator.storage.files import written_at
 
 TUNE = ".tune"
-"""Folder of a store, or of this host's scratch, in which each driver has one of its own, which bears its name."""
+"""Folder of a store, or of this host's scratch, in which each driver has a folder with its own name."""
 
 _DAY = 86400.0
 _DRIVER = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 _NAMELESS = re.compile(r"\.mlflow-\w+|\.write-[0-9a-f]{32}|\..+-[0-9a-f]{8}|[0-9a-f]{12}")
-"""What is made beside a file and moved into its place, and what earlier versions left: it does not say whose it is."""
+"""Temporary files and folders that are moved into place when complete, and those of earlier versions. Their names tell no driver."""
 _EARLIER_SIGN = re.compile(r"[^/]+/drivers/[^/]+")
-"""Where earlier versions gave a second sign of life, by the clock of the day, which nobody reads any more."""
+"""Where earlier versions wrote a second heartbeat, by the time of day. Nothing reads it any more."""
 
 
 def remove_leftovers(store: Store, signs: Signs, own: Path) -> None:
-    """Remove what no living driver can need any more.
+    """Remove what no living driver can need.
 
-    A folder of a driver of this host goes once its process has ended. That of another host's goes, and so do what bears no driver's name
-    and signs of life, when a day has passed since anything in it was written, by the clock of the storage alone.
+    The folder of a driver of this host is removed once its process has ended. Other hosts' folders, heartbeats, and files without a
+    driver's name are removed when nothing in them was written for a day, by the storage's own clock.
 
     Args:
-        store: Where. Behind a URL, this host's scratch.
+        store: Where to remove. If it is behind a URL, this host's scratch.
         signs: Tell which drivers live.
-        own: This driver's own folder, just made: its time is now.
+        own: This driver's own folder, just made. Its time is the present time.
     """
     with contextlib.suppress(OSError):  # it is no reason to end a run
         _remove_old_signs(store, own.name)

@@ -1,4 +1,4 @@
-"""What other drivers in a store rely on while they live: the name of their sweep, and the jobs that they have found done."""
+"""What other living drivers in a store need: the name of their sweep, and the jobs that they have found done."""
 
 from collections.abc import Iterable
 
@@ -9,15 +9,15 @@ from scalearn.errors import UserError
 
 
 def refuse_name(store: Store, sweep: str, content: str) -> None:
-    """Refuse a sweep whose name another one has that is being run.
+    """Refuse a sweep if another sweep of the same name is being run.
 
     Args:
-        store: Where.
-        sweep: The name.
-        content: What stands for this sweep's jobs.
+        store: Where the sweep is to run.
+        sweep: The sweep's name.
+        content: Digits that stand for this sweep's jobs.
 
     Raises:
-        UserError: A living driver runs other jobs under that name.
+        UserError: A living driver runs other jobs under this name.
     """
     for driver in living(store, lambda driver: driver.sweep == sweep and driver.content not in ("", content)):
         raise UserError(
@@ -27,11 +27,11 @@ def refuse_name(store: Store, sweep: str, content: str) -> None:
 
 
 def refuse_what_is_relied_on(store: Store, nodes: Iterable[str], own: str) -> None:
-    """Refuse to take finished jobs away from drivers that may have counted them as done.
+    """Refuse to remove finished jobs that other drivers may have counted as done.
 
     Args:
-        store: Where.
-        nodes: What would be taken away.
+        store: Where the jobs lie.
+        nodes: The jobs that would be removed.
         own: This driver's name.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What is done already: every artifact of a graph checked, what is broken set aside, and the graph marked accordingly.
+"""What is done already: check every artifact of a graph, set broken ones aside, and mark the graph accordingly.
 
-Checking takes minutes, and other drivers work meanwhile. So what is to be set aside is claimed like a job to be trained, and checked once
-more under that claim: nothing is moved from under another driver's worker.
+Checking takes minutes, and other drivers work in the meantime. So an artifact that is to be set aside is first claimed, like a job to be
+trained, and checked again under that claim. This way nothing is moved while another driver's worker uses it.
 """
 
 import time
@@ -21,12 +21,12 @@ _PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SetAside:
-    """An artifact that is no longer used, or no longer there."""
+    """An artifact that is no longer used, or that no longer exists."""
 
     node: str
     reason: str
     place: str | None
-    """Where its files are now. None: there were none."""
+    """Where its files are now. None: it had none."""
 
 
 def prepare(
@@ -38,21 +38,21 @@ def prepare(
     known: Mapping[str, str] = _NOTHING_KNOWN,
     tell: Callable[[str], object] = lambda line: None,
 ) -> list[SetAside]:
-    """Mark as cached what is complete and whole; set aside what is corrupt, what was begun on top of that, and what is forced.
+    """Mark the whole artifacts as cached. Set aside the corrupt ones, unfinished jobs that were built on them, and the forced ones.
 
     Args:
         graph: The jobs, all pending.
         store: Where their artifacts lie.
-        heartbeat: The driver's for which this is.
-        forced: Nodes to train again although they may be complete.
-        known: Nodes that an earlier run saw done, to when their training had begun. A store behind a URL knows more by itself.
-        tell: Called with one sentence while this waits for a sign of life of another driver.
+        heartbeat: The heartbeat of the driver that asks.
+        forced: Nodes to train again, although they may be complete.
+        known: Nodes that an earlier run saw done, each with the time when its training began. A store behind a URL knows more by itself.
+        tell: Called with one sentence before this waits for another driver's heartbeat.
 
     Returns:
-        What was set aside, and what is gone.
+        The artifacts that were set aside, and those that are gone.
 
     Raises:
-        UserError: Another driver trains what is forced, or may have found it done.
+        UserError: Another driver trains a forced node, or may have found it done.
     """
     refuse_what_is_relied_on(store, forced, heartbeat.name)
     claims = Claims(heartbeat)
@@ -64,7 +64,7 @@ def prepare(
     believed = store.mend_index(verdicts)
     look = _Look(graph, store, verdicts, frozenset(forced), frozenset(node for node in believed if believed[node] == "succeeded"), known)
     suspects = [node for node in verdicts if look.reason(node)]
-    refuse_what_is_relied_on(store, forced, heartbeat.name)  # the look took its time
+    refuse_what_is_relied_on(store, forced, heartbeat.name)  # again, since the look took a while
     moved = _set_aside(suspects, look, store, claims, tell) if suspects else []
     for node, verdict in verdicts.items():
         if verdict.state == "complete" and node not in look.unusable:
@@ -74,19 +74,19 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Look:
-    """What was found, and what follows from it."""
+    """What was found, and its consequences."""
 
     graph: Graph
     store: Store
     verdicts: dict[str, Verdict]
     unusable: frozenset[str]
-    """What is to be trained again, whatever its state."""
+    """Nodes to train again, whatever their state."""
     indexed: frozenset[str]
-    """What the store's index took for done, wrongly."""
+    """Nodes that the store's index wrongly took for done."""
     known: Mapping[str, str]
 
     def reason(self, node: str) -> str | None:
-        """Return why a node's files cannot be used. None: they can, or there never were any."""
+        """Return why a node's files cannot be used. None: they can, or the node never had any."""
         verdict = self.verdicts[node]
         if node in self.unusable and verdict.state != "absent":
             return "to be trained again (--force)"
@@ -94,7 +94,7 @@ class _Look:
             return verdict.reason
         if verdict.state in ("unfinished", "absent") and self._was_done(node):
             return f"it was done, and {f'its {SUCCESS} is' if verdict.state == 'unfinished' else 'its files are'} gone"
-        # A finished job keeps what it learned when its parents were whole; one under way may have read broken files.
+        # A finished job used its parents while they were whole. A job that is not finished may have read broken files.
         if verdict.state in ("unfinished", "failed"):
             broken = next((parent for parent in self.graph.parents(node) if self.verdicts[parent].state != "complete"), None)
             if broken is not None:
@@ -108,14 +108,14 @@ class _Look:
             return False
         if self.verdicts[node].state == "unfinished":
             return _started(self.store.read_json(node, JOB)) == self.known[node]
-        # What was set aside is not gone.
+        # What was set aside does not count as gone.
         folder = self.store.root / SET_ASIDE / node
         records = (self.store.load_json(folder / name / JOB) for name in self.store.storage.names(folder))
         return self.known[node] not in map(_started, records)
 
 
 def _set_aside(suspects: list[str], look: _Look, store: Store, claims: Claims, tell: Callable[[str], object]) -> list[SetAside]:
-    """Set aside what still deserves it and is claimed by no other driver that lives; what that one has is its own to judge."""
+    """Set aside the suspects that are still broken and that no other living driver has claimed; that driver judges its own jobs."""
     moved, left = [], suspects
     while left:
         claims.living(left, tell)
@@ -128,7 +128,7 @@ def _set_aside(suspects: list[str], look: _Look, store: Store, claims: Claims, t
                 place = None if look.verdicts[node].state == "absent" else str(store.set_aside(node, reason))
                 moved.append(SetAside(node, reason, place))
             claims.release(node, done=False)
-        # Another driver has found the same damage and is about to move it: until then, it would pass for done.
+        # Another driver has found the same damage and will move the files. Until then the artifact would count as done.
         left = [node for node in left if node not in mine and look.verdicts[node].state == "corrupt"]
         if left:
             time.sleep(_PAUSE_SECONDS)

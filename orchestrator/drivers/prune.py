@@ -1,4 +1,4 @@
-"""What a store holds that no sweep names: old jobs, and what was set aside. Looking removes nothing."""
+"""What a store holds that no sweep names: old jobs, and what was set aside. Looking for it removes nothing."""
 
 import re
 import time
@@ -16,35 +16,35 @@ from orchestrator.storage.files import written_at
 from scalearn.errors import UserError
 
 _OTHERS = ("sweeps/", "reports/", "mlflow-artifacts/", ".")
-"""Beginnings of names that belong to no node."""
+"""Beginnings of names that do not belong to a node."""
 
 
 @dataclass(frozen=True)
 class Unnamed:
-    """Something that may go."""
+    """Something in a store that may be removed."""
 
     place: str
-    """Below the store's root: a node, or a folder of `.set_aside`."""
+    """Its place below the store's root: a node, or a folder of `.set_aside`."""
     size: int
-    """Bytes."""
+    """Its size in bytes."""
     kept_because: str | None = None
-    """Why it stays all the same."""
+    """Why it is not removed. None: it may be."""
 
     @property
     def is_node(self) -> bool:
-        """Whether it is a job and not something that was set aside."""
+        """Whether it is a job, not something that was set aside."""
         return not self.place.startswith(f"{SET_ASIDE}/")
 
 
 def namer(store: Store, given: Collection[str] | None = None) -> Callable[[], set[str]]:
-    """Return what tells at any time which nodes stay; it reads the manifests again where one has changed or a driver has come.
+    """Return a function that tells which nodes stay. It reads the manifests again if one has changed or a driver has come.
 
     Args:
-        store: Where.
-        given: Nodes that stay, with those of sweeps that are being run. None: those that the manifests in the store name.
+        store: Where the nodes lie.
+        given: Nodes that stay, together with those of running sweeps. None: the nodes that the store's manifests name.
 
     Raises:
-        UserError: By the function: there is no manifest, or one cannot be read, so that what it names would be taken for unnamed.
+        UserError: Raised by the function if there is no manifest, or if one cannot be read, so that its jobs would seem unnamed.
     """
     seen: object = None
     named: set[str] = set()
@@ -82,16 +82,16 @@ def _named_in_manifests(store: Store, names: Collection[str]) -> set[str]:
 def unnamed(
     store: Store, named: Iterable[str], is_free: Callable[[str], bool], *, fresh_seconds: float, now: Callable[[], float] = time.time
 ) -> list[Unnamed]:
-    """Return what nobody names, largest first.
+    """Return what no sweep names, largest first.
 
-    A job that is running stays, and so does what it is built on: somebody has claimed it, or wrote to it not long ago.
+    A running job stays, with all that it is built on. A job counts as running if it is claimed or was written to not long ago.
 
     Args:
-        store: Where.
+        store: Where to look.
         named: Nodes that stay.
         is_free: Tells whether no living driver has claimed a node.
-        fresh_seconds: What was written to within so many seconds stays.
-        now: Seconds since 1970.
+        fresh_seconds: What was written within so many seconds stays.
+        now: The present time, in seconds since 1970.
     """
     nodes, aside, claimed = _contents(store)
     keep, since = set(named), now() - fresh_seconds
@@ -108,7 +108,7 @@ def unnamed(
 
 
 def remove(store: Store, items: Iterable[Unnamed], named: Callable[[], set[str]], is_free: Callable[[str], bool]) -> list[Unnamed]:
-    """Remove what may go; returns what was removed. A job that somebody has named or claimed since the look stays."""
+    """Remove what may go, and return what was removed. A job that was named or claimed since the look stays."""
     removed = []
     for item in items:
         if item.kept_because is None and (not item.is_node or (item.place not in named() and is_free(item.place))):
@@ -122,7 +122,7 @@ def remove(store: Store, items: Iterable[Unnamed], named: Callable[[], set[str]]
 
 
 def _contents(store: Store) -> tuple[dict[str, Listing], dict[str, Listing], set[str]]:
-    """Return the files of every node, those of all that was set aside, and the nodes that some driver, alive or dead, has claimed."""
+    """Return the files of every node, the files set aside, and the nodes that any driver, alive or dead, has claimed."""
     everything = store.storage.listing(store.root)
     nodes: dict[str, dict[str, Mapping[str, Any]]] = {}
     for directory in _node_directories(everything):
@@ -149,13 +149,13 @@ def _node_directories(names: Iterable[str]) -> Iterator[str]:
 
 
 def _set_aside_place(name: str) -> str:
-    """Return the folder of one setting aside: `.set_aside/NODE/TIME-XXXXXX`."""
+    """Return the folder of one set-aside artifact: `.set_aside/NODE/TIME-XXXXXX`."""
     found = re.match(r"(?s).+?/\d{8}T\d{6}-[0-9a-f]{6}(?=/)", name)
     return found[0] if found else name
 
 
 def _needed(store: Store, running: Iterable[str], candidates: Mapping[str, Any]) -> set[str]:
-    """Return the candidates on which some jobs are built, near and far."""
+    """Return the candidates that running jobs are built on, directly or through other jobs."""
     found: set[str] = set()
     waiting = list(running)
     while waiting:
@@ -172,7 +172,7 @@ def _size(files: Listing) -> int:
 
 
 def _drop_empty(store: Store, place: str) -> None:
-    """Remove the directories that a removal has left empty."""
+    """Remove the directories that are empty after a removal."""
     if not store.is_local:
         return
     for directory in (store.root / place).parents:

@@ -1,1 +1,1 @@
-"""MLflow: what jobs left in the store becomes runs there, each once."""
+"""MLflow: what jobs leave in the store is logged there as runs, each job once."""

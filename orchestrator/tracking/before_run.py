@@ -1,4 +1,4 @@
-"""What can be told of a tracking store before a run, without MLflow: that it would be refused, or that the experiment is deleted."""
+"""What can be checked of a tracking store before a run and without MLflow: that it would be refused, or its experiment is deleted."""
 
 import json
 import re
@@ -15,13 +15,13 @@ _SECONDS = 5.0
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Refuse a directory, to which MLflow no longer logs.
+    """Refuse a directory, since MLflow no longer logs to directories.
 
     Args:
-        uri: Tracking URI; one without a scheme is a directory too.
+        uri: Tracking URI. One without a scheme is a directory too.
 
     Raises:
-        UserError: It is one.
+        UserError: It is a directory.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", uri)
     if (scheme is None and uri != "databricks") or (scheme is not None and scheme[1].lower() == "file"):
@@ -32,7 +32,7 @@ def check_tracking_uri(uri: str) -> None:
 
 
 def is_deleted(uri: str, experiment: str) -> bool:
-    """Tell whether an experiment is deleted in MLflow's sense, and can be restored; False where nobody can tell without MLflow."""
+    """Tell whether an experiment is deleted in MLflow's sense, so that it can be restored. False if only MLflow could tell."""
     try:
         if (file := sqlite_file(uri)) is not None:
             with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
@@ -44,5 +44,5 @@ def is_deleted(uri: str, experiment: str) -> bool:
             with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
                 return bool(json.load(answer)["experiment"]["lifecycle_stage"] == "deleted")
     except (sqlite3.Error, OSError, ValueError, LookupError, TypeError):
-        pass  # the writer meets the same trouble, and tells of it
+        pass  # the writer will meet the same error, and report it
     return False

@@ -1,4 +1,4 @@
-"""Which jobs are logged in full, as a file in the store says."""
+"""The ledger: a file in the store that lists the jobs that are logged in full."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _LEDGER = "tracked.json"
 
 
 class Ledger:
-    """Which finished nodes are logged in full: what a run knows while the server is away, and compares with what the server has."""
+    """The finished nodes that are logged in full. A run needs this while the server is away, and compares it with the server's runs."""
 
     def __init__(self, store: Store, sweep: str, uri: str, experiment: str) -> None:
         """Read what an earlier run noted about the same tracking URI and experiment."""
@@ -21,13 +21,13 @@ class Ledger:
         content = store.load_json(self._path) or {}
         valid = all(content.get(name) == value for name, value in self._key.items()) and not _is_gone(uri)
         self.nodes: dict[str, str] = dict(content["nodes"]) if valid and isinstance(content.get("nodes"), dict) else {}
-        """Those nodes, to when their training had begun."""
+        """The nodes, each with the time when its training began."""
         self.report: str | None = content.get("report") if valid else None
-        """Mark of the report that is logged."""
+        """Mark of the report that was logged."""
         self._changed = False
 
     def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
-        """Tell whether the training of a node that its `job.json` speaks of is logged."""
+        """Tell whether the training that a node's `job.json` describes is logged."""
         return record is not None and self.nodes.get(node) == str(record.get("started"))
 
     def add(self, node: str, started: str) -> None:
@@ -48,12 +48,12 @@ class Ledger:
 
 
 def logged_before(store: Store, sweep: str) -> dict[str, str]:
-    """Return the jobs that some run of a sweep logged as done, on whatever server, to when their training had begun."""
+    """Return the jobs that any run of a sweep logged as done, on any server, each with the time when its training began."""
     nodes = (store.load_json(store.sidecar(sweep, _LEDGER)) or {}).get("nodes")
     return {node: started for node, started in nodes.items() if isinstance(started, str)} if isinstance(nodes, dict) else {}
 
 
 def _is_gone(uri: str) -> bool:
-    """Tell whether somebody removed the SQLite file that the ledger speaks of."""
+    """Tell whether the SQLite file that the ledger is about was removed."""
     file = sqlite_file(uri)
     return file is not None and not file.exists()

@@ -23,22 +23,22 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _MAX_VALUE = 5000
-"""Characters of a tag or parameter that every MLflow server accepts."""
+"""Characters of a tag or parameter; every MLflow server accepts so many."""
 _PAGE = 1000
 
 NODE, KIND, SWEEP, STARTED, STEP, STATE, STORE = "node", "kind", "sweep", "started", "logged_step", "state", "store"
 PARENT_RUN, NOTE, REPORT_MARK = "mlflow.parentRunId", "mlflow.note.content", "report"
 REPORT_ARTIFACT = "report"
-"""Folder among the artifacts of the sweep's run: its page, tables and plots."""
+"""Folder among the artifacts of the sweep's run that holds its page, tables and plots."""
 
 
 @dataclass
 class JobRun:
-    """One job's run, as far as the writer knows it."""
+    """The MLflow run of one job, as far as the writer knows it."""
 
     run_id: str
     started: str
-    """The job's own beginning: another one means that the job was trained anew."""
+    """When the job's training began. Another time means that the job was trained anew."""
     store: str
     state: str
     """`opening` until the parameters are logged, then `running`, `succeeded` or `failed`."""
@@ -46,7 +46,7 @@ class JobRun:
     """Step of the last history record that was logged."""
 
     def is_of_earlier_training(self, started: str, store: str) -> bool:
-        """Tell whether the same store has trained the job anew since."""
+        """Tell whether the same store has trained the job anew since this run."""
         return self.store == store and self.started != started
 
 
@@ -54,14 +54,14 @@ class SweepRuns:
     """A connection to one experiment, with the sweep's run open in it."""
 
     def __init__(self, uri: str, experiment: str, sweep: str, note: str, artifacts: Path) -> None:
-        """Connect; find or create the experiment and the sweep's run.
+        """Connect. Find or create the experiment and the sweep's run.
 
         Args:
             uri: Tracking URI.
             experiment: Name of the experiment.
             sweep: Name of the sweep.
             note: Markdown that describes the sweep.
-            artifacts: Where an SQLite store keeps artifacts; a server has its own place.
+            artifacts: Where an SQLite store keeps artifacts. A server has its own place.
         """
         create_tracking_file(uri)
         is_server = uri.startswith(("http://", "https://"))
@@ -75,14 +75,14 @@ class SweepRuns:
             self._client.create_run(self.experiment_id, tags={KIND: "sweep", SWEEP: sweep, NOTE: note[:_MAX_VALUE]}, run_name=sweep)
         self.run_id = ""
         self.report_mark: str | None = None
-        """Names the report that the sweep's run has. None: it has none."""
+        """Mark of the report that the sweep's run has. None: it has none."""
         self.jobs: dict[str, JobRun] = {}
         """The run of every job of the experiment, by node."""
         self.join_duplicates()
         self._client.update_run(self.run_id, status="RUNNING")
 
     def lacks(self, node: str, started: str, store: str) -> bool:
-        """Tell whether a job that was logged in full is so no longer, by what was found at the last look: somebody deleted its run."""
+        """Tell whether the last look found no complete run of a job that was logged in full: somebody has deleted it."""
         job = self.jobs.get(node)
         return job is None or job.state != "succeeded" or job.is_of_earlier_training(started, store)
 
@@ -100,7 +100,7 @@ class SweepRuns:
     ) -> JobRun:
         """Find or create the run of a job.
 
-        A run that an earlier training of the same job left, in the same store, is replaced: its metrics are not this training's.
+        If an earlier training of the same job in the same store left a run, that run is replaced, since its metrics are of another training.
 
         Args:
             node: The job.
@@ -109,7 +109,7 @@ class SweepRuns:
             time: When its training began, in seconds since 1970.
             name: What the UI calls the run.
             tags: Further tags.
-            parameters: Configuration; cannot change later.
+            parameters: The job's configuration, which cannot change later.
             record: Content of `job.json`.
         """
         job = self.jobs.get(node)
@@ -134,7 +134,7 @@ class SweepRuns:
         self._client.update_run(job.run_id, status="RUNNING")
 
     def log(self, job: JobRun, values: Sequence[MetricValue], step: int) -> None:
-        """Log values up to a step. MLflow keeps one of two equal values, so a batch whose answer was lost may be sent again."""
+        """Log values up to a step. MLflow keeps one of two equal values, so values may be sent again if an answer was lost."""
         metrics = [Metric(each.name, each.value, int(each.time * 1000), each.step) for each in values]
         for first in range(0, len(metrics), _METRICS_PER_BATCH):
             self._client.log_batch(job.run_id, metrics=metrics[first : first + _METRICS_PER_BATCH])
@@ -157,11 +157,11 @@ class SweepRuns:
         state = "failed" if result is None else "succeeded"
         tags = _record_tags(node, record, ending_tags(result, marker)) | ({"error": str(marker.get("error"))} if result is None else {})
         self._client.set_terminated(job.run_id, "FINISHED" if state == "succeeded" else "FAILED", end_time=int(time * 1000))
-        # Last, because it is what says that nothing is left to log.
+        # Last, because this tag says that nothing is left to log.
         self._set_state(job, state, tags)
 
     def log_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Attach the sweep's manifest, which names the jobs that have no run yet."""
+        """Attach the sweep's manifest, which also names the jobs that have no run yet."""
         self._client.log_dict(self.run_id, dict(manifest), MANIFEST_ARTIFACT)
 
     def log_report(self, folder: Path, mark: str, description: str, metrics: Mapping[str, float]) -> None:
@@ -169,7 +169,7 @@ class SweepRuns:
 
         Args:
             folder: Its page, tables and plots.
-            mark: Names what it was made from.
+            mark: Stands for what the report was made from.
             description: Markdown.
             metrics: Averages and scores.
         """
@@ -187,19 +187,19 @@ class SweepRuns:
         self._client.set_terminated(self.run_id, status)
 
     def join_duplicates(self) -> None:
-        """Read which runs there are, keep one of the sweep and one of every job, and delete the others as soon as they are not needed.
+        """Read which runs exist, keep one of the sweep and one of each job, and delete the others once they are not needed.
 
-        A server that answers late may create a run after its client gave up, and the client's next attempt another one. So may
-        drivers that work on one sweep. Each of them joins what it sees, at any moment, so all must agree which one stays without asking:
-        the first by an order that never changes. A job's other runs are deleted only once that one is complete.
+        A server that answers late may create a run after its client gave up, and the client's next attempt then creates another one. Drivers
+        that work on one sweep may do the same. Each driver joins the runs that it sees, at any moment. So that all keep the same run without
+        asking each other, they keep the first by an order that never changes. A job's other runs are deleted only once the first is complete.
 
         Raises:
-            MlflowException: The server did not take it, or has no run of the sweep any more: connect anew.
+            MlflowException: The server refused, or no longer has a run of the sweep: connect anew.
         """
         kept, *duplicates = self._sweep_runs() or [self._client.get_run(self.run_id)]
         self.run_id, self.report_mark = kept.info.run_id, kept.data.tags.get(REPORT_MARK)
         found: dict[tuple[str, str, str], list[JobRun]] = {}
-        # By its id: pages may show one run twice where others are created meanwhile.
+        # By run id: where others create runs meanwhile, two pages may show the same run.
         for run_id, run in sorted({run.info.run_id: run for run in self._job_runs()}.items()):
             if (node := run.data.tags.get(NODE)) is not None:
                 job = _job_run(run)
@@ -216,7 +216,7 @@ class SweepRuns:
             self._client.delete_run(duplicate.info.run_id)
 
     def _sweep_runs(self) -> list[Run]:
-        """Return the sweep's runs in the order that all drivers agree on: all but the first are duplicates."""
+        """Return the sweep's runs in the order on which all drivers agree. All but the first are duplicates."""
         query = f"tags.{KIND} = 'sweep' and tags.{SWEEP} = '{self._sweep}'"
         return sorted(self._client.search_runs([self.experiment_id], query), key=lambda run: (run.info.start_time, run.info.run_id))
 
@@ -236,7 +236,7 @@ class SweepRuns:
         try:
             return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=tags))
         except MlflowException:
-            # Another driver was faster.
+            # Another driver has created it first.
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -253,17 +253,17 @@ class SweepRuns:
 
 
 def _open_database(uri: str) -> None:
-    """Ask a database for anything at all: MLflow would try for minutes, whatever the reason is.
+    """Send any request to a database, since MLflow would try for minutes, whatever the reason of a failure.
 
     Raises:
-        SQLAlchemyError: It cannot be opened or reached.
-        ImportError: There is no driver for it.
+        SQLAlchemyError: The database cannot be opened or reached.
+        ImportError: No driver for this kind of database is installed.
     """
     sqlalchemy.inspect(sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)).get_table_names()
 
 
 def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str] = UNFINISHED) -> dict[str, str]:
-    """Return the job's record, from which `analysis` reads it back, and the same in words."""
+    """Return the tags that hold a job's record, from which `analysis` reads it back, and the same as text."""
     tags = job_tags(record) | dict(ending)
     return tags | {NOTE: run_description(record_from_tags(node, tags))}
 

@@ -1,4 +1,4 @@
-"""MLflow's own server over a sweep's tracking store, on loopback, for as long as somebody looks."""
+"""MLflow's own server for a sweep's tracking store, on loopback, for as long as a user looks at it."""
 
 import base64
 import contextlib
@@ -37,15 +37,15 @@ class TrackedExperiment:
 
 
 def tracked_experiment(store: Store, sweep: str, named: str | None = None) -> TrackedExperiment:
-    """Return where a sweep is logged, by its manifest, which keeps no password.
+    """Return where a sweep is logged, as its manifest says. The manifest keeps no password.
 
     Args:
         store: The store.
         sweep: Name of the sweep.
-        named: A tracking URI that may be the manifest's, with its password; `MLFLOW_TRACKING_URI` is another.
+        named: A tracking URI with its password, which may be the manifest's URI. `MLFLOW_TRACKING_URI` is tried as well.
 
     Raises:
-        UserError: The store holds no such sweep, what its runs were logged to is gone, or nothing tells the password.
+        UserError: The store holds no such sweep, the place of its runs is gone, or the password is not known.
     """
     manifest = store.load_json(store.manifest_path(sweep))
     if manifest is None:
@@ -60,7 +60,7 @@ def tracked_experiment(store: Store, sweep: str, named: str | None = None) -> Tr
         )
     file = sqlite_file(uri)
     if file is not None and not file.exists():
-        # A store that was moved takes its own database along; the manifest still says where that was.
+        # A store that was moved brings its own database along, but the manifest still gives the old place.
         moved = store.root / file.name
         if not store.is_local or not moved.exists():
             raise UserError(f"The runs of sweep '{sweep}' are not at {uri}: `scalearn run` logs them again from the store.")
@@ -69,7 +69,7 @@ def tracked_experiment(store: Store, sweep: str, named: str | None = None) -> Tr
 
 
 def is_server(uri: str) -> bool:
-    """Tell whether a tracking URI is the address of a server, which has its own pages."""
+    """Tell whether a tracking URI is the address of a server, which has pages of its own."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -77,7 +77,7 @@ def find_experiment(address: str, name: str) -> tuple[str, dict[str, str]]:
     """Return an experiment's id and tags.
 
     Raises:
-        UserError: The server does not answer, or knows no such experiment.
+        UserError: The server does not answer, or has no such experiment.
     """
     query = urllib.parse.urlencode({"experiment_name": name})
     server = without_login(address)
@@ -96,13 +96,13 @@ def find_experiment(address: str, name: str) -> tuple[str, dict[str, str]]:
 
 
 def without_login(address: str) -> str:
-    """Return a server's address without user and password, as a browser takes it, which asks for them."""
+    """Return a server's address without user and password. A browser is given this, and asks for them itself."""
     parts = urllib.parse.urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _login(address: str) -> dict[str, str]:
-    """Return the header by which MLflow's client would log in: by the address, or by MLflow's own variables."""
+    """Return the header with which MLflow's client would log in, from the address or from MLflow's own variables."""
     parts, environment = urllib.parse.urlsplit(address), os.environ
     user = urllib.parse.unquote(parts.username or "") or environment.get("MLFLOW_TRACKING_USERNAME")
     password = urllib.parse.unquote(parts.password or "") or environment.get("MLFLOW_TRACKING_PASSWORD")
@@ -113,14 +113,14 @@ def _login(address: str) -> dict[str, str]:
 
 
 class Server:
-    """A process group of MLflow's server. Use as a context manager: leaving it ends them all."""
+    """The process group of an MLflow server. Use as a context manager; leaving the context ends all its processes."""
 
     def __init__(self, uri: str, port: int | None) -> None:
-        """Prepare; entering the context starts it.
+        """Prepare. Entering the context starts the server.
 
         Args:
-            uri: What it reads runs from.
-            port: Where to listen. None: 5000, or a free port where that is taken.
+            uri: Tracking URI whose runs the server shows.
+            port: Port to listen on. None: 5000, or a free port if that is taken.
 
         Raises:
             UserError: The port is taken.
@@ -132,17 +132,17 @@ class Server:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Server":
-        """Start, and wait until it answers.
+        """Start the server, and wait until it answers.
 
         Raises:
-            UserError: It ended instead.
+            UserError: The server ended instead.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._handlers[number] = signal.signal(number, _interrupt)
         try:
             if not self._start():
                 before, self.address = self.address, f"http://{HOST}:{_choose(self._port)}"
-                # Another one: somebody else took the port meanwhile.
+                # Try another port, since another process took this one meanwhile.
                 if self.address == before or not self._start():
                     raise UserError(f"MLflow did not start ({without_secrets(self._last_line())}).")
         except BaseException:
@@ -151,12 +151,12 @@ class Server:
         return self
 
     def _start(self) -> bool:
-        """Start the server; returns whether it answers. False: it has ended, or another process answers in its place."""
+        """Start the server, and return whether it answers. False: it has ended, or another process answers in its place."""
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port]
-        # Not among the arguments, which every user of the machine may read.
+        # Not as an argument, since every user of the machine may read arguments.
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": self._uri}
-        # A session of its own: the server's workers end with it, and Ctrl-C reaches us first.
+        # In a session of its own, so that the server's workers end with it and Ctrl-C reaches this process first.
         self._process = subprocess.Popen(
             [*command, "--workers", "1"], stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -192,10 +192,10 @@ class Server:
         raise UserError(f"MLflow ended by itself ({without_secrets(self._last_line())}).")
 
     def _await_answer(self, process: "subprocess.Popen[bytes]", port: int) -> bool:
-        # No deadline: seconds on an idle machine are minutes on a busy one, and Ctrl-C ends it here too.
+        # No deadline, since seconds on an idle machine are minutes on a busy one. Ctrl-C ends the wait here too.
         while process.poll() is None:
             with contextlib.suppress(OSError):
-                # Another's server would answer with other runs.
+                # Another server on this port would answer with other runs.
                 if _listens(process.pid, port):
                     urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
                     return True

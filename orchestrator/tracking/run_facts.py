@@ -1,4 +1,4 @@
-"""What a job's files hold, as the values, tags and parameters of its MLflow run. Pure Python."""
+"""The content of a job's files as values, tags and parameters of its MLflow run. Pure Python."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scalearn.identity import to_plain
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One value of a metric. The same files always give the same values, so that logging one twice changes nothing."""
+    """One value of a metric. The same files always give the same values, so logging them twice changes nothing."""
 
     name: str
     value: float
@@ -24,13 +24,13 @@ class MetricValue:
 
 
 def history_metrics(path: Path, after: int) -> list[MetricValue]:
-    """Return what a history holds beyond a step.
+    """Return the values that a history holds after a step.
 
-    A job that resumed repeats the steps after its checkpoint; here they come once.
+    A job that resumed repeats the steps after its checkpoint. Here each step appears once.
 
     Args:
         path: A `history.jsonl`, which may be growing.
-        after: The last step that is known already.
+        after: The last step that is already known.
     """
     values: list[MetricValue] = []
     for record in history_records(path):
@@ -43,7 +43,7 @@ def history_metrics(path: Path, after: int) -> list[MetricValue]:
 def result_metrics(result: Mapping[str, Any], time: float) -> Iterator[MetricValue]:
     """Iterate over final scores, counts and timings.
 
-    Scores are `test/accuracy`, or `test/glue/rte/accuracy` where a job has several tasks; `best_validation` is the best epoch's.
+    Scores are `test/accuracy`, or `test/glue/rte/accuracy` if a job has several tasks. `best_validation` is the best epoch's score.
 
     Args:
         result: Content of `result.json`.
@@ -65,11 +65,11 @@ def result_metrics(result: Mapping[str, Any], time: float) -> Iterator[MetricVal
 
 
 def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what one filters runs by.
+    """Return the tags by which a user filters runs.
 
     Args:
         job: The job.
-        stage: The stage it counts in.
+        stage: The stage under which it is listed.
         record: Content of `job.json`.
     """
     config = job.config
@@ -89,12 +89,12 @@ def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_name(job: Job) -> str:
-    """Return what a list of runs calls a job: method, task, learning rate and seed; benchmark, backbone and stage are tags."""
+    """Return a job's name in the list of runs: method, task, learning rate and seed. Benchmark, backbone and stage are tags."""
     return short_path(job.path)
 
 
 def parameters(job: Job) -> dict[str, str]:
-    """Return a job's configuration with dotted names."""
+    """Return a job's configuration under dotted names."""
     return {name: str(value) for name, value in flat(to_plain(job.config), ".")}
 
 

@@ -1,4 +1,4 @@
-"""The SQLite file that MLflow logs to where there is no server."""
+"""The SQLite file that MLflow logs to if there is no server."""
 
 import sqlite3
 import tempfile
@@ -13,33 +13,33 @@ from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 
 
 def create_tracking_file(uri: str) -> None:
-    """Create an SQLite tracking store where there is none, whole or not at all.
+    """Create an SQLite tracking store if there is none, whole or not at all.
 
-    MLflow builds its tables in place, in steps. A process that dies between two of them, or two processes at once, would leave a file that
-    no later run can open.
+    MLflow builds its tables in place, in steps. A process that dies between two steps, or two processes at once, would leave a file that no
+    later run can open.
 
     Args:
-        uri: Tracking URI; nothing is done for other ones.
+        uri: Tracking URI. Nothing is done if it names no SQLite file.
     """
     place = sqlite_file(uri)
     if place is None or "?" in uri or place.exists():
         return
-    # Elsewhere, so that a process that dies meanwhile leaves nothing beside the file: building takes seconds.
+    # In another place, so that a process that dies leaves nothing beside the file: building takes seconds.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         built = Path(folder) / "built.db"
         MlflowClient(sqlite_uri(built)).search_experiments(max_results=1)
         storage = Storage(place.parent, Patience(0.0))
-        storage.create(storage.root / place.name, built.read_bytes())  # or another driver was faster
+        storage.create(storage.root / place.name, built.read_bytes())  # does nothing if another driver has created it first
 
 
 def take_artifacts_along(uri: str, artifacts: Path) -> None:
-    """Let a file that was moved or copied with its store name the artifacts that came along.
+    """Make a file that was moved or copied with its store name the artifacts that came with it.
 
-    MLflow notes absolute places and has no call that changes them: a copy of a store would write its report into the first one.
+    MLflow notes absolute paths and has no call to change them, so a copy of a store would write its report into the original store.
 
     Args:
-        uri: Tracking URI. Of other places than a file beside the artifacts, nothing is changed: several stores may share those.
-        artifacts: Where the store keeps them now.
+        uri: Tracking URI. Only a file beside the artifacts is changed, since several stores may share any other place.
+        artifacts: Where the store keeps its artifacts now.
 
     Raises:
         sqlite3.Error: The file cannot be written.

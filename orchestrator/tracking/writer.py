@@ -1,6 +1,6 @@
-"""One writer beside the driver that ships what jobs left in the store to MLflow. Training never waits for it.
+"""The tracker: one thread beside the driver that logs to MLflow what jobs left in the store. Training never waits for it.
 
-Whatever could not be shipped, because the server was away or the driver died, is shipped from the store by a later run.
+What could not be logged, because the server was away or the driver died, is logged from the store by a later run.
 """
 
 import contextlib
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 _INTERVAL = 2.0
 _LONGEST_PAUSE = 60.0
 _OTHERS_PATIENCE = 60.0
-"""Seconds for which the last round is repeated where another driver logs too: it will soon be done."""
+"""Seconds for which the last round is repeated while another driver also logs, since that one will soon be done."""
 _OTHERS_PAUSE = 0.2
 _OTHERS = re.compile(r"database is locked|must be in the 'active' state|unique constraint|duplicate (?:key|entry)|deadlock", re.IGNORECASE)
-"""What is said where it writes the same at the same time, or has joined a run that we write to with its duplicate; MLflow has no types
-for this."""
+"""Messages of errors that occur when another driver writes the same thing at the same time, or has deleted as a duplicate a run that we
+write to. MLflow has no types for these errors."""
 _OTHER_VERSION = "out-of-date database schema"
-"""What MLflow says of a database that an older one has made, and of a newer one's too."""
+"""MLflow's message about a database of an older version, and about one of a newer version too."""
 _MLFLOW_SETTINGS = {
-    # MLflow's own patience is minutes per call, and its second attempt may create a run twice; ours is to look, and try again, later.
+    # MLflow itself would try for minutes per call, and a second attempt may create a run twice. The tracker looks first, then tries again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # It would print two lines into the table of the run for every job.
+    # It would print two lines per job into the run's table.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
@@ -61,37 +61,37 @@ class Target:
 
     @classmethod
     def of(cls, uri: str | None, experiment: str | None, sweep: str, note: str, store: Store) -> "Target":
-        """Fill in the defaults: `MLFLOW_TRACKING_URI`, else an SQLite file in the store or, where that is no directory, in the working one.
+        """Fill in the defaults: `MLFLOW_TRACKING_URI`, else an SQLite file in the store, or in the working directory if the store is a URL.
 
         The default experiment has the sweep's name.
         """
-        # An absolute path: MLflow's own default is relative to whatever directory a process happens to be in.
+        # An absolute path, since MLflow's own default depends on the directory in which a process is.
         named = uri or os.environ.get("MLFLOW_TRACKING_URI")
         return cls(_absolute(named) if named else sqlite_uri(_home(store) / "mlflow.db"), experiment or sweep, sweep, note)
 
     @property
     def address(self) -> str:
-        """The URI as others may see it."""
+        """The URI without its secrets, for others to see."""
         return without_secrets(self.uri)
 
     def remark(self, store: Store) -> str | None:
-        """Return what to tell a user whose runs are logged where other hosts do not see them."""
+        """Return a warning for a user whose runs are logged where other hosts cannot see them."""
         if store.is_local or not self.uri.startswith("sqlite:"):
             return None
         return f"Runs are logged to {self.address}, on this machine alone: name a server that every host sees by MLFLOW_TRACKING_URI."
 
     def ui_command(self) -> str | None:
-        """Return the command that shows the runs on loopback. None: a server shows them already, or it would hold a password."""
+        """Return the command that shows the runs on loopback. None: a server shows them already, or the command would hold a password."""
         if self.uri.startswith(("http://", "https://")) or self.address != self.uri:
             return None
         return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.uri, "--host", "127.0.0.1", "--port", "5000"])
 
 
 class Tracker:
-    """The writer: a thread that follows the jobs it is told of until they are done and shipped."""
+    """The tracker: a thread that follows the jobs that it is given until they are done and logged."""
 
     def __init__(self, target: Target, graph: Graph, store: Store) -> None:
-        """Prepare; `start` connects.
+        """Prepare. `start` connects.
 
         Args:
             target: Where to log.
@@ -101,48 +101,48 @@ class Tracker:
         self.target = target
         self.run_id: str | None = None
         self.problem: str | None = None
-        """Why the last attempt failed. None: it did not."""
+        """Why the last attempt failed. None: it did not fail."""
         self._graph, self._store = graph, store
         self._artifacts = _home(store) / "mlflow-artifacts"
         self._place = without_secrets(store.url)
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._open: dict[str, int] = {}
-        """Nodes to follow, with the size of the history at the last look."""
+        """Nodes to follow, each with the size of its history at the last look."""
         self.report_problem: str | None = None
-        """Why the report is not there. None: it is, or there is none."""
+        """Why the report is not logged. None: it is, or there is none."""
         self._report: Report | None = None
         self._ledger = Ledger(store, target.sweep, target.uri, target.experiment)
         self._runs: SweepRuns | None = None
         self._status = "KILLED"
         self._may_pass = False
-        """Whether the last attempt failed for what another driver does."""
+        """Whether the last attempt failed because of another driver, so that the next may succeed."""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
     def untracked(self, nodes: Iterable[str]) -> list[str]:
-        """Return those of some finished nodes that are not known to be logged in full."""
+        """Return the finished nodes that are not known to be logged in full."""
         names = list(nodes)
-        seen = self._store.glance(names)  # or a store behind a URL would be asked about one after the other
+        seen = self._store.glance(names)  # or each node would cost a request to a store behind a URL
         return [node for node in names if not self._ledger.has(node, seen.read_json(node, JOB))]
 
     def add(self, node: str) -> None:
-        """Follow a node; thread-safe."""
+        """Follow a node. This is thread-safe."""
         self._news.put(node)
 
     def listen(self, node: str, state: State) -> None:
-        """Follow every node whose state changes: the searcher's listener."""
+        """Follow every node whose state changes. The searcher calls this as its listener."""
         self._news.put(node)
 
     def start(self) -> None:
-        """Begin to ship."""
+        """Begin to log."""
         self._thread.start()
 
     def finish(self, status: str, patience: float, report: Report | None = None) -> int:
-        """Ship what is left, and a report that is new, look whether the server has all that is known to be logged, and stop.
+        """Log what is left and a new report, check that the server has all that the ledger lists, and stop.
 
         Args:
             status: How the sweep's run ends: `FINISHED`, `FAILED` or `KILLED`.
-            patience: Longest wait in seconds. A server that does not answer is not waited for, another driver that logs too is.
+            patience: Longest wait in seconds. It waits while another driver logs too, but not for a server that does not answer.
             report: The sweep's report. None: there is none.
 
         Returns:
@@ -170,7 +170,7 @@ class Tracker:
             time.sleep(_OTHERS_PAUSE)
 
     def _ship_last(self) -> bool:
-        """Make the last round, and look whether everything is there; returns whether nothing is left to do."""
+        """Make the last round, check that everything is logged, and return whether nothing is left to do."""
         if not self._ship_all() or self._runs is None:
             return False
         try:
@@ -184,7 +184,7 @@ class Tracker:
         return not self._may_pass
 
     def _ship_all(self) -> bool:
-        """Make one round over the open nodes. Whatever goes wrong with the server ends the round; the next one connects anew."""
+        """Make one round over the open nodes. Any error of the server ends the round, and the next round connects anew."""
         while not self._news.empty():
             self._open[self._news.get()] = -1
         try:
@@ -196,7 +196,7 @@ class Tracker:
             self._lose_connection(error)
             return False
         finally:
-            with contextlib.suppress(OSError):  # the store is away: later
+            with contextlib.suppress(OSError):  # the store is away: saved by a later round
                 self._ledger.save()
         self.problem = None
         return True
@@ -204,7 +204,7 @@ class Tracker:
     def _connect(self) -> "SweepRuns":
         for name, value in _MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
-        from orchestrator.tracking.mlflow_runs import SweepRuns  # seconds, which a run that finds everything done does not spend
+        from orchestrator.tracking.mlflow_runs import SweepRuns  # imported here: it takes seconds, saved if all is done
 
         target = self.target
         runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, self._artifacts)
@@ -213,10 +213,10 @@ class Tracker:
         return runs
 
     def _doubt(self, runs: "SweepRuns") -> bool:
-        """Follow again what is known to be logged and is not there: its run was deleted, or is to be joined with one that is not complete.
+        """Follow again the nodes of the ledger whose run is missing: it was deleted, or will be joined with one that is not complete.
 
         Returns:
-            Whether there is any.
+            Whether there are any.
         """
         self.run_id = runs.run_id
         done = {node: started for node, started in self._ledger.nodes.items() if self._graph.states.get(node) in DONE}
@@ -226,7 +226,7 @@ class Tracker:
         return bool(lacking)
 
     def _ship_manifest(self, runs: "SweepRuns") -> str | None:
-        """Attach the manifest; returns why that failed. A server that takes no files may still take numbers, so this ends nothing."""
+        """Attach the manifest, and return why that failed. A server that takes no files may still take numbers, so the round goes on."""
         manifest = self._store.load_json(self._store.manifest_path(self.target.sweep))
         try:
             if manifest is not None:
@@ -252,7 +252,7 @@ class Tracker:
         if self.report_problem is None:
             self._report = None
             self._ledger.note_report(report.mark)
-            with contextlib.suppress(OSError):  # the next run then logs it once more
+            with contextlib.suppress(OSError):  # then the next run logs it again
                 self._ledger.save()
 
     def _lose_connection(self, error: Exception) -> None:
@@ -260,11 +260,11 @@ class Tracker:
         self.problem, self._may_pass = _reason(error), _is_others(error)
 
     def _ship(self, node: str, runs: "SweepRuns") -> None:
-        """Bring one node's run up to date; a node that has ended is then forgotten."""
+        """Bring one node's run up to date. A node that has ended is then forgotten."""
         record = self._store.read_json(node, JOB)
         if record is None:
             if self._graph.states[node] != "running":
-                del self._open[node]  # blocked, or set back before it began
+                del self._open[node]  # blocked, or pending again before it began
             return
         ended = self._ended(node)
         size = size_of(self._store.directory(node) / HISTORY)
@@ -285,7 +285,7 @@ class Tracker:
                 self._ledger.add(node, str(record.get("started")))
 
     def _ended(self, node: str) -> dict[str, Any] | None:
-        """Return the marker of a job that has ended; a failed one's has an `error`."""
+        """Return the marker of a job that has ended. A failed job's marker has an `error`."""
         for name in (SUCCESS, FAILED):
             marker = self._store.read_json(node, name)
             if marker is not None:
@@ -320,7 +320,7 @@ class Tracker:
 
 
 def program(name: str) -> str:
-    """Return how to call a program of this environment, activated or not."""
+    """Return the command of a program of this environment, whether the environment is activated or not."""
     here = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if not here.exists() or (found and Path(found).samefile(here)):
@@ -329,12 +329,12 @@ def program(name: str) -> str:
 
 
 def _home(store: Store) -> Path:
-    """Return the directory of the default SQLite file: SQLite locks bytes of a file, which an object store has not."""
+    """Return the directory of the default SQLite file. SQLite locks bytes of a file, which an object store cannot do."""
     return store.root if store.is_local else Path.cwd()
 
 
 def _absolute(uri: str) -> str:
-    """Return a tracking URI that names the same in every directory: SQLite's may be relative."""
+    """Return a tracking URI that means the same in every directory. An SQLite URI may be relative."""
     file = sqlite_file(uri)
     if file is None or file.is_absolute():
         return uri
