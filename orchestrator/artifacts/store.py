@@ -88,7 +88,7 @@ class Store:
 
     @property
     def scratch(self) -> Path:
-        """A local directory for caches and for files that only this host's processes read. It is the store itself if that is a directory."""
+        """A local directory for caches and for files that only this host's processes read: the store itself, if that is a directory."""
         return self.root if self._mirror is None else self._mirror.scratch
 
     def directory(self, node: str) -> Path:

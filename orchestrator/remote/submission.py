@@ -1,4 +1,4 @@
-"""A job of Ray's job server, followed from wherever one sits: over broken connections, to its own exit code."""
+"""Follow a job of Ray's job server from any machine, over broken connections, to the job's own exit code."""
 
 import asyncio
 import time
@@ -13,28 +13,28 @@ from scalearn.pauses import pause_after
 from scalearn.secrets import clause
 
 STOPPED, NO_CODE = 130, 1
-"""Exit codes of a job that was stopped, and of one that failed before its command could leave one."""
+"""Exit codes of a job that was stopped, and of a job that failed before its command could leave one."""
 
 _QUIET_SECONDS = 60.0
-"""A connection that is silent for so long may be dead without a sign: the next look makes a new one."""
+"""After so many silent seconds a connection may be dead without notice, so the next look makes a new one."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _PATIENCE_SECONDS = 3600.0
 
 _LOST = (OSError, RuntimeError, aiohttp.ClientError)
-"""What Ray's client raises when a server does not answer, answers with an error of its own, or drops the connection."""
+"""What Ray's client raises if a server does not answer, answers with an error of its own, or drops the connection."""
 
 
 class Client(Protocol):
-    """What following needs of Ray's `JobSubmissionClient`."""
+    """The part of Ray's `JobSubmissionClient` that following a job needs."""
 
     def get_job_info(self, job_id: str) -> Any:
-        """Return status, message and driver's exit code."""
+        """Return the status, the message and the driver's exit code."""
 
     def get_job_logs(self, job_id: str) -> str:
         """Return the whole log."""
 
     def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """Iterate over the log from its beginning, as it grows."""
+        """Iterate over the log from its beginning while it grows."""
 
 
 def follow(
@@ -46,21 +46,21 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Show a job's log until it ends. A lost connection is made anew, and the log goes on where it was.
+    """Show a job's log until the job ends. A lost connection is made again, and the log continues where it was.
 
     Args:
         client: A connection to the job server.
         job: The job's submission id.
-        log: Takes the log, and knows what it has shown.
-        notice: Takes a sentence about the connection.
+        log: Shows the log, and knows what it has already shown.
+        notice: Called with a sentence about the connection.
         sleep: Passes the time between two attempts.
-        clock: Seconds.
+        clock: Returns seconds.
 
     Returns:
-        The exit code of the job's command; 130 where the job was stopped.
+        The exit code of the job's command; 130 if the job was stopped.
 
     Raises:
-        UserError: The server knows no such job, refuses us, or stayed away for an hour.
+        UserError: The server does not know the job, refuses the connection, or was away for an hour.
     """
     failures, since = 0, clock()
     while True:
@@ -90,7 +90,7 @@ def follow(
 
 
 def exit_code(info: Any, notice: Callable[[str], None] = lambda _: None) -> int:
-    """Return the exit code of a job that has ended: its command's own where that left one."""
+    """Return the exit code of a job that has ended: that of its command, if there is one."""
     status, code = str(info.status), info.driver_exit_code
     if status == "STOPPED":
         return STOPPED
@@ -99,30 +99,30 @@ def exit_code(info: Any, notice: Callable[[str], None] = lambda _: None) -> int:
     if code is None:
         notice(f"The job failed before its command ended: {info.message}")
         return NO_CODE
-    return int(code) if code >= 0 else 128 - int(code)  # a signal, as shells tell it
+    return int(code) if code >= 0 else 128 - int(code)  # a signal, numbered as shells do
 
 
 def refused(error: Exception) -> UserError:
-    """Return the sentence for a cluster that does not accept our token, or wants one."""
+    """Return the error for a cluster that does not accept the token, or that requires one."""
     return UserError(
         f"The cluster refuses us ({clause(error)}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token."
     )
 
 
 class Log:
-    """What of a log has been shown. Ray's server tells it from the beginning on every connection."""
+    """The part of a log that has been shown. Ray's server sends the log from its beginning on every connection."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         """Begin with nothing shown.
 
         Args:
-            write: Takes the log, piece by piece, each piece once.
+            write: Called with the pieces of the log in order, once for each piece.
         """
         self._write = write
         self.seen = 0
 
     def show(self, text: str, start: int = 0) -> None:
-        """Show what is new of a piece that begins at some character of the log."""
+        """Show what is new in a piece that begins at a given character of the log."""
         new = text[max(0, self.seen - start) :]
         if new:
             self._write(new)
@@ -130,7 +130,7 @@ class Log:
 
 
 async def _tail(client: Client, job: str, log: Log) -> None:
-    """Show a log as it grows, until the server ends the connection or says nothing for a while."""
+    """Show a log while it grows, until the server ends the connection or sends nothing for a while."""
     stream, position = aiter(client.tail_job_logs(job)), 0
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The working directory as a small archive: what a job on another machine needs of it, and nothing that the ignore rules name."""
+"""The working directory as a small archive: what a job on another machine needs of it, without the files that git ignores."""
 
 import os
 import subprocess
@@ -10,29 +10,29 @@ from pathlib import Path
 from scalearn.errors import UserError
 
 MAX_BYTES = 100 * 1024**2
-"""Sweep files and code take a few megabytes. What is larger is data or results, which belong into the store or the data root."""
+"""Sweep files and code take a few megabytes. Larger files are data or results, which belong in the store or the data root."""
 
 _LEFT_OUT = frozenset({".git", ".venv", "venv", "env", "__pycache__", "node_modules", "runs", "mlruns", "build", "dist"})
-"""Names of directories that no job needs; those that begin with a dot and end with `cache` are no different."""
+"""Names of directories that no job needs. Names that begin with a dot and end with `cache` are left out too."""
 _OLDEST = (1980, 1, 1, 0, 0, 0)
-"""Time of every file in the archive: the same content is then the same archive, which Ray uploads once."""
+"""Time of every file in the archive. The same content then makes the same archive, which Ray uploads only once."""
 
 
 def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = frozenset()) -> int:
     """Write the files of a directory into a zip archive.
 
-    In a git working copy `.gitignore` and its kin are obeyed. The well-known names of environments, results and caches are always left out.
+    In a git working copy `.gitignore` and similar files are obeyed. Environments, results and caches of the usual names are left out.
 
     Args:
-        directory: What to pack.
+        directory: The directory to pack.
         archive: The file to write, outside of the directory.
-        leave_out: Absolute paths of further files to leave out: a token, for one.
+        leave_out: Absolute paths of further files to leave out, for example a token.
 
     Returns:
         Bytes of the packed files, before compression.
 
     Raises:
-        UserError: The directory is too large; the sentence names what is.
+        UserError: The directory is too large. The sentence names its largest parts.
     """
     files = [path for path in _files(directory) if path.absolute() not in leave_out]
     sizes = {path: path.stat().st_size for path in files}
@@ -49,14 +49,14 @@ def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = 
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return the files to pack, sorted. Links are left out: they may lead out of the directory."""
+    """Return the files to pack, sorted. Links are left out, since they may lead out of the directory."""
     named = _not_ignored(directory)
     found = _walk(directory) if named is None else (directory / name for name in named if not _left_out(Path(name)))
     return sorted({path for path in found if path.is_file() and not path.is_symlink()})
 
 
 def _not_ignored(directory: Path) -> list[str] | None:
-    """Return what git would add of a directory or has added. None: it is no working copy, or there is no git."""
+    """Return the files of a directory that git tracks or would add. None: it is no working copy, or git is not installed."""
     command = ["git", "-C", str(directory), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(command, capture_output=True, check=True)

@@ -100,7 +100,7 @@ class SweepRuns:
     ) -> JobRun:
         """Find or create the run of a job.
 
-        If an earlier training of the same job in the same store left a run, that run is replaced, since its metrics are of another training.
+        If an earlier training of the same job in the same store left a run, that run is replaced: its metrics belong to that training.
 
         Args:
             node: The job.
@@ -189,9 +189,10 @@ class SweepRuns:
     def join_duplicates(self) -> None:
         """Read which runs exist, keep one of the sweep and one of each job, and delete the others once they are not needed.
 
-        A server that answers late may create a run after its client gave up, and the client's next attempt then creates another one. Drivers
-        that work on one sweep may do the same. Each driver joins the runs that it sees, at any moment. So that all keep the same run without
-        asking each other, they keep the first by an order that never changes. A job's other runs are deleted only once the first is complete.
+        A server that answers late may create a run after its client gave up, and the client's next attempt then creates another one.
+        Drivers that work on one sweep may do the same. Each driver joins the runs that it sees, at any moment. So that all keep the same
+        run without asking each other, they keep the first by an order that never changes. A job's other runs are deleted only once the
+        first is complete.
 
         Raises:
             MlflowException: The server refused, or no longer has a run of the sweep: connect anew.

@@ -1,4 +1,4 @@
-"""What a run would do: every job with its state, and why a job that looks finished is not. Writes nothing."""
+"""What a run would do: every job with its state, and why a job that looks finished is not. This writes nothing."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
 _SHOWN = 4
-"""Differences that are named; a job that has more is simply another one."""
+"""How many differences are named. A job with more of them is simply another job."""
 _LEGEND = ("similarity", "source", "transfer", "joint", "single")
 
 
 class Records(Protocol):
-    """What a plan asks of a store; it only reads."""
+    """What a plan needs to read from a store."""
 
     def state(self, node: str) -> str:
         """Return `succeeded`, `failed`, `running` or `pending`."""
 
     def namesakes(self, path: str) -> Iterable[Mapping[str, Any]]:
-        """Return the `job.json` of every job that lies at a path, whatever its fingerprint."""
+        """Return the `job.json` of every job at a readable path, whatever its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,30 @@ class PlannedJob:
     node: str
     path: str
     state: str
-    """`cached`: done. `pending`: to be run. `failed`: failed before, to be tried again. `running`: another driver has it."""
+    """`cached`: done. `pending`: to be run. `failed`: failed before and will be tried again. `running`: another driver has it."""
     stage: str
     method: str
     task: str
-    """Full key; several joined by `+` for a joint job."""
+    """Full key of the task. For a joint job, several keys joined by `+`."""
     why: str | None = None
-    """For a pending job where one with the same path is stored: the fields that differ."""
+    """For a pending job: the fields in which it differs from the stored job of the same path, if there is one."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """A sweep's jobs as they stand."""
+    """The present states of a sweep's jobs."""
 
     sweep: str
     jobs: tuple[PlannedJob, ...]
     warnings: tuple[str, ...] = ()
-    """What is ambiguous or suspicious about the files of own tasks, one sentence each."""
+    """What is ambiguous or suspicious in the files of the user's own tasks, in one sentence each."""
 
     def cached(self) -> list[str]:
         """Return the nodes that are done."""
         return [job.node for job in self.jobs if job.state == "cached"]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values. `by_method` counts the jobs of the second stage only."""
+        """Return the plan as JSON values. `by_method` counts only jobs of the second stage."""
         return {
             "sweep": self.sweep,
             "jobs": {
@@ -80,7 +80,7 @@ def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
 
     Args:
         name: The sweep's name.
-        graph: Its jobs, restricted or not.
+        graph: Its jobs, all or some of them.
         store: Where artifacts lie. None: nothing is done yet.
     """
     jobs = []
@@ -94,11 +94,11 @@ def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
 
 
 def difference(job: "Job", namesakes: Iterable[Mapping[str, Any]]) -> str | None:
-    """Say how a job differs from the nearest of the stored jobs that have its path. None: there is none.
+    """Return how a job differs from the most similar stored job of the same path. None: there is none.
 
     Args:
         job: A job that is not in the store.
-        namesakes: `job.json` of the others, which may come from older versions or be damaged.
+        namesakes: `job.json` of the stored jobs, which may come from older versions or be damaged.
     """
     found: list[list[str]] = [lines for namesake in namesakes if (lines := list(_differences(job, namesake)))]
     nearest = min(found, key=len, default=None)
@@ -108,12 +108,12 @@ def difference(job: "Job", namesakes: Iterable[Mapping[str, Any]]) -> str | None
 
 
 def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None:
-    """Print counts per stage and method, then warnings, jobs that are not what they seem, and paths.
+    """Print counts per stage and method, then warnings, jobs that differ from their stored namesakes, and paths.
 
     Args:
         result: The plan.
-        console: Where to.
-        limit: Print at most so many paths.
+        console: Where to print.
+        limit: The most paths to print.
     """
     console.print(_counts(result))
     for warning in result.warnings:
@@ -128,7 +128,7 @@ def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None
 
 
 def _changed(result: PlanResult) -> dict[str, list[PlannedJob]]:
-    """Return the jobs that are not what is stored at their path, by what differs."""
+    """Return the jobs that differ from the stored job of the same path, grouped by the difference."""
     changed: dict[str, list[PlannedJob]] = {}
     for job in result.jobs:
         if job.why is not None:
@@ -167,7 +167,7 @@ def _differences(job: "Job", namesake: Mapping[str, Any]) -> Iterator[str]:
     stored = dict(flat(namesake.get("config")))
     wanted = dict(flat(to_plain(job.config)))
     for name in sorted(wanted.keys() | stored.keys()):
-        younger = name not in stored and not wanted.get(name)  # a field that came after the stored job, at its default
+        younger = name not in stored and not wanted.get(name)  # the field is newer than the stored job, and has its default
         if younger or name == "compared" or is_place(name):
             continue
         if wanted.get(name) != stored.get(name):
@@ -180,7 +180,7 @@ def _differences(job: "Job", namesake: Mapping[str, Any]) -> Iterator[str]:
     if fresh:
         yield f"its parent {fresh[0]} is new" if len(fresh) == 1 else f"{len(fresh)} of its parents are new, the first {fresh[0]}"
     version = schema_version(job.config)
-    # Under `identity` older jobs have it.
+    # Older jobs call it `identity`.
     if (before := namesake.get("schema_version", namesake.get("identity", version))) != version:
         yield f"identity schema is {version}, stored {before}"
 

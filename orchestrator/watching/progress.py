@@ -1,4 +1,4 @@
-"""How far a sweep is: a table that redraws itself on a terminal, one line per finished job elsewhere."""
+"""How far a sweep is: a live table on a terminal, and one line per finished job elsewhere."""
 
 import time
 from collections import Counter, defaultdict
@@ -13,18 +13,18 @@ from rich.text import Text
 from orchestrator.definition.graph import DONE, Graph, State
 
 STAGES = ("source", "single", "joint", "transfer")
-"""In the order in which they tend to run."""
+"""The stages in the order in which they tend to run."""
 
 
 class ProgressDisplay:
-    """Listens to the searcher and shows what it hears. Use as a context manager."""
+    """Listens to the searcher and shows the sweep's progress. Use as a context manager."""
 
     def __init__(self, graph: Graph, console: Console) -> None:
         """Prepare.
 
         Args:
             graph: The jobs and their states.
-            console: Where to show.
+            console: Where to show the progress.
         """
         self._graph, self._console = graph, console
         self._stages = {node: graph.stage_of(node) for node in graph.nodes()}
@@ -42,12 +42,12 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop drawing; what follows on the terminal takes the table's place."""
+        """Stop drawing. The next output on the terminal takes the table's place."""
         if self._draws:
             self._live.__exit__(kind, error, trace)
 
     def listen(self, node: str, state: State) -> None:
-        """Take note of a change of state."""
+        """Record a change of state."""
         seconds = self._clock.note(node, self._stages[node], state)
         if state not in ("succeeded", "failed"):
             return
@@ -59,7 +59,7 @@ class ProgressDisplay:
             self._console.print(line, soft_wrap=True, highlight=False)
 
     def _left(self) -> str:
-        """Return the time that is left, for one line; counted once a second at most, since a sweep may have very many jobs."""
+        """Return the remaining time for one line. It is computed once a second at most, since a sweep may have very many jobs."""
         if self._told is None or time.monotonic() - self._told[0] > 1.0:
             remaining = Counter(self._stages[node] for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
             self._told = time.monotonic(), f"about {show_seconds(self._clock.left(remaining))} left"
@@ -80,7 +80,7 @@ class ProgressDisplay:
 
 
 class Clock:
-    """Durations of finished jobs, and what they say about the others."""
+    """The durations of finished jobs, from which the remaining time is estimated."""
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -90,7 +90,7 @@ class Clock:
         self._widest = 1
 
     def note(self, node: str, stage: str, state: State) -> float | None:
-        """Take note of a job's state; returns its duration in seconds when it has just ended."""
+        """Record a job's state. Return the job's duration in seconds if it has just ended."""
         now = time.monotonic()
         if state == "running":
             self._began[node] = now
@@ -104,11 +104,11 @@ class Clock:
         return now - began
 
     def elapsed(self) -> float:
-        """Return seconds since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self._begin
 
     def left(self, remaining: Mapping[str, int]) -> float | None:
-        """Return seconds until so many jobs per stage are done, if they take as long as the others did. None: nobody can know yet."""
+        """Return the seconds until so many jobs per stage are done, if they take as long as earlier ones. None: not known yet."""
         known = [value for values in self._seconds.values() for value in values]
         if not any(remaining.values()):
             return 0.0
@@ -122,7 +122,7 @@ class Clock:
 
 
 def stage_table(title: str | None = None, *more: str) -> Table:
-    """Return an empty table with a column for the stage, those that are named, and one per state."""
+    """Return an empty table with a column for the stage, the columns that are named, and one column per state."""
     table = Table("stage", *more, title=title, title_justify="left", pad_edge=False)
     for name in ("done", "running", "waiting", "failed", "blocked", "time left"):
         table.add_column(name, justify="right")
@@ -130,14 +130,14 @@ def stage_table(title: str | None = None, *more: str) -> Table:
 
 
 def stage_cells(counts: Counter[State]) -> list[str | Text]:
-    """Return the states' part of a row of that table."""
+    """Return the cells of a row of that table that hold the counts by state."""
     done, failed = counts["succeeded"] + counts["cached"], counts["failed"]
     total = sum(counts.values())
     return [f"{done}/{total}", str(counts["running"]), str(counts["pending"]), _alarm(failed), _alarm(counts["blocked"])]
 
 
 def show_seconds(seconds: float | None) -> str:
-    """Return a duration as people say it: `4.2 s`, `3 min 20 s`, `5 h 10 min`."""
+    """Return a duration in words: `4.2 s`, `3 min 20 s`, `5 h 10 min`."""
     if seconds is None:
         return "?"
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""The end of a run: the table on the terminal, and the report as a folder."""
+"""The end of a run: the table on the terminal, and the report in a folder."""
 
 import re
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A report as it lies on disk."""
+    """A report on disk."""
 
     folder: Path
     mark: str = ""
-    """Names what it was made from."""
+    """Stands for what the report was made from."""
     description: str = ""
     """Markdown for the sweep's run in MLflow."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Averages and scores, as fractions."""
     problem: str | None = None
-    """Why there is no page, in one line. None: there is."""
+    """Why there is no page, in one line. None: there is a page."""
 
     @property
     def page(self) -> Path:
-        """What one opens."""
+        """The file that a reader opens."""
         return self.folder / "index.html"
 
 
@@ -42,7 +42,7 @@ def report_folder(store: Store, sweep: str, variant: str = "") -> Path:
     Args:
         store: The store.
         sweep: Name of the sweep.
-        variant: What sets this report apart from the one that a run writes.
+        variant: Tells this report apart from the report that a run writes.
     """
     home = store.root if store.is_local else Path.cwd()
     name = f"{sweep}-{variant}" if variant else sweep
@@ -50,17 +50,17 @@ def report_folder(store: Store, sweep: str, variant: str = "") -> Path:
 
 
 def show_results(store: Store, sweep: str, console: Console, folder: Path | None = None) -> Report:
-    """Print a run's table and write its report, or leave the report alone where nothing has changed.
+    """Print a run's table and write its report. If nothing has changed, leave the report as it is.
 
-    Whatever goes wrong with a picture, the tables are written: hours of training must not end in a traceback about a font.
+    Whatever fails with a picture, the tables are written: hours of training must not end in a traceback about a font.
 
     Args:
         store: The store.
-        sweep: Name of a sweep that was run into it.
-        console: Where to print the table, or that there is nothing to show yet.
-        folder: Where to write the report. None: what `report_folder` names.
+        sweep: Name of a sweep that was run into the store.
+        console: Where to print the table, or a line that there is nothing to show yet.
+        folder: Where to write the report. None: the folder of `report_folder`.
     """
-    import analysis  # pandas: most of a second, which `plan` does not spend
+    import analysis  # it loads pandas, most of a second that `plan` saves
     from analysis.reading.load import read_sweep
     from analysis.report.report import read_summary, write_report_of
 

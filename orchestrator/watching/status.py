@@ -1,4 +1,4 @@
-"""How far a sweep is, seen from any process that can read the store. Writes nothing."""
+"""How far a sweep is, as seen from any process that can read the store. This writes nothing."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, st
 from scalearn.files.json_files import parse
 
 _SAMPLE = 8
-"""Done jobs of each stage and method whose results are read: behind a URL each one is a request."""
+"""How many done jobs of each stage and method have their results read. Behind a URL, each of them costs a request."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job as it stands."""
+    """The present state of one job."""
 
     node: str
     state: State
@@ -30,39 +30,39 @@ class JobStatus:
     method: str
     task: str
     error: str | None = None
-    """First line of a failure; for a blocked job, which parent failed."""
+    """First line of the error; for a blocked job, the parent that failed."""
     traceback: str | None = None
-    """File with the rest."""
+    """The file that holds the rest of the error."""
     step: int | None = None
-    """Of a running job: steps behind its newest evaluation."""
+    """Of a running job: steps at its newest evaluation."""
     total_steps: int | None = None
     epoch: float | None = None
     score: str | None = None
     """Newest validation scores of a running job."""
     driver: str | None = None
-    """Of a running job: the host and process that handed it out."""
+    """Of a running job: the host and the process of its driver."""
     seconds: float | None = None
-    """Of a running job: how long training and evaluation took so far. Of some done ones: in all."""
+    """Of a running job: seconds of training and evaluation so far. Of some done jobs: their total seconds."""
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as it stands."""
+    """The present state of a sweep."""
 
     sweep: str
     jobs: tuple[JobStatus, ...]
     drivers: tuple[Driver, ...] = ()
-    """Processes that run it."""
+    """The drivers that run the sweep."""
 
     @property
     def running(self) -> bool:
-        """Whether a driver is at work."""
+        """Whether a driver is running the sweep."""
         return bool(self.drivers)
 
     def left(self, stage: str | None = None, method: str | None = None) -> float | None:
-        """Return the seconds until all jobs (of a stage, of a method) are done, by what those of the same method took, or of the stage.
+        """Return the seconds until all jobs (of a stage, of a method) are done, from the durations of the same method, or else stage.
 
-        None: nobody can know, since none is finished or none is running.
+        None: this cannot be known, since no job is finished or none is running.
         """
         todo = [job for job in self._of(stage, method) if job.state in ("pending", "running")]
         running = sum(job.state == "running" for job in self.jobs)
@@ -74,7 +74,7 @@ class SweepStatus:
         return work / running
 
     def groups(self) -> dict[tuple[str, str], Counter[State]]:
-        """Return how many jobs of each stage and method are in each state, in the order in which they tend to run."""
+        """Return how many jobs of each stage and method are in each state, in the order in which the stages tend to run."""
         found: dict[tuple[str, str], Counter[State]] = {}
         for job in sorted(self.jobs, key=lambda job: STAGES.index(job.stage) if job.stage in STAGES else len(STAGES)):
             found.setdefault((job.stage, job.method), Counter())[job.state] += 1
@@ -88,7 +88,7 @@ class SweepStatus:
 
     @cached_property
     def _means(self) -> dict[tuple[str, str], float]:
-        """Seconds that a finished job took, by stage and method, by stage, and of all."""
+        """Return the mean seconds of finished jobs: by stage and method, by stage, and over all."""
         taken: dict[tuple[str, str], list[float]] = {}
         for job in self.jobs:
             if job.state in DONE and job.seconds:
@@ -97,7 +97,7 @@ class SweepStatus:
         return {key: sum(values) / len(values) for key, values in taken.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the status as JSON values, counted as `plan` counts."""
+        """Return the status as JSON values, with the same counts as a plan."""
         return {
             "sweep": self.sweep,
             "running": self.running,
@@ -122,8 +122,8 @@ def read_status(sweep: str, graph: Graph, store: Store) -> SweepStatus:
 
     Args:
         sweep: Its name.
-        graph: Its jobs, all pending; they are marked as the store has them.
-        store: Where their artifacts are.
+        graph: Its jobs, all pending. This marks them with their states in the store.
+        store: Where their artifacts lie.
     """
     at_work = tuple(drivers(store, sweep))
     running = {node: f"{driver.host}, process {driver.pid}" for driver in at_work for node in driver.running}
@@ -140,12 +140,12 @@ def read_status(sweep: str, graph: Graph, store: Store) -> SweepStatus:
 
 
 def print_status(status: SweepStatus, console: Console) -> None:
-    """Print a table per stage and method, then the running jobs, then what failed."""
+    """Print a table per stage and method, then the running jobs, then the failed ones."""
     console.print(Group(*lines_of(status)), soft_wrap=True, highlight=False)
 
 
 def lines_of(status: SweepStatus) -> list[RenderableType]:
-    """Return what there is to show: the table, then lines."""
+    """Return what is shown: the table, then lines."""
     table = stage_table(status.sweep, "method")
     for (stage, method), counts in status.groups().items():
         table.add_row(stage, method, *stage_cells(counts), show_seconds(status.left(stage, method)))
@@ -176,7 +176,7 @@ def show_counts(status: SweepStatus) -> str:
 
 
 def _records(graph: Graph, store: Store) -> dict[str, dict[str, Any] | None]:
-    """Read why the failed jobs failed and, where some are running, how long a few of the done ones took: what is left is told by those."""
+    """Read the errors of failed jobs and, if some jobs are running, the durations of a few done ones, from which the rest is estimated."""
     wanted = {store.directory(node) / FAILED: node for node, state in graph.states.items() if state == "failed"}
     if "running" in graph.states.values():
         done: dict[tuple[str, str], list[str]] = {}
@@ -184,7 +184,7 @@ def _records(graph: Graph, store: Store) -> dict[str, dict[str, Any] | None]:
             if state == "succeeded":
                 done.setdefault((graph.stage_of(node), graph.job(node).config.method), []).append(node)
         for nodes in done.values():
-            # Spread over the group: tasks lie beside each other in it, and differ in size.
+            # Spread over the group, since jobs of one task are neighbours in it, and tasks differ in size.
             wanted |= {store.directory(node) / RESULT: node for node in nodes[:: -(-len(nodes) // _SAMPLE)]}
     return {wanted[path]: parse(content) for path, content in store.storage.read_many(wanted)}
 

@@ -1,8 +1,8 @@
-"""The last layer of a backbone, computed for the first token alone: a classification head reads no other.
+"""The last layer of a backbone, computed only for the first token, since a classification head reads no other.
 
-The last attention takes its keys and values from all tokens. Its queries and all that comes after it, output projection, feed-forward
-block and adapters, are computed token by token, so there the other tokens can be left out: the layer's work falls by three quarters or
-more, and no result changes.
+The last attention takes keys and values from all tokens. Its queries, and all that follows (output projection, feed-forward block and
+adapters), are computed token by token, so the other tokens can be left out there. This saves three quarters or more of the layer's work,
+and no result changes.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class _ModuleNames:
-    """Modules of a layer, by their names within it."""
+    """Names of some modules within a layer."""
 
     query: str | None
-    """The projection to queries. None: the attention needs the queries of all tokens, as DeBERTa's relative positions do."""
+    """The projection to queries. None: the attention needs the queries of all tokens, for example for DeBERTa's relative positions."""
     after_attention: str
-    """The first module past the attention, called with its input and the residual."""
+    """The first module after the attention, called with its input and the residual."""
 
 
 _BERT = _ModuleNames("attention.self.query", "attention.output")
@@ -31,14 +31,14 @@ _MODULE_NAMES = {
 
 
 def keep_first_token(last_layer: nn.Module, model_type: str, attention: str) -> None:
-    """Make a backbone's last layer return `[rows, 1, hidden]`, by hooks that a copy of the backbone has too.
+    """Make a backbone's last layer return `[rows, 1, hidden]`, by hooks that a copy of the backbone keeps.
 
-    An architecture that is not known here goes on with all tokens: its layers may share modules (ALBERT), or be called otherwise.
+    An architecture that is not listed here still computes all tokens: its layers may share modules (ALBERT) or have other names.
 
     Args:
-        last_layer: The layer.
-        model_type: As the configuration names the architecture.
-        attention: `eager` or `sdpa`; the latter's mask is made for the queries of all tokens.
+        last_layer: The last layer.
+        model_type: Name of the architecture in the backbone's configuration.
+        attention: `eager` or `sdpa`. The mask of `sdpa` is made for the queries of all tokens.
     """
     if (names := _MODULE_NAMES.get(model_type)) is None:
         return

@@ -1,4 +1,4 @@
-"""The head of a job: the adapters library's classification head, on the job's own random stream."""
+"""The head of a job: the adapters library's classification head, but with dropout from the job's own random stream."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,20 +20,20 @@ class HeadConfig:
     labels: int
     """Classes, labels, or choices; 1 for regression."""
     dropout: float | None = None
-    """None: that of the backbone where `attach` or `load_model` puts the head onto one; else 0.1, as usual."""
+    """None: the backbone's dropout if `attach` or `load_model` puts the head onto one, else the usual 0.1."""
     layers: Literal[1, 2] = 2
-    """1: no dense layer and no tanh, one linear map alone."""
+    """1: one linear map only, without dense layer and tanh."""
     pooled: bool = False
-    """Whether the dense layer is the encoder's pooler: nothing is dropped before it, and it learns only where the whole encoder does."""
+    """Whether the dense layer is the encoder's pooler. Then nothing is dropped before it, and it learns only if the whole encoder does."""
 
     @property
     def outputs(self) -> int:
-        """Width of the last linear layer: multiple choice scores one choice at a time."""
+        """Width of the last linear layer. It is 1 for multiple choice, which scores one choice at a time."""
         return 1 if self.kind == "multiple_choice" else self.labels
 
 
 def head_shapes(config: HeadConfig, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a head's parameters on a hidden size, without the head."""
+    """Return the names and shapes of a head's parameters for a hidden size, without building the head."""
     out: dict[str, tuple[int, ...]] = {"out.weight": (config.outputs, hidden), "out.bias": (config.outputs,)}
     return out if config.layers == 1 else {"dense.weight": (hidden, hidden), "dense.bias": (hidden,), **out}
 
@@ -41,12 +41,12 @@ def head_shapes(config: HeadConfig, hidden: int) -> dict[str, tuple[int, ...]]:
 class Head(nn.Module):
     """Dropout, dense, tanh, dropout, linear on the first token, as `add_classification_head` builds it.
 
-    It is also the classification head of the RoBERTa family. With one layer: dropout, linear. With a pooler: dense, tanh, dropout,
+    This is also the classification head of the RoBERTa family. With one layer: dropout, linear. With a pooler: dense, tanh, dropout,
     linear, which is the multiple choice head of the BERT and RoBERTa families.
     """
 
     def __init__(self, config: HeadConfig, hidden: int, init_std: float = 0.02) -> None:
-        """Draws normal weights with `init_std` and zero biases from the global random stream, as the encoders' own initialiser does."""
+        """Draw normal weights with `init_std`, and zero biases, from the global random stream, as the encoders' own initialiser does."""
         super().__init__()
         self.config = config
         self.dropout = 0.1 if config.dropout is None else config.dropout
@@ -58,11 +58,11 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def take_pooler(self, pooler: nn.Linear | None, *, learns: bool) -> None:
-        """Make the dense layer the encoder's pooler.
+        """Use the encoder's pooler as the dense layer.
 
         Args:
-            pooler: The pretrained one. None: the checkpoint has none, and the weights that were drawn stand for it.
-            learns: Whether it is trained, as the rest of the encoder.
+            pooler: The pretrained pooler. None: the checkpoint has none, and the weights that were drawn are used.
+            learns: Whether it is trained, like the rest of the encoder.
         """
         assert self.dense is not None
         if pooler is not None:
@@ -70,14 +70,14 @@ class Head(nn.Module):
         self.dense.requires_grad_(learns)
 
     def forward(self, first_token: Tensor, block: RowBlock | None = None) -> Tensor:
-        """Scores rows by their first token.
+        """Score rows by their first token.
 
         Args:
-            first_token: Its last hidden state, `[rows, hidden]`.
-            block: What rows these are, for the dropout. Default: the global random stream is used.
+            first_token: Last hidden state of the first token, `[rows, hidden]`.
+            block: Which rows these are, for the dropout. Default: the global random stream is used.
 
         Returns:
-            Logits in float32: `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
+            Logits in float32: `[rows, labels]`; for multiple choice `[rows / choices, choices]`.
         """
         first = first_token if self.config.pooled else self._dropped(first_token, block, HEAD_DROPOUT)
         if self.dense is not None:
@@ -86,7 +86,7 @@ class Head(nn.Module):
         return logits.view(-1, self.config.labels) if self.config.kind == "multiple_choice" else logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over rows: cross-entropy, squared error (regression) or binary cross-entropy (multi-label).
+        """Return the mean loss over rows: cross-entropy, squared error (regression) or binary cross-entropy (multi-label).
 
         Args:
             logits: `[rows, labels]`, as `forward` returns them.

@@ -1,4 +1,4 @@
-"""The scaling coefficients omega: what ScaLearn learns."""
+"""The scaling coefficients omega, which ScaLearn learns."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,26 +16,26 @@ class OmegaConfig:
     """Shape, constraint and initialisation of omega (paper section 3; docs/protocol.md, Two stages)."""
 
     per_dimension: bool = True
-    """A vector of hidden size per source (ScaLearn), or one scalar (ScaLearnUniform)."""
+    """One vector of hidden size per source (ScaLearn), or else one scalar (ScaLearnUniform)."""
     per_layer: bool = True
-    """Own coefficients in every layer, or one set shared by all (the ++ variants)."""
+    """Own coefficients in every layer, or else one set for all layers (the ++ variants)."""
     constraint: Constraint = "none"
-    """`mean` divides by the sum over sources, `softmax` normalises over sources; the paper's ablations."""
+    """`mean` divides by the sum over sources; `softmax` normalises over sources. Both are ablations of the paper."""
     dropout: float = 0.3
-    """Probability with which an entry of omega is zeroed in training, before the constraint, drawn anew for every layer."""
+    """Probability that an entry of omega is zeroed in training, before the constraint. It is drawn anew for every layer."""
     init_scale: float = 2.0
-    """omega starts from Normal(init_scale / sources, 0.001)."""
+    """omega begins at Normal(init_scale / sources, 0.001)."""
     fixed: tuple[float, ...] | None = None
-    """One value per source that is never trained (the paper's probing); None: omega is learned."""
+    """One value per source, never trained (the paper's probing). None: omega is learned."""
 
 
 class Omega(nn.Module):
-    """omega of one job: a parameter of shape `[layers or 1, sources, hidden or 1]`."""
+    """The omega of one job: a parameter of shape `[layers or 1, sources, hidden or 1]`."""
 
     INIT_STD = 0.001
 
     def __init__(self, config: OmegaConfig, layers: int, sources: int, hidden: int, generator: torch.Generator | None = None) -> None:
-        """Draws the initial coefficients, or takes the fixed ones.
+        """Draw the initial coefficients, or take the fixed ones.
 
         Args:
             config: Shape, constraint, dropout and initialisation.
@@ -55,22 +55,22 @@ class Omega(nn.Module):
             self.omega = nn.Parameter(torch.empty(shape).normal_(config.init_scale / sources, self.INIT_STD, generator=generator))
 
     def constrained(self) -> Tensor:
-        """omega under its constraint, without dropout: `[layers or 1, sources, hidden or 1]`."""
+        """Return omega under its constraint, without dropout: `[layers or 1, sources, hidden or 1]`."""
         return self._under_constraint(self.omega)
 
     def forward(self, seed: int | None = None) -> Tensor:
         """Return the coefficients of one training step or evaluation.
 
         Args:
-            seed: Of the job's pass, for the dropout. Default: the global random stream.
+            seed: Seed of the job's pass, for the dropout. Default: the global random stream.
 
         Returns:
-            `[layers, sources, hidden or 1]`; shared coefficients repeat over layers, each layer with its own dropout.
+            `[layers, sources, hidden or 1]`. Shared coefficients are repeated for each layer, each with its own dropout.
         """
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return self.constrained().expand(self.layers, -1, -1)
-        # As the official code: entries are dropped first, so the mean and the softmax are taken over what is left.
+        # As in the official code, entries are dropped first, and the mean or softmax is taken over those that are left.
         return self._under_constraint(dropout(self.omega.expand(self.layers, -1, -1), rate, seed, OMEGA_DROPOUT))
 
     def _under_constraint(self, omega: Tensor) -> Tensor:
@@ -78,5 +78,5 @@ class Omega(nn.Module):
             return omega.softmax(dim=1)
         if self.config.constraint == "none":
             return omega
-        # Where every source is dropped the mean is 0 / 0, which would end the job: nothing is added there instead.
+        # If every source is dropped, the mean is 0 / 0, which would end the job. Nothing is added there instead.
         return omega / omega.sum(dim=1, keepdim=True).masked_fill((omega == 0.0).all(dim=1, keepdim=True), 1.0)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing that knows its pass: a layer is computed again only while the pass that it belongs to is loaded."""
+"""Gradient checkpointing that checks the pass: a layer is computed again only while its own pass is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from scalearn.errors import UserError
 
 @dataclass
 class PassNumber:
-    """Which pass through the backbone is loaded."""
+    """The number of the pass through the backbone that is loaded."""
 
     value: int = 0
 
     def checkpoint(self, keep_inputs: Callable[..., Any], layer: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Run a layer by `keep_inputs`, the library's checkpoint function, which runs it again in the backward pass.
+        """Run a layer by `keep_inputs`, the library's checkpoint function, which runs the layer again in the backward pass.
 
         Raises:
-            UserError: In the backward pass, if another pass has been loaded: its rows and random streams would be taken for this one's.
+            UserError: Raised in the backward pass if another pass has been loaded, since its rows and random streams would be used.
         """
         own = self.value
 
@@ -36,7 +36,7 @@ class PassNumber:
 
 
 def tell_passes_apart(model: nn.Module, number: PassNumber) -> None:
-    """Lets every layer of a model whose gradient checkpointing was just turned on look at the number of the pass."""
+    """Make every layer of a model check the number of the pass. The model's gradient checkpointing was just turned on."""
     for module in model.modules():
         if (library := getattr(module, "_gradient_checkpointing_func", None)) is not None:
             module._gradient_checkpointing_func = partial(number.checkpoint, library)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The one place where this package plugs into the adapters library: a slot that looks like a single adapter."""
+"""The only place where this package joins the adapters library: a slot that looks like a single adapter."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ AddedAtSite = Callable[[int, Tensor], Tensor]
 
 
 class Slot(nn.Module):
-    """Stands in `BottleneckLayer.adapters` and returns `added(x) + residual`.
+    """Takes a place in `BottleneckLayer.adapters` and returns `added(x) + residual`.
 
-    Where the layer norms and residuals sit is decided by the library's own adapter that the slot replaces, so the
-    placement is the library's for every architecture.
+    The library's own adapter, which the slot replaces, decides where layer norms and residuals sit. So the placement is the library's for
+    every architecture.
     """
 
     def __init__(self, site: int, placement: Adapter, added: AddedAtSite) -> None:
-        """Take the library's adapter for its placement only; its weights are never used."""
+        """Take the library's adapter only for its placement. Its weights are never used."""
         super().__init__()
         self.site = site
         self.placement = placement
@@ -25,7 +25,7 @@ class Slot(nn.Module):
     def pre_forward(
         self, hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None, fusion_config: object = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the library's step before the adapter: hidden states, query and residual, each `[rows, length, hidden]`."""
+        """Run the library's step before the adapter; return hidden states, query and residual, each `[rows, length, hidden]`."""
         placed: tuple[Tensor, Tensor | None, Tensor] = self.placement.pre_forward(hidden_states, input_tensor, layer_norm, fusion_config)
         return placed
 
@@ -37,6 +37,6 @@ class Slot(nn.Module):
     def post_forward(
         self, hidden_states: Tensor, input_hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None
     ) -> Tensor:
-        """Return the library's step after the adapter: the layer's own residual and layer norm."""
+        """Run the library's step after the adapter: the layer's own residual and layer norm."""
         placed: Tensor = self.placement.post_forward(hidden_states, input_hidden_states, input_tensor, layer_norm)
         return placed

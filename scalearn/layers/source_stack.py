@@ -1,8 +1,8 @@
 """The frozen source adapters of one backbone layer, side by side, and their weighted sum in two matrix products.
 
-With down-projections D_t, up-projections U_t, biases a_t and b_t, the transfer layer computes
-`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)`. Stacking the D_t to one [T r, d] matrix, and laying the U_t with rows scaled
-by omega_t side by side to one [d, T r] matrix, gives the same sum without a [rows, length, T, d] tensor.
+With down-projections D_t, up-projections U_t, biases a_t and b_t, the transfer layer computes `sum_t omega_t * (U_t f(D_t x + a_t) + b_t)`.
+Stack the D_t to one [T r, d] matrix, and lay the U_t, with rows scaled by omega_t, side by side to one [d, T r] matrix. This gives the same
+sum without a [rows, length, T, d] tensor.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class BottleneckWeights:
 
 
 def bottleneck_weights(adapter: Adapter) -> BottleneckWeights:
-    """Return the weights of one of the adapters library's modules, not copied."""
+    """Return the weights of one module of the adapters library, without a copy."""
     down, up = adapter.adapter_down[0], adapter.adapter_up
     return BottleneckWeights(down.weight, down.bias, up.weight, up.bias)
 
@@ -45,11 +45,11 @@ class SourceStack(nn.Module):
     up_bias: Tensor
 
     def __init__(self, sources: Sequence[BottleneckWeights], activation: Activation = functional.relu) -> None:
-        """Stacks the sources in the given order; omega's rows follow it.
+        """Stack the sources in the given order. The rows of omega follow it.
 
         Args:
-            sources: Adapters of one width r and one hidden size d; copied.
-            activation: f, the same for all of them.
+            sources: Adapters of one width r and one hidden size d. They are copied.
+            activation: The function f, the same for all of them.
         """
         super().__init__()
         self.activation = activation
@@ -61,8 +61,8 @@ class SourceStack(nn.Module):
         self.register_buffer("up_bias", torch.stack([source.up_bias.detach() for source in sources]))
 
     def bottleneck(self, hidden_states: Tensor) -> Tensor:
-        """All sources' bottleneck activations side by side: `[..., d]` to `[..., T r]`."""
-        # On two dimensions the product is no view, so that the activation may overwrite it without a copy in the backward pass.
+        """Return the bottleneck activations of all sources side by side: `[..., d]` to `[..., T r]`."""
+        # In two dimensions the product is no view, so the activation may overwrite it without a copy in the backward pass.
         down = functional.linear(hidden_states.flatten(0, -2), self.down_weight, self.down_bias)
         activated = down.relu_() if self.rectified else self.activation(down)
         return activated.view(*hidden_states.shape[:-1], -1)
@@ -80,17 +80,17 @@ class SourceStack(nn.Module):
         return weight.flatten(-2), (omega * self.up_bias).sum(dim=-2)
 
     def weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
-        """`sum_t omega_t * up_t`, folded.
+        """Return `sum_t omega_t * up_t`, folded.
 
         Args:
-            bottleneck: `[..., T r]` as `bottleneck()` returns it.
+            bottleneck: `[..., T r]`, as `bottleneck()` returns it.
             omega: `[T, d or 1]`.
 
         Returns:
             `[..., d]`, without residual.
         """
         if omega.shape[-1] == 1 and omega.requires_grad and bottleneck.dtype == omega.dtype:
-            # One number per source scales its activations as well as its up-projection, and then the gradient of omega needs no
+            # With one number per source, the activations can be scaled instead of the up-projection, and the gradient of omega needs no
             # product of its own. Under autocast the casts would cost more than that product.
             widths = self.up_weight.shape[-1]
             weight, bias = self.up_weight.flatten(-2), (omega * self.up_bias).sum(dim=-2)
@@ -100,7 +100,7 @@ class SourceStack(nn.Module):
         return functional.linear(bottleneck.flatten(0, -2), weight, bias).view(*bottleneck.shape[:-1], -1)
 
     def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
-        """`weighted_sum` for K jobs at once, each with its own omega and an equal number of rows.
+        """Compute `weighted_sum` for K jobs at once, each with its own omega and the same number of rows.
 
         Args:
             bottleneck: `[K rows, length, T r]`, the rows of one job next to each other.
@@ -118,7 +118,7 @@ class SourceStack(nn.Module):
 
 
 def plain_weighted_sum(stack: SourceStack, hidden_states: Tensor, omega: Tensor) -> Tensor:
-    """Compute the transfer layer by its definition, one source after the other: the reference for the folded path.
+    """Compute the transfer layer by its definition, one source after another, as the reference for the folded path.
 
     Args:
         stack: The sources.

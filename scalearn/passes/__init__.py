@@ -1,1 +1,1 @@
-"""One pass of several jobs through the backbone: batches, outputs, scores."""
+"""One pass of several jobs' rows through the backbone: batches, outputs, scores."""

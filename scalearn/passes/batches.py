@@ -1,4 +1,4 @@
-"""Which rows a job trains on at each step, and how the batches of a pack become one."""
+"""Which rows a job trains on at each step, and how the batches of a pack are joined."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ def epoch_batches(
     lengths: Sequence[Sequence[int]] | None = None,
     counts: Sequence[int] | None = None,
 ) -> list[BatchPlan]:
-    """Draw the steps of one epoch: a function of its arguments alone, so that a resumed job continues where it was.
+    """Draw the steps of one epoch. They depend only on the arguments, so a resumed job continues where it was.
 
-    With one task every row comes once, in random order. With several, each batch holds one task, drawn with probability
-    proportional to count ** (1 / temperature), and rows of that task, drawn with replacement (docs/protocol.md, Joint training).
+    With one task, every row comes once, in random order. With several tasks, each batch holds rows of one task. The task is drawn with
+    probability proportional to count ** (1 / temperature), and its rows with replacement (docs/protocol.md, Joint training).
 
     Args:
         sizes: Training rows of each task.
         batch_size: Rows per step.
         seed: The job's seed.
         epoch: Counted from 0.
-        temperature: Flattens the draw of tasks; 1 is proportional to the counts.
-        lengths: Tokens of every training row, by task: batches then hold rows of similar length. Default: lengths do not matter.
-        counts: How many rows each task counts as when tasks are drawn. Default: those that it has.
+        temperature: Flattens the draw of tasks. 1: proportional to the counts.
+        lengths: Tokens of every training row, by task. Batches then hold rows of similar length. Default: lengths do not matter.
+        counts: The number of rows of each task by which tasks are drawn. Default: its real number.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
@@ -67,14 +67,14 @@ def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
 
 
 def merge_batches(batches: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str, Tensor]:
-    """Lays the inputs of several jobs one under the other, padded to the longest.
+    """Stack the inputs of several jobs along the rows, padded to the longest.
 
     Args:
-        batches: Each with `input_ids`, `attention_mask` and perhaps `token_type_ids`, `[rows, length]`.
+        batches: Each with `input_ids`, `attention_mask` and, for some backbones, `token_type_ids`, `[rows, length]`.
         pad_token_id: Fills `input_ids`; the other inputs are filled with 0.
 
     Returns:
-        The same inputs, `[all rows, longest length]`; other entries, such as labels, are left out.
+        The same inputs, `[all rows, longest length]`. Other entries, such as labels, are left out.
     """
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batches[0]]
     if len(batches) == 1:

@@ -1,4 +1,4 @@
-"""Scores of trained jobs on a split, several jobs in one pass."""
+"""Score trained jobs on a split, several jobs in one pass."""
 
 import math
 import warnings
@@ -17,16 +17,16 @@ Scores = dict[str, float]
 
 
 class JudgedJob(PackedJob, Protocol):
-    """A job with parameters to be judged."""
+    """A job whose parameters are to be scored."""
 
     warnings: set[str]
-    """Receives what a metric had to say."""
+    """Collects the warnings of metrics."""
 
     def rows_by_length(self, task: int, split: str) -> Sequence[int]:
-        """Row numbers of a split of the task of that index, shortest input first."""
+        """Return the row numbers of a split of the task at an index, shortest input first."""
 
     def train_mode(self, training: bool) -> None:
-        """Switches the job's modules."""
+        """Switch the job's modules to training or evaluation."""
 
 
 ROWS_PER_PASS = 64
@@ -41,21 +41,21 @@ def evaluate_runs(
     rows_per_pass: int = ROWS_PER_PASS,
     before_pass: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Scores]]:
-    """Evaluate several jobs on the split of that name of each of their tasks.
+    """Evaluate several jobs on the named split of each of their tasks.
 
-    Rows are taken in order of length, so that padding is small; every pass holds rows of all jobs that still have some.
+    Rows are taken in order of length, so that padding is small. Every pass holds rows of all jobs that still have some.
 
     Args:
         encoder: The shared backbone, left in evaluation mode.
-        runs: Jobs with the parameters to be judged.
-        split: `validation`, `test`, or a further split; tasks without it are left out.
-        precision: In which the passes compute, such as `torch.autocast`; entered once.
-        pad_token_id: Of the tokenizer.
+        runs: Jobs with the parameters to be scored.
+        split: `validation`, `test`, or a further split. Tasks without it are left out.
+        precision: Context in which the passes compute, such as `torch.autocast`. It is entered once.
+        pad_token_id: The tokenizer's padding token.
         rows_per_pass: Rows of one job in one pass.
-        before_pass: Called before every pass; may raise, which leaves the jobs as they were.
+        before_pass: Called before every pass. It may raise, which leaves the jobs as they were.
 
     Returns:
-        Per job: task to metric to value, `loss` included. A task with a logit that is not finite has a loss of NaN and nothing else.
+        Values per job, by task and metric, `loss` included. A task with a logit that is not finite has only a loss, which is NaN.
     """
     encoder.eval()
     work = {id(run): _chunks(run, split, rows_per_pass) for run in runs}
@@ -75,7 +75,7 @@ def evaluate_runs(
 
 
 def primary_metrics(run: PackedJob) -> dict[str, str]:
-    """Task to the metric that tables report first."""
+    """Return, for each task, the metric that tables report first."""
     return {task.task.key: task.task.metrics[0] for task in run.tasks}
 
 
@@ -101,7 +101,7 @@ def _scores(
         logits = np.concatenate([values for _, values, _ in parts])
         in_order = np.empty_like(logits)
         in_order[order] = logits
-        if not np.isfinite(in_order).all():  # no metric is defined; the other jobs of the pack go on
+        if not np.isfinite(in_order).all():  # no metric is defined, but the other jobs of the pack go on
             scores[task.task.key] = {"loss": math.nan}
             continue
         loss = sum(loss * len(rows) for rows, _, loss in parts) / len(order)

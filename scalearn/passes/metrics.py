@@ -1,6 +1,6 @@
-"""Scores of predictions, by scikit-learn and scipy; every score is a finite number in [-1, 1].
+"""Scores of predictions, by scikit-learn and scipy. Every score is a finite number in [-1, 1].
 
-Where a score is undefined (one class only, constant predictions), the value is 0 and a warning says so: a table never holds a NaN.
+Where a score is undefined (only one class, constant predictions), it is 0 and a warning says so, so that a table never holds a NaN.
 """
 
 import re
@@ -23,26 +23,26 @@ from scalearn.tasks.task import Metric, Task
 Array = npt.NDArray[Any]
 
 THRESHOLD = 0.5
-"""Multi-label: a class is predicted where its probability exceeds this (docs/protocol.md, Tasks)."""
+"""For multi-label tasks, a class is predicted if its probability is above this (docs/protocol.md, Tasks)."""
 
 
 class UndefinedScoreWarning(UserWarning):
-    """A score is undefined for the given labels and predictions, and stands at 0."""
+    """A score is undefined for the given labels and predictions, and is reported as 0."""
 
 
 def evaluate(task: Task, logits: Array, rows: Dataset) -> dict[str, float]:
-    """Scores of a task's predictions.
+    """Score the predictions of a task.
 
     Args:
         task: The task; `task.metrics` names the scores.
-        logits: Output of the head: [rows, classes]; regression [rows] or [rows, 1]; multiple choice [rows, choices].
-        rows: The tokenised rows, in the same order, all of a split: groups may be spread over it.
+        logits: Output of the head: [rows, classes]; for regression [rows] or [rows, 1]; for multiple choice [rows, choices].
+        rows: All tokenised rows of a split, in the same order. They must be all, since groups may be spread over the split.
 
     Returns:
         Scores by metric name, as fractions, in the order of `task.metrics`.
 
     Raises:
-        ValueError: The numbers of rows differ, or there are none.
+        ValueError: The numbers of rows differ, or there are no rows.
         FloatingPointError: A logit is not finite.
     """
     logits = np.asarray(logits, dtype=np.float64)
@@ -80,41 +80,41 @@ def _score(name: Metric, labels: Array, predictions: Array, groups: Sequence[Any
 
 
 def accuracy(labels: Array, predictions: Array) -> float:
-    """Share of rows whose label is predicted; multi-label: whose whole label set is."""
+    """Return the share of rows whose label is predicted; for multi-label tasks, of rows whose whole label set is predicted."""
     return float(sklearn_metrics.accuracy_score(labels, predictions))
 
 
 def matthews(labels: Array, predictions: Array) -> float:
-    """Matthews correlation coefficient; 0 where labels or predictions are constant."""
+    """Return the Matthews correlation coefficient; 0 if labels or predictions are constant."""
     if _constant(labels) or _constant(predictions):
         return _undefined("Matthews correlation", "labels or predictions are constant")
     return float(sklearn_metrics.matthews_corrcoef(labels, predictions))
 
 
 def pearson(labels: Array, predictions: Array) -> float:
-    """Pearson correlation; 0 where labels or predictions are constant."""
+    """Return the Pearson correlation; 0 if labels or predictions are constant."""
     return _correlation("Pearson correlation", stats.pearsonr, labels, predictions)
 
 
 def spearman(labels: Array, predictions: Array) -> float:
-    """Spearman rank correlation; 0 where labels or predictions are constant."""
+    """Return the Spearman rank correlation; 0 if labels or predictions are constant."""
     return _correlation("Spearman correlation", stats.spearmanr, labels, predictions)
 
 
 def f1(labels: Array, predictions: Array) -> float:
-    """F1 of class 1; 0 where it is neither present nor predicted."""
+    """Return the F1 of class 1; 0 if it is neither present nor predicted."""
     with _told("F1"):
         return float(sklearn_metrics.f1_score(labels, predictions, average="binary", pos_label=1))
 
 
 def macro_f1(labels: Array, predictions: Array) -> float:
-    """Mean F1 over the classes that occur among labels or predictions (multi-label: over all classes)."""
+    """Return the mean F1 over the classes that occur among labels or predictions (multi-label: over all classes)."""
     with _told("Macro F1"):
         return float(sklearn_metrics.f1_score(labels, predictions, average="macro"))
 
 
 def grouped_exact_match(labels: Array, predictions: Array, groups: Sequence[Any]) -> float:
-    """Share of groups all of whose rows are predicted right: MultiRC's questions."""
+    """Return the share of groups in which all rows are predicted right. A group is a question of MultiRC."""
     right: dict[Any, bool] = defaultdict(lambda: True)
     for group, correct in zip(groups, labels == predictions, strict=True):
         right[group] = right[group] and bool(correct)
@@ -122,7 +122,7 @@ def grouped_exact_match(labels: Array, predictions: Array, groups: Sequence[Any]
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """F1 between the bags of words of two strings, normalised as in SQuAD; 0 where they share no word, as two empty ones.
+    """Return the F1 between the bags of words of two strings, normalised as in SQuAD; 0 if they share no word, as two empty ones.
 
     >>> round(token_f1("the Barack Obama", "Obama"), 3)
     0.667
@@ -133,7 +133,7 @@ def token_f1(prediction: str, answer: str) -> float:
 
 
 def normalised_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and repeated white space.
+    """Return a text in lower case, without punctuation, articles and repeated white space.
 
     >>> normalised_answer("The  U.S. ")
     'us'
@@ -143,11 +143,11 @@ def normalised_answer(text: str) -> str:
 
 
 def _candidate_scores(logits: Array, rows: Dataset) -> dict[str, float]:
-    """ReCoRD: of each query the candidate with the largest logit of class 1, against the gold answers; the best answer counts.
+    """Score ReCoRD: compare each query's candidate of the largest logit of class 1 with the gold answers; the best answer counts.
 
     Args:
         logits: [rows, 2], one row per (query, candidate); class 1 is "answers the query".
-        rows: With `group` (the query), `candidate` and `answers`.
+        rows: Rows with `group` (the query), `candidate` and `answers`.
     """
     columns = rows.select_columns(["group", "candidate", "answers"])[:]
     best: dict[Any, tuple[float, str, list[str]]] = {}
@@ -181,7 +181,7 @@ def _undefined(name: str, reason: str) -> float:
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
-    """Pass scikit-learn's warning on as ours; its value there is 0."""
+    """Turn scikit-learn's warning into ours; the value is then 0."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -1,4 +1,4 @@
-"""The heads of a pack's jobs: on a GPU those of one shape are computed together, so that a large pack does not wait for tiny kernels."""
+"""The heads of a pack's jobs. On a GPU, heads of one shape are computed together, so that a large pack does not wait for tiny kernels."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from scalearn.layers.random_streams import HEAD_DROPOUT, RowBlock
 
 
 def head_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequence[RowBlock]) -> list[Tensor]:
-    """Scores each job's rows by its own head.
+    """Score each job's rows by the job's own head.
 
     Args:
         heads: One per job.
-        states: Each job's rows: `[its rows, hidden]`.
-        blocks: What rows they are, for the dropout.
+        states: The states of each job's rows: `[its rows, hidden]`.
+        blocks: Which rows they are, for the dropout.
 
     Returns:
         Each job's logits in float32: `[its rows, labels]`.
     """
     alike: dict[object, list[int]] = defaultdict(list)
     for index, (head, rows) in enumerate(zip(heads, states, strict=True)):
-        # On a CPU one product after the other is as fast, and needs no copy of the weights.
+        # On a CPU, one product after the other is as fast, and needs no copy of the weights.
         alike[(head.config, head.training, rows.shape[0]) if rows.is_cuda else index].append(index)
     logits: dict[int, Tensor] = {}
     for group in alike.values():
@@ -36,15 +36,15 @@ def head_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequenc
 
 
 def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequence[RowBlock]) -> list[Tensor]:
-    """Scores the rows of K jobs at once.
+    """Score the rows of K jobs at once.
 
     Args:
-        heads: Of one configuration.
-        states: `[rows, hidden]` of each job, the same number of rows for all.
-        blocks: What rows they are.
+        heads: Heads of one configuration.
+        states: `[rows, hidden]` of each job, with the same number of rows for all jobs.
+        blocks: Which rows they are.
 
     Returns:
-        What each head alone returns for its rows.
+        For each job, what its head alone returns for its rows.
     """
     config = heads[0].config
     first = torch.stack(list(states)) if config.pooled else _dropped(states, heads, blocks, HEAD_DROPOUT)
@@ -56,13 +56,13 @@ def batched_logits(heads: Sequence[Head], states: Sequence[Tensor], blocks: Sequ
 
 
 def _linear(layers: Sequence[torch.nn.Linear], values: Tensor) -> Tensor:
-    """`[K, rows, in]` to `[K, rows, out]`, each job by its own layer."""
+    """Map `[K, rows, in]` to `[K, rows, out]`, each job by its own layer."""
     weights, biases = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
     return torch.baddbmm(biases.unsqueeze(1).to(values.dtype), values, weights.transpose(1, 2).to(values.dtype))
 
 
 def _dropped(values: Sequence[Tensor], heads: Sequence[Head], blocks: Sequence[RowBlock], number: int) -> Tensor:
-    """Stacks each job's values, its own mask drawn from its own stream."""
+    """Stack the values of all jobs, each with a mask drawn from the job's own stream."""
     kept = [
         block.dropout(rows, head.dropout, number) if head.training and head.dropout else rows
         for rows, head, block in zip(values, heads, blocks, strict=True)

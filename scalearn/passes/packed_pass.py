@@ -1,4 +1,4 @@
-"""One pass of several jobs' rows through the shared backbone, and each job's logits out of it."""
+"""One pass of several jobs' rows through the shared backbone, and the logits of each job."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +18,19 @@ from scalearn.passes.packed_heads import head_logits
 
 
 class PackedJob(Protocol):
-    """What a pass needs of a job, whether it trains or is only judged."""
+    """What a pass needs from a job, whether the job trains or is only evaluated."""
 
     @property
     def tasks(self) -> Sequence[TokenisedTask]:
-        """The job's data."""
+        """The data of the job."""
 
     @property
     def branch(self) -> Branch:
-        """What it adds to the backbone."""
+        """The branch that the job adds to the backbone."""
 
     @property
     def heads(self) -> Sequence[Head]:
-        """One per task."""
+        """The heads, one per task."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class JobBatch:
     inputs: Mapping[str, Tensor]
     """`input_ids`, `attention_mask`, perhaps `token_type_ids`, and `labels`, on CPU."""
     seed: int = 0
-    """Of the batch, for its dropout."""
+    """The batch's seed, for its dropout."""
     first: int = 0
-    """Where its rows begin in the whole batch that it is a part of."""
+    """The place of its first row in the whole batch that it is a part of."""
     batch_rows: int | None = None
-    """Rows of that whole batch. None: it is whole."""
+    """Rows of that whole batch. None: this is the whole batch."""
 
     @property
     def weight(self) -> int:
-        """Number of examples: the rows of `labels`."""
+        """The number of examples, that is, the rows of `labels`."""
         return int(self.inputs["labels"].shape[0])
 
     @property
     def block(self) -> RowBlock:
-        """What rows these are in a pass through the backbone."""
+        """The description of these rows in a pass through the backbone."""
         rows, length = self.inputs["input_ids"].shape
         return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_rows)
 
@@ -72,7 +72,7 @@ def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: i
     Args:
         encoder: The shared backbone.
         batches: One per job.
-        pad_token_id: Of the tokenizer.
+        pad_token_id: The tokenizer's padding token.
 
     Returns:
         Each job's logits, `[its rows, labels]`.
@@ -86,7 +86,7 @@ def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: i
 
 
 def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor]:
-    """Each job's mean loss over its rows: scalars."""
+    """Return each job's mean loss over its rows, as scalars."""
     return [
         batch.run.heads[batch.task].loss(scores, batch.inputs["labels"].to(scores.device))
         for batch, scores in zip(batches, logits, strict=True)
@@ -94,16 +94,16 @@ def losses(batches: Sequence[JobBatch], logits: Sequence[Tensor]) -> list[Tensor
 
 
 def split_for_memory(batches: Sequence[JobBatch], passes: int) -> list[list[tuple[JobBatch, float]]]:
-    """Shares a step's batches out to passes that each hold about the same number of rows.
+    """Divide a step's batches into passes that each hold about the same number of rows.
 
-    Whole jobs go together as long as they have room. A job that is divided costs more: each part draws the dropout of its whole batch.
+    Whole jobs stay together while there is room. Dividing a job costs more, since each part draws the dropout of the job's whole batch.
 
     Args:
         batches: One per job.
-        passes: How many. There may be some more, since a pass is never larger than an equal share, but for an example that is.
+        passes: How many passes. There may be more, since no pass is larger than an equal share, unless one example is.
 
     Returns:
-        One list per pass: each job's part and its share of the job's examples, by which its loss is weighted.
+        One list per pass: the part of each job, and the part's share of the job's examples, by which its loss is weighted.
     """
     room = -(-sum(batch.block.rows for batch in batches) // passes)
     shared: list[list[tuple[JobBatch, float]]] = []
@@ -118,7 +118,7 @@ def split_for_memory(batches: Sequence[JobBatch], passes: int) -> list[list[tupl
 
 
 def _parts(batch: JobBatch, room: int) -> Iterator[tuple[JobBatch, float]]:
-    """Cuts a job's batch into equal parts of at most `room` rows, or of one example."""
+    """Cut a job's batch into equal parts of at most `room` rows, or of one example."""
     rows = batch.block.rows
     per_example = rows // batch.weight
     count = -(-batch.weight // max(1, room // per_example))

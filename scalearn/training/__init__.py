@@ -1,1 +1,1 @@
-"""The loop over a pack, and what a job leaves."""
+"""The training loop over a pack, and what a job leaves."""

@@ -1,4 +1,4 @@
-"""Where an unfinished job stands: tensors as safetensors, everything else as JSON, complete or absent, never half."""
+"""The state of an unfinished job: tensors as safetensors, everything else as JSON. It is complete or absent, never half."""
 
 import json
 import shutil
@@ -28,21 +28,21 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
-    """What identifies the job, as `scalearn.identity.identifying_fields` gives it. None: a checkpoint from before it was written down."""
+    """What identifies the job, as `scalearn.identity.identifying_fields` returns it. None: an older checkpoint, which lacks this."""
 
 
 def save_checkpoint(
     directory: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], job: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a checkpoint and then remove the one before it.
+    """Write a checkpoint, then remove the one before it.
 
-    `latest.json` holds the state and names the tensors' folder. It is put in place in one move after everything else, so
-    a reader sees the old checkpoint or the new one, also where both are of the same step.
+    `latest.json` holds the state and names the tensors' folder. It is moved into place after everything else, so a reader sees the old
+    checkpoint or the new one, even if both are of the same step.
 
     Args:
         directory: The job's directory.
         step: Steps taken so far; names the folder.
-        tensors: Saved on CPU.
+        tensors: The tensors, which are saved on CPU.
         state: JSON values.
         job: What identifies the job: JSON values.
     """
@@ -57,7 +57,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:
-    """Return the latest checkpoint of a job, or None where there is none that can be read (the job then starts anew)."""
+    """Return the latest checkpoint of a job. None: there is none that can be read, so the job starts anew."""
     root = directory / CHECKPOINT
     try:
         saved = json.loads((root / _LATEST).read_text(encoding="utf-8"))
@@ -74,13 +74,13 @@ def remove_checkpoint(directory: Path) -> None:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's tensors by name, e.g. `optimizer.0.exp_avg`."""
+    """Return an optimizer's tensors by name, for example `optimizer.0.exp_avg`."""
     states = optimizer.state_dict()["state"]
     return {f"optimizer.{index}.{name}": value for index, entry in states.items() for name, value in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors of `flatten_optimizer` back."""
+    """Put the tensors of `flatten_optimizer` back into an optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

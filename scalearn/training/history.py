@@ -1,4 +1,4 @@
-"""A job's history: one line per evaluation while it trains."""
+"""A job's history: one line per evaluation during training."""
 
 import json
 import os
@@ -15,8 +15,8 @@ HISTORY = "history.jsonl"
 
 
 def append_history(directory: Path, record: Mapping[str, Any]) -> None:
-    """Add one evaluation's record as one line, written in one call so that no reader sees half of it."""
-    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # by the umask: a store may be a group's
+    """Add the record of one evaluation as one line, written in one call so that no reader sees half of it."""
+    descriptor = os.open(directory / HISTORY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # the umask decides: a group may share a store
     try:
         os.write(descriptor, _line(record))
     finally:
@@ -24,7 +24,7 @@ def append_history(directory: Path, record: Mapping[str, Any]) -> None:
 
 
 def cut_history(directory: Path, step: int) -> None:
-    """Drop the records of steps after `step`, which a resumed job is about to repeat."""
+    """Remove the records of steps after `step`, which a resumed job is about to repeat."""
     path = directory / HISTORY
     if not path.is_file():
         return
@@ -37,7 +37,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def history_record(run: JobRun, learning_rate: float, validation: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Return the record of the evaluation just made."""
+    """Return the record of the evaluation that was just made."""
     progress = run.progress
     record: dict[str, Any] = {
         "epoch": progress.step / run.steps_per_epoch,

@@ -1,4 +1,4 @@
-"""One job inside a pack: its modules, optimiser, place in its data, best evaluation and random stream."""
+"""One job in a pack: its modules, optimiser, place in its data, best evaluation and random stream."""
 
 import json
 import math
@@ -28,49 +28,49 @@ from scalearn.training.learning_rate import learning_rate_factor, total_steps
 from scalearn.training.pack import PackMember
 
 _DROPOUT_SEED_OFFSET = 7_919
-"""Keeps a job's dropout stream apart from its initialisation, which uses the plain seed."""
+"""Keeps a job's dropout stream different from its initialisation, which uses the plain seed."""
 
 _CHEAP_CHECKPOINT = 0.5
-"""Seconds that every evaluation may spend on a checkpoint."""
+"""Seconds that a checkpoint may take to be written after every evaluation."""
 
 
 @dataclass
 class TrainingProgress:
-    """Where a job stands; everything here is JSON."""
+    """The progress of a job. All fields are JSON values."""
 
     step: int = 0
     epoch: int = 0
     position: int = 0
-    """Batches of the current epoch that are done."""
+    """How many batches of the current epoch are done."""
     evaluations: int = 0
     best_score: float = -math.inf
-    """Higher is better: minus the validation loss, or the metric."""
+    """Minus the validation loss, or the metric: higher is better."""
     best_epoch: int = 0
     best_step: int = 0
     since_best: int = 0
     judged_step: int = 0
-    """Step of the last evaluation: one that was interrupted is made up for when the job continues."""
+    """Step of the last evaluation. An evaluation that was interrupted is made when the job continues."""
     loss_sum: float = 0.0
-    """Training loss summed since the last evaluation."""
+    """Sum of the training losses since the last evaluation."""
     loss_steps: int = 0
     finished: bool = False
     stopped_early: bool = False
     stopped_by: str | None = None
-    """`patience`, or `asha` where others did better with another learning rate. None: the job took all its steps."""
+    """`patience`, or `asha` if jobs with other learning rates did better. None: the job took all its steps."""
     train_seconds: float = 0.0
-    """Wall time divided by the jobs that shared it, so that the sum over jobs is device time."""
+    """Wall time divided by the number of jobs that shared it, so that the sum over jobs is device time."""
     evaluate_seconds: float = 0.0
     micro_batches: int = 1
     pass_rows: int = 0
-    """Rows of one pass that fitted where the rows of a whole step did not; 0: nothing is known of a limit."""
+    """Rows of one pass that fitted, when the rows of a whole step did not. 0: no limit is known."""
     scaler: dict[str, Any] = field(default_factory=dict)
-    """State of the gradient scaler as of the last checkpoint; empty but in fp16."""
+    """State of the gradient scaler at the last checkpoint. Empty unless the precision is fp16."""
     best_validation: dict[str, Any] = field(default_factory=dict)
     """Scores of the best evaluation, by task."""
 
 
 class JobRun:
-    """State of one job while its pack trains."""
+    """The state of one job while its pack trains."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class JobRun:
         sources: SourceAdapters | None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        """Build the job's modules from its seed, then continue from its checkpoint if it left one.
+        """Build the job's modules from its seed, then continue from the job's checkpoint if there is one.
 
         Args:
             member: The job.
             encoder: The shared backbone.
             tasks: The job's data.
-            sources: Its source adapters. None: a method without.
-            scaler: The job's own gradient scaler in fp16, whose state is kept in its checkpoints. None: another precision.
+            sources: The job's source adapters. None: its method has none.
+            scaler: The job's own gradient scaler in fp16, whose state is kept in the checkpoints. None: another precision.
 
         Raises:
-            UserError: The checkpoint is that of another job.
+            UserError: The checkpoint belongs to another job.
         """
         self.member = member
         self.config = member.config
@@ -103,7 +103,7 @@ class JobRun:
         self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.branch, self.heads, self.config))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        """The groups' learning rates before the schedule."""
+        """The learning rates of the parameter groups before the schedule."""
         self.sizes = [len(task.splits["train"]) for task in tasks]
         self.total_steps = total_steps(self.config.optimisation, self.sizes)
         self.progress = TrainingProgress()
@@ -123,7 +123,7 @@ class JobRun:
         return steps_per_epoch(self.sizes, self.config.optimisation.batch_size)
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """Every trainable parameter by name: the branch's and the heads'."""
+        """Return every trainable parameter of the branch and the heads, by name."""
         parameters = {f"branch.{name}": parameter for name, parameter in self.branch.learned().items()}
         for index, head in enumerate(self.heads):
             learned = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
@@ -131,7 +131,7 @@ class JobRun:
         return parameters
 
     def next_batch(self) -> BatchPlan:
-        """Return the step that comes next."""
+        """Return the next step."""
         if self._planned_epoch != self.progress.epoch:
             optimisation = self.config.optimisation
             lengths = [self.lengths(task, "train") for task in range(len(self.tasks))] if optimisation.group_by_length else None
@@ -148,12 +148,12 @@ class JobRun:
         return self._plans[self.progress.position]
 
     def rows_by_length(self, task: int, split: str) -> list[int]:
-        """Row numbers of a split, shortest input first."""
+        """Return the row numbers of a split, shortest input first."""
         lengths = self.lengths(task, split)
         return sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def lengths(self, task: int, split: str) -> list[int]:
-        """Tokens of every row of a split; of its longest choice where there are several."""
+        """Return the tokens of every row of a split. A row of several choices has the length of its longest choice."""
         key = (task, split)
         if key not in self._lengths:
             inputs = self.tasks[task].splits[split]["input_ids"]
@@ -161,26 +161,26 @@ class JobRun:
         return self._lengths[key]
 
     def batch_seed(self) -> int:
-        """Return the seed of the job's next batch: its dropout masks follow from it."""
+        """Return the seed of the job's next batch, which determines its dropout masks."""
         return int(torch.randint(2**62, (), generator=self.generator))
 
     def train_mode(self, training: bool) -> None:
-        """Switches the job's own modules."""
+        """Switch the job's own modules to training or evaluation."""
         self.branch.train(training)
         for head in self.heads:
             head.train(training)
 
     def set_learning_rate(self) -> float:
-        """Apply the schedule at the present step; return the rate of the first group."""
+        """Set the learning rates of the present step by the schedule, and return that of the first group."""
         factor = learning_rate_factor(self.progress.step, self.total_steps, self.config.optimisation.warmup)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self) -> None:
-        """Take one optimiser step with the job's own gradients, clipped as if it trained alone, and clear them.
+        """Take one optimiser step with the job's own gradients, clipped as if it trained alone. Then clear the gradients.
 
-        In fp16 a step whose gradients overflowed is left out, and the job's next gradients are scaled less.
+        In fp16, a step whose gradients overflowed is left out, and the job's next gradients are scaled less.
         """
         if self.scaler is None:
             self._clip_gradients()
@@ -210,25 +210,25 @@ class JobRun:
 
     @property
     def due_for_evaluation(self) -> bool:
-        """Whether the step just taken ends an evaluation interval."""
+        """Whether the step just taken is the last of an evaluation interval."""
         every = self.config.optimisation.evaluate_every
         at_interval = self.progress.position == 0 if every is None else self.progress.step % every == 0
         return at_interval or self.progress.finished
 
     @property
     def awaits_evaluation(self) -> bool:
-        """Whether an evaluation is due that has not been made."""
+        """Whether an evaluation is due that has not been made yet."""
         return self.due_for_evaluation and self.progress.judged_step < self.progress.step
 
     def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
-        """Keep the parameters if these validation scores are the best yet, and decide whether to stop.
+        """Keep the parameters if these validation scores are the best so far, and decide whether to stop.
 
         Args:
-            scores: Task to metric to value, with `loss`.
-            primary: Task to its first metric.
+            scores: Values by task and metric, `loss` included.
+            primary: The first metric of each task.
         """
         optimisation, progress = self.config.optimisation, self.progress
-        # Who is tested on the rows that select would be selected by its test rows; alone it has no others.
+        # A task that is tested on its validation rows must not select, or its test rows would. If a job has only such tasks, they select.
         kept = {task.task.key for task in self.tasks if not task.task.splits.tests_on_validation}
         judged = [(task, values) for task, values in scores.items() if task in kept or not kept]
         if optimisation.selection == "loss":
@@ -249,13 +249,13 @@ class JobRun:
             progress.stopped_by = "patience"
 
     def restore_best(self) -> None:
-        """Put the best evaluation's parameters into the modules."""
+        """Put the parameters of the best evaluation into the modules."""
         with torch.no_grad():
             for name, parameter in self.learned().items():
                 parameter.copy_(self.best[name])
 
     def checkpoint(self) -> None:
-        """Write down where the job stands."""
+        """Write a checkpoint."""
         started = time.monotonic()
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self.learned().items()}
         tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
@@ -267,10 +267,10 @@ class JobRun:
         self._checkpoint_cost = self.last_checkpoint - started
 
     def checkpoint_after(self, seconds: float = 0.0) -> None:
-        """Write a checkpoint if the last one is at least so old.
+        """Write a checkpoint if the last one is at least as old as the given seconds.
 
-        Where writing takes long, as for a whole backbone and its optimiser, it is also left out while it would take more than
-        a twentieth of the time since.
+        If writing takes long, as for a whole backbone and its optimiser, no checkpoint is written while that would take more than a
+        twentieth of the time since the last one.
         """
         age = time.monotonic() - self.last_checkpoint
         if age >= seconds and (self._checkpoint_cost < _CHEAP_CHECKPOINT or age >= pause_for(self._checkpoint_cost)):
@@ -290,14 +290,14 @@ class JobRun:
         }
         restore_optimizer(self.optimizer, saved.tensors)
         self.generator.set_state(saved.tensors["random"])
-        # Before evaluations could be interrupted, no checkpoint was written between a step and the evaluation after it.
+        # Older versions could not interrupt evaluations: they wrote no checkpoint between a step and the evaluation after it.
         self.progress = TrainingProgress(**{"judged_step": saved.state["step"], **saved.state})
         if self.scaler is not None and self.progress.scaler:
             self.scaler.load_state_dict(self.progress.scaler)
 
 
 def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Path) -> None:
-    """Refuses to continue a job from the checkpoint of another. A setting that one of them does not know yet is no difference."""
+    """Refuse to continue a job from another job's checkpoint. A setting that only one of the two knows is no difference."""
     own = identifying_fields(config)
     for name in sorted(saved.keys() | own.keys()):
         if saved.get(name) != own.get(name) and not (name.startswith("settings.") and (name not in saved or name not in own)):
@@ -309,7 +309,7 @@ def _require_same_job(saved: Mapping[str, Any], config: JobConfig, directory: Pa
 
 
 def _build_heads(encoder: Encoder, tasks: Sequence[TokenisedTask], job: JobConfig) -> list[Head]:
-    """One head per task, the same for every method of a seed, unless choices go through the pooler (docs/protocol.md, Heads)."""
+    """Return one head per task, equal for all methods of a seed unless choices go through the pooler (docs/protocol.md, Heads)."""
     method, std = get_method(job.method), getattr(encoder.config, "initializer_range", 0.02)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)

@@ -1,4 +1,4 @@
-"""The learning rate over a job's steps."""
+"""The schedule of the learning rate over a job's steps."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def total_steps(optimisation: OptimisationConfig, sizes: Sequence[int]) -> int:
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Share of the learning rate at a step counted from 0: a linear rise over the warm-up, then a linear fall to 0."""
+    """Return the share of the learning rate at a step, counted from 0: a linear rise over the warm-up, then a linear fall to 0."""
     rising = int(warmup * total)
     if step < rising:
         return step / max(1, rising)

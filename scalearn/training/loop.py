@@ -1,4 +1,4 @@
-"""The training loop: a pack of jobs on one shared backbone; a pack of one is the ordinary case."""
+"""The training loop: a pack of jobs on one shared backbone. A pack of one job is the ordinary case."""
 
 import gc
 import logging
@@ -43,32 +43,32 @@ __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 logger = logging.getLogger(__name__)
 
 OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": run_similarity}
-"""What jobs do that train nothing."""
+"""Functions for the jobs of stages that train nothing."""
 
 _warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
-"""The backbone that this process last used, ready for the next pack."""
+"""The backbone that this process used last, ready for the next pack."""
 
 
 def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
-    """Trains a pack of jobs together and leaves each one's results in its own directory.
+    """Train a pack of jobs together, and leave each job's results in its own directory.
 
-    Jobs that cannot share a pass (those that change the backbone itself, and similarity jobs, which train nothing) run one
-    after the other. All others must share backbone and precision. A job whose loss is not finite, or whose sources or data cannot be read,
-    fails alone. A job that left a checkpoint continues from it. The checkpoint stays when the job has ended: until the caller has put the
-    results where they are safe, it says that the job need not be trained again.
+    Jobs that cannot share a pass run one after the other: those that change the backbone itself, and similarity jobs, which train nothing.
+    All others must have the same backbone and precision. A job fails alone if its loss is not finite or its sources or data cannot be read.
+    A job with a checkpoint continues from it. The checkpoint stays after the job has ended: until the caller has stored the results safely,
+    it shows that the job need not be trained again.
 
     Args:
         pack: The jobs.
         runtime: Where and how they run.
-        report: Called after every evaluation; may raise `Stop`, as `runtime.should_stop` does: all jobs then write a checkpoint.
+        report: Called after every evaluation. It may raise `Stop`, as `runtime.should_stop` does. Then all jobs write a checkpoint.
 
     Returns:
         How each job ended, in the order of the pack.
 
     Raises:
         Stop: The report callback or `runtime.should_stop` asked to stop.
-        OutOfMemory: The device does not hold the pack, in however small passes.
-        UserError: The backbone cannot be loaded, or the jobs of the pack do not belong together.
+        OutOfMemory: The device does not hold the pack, even in the smallest passes.
+        UserError: The backbone cannot be loaded, or the jobs do not fit into one pack.
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
@@ -78,7 +78,7 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
         if not ran_out(error):
             raise
         reason = clause(error)
-    # Only now, since the error refers to all that the pack held.
+    # Only after the `except` block, since the error refers to all that the pack held.
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -87,7 +87,7 @@ def train(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[
 
 
 def _train_in_turn(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[Outcome]:
-    """Train together what can share passes, then the others one after the other."""
+    """Train the jobs that can share passes together, then the others one after the other."""
     outcomes: dict[int, Outcome] = {}
     together = [member for member in pack if _shares_backbone(member.config)]
     for group in (together, *([member] for member in pack if not _shares_backbone(member.config))):
@@ -110,9 +110,9 @@ def _run_other(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
 
 
 def _train_together(group: Sequence[PackMember], runtime: Runtime, report: Report) -> dict[int, Outcome]:
-    """How each job of a pack ended, by the identity of its member."""
+    """Return how each job of a pack ended, by the identity of its member."""
     with torch.random.fork_rng(devices=[]):
-        # Jobs draw from streams of their own. What does not, such as the dropout of fused attention, at least starts alike in each process.
+        # Jobs draw from their own streams. Other draws, such as the dropout of fused attention, at least start the same in each process.
         torch.manual_seed(group[0].config.seed)
         trainer = _PackTrainer(group, runtime, report)
         try:
@@ -148,7 +148,7 @@ class _PackTrainer:
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
         self.load_seconds = time.monotonic() - started
-        # What fitted is a number of rows: a job that was in a larger pack then need not be divided now.
+        # The limit is a number of rows, so a job that comes from a larger pack need not be divided now.
         self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)
         self.micro_batches = 1
 
@@ -204,7 +204,7 @@ class _PackTrainer:
             run.checkpoint_after(self.runtime.checkpoint_seconds)
 
     def _step(self) -> None:
-        """One optimiser step of every active job; memory that runs out halves the passes and tries again."""
+        """Take one optimiser step for every active job. If memory runs out, halve the passes and try again."""
         started = time.monotonic()
         states = [run.generator.get_state() for run in self.active]
         batches = self._next_batches()
@@ -215,7 +215,7 @@ class _PackTrainer:
                 break
             except Stop:
                 for run, state in zip(self.active, states, strict=True):
-                    run.generator.set_state(state)  # as before the step, which is made again by who resumes
+                    run.generator.set_state(state)  # as before the step, which a resumed job makes again
                 raise
             except (RuntimeError, MemoryError) as error:
                 for run in self.active:
@@ -235,7 +235,7 @@ class _PackTrainer:
             run.progress.micro_batches, run.progress.pass_rows = self.micro_batches, self.pass_rows
 
     def _free_memory(self) -> None:
-        """Give back what an attempt that ran out of memory held; called when its error, which refers to its tensors, is gone."""
+        """Free the memory of an attempt that ran out. Call this when the error is gone, since the error refers to the attempt's tensors."""
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -251,11 +251,11 @@ class _PackTrainer:
         return batches
 
     def _together(self, jobs: Sequence[T]) -> list[list[T]]:
-        """Return which jobs share passes: all of them, or each its own."""
+        """Return the groups of jobs that share passes: one group of all jobs, or one group per job."""
         return [list(jobs)] if self.shared_passes else [[job] for job in jobs]
 
     def _passes(self, batches: Sequence[JobBatch]) -> list[list[tuple[JobBatch, float]]]:
-        """Return the passes that a step takes, from its own rows alone: a resumed pack, which knows no earlier ones, divides alike."""
+        """Return the passes of a step. They depend only on the step's own rows, so a resumed pack divides its steps in the same way."""
         found: list[list[tuple[JobBatch, float]]] = []
         for group in self._together(batches):
             examples = sum(batch.weight for batch in group)
@@ -265,7 +265,7 @@ class _PackTrainer:
         return found
 
     def _accumulate(self, batches: Sequence[JobBatch], passes: Sequence[Sequence[tuple[JobBatch, float]]]) -> dict[int, float]:
-        """Compute all gradients; return each job's loss by the identity of its run."""
+        """Compute all gradients, and return each job's loss by the identity of its run."""
         totals: dict[int, float] = {id(batch.run): 0.0 for batch in batches}
         scalers = {id(run): run.scaler for run in self.active}
         for number, parts in enumerate(passes):
@@ -290,7 +290,7 @@ class _PackTrainer:
         return totals
 
     def _update(self, step_losses: dict[int, float]) -> None:
-        """Apply every job's own optimiser; a job whose loss is not finite leaves the pack instead."""
+        """Apply every job's own optimiser. A job whose loss is not finite leaves the pack instead."""
         for run in list(self.active):
             loss = step_losses[id(run)]
             rate = run.set_learning_rate()
@@ -318,7 +318,7 @@ class _PackTrainer:
             if not run.progress.finished:
                 run.checkpoint_after()
             records.append((run, record))
-        # Last, since a report may stop the pack: every job must have been judged by then, or its evaluation would be lost.
+        # Last, since a report may stop the pack. Any job that was not judged by then would lose its evaluation.
         for run, record in records:
             if self.report(run.member, record) and not run.progress.finished:
                 run.progress.finished, run.progress.stopped_by = True, "asha"
@@ -328,7 +328,7 @@ class _PackTrainer:
         return [scores for group in self._together(runs) for scores in self._scores_together(group, split)]
 
     def _scores_together(self, runs: Sequence[JobRun], split: str) -> list[dict[str, Scores]]:
-        """Evaluate jobs that share passes; where memory runs out, halve the passes and start the evaluation again."""
+        """Evaluate jobs that share passes. If memory runs out, halve the passes and start the evaluation again."""
         while True:
             try:
                 return evaluate_runs(
@@ -348,7 +348,7 @@ class _PackTrainer:
             self._free_memory()
 
     def _finish(self, run: JobRun) -> None:
-        """Judges the best parameters on the test split and writes the results."""
+        """Score the best parameters on the test split, and write the results."""
         run.checkpoint_after()
         run.restore_best()
         started = time.monotonic()
@@ -388,7 +388,7 @@ class _PackTrainer:
 
 
 def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:
-    """Return the warm backbone, or a freshly loaded one in its place."""
+    """Return the warm backbone, or load another one in its place."""
     backbone = get_backbone(backbone_name)
     key = (backbone.origin, str(accelerator.device), runtime.attention)
     if key not in _warm:

@@ -1,4 +1,4 @@
-"""How much memory jobs take on the device at hand, by dry forward and backward passes without data; and how its end shows."""
+"""How much memory jobs take on this device, by dry forward and backward passes without data; and how to see that it ran out."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ from scalearn.methods.bottleneck import build as build_adapter
 from scalearn.methods.build import build_branch
 
 _COPIES = 5
-"""A learned parameter, its gradient, the optimiser's two moments, and its value at the best evaluation."""
+"""Copies of a learned parameter: itself, its gradient, the optimiser's two moments, and its value at the best evaluation."""
 
 _WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate")
-"""What torch says where it has no error of its own for it: on a CPU, and in libraries of a GPU."""
+"""Words of torch's messages where it has no error type for this: on a CPU, and in GPU libraries."""
 
 
 def ran_out(error: BaseException) -> bool:
-    """Tells whether an error means that the device's memory, or the machine's, did not suffice."""
+    """Tell whether an error means that the memory of the device or of the machine ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
@@ -32,26 +32,26 @@ def ran_out(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What jobs like one of them take, in bytes."""
+    """The memory that jobs of one kind take, in bytes."""
 
     fixed: int
-    """Once for all: the backbone."""
+    """Taken once for all jobs: the backbone."""
     per_stack: int
-    """Once for all jobs with the same source adapters: those."""
+    """Taken once for all jobs with the same source adapters: these adapters."""
     per_job: int
-    """However small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
+    """Taken by each job, however small its batch: parameters, gradients, the optimiser's moments, the best parameters."""
     per_row: float
-    """Of a training batch."""
+    """Taken by each row of a training batch."""
 
 
 def footprint(encoder: Encoder, config: JobConfig, length: int, source_settings: Mapping[str, Setting]) -> Footprint:
-    """Measures what a job takes. Source adapters are made up: their values do not matter.
+    """Measure the memory that a job takes. Its source adapters are made up, since their values do not matter.
 
     Args:
         encoder: The shared backbone, on the device to be measured.
         config: A job like those that will run.
         length: Tokens per row, padding included.
-        source_settings: Of the jobs that its sources come from: their width counts.
+        source_settings: Settings of the jobs that its sources come from, since the sources' width counts.
     """
     sources = _made_up_sources(encoder, config, source_settings) if config.sources else None
     branch = build_branch(config, encoder, sources)
@@ -62,7 +62,7 @@ def footprint(encoder: Encoder, config: JobConfig, length: int, source_settings:
 
 
 def _held(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors, each counted once."""
+    """Return the bytes of tensors, each counted once."""
     return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
@@ -74,18 +74,18 @@ def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str,
 
 
 _ROWS = 4
-"""Of the smaller of two batches that are measured; the larger has twice as many."""
+"""Rows of the smaller of the two batches that are measured. The larger one has twice as many."""
 
 
 def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: SourceAdapters | None = None) -> float:
-    """Measures the bytes that one more row of a training batch takes.
+    """Measure the bytes that one more row of a training batch takes.
 
-    On a GPU it is what the peak of a whole step grows by. On a CPU, whose peak nobody counts, it is what the forward pass keeps for the
+    On a GPU, this is the growth of the peak of a whole step. On a CPU, where no peak is recorded, it is what the forward pass keeps for the
     backward pass.
 
     Args:
         encoder: The shared backbone, on the device to be measured.
-        config: A job like those that will run: its method, settings and precision count.
+        config: A job like those that will run. Its method, settings and precision count.
         length: Tokens per row, padding included.
         sources: The job's source adapters.
     """
@@ -104,7 +104,7 @@ def bytes_per_row(encoder: Encoder, config: JobConfig, length: int, sources: Sou
 
 
 def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
-    """Run one step on made-up tokens; return the bytes that it took at its peak."""
+    """Run one step on made-up tokens, and return the bytes that it took at its peak."""
     ids = torch.randint(5, 1000, (rows, length), generator=torch.Generator().manual_seed(0)).to(encoder.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     block = RowBlock(rows, length, seed=0)
@@ -121,7 +121,7 @@ def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
 
 
 def _kept_for_backward(encoder: Encoder, inputs: dict[str, Tensor], branch: Branch, block: RowBlock) -> int:
-    """Count the storages that autograd keeps, each once."""
+    """Return the bytes of the storages that autograd keeps, each counted once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

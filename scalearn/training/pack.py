@@ -1,4 +1,4 @@
-"""A pack: the jobs that train together, how each of them ended, and what is told of them meanwhile."""
+"""A pack: the jobs that train together, how each of them ended, and what they report in the meantime."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,21 +11,22 @@ from scalearn.errors import UserError
 
 @dataclass(frozen=True)
 class PackMember:
-    """One job of a pack, and where it reads and writes."""
+    """One job of a pack, and where the job reads and writes."""
 
     config: JobConfig
     directory: Path
-    """Existing local directory that receives history, checkpoints and results."""
+    """Local directory for history, checkpoints and results. It must exist."""
     parents: Mapping[str, Path] = field(default_factory=dict)
-    """Artifact directory of every parent job by name; source adapters by source name, those of `config.external` too (or their hub id)."""
+    """Artifact directory of every parent job, by name. Source adapters, also those of `config.external`, have their source name or hub
+    id."""
 
 
 class Stop(Exception):
-    """Training wrote checkpoints and left, as `Runtime.should_stop` asked for; the report callback may raise it to the same end."""
+    """Training has written checkpoints and ended, as `Runtime.should_stop` asked. The report callback may raise it to ask the same."""
 
 
 class OutOfMemory(UserError):
-    """The device does not hold a pack, in however many passes its steps are computed: half of it may fit, and each job alone still more."""
+    """The device does not hold a pack, in however many passes. Half of the pack may fit, or each job alone."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Outcome:
 
     member: PackMember
     error: str | None = None
-    """One sentence. None: the job succeeded and its `result.json` is written."""
+    """One sentence. None: the job succeeded, and its `result.json` is written."""
     traceback: str | None = None
 
 
 Report = Callable[[PackMember, Mapping[str, Any]], bool | None]
-"""Called with a job and its newest history record after every evaluation. True ends the job there: it is judged by its best evaluation."""
+"""Called after every evaluation with a job and its newest record. True ends the job, which is then judged by its best evaluation."""

@@ -1,4 +1,4 @@
-"""What a job leaves when it is done: its scores, counts and weights."""
+"""What a finished job leaves: its scores, counts and weights."""
 
 import json
 import shutil
@@ -19,9 +19,9 @@ SCHEMA = 1
 
 
 def parameter_counts(run: JobRun) -> dict[str, int]:
-    """Parameters of the transfer layer, of the source adapters that it builds on, and of the heads.
+    """Return the parameters of the transfer layer, of the source adapters that it builds on, and of the heads.
 
-    A method without sources counts its own adapter under `source`: it is what a transfer method would build on.
+    A method without sources counts its own adapter under `source`, since a transfer method would build on it.
     """
     learned = sum(parameter.numel() for parameter in run.branch.learned().values())
     heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters() if parameter.requires_grad)
@@ -34,7 +34,7 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
     """Save what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
     directory = run.member.directory
-    # Of another job that was trained here before. An `adapter/` of such a job stays: it may be one of the sources.
+    # Remove the weights of another job that was trained here before. Its `adapter/` stays, since it may be one of the sources.
     shutil.rmtree(directory / "transfer", ignore_errors=True)
     if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
         name = run.config.task.partition("/")[2]
@@ -61,9 +61,9 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
 
     Args:
         run: The finished job.
-        scores: Task to split to metric to value.
-        primary: Task to the metric that tables report.
-        circumstances: Precision, device, pack size and the like: recorded, never part of the identity.
+        scores: Values by task, split and metric.
+        primary: The metric of each task that tables report.
+        circumstances: Precision, device, pack size and similar facts. They are recorded, but are never part of the identity.
     """
     progress = run.progress
     result = {
@@ -90,5 +90,5 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Put a JSON file in place in one move, so that no reader sees half of it."""
+    """Move a JSON file into place in one step, so that no reader sees half of it."""
     write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

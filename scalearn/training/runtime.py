@@ -1,4 +1,4 @@
-"""Where and how a pack of jobs runs: nothing here changes what a job is."""
+"""Where and how a pack of jobs runs. Nothing here changes what a job is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Runtime:
-    """The worker's circumstances."""
+    """The circumstances of a worker."""
 
     data_root: Path | None = None
-    """Local directory of the benchmarks' files. None: the hub, or an installed package."""
+    """Local directory of the benchmarks' files. None: they come from the hub, or from an installed package."""
     cache: Path | None = None
-    """Where tokenised data is kept. None: in memory."""
+    """Directory for tokenised data. None: the data is kept in memory."""
     device: str = "auto"
-    """`auto` takes CUDA where there is one, otherwise the CPU."""
+    """`auto` uses CUDA if there is a GPU, otherwise the CPU."""
     threads: int | None = None
-    """CPU threads of this process: the CPUs allotted to it. None: as they are."""
+    """CPU threads of this process: the number of its CPUs. None: torch's own number."""
     attention: Literal["eager", "sdpa"] = "eager"
-    """`eager` keeps attention dropout on each job's own random stream; `sdpa` saves memory on long inputs."""
+    """`eager` draws attention dropout from each job's own random stream. `sdpa` saves memory on long inputs."""
     checkpoint_seconds: float = 60.0
-    """Longest training time that a killed job repeats; every evaluation also leaves a checkpoint."""
+    """The most training time that a killed job repeats. Every evaluation also leaves a checkpoint."""
     shared_passes: bool | None = None
     """Whether the rows of all jobs of a pack go through the backbone together. None: on a GPU, where small products wait for one another.
-    Otherwise the jobs take turns, and each ends with the same bits as alone: how a product is rounded depends on its number of rows."""
+    Otherwise the jobs take turns, and each gives the same bits as alone, since rounding in a product depends on its number of rows."""
     micro_batch_rows: int | None = None
-    """Most rows in one pass; larger batches are accumulated. None: the whole batch, halved when memory runs out."""
+    """The most rows in one pass; larger batches are accumulated. None: the whole batch, halved when memory runs out."""
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass instead of keeping them."""
     allow_pickle: bool = False
     """Whether source adapters with pickled weights are accepted."""
     should_stop: Callable[[], bool] | None = None
-    """Asked a few times a second between passes; when it says so, all jobs write a checkpoint and `pack.Stop` is raised. None: never."""
+    """Called a few times a second, between passes. If it is true, all jobs write a checkpoint and `pack.Stop` is raised. None: never."""

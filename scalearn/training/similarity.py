@@ -1,7 +1,7 @@
-"""How similar the tasks of a benchmark are by their texts: a job of its own, which AdapterSoup jobs read.
+"""How similar the tasks of a benchmark are, by their texts. This is a job of its own, whose result AdapterSoup jobs read.
 
-The similarity of two tasks is the mean cosine similarity over all pairs of their sentence embeddings. With embeddings u_i
-and v_j of length 1 that is `mean_ij u_i . v_j = (mean_i u_i) . (mean_j v_j)`: one mean vector per task is enough.
+The similarity of two tasks is the mean cosine similarity over all pairs of their sentence embeddings. With embeddings u_i and v_j of length
+1 this is `mean_ij u_i . v_j = (mean_i u_i) . (mean_j v_j)`, so one mean vector per task is enough.
 """
 
 import csv
@@ -32,14 +32,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "super_glue/copa": ("premise", "choice1"),
     "super_glue/wic": ("sentence1", "sentence2"),
 }
-"""Text columns that stand for a task where they are not its first two, as in the published scripts."""
+"""Text columns that stand for a task, if they are not its first two, as in the published scripts."""
 
 SEED = 42
 _BATCH_ROWS = 64
 
 
 def run_similarity(member: PackMember, runtime: Runtime, report: Report) -> Outcome:
-    """Run a similarity job: write `similarity.json`, the same as `similarity.csv`, and `result.json`.
+    """Run a similarity job: write `similarity.json`, the same table as `similarity.csv`, and `result.json`.
 
     Raises:
         UserError: The sentence encoder or the data of a task cannot be read.
@@ -82,7 +82,7 @@ def run_similarity(member: PackMember, runtime: Runtime, report: Report) -> Outc
 
 
 def task_texts(data: DataConfig, *, rows: int, root: Path | None) -> list[str]:
-    """Up to `rows` of a task's training rows in random order, each as one text: its text columns joined by a space."""
+    """Return up to `rows` training rows of a task in random order, each as one text: its text columns joined by a space."""
     task = task_of(data)
     names = COLUMNS.get(task.key, task.columns[:2])
     train = load_task(data, root=root).train
@@ -91,7 +91,7 @@ def task_texts(data: DataConfig, *, rows: int, root: Path | None) -> list[str]:
 
 
 def sentence_embeddings(texts: Sequence[str], model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tensor:
-    """Embeds texts as the all-* sentence encoders do: the mean of the token states, scaled to length 1.
+    """Embed texts as the all-* sentence encoders do: the mean of the token states, scaled to length 1.
 
     Returns:
         `[texts, hidden]`, float32 on CPU, in the order of the texts.
@@ -112,7 +112,7 @@ def sentence_embeddings(texts: Sequence[str], model: Any, tokenizer: PreTrainedT
 
 
 def mean_similarity(means: Tensor) -> Tensor:
-    """Mean cosine similarity over all pairs of texts, from the means of embeddings of length 1.
+    """Return the mean cosine similarity over all pairs of texts, from the means of embeddings of length 1.
 
     Args:
         means: `[tasks, hidden]`.
@@ -124,7 +124,7 @@ def mean_similarity(means: Tensor) -> Tensor:
 
 
 def write_table(directory: Path, config: JobConfig, similarity: Tensor, rows: Mapping[str, int]) -> None:
-    """Write the table twice: for jobs as JSON, for people and spreadsheets as CSV."""
+    """Write the table twice: as JSON for jobs, and as CSV for people and spreadsheets."""
     tasks = [data.task for data in config.data]
     values = {target: dict(zip(tasks, line, strict=True)) for target, line in zip(tasks, similarity.tolist(), strict=True)}
     table = {"schema": 1, "encoder": config.backbone, "encoder_origin": config.backbone_origin, "rows": dict(rows), "similarity": values}
@@ -136,14 +136,14 @@ def write_table(directory: Path, config: JobConfig, similarity: Tensor, rows: Ma
 
 
 def read_similarity(directory: Path, target: str) -> dict[str, float]:
-    """Read how similar every task is to a target.
+    """Read how similar each task is to a target.
 
     Args:
         directory: Artifact of the similarity job.
-        target: Full key.
+        target: Full key of the target.
 
     Returns:
-        Similarity by short task name, the name under which source adapters are stacked.
+        Similarity by short task name, which is also the name of the source adapter.
 
     Raises:
         UserError: There is no such table, or it lacks the target.

@@ -1,4 +1,4 @@
-"""A cheap look, between two steps, at whether someone asked to stop."""
+"""A cheap check, between two steps, whether someone asked to stop."""
 
 import time
 from collections.abc import Callable
@@ -10,21 +10,21 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class StopSignal:
-    """Asks `Runtime.should_stop`, but not at every step."""
+    """Calls `Runtime.should_stop`, but not at every step."""
 
     def __init__(self, should_stop: Callable[[], bool] | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Look at the first call of `check`.
+        """Prepare to look at the first call of `check`.
 
         Args:
             should_stop: Tells whether to stop. None: never.
-            clock: Seconds.
+            clock: Returns seconds.
         """
         self._should_stop = should_stop
         self._clock = clock
         self._next_look = -float("inf")
 
     def check(self) -> None:
-        """Look, if the last look is long enough ago.
+        """Call `should_stop` if the last call is long enough ago.
 
         Raises:
             Stop: Someone asked to stop.
@@ -34,4 +34,4 @@ class StopSignal:
         if self._should_stop():
             raise Stop
         ended = self._clock()
-        self._next_look = ended + max(_SECONDS_BETWEEN_LOOKS, pause_for(ended - begun))  # behind a URL one look is a request
+        self._next_look = ended + max(_SECONDS_BETWEEN_LOOKS, pause_for(ended - begun))  # behind a URL, each look is a request
