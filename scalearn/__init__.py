@@ -1,7 +1,7 @@
 """ScaLearn: two-stage transfer learning with scaled source adapters, as a PyTorch library.
 
-`scalearn.NAME` gives what a library's user needs, and `scalearn.tasks` and the other modules as well; each is imported when it is first
-used, so that planning, which needs the names of tasks and methods only, loads no torch.
+`scalearn.NAME` gives what a user of the library needs, and so do `scalearn.tasks` and the other modules. Each is imported when it is first
+used, so that planning, which needs only the names of tasks and methods, loads no torch.
 """
 
 import importlib
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module that holds it, or a module."""
+    """Import a module, or a public name from the module that holds it."""
     for module, names in _PLACES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,4 +1,4 @@
-"""The package as a library: describe a job, attach a method to a backbone, train one job.
+"""The package as a library: describe a job, attach a method to a backbone, train a job.
 
     model = fit(job("domains/apple", "scalearn_pp", backbone="minilm", sources=("apple", "coachella")), "out", sources=...)
 
@@ -37,12 +37,12 @@ def task_data(task: str, *, root: Path | None = None, **limits: Any) -> DataConf
     """Describe the rows of a registered task.
 
     Args:
-        task: Its key, e.g. `glue/rte`.
-        root: Directory of local data; None: the hub, or an installed package.
-        limits: Fields of `DataConfig`: `train_rows`, `evaluation_rows`, `max_length`, ...
+        task: Key of the task, for example `glue/rte`.
+        root: Directory of local data. None: the hub, or an installed package.
+        limits: Fields of `DataConfig`, such as `train_rows`, `evaluation_rows`, `max_length`.
 
     Raises:
-        UserError: The task is unknown or its data cannot be found.
+        UserError: The task is unknown, or its data cannot be found.
     """
     known = get_task(task)
     return DataConfig(task, data_origin(known, root), **{"max_length": known.max_length, **limits})
@@ -59,20 +59,20 @@ def job(
     root: Path | None = None,
     **options: Any,
 ) -> JobConfig:
-    """Describe one training job, with the published values of its method where nothing else is said.
+    """Describe one training job. Values that are not given are the published ones of its method.
 
     Args:
         task: Key of a registered task.
-        method: Key of a method; the default trains a source adapter.
+        method: Key of a method. The default trains a source adapter.
         backbone: Registered name, local directory, or hub id.
-        sources: Names of the source adapters, for methods that have some.
-        seed: Of initialisation, data order and dropout.
+        sources: Names of the source adapters, for methods that have sources.
+        seed: Seed of initialisation, data order and dropout.
         settings: The method's own settings.
         root: Directory of local data.
         options: Fields of `DataConfig` and `OptimisationConfig`, such as `train_rows`, `learning_rate`, `epochs`.
 
     Raises:
-        UserError: An unknown name, or a setting out of range.
+        UserError: A name is unknown, or a setting is out of range.
     """
     for name in options:
         if name not in _DATA | _OPTIMISATION:
@@ -110,22 +110,22 @@ def fit(
     root: Path | None = None,
     runtime: Runtime | None = None,
 ) -> TransferModel:
-    """Trains one job and returns its model at the best evaluation; an interrupted job continues where it was.
+    """Train one job and return its model at the best evaluation. An interrupted job continues where it was.
 
     Args:
-        config: As `job` makes it.
-        directory: Created; receives history, checkpoints, result and weights.
-        sources: Every source's directory: in AdapterHub layout, or that of the job that trained it.
-        similarity: For AdapterSoup: what a sweep's similarity job left, or a directory with a `similarity.json` like it.
-        backbone: To load the result onto. Default: loaded anew.
-        root: Directory of local data, where `job` was given one. Default: `runtime.data_root`.
-        runtime: Device, cache and the like.
+        config: A job, as `job` returns it.
+        directory: Created. It receives history, checkpoints, result and weights.
+        sources: Directory of each source: in AdapterHub layout, or of the job that trained it.
+        similarity: For AdapterSoup: the directory of a sweep's similarity job, or another with such a `similarity.json`.
+        backbone: The backbone for the returned model. Default: it is loaded anew.
+        root: Directory of local data, if `job` was given one. Default: `runtime.data_root`.
+        runtime: Device, cache and other circumstances.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        UserError: A piece is missing, the directory holds the checkpoint of another job, or the job failed; the sentence says why.
+        UserError: Something is missing, the directory holds another job's checkpoint, or the job failed. The sentence says why.
     """
     place, parents = Path(directory), {name: Path(path) for name, path in (sources or {}).items()}
     if set(parents) != set(config.sources):
@@ -164,23 +164,23 @@ def attach(
     seed: int = 0,
     max_length: int = 128,
 ) -> TransferModel:
-    """Put an untrained method and a head onto a backbone, for training loops of one's own.
+    """Put an untrained method and a head onto a backbone, for a training loop of your own.
 
     Args:
-        backbone: Stays frozen.
+        backbone: The backbone, which stays frozen.
         method: Key of a method.
-        head: What to predict.
-        sources: Loaded source adapters, for methods that have some.
-        label_names: Of the head's outputs.
+        head: What the head predicts.
+        sources: Loaded source adapters, for methods that have sources.
+        label_names: Names of the head's outputs.
         settings: The method's own settings.
-        seed: Of the initialisation; the parts are those that a job of this seed starts from.
+        seed: Seed of the initialisation, which is the same as that of a job of this seed.
         max_length: Tokens per text.
 
     Returns:
         The model, in training mode.
 
     Raises:
-        UserError: An unknown method or setting, or sources that the method lacks or does not take.
+        UserError: A method or setting is unknown, or sources are missing or not taken by the method.
     """
     entry, names = get_method(method), sources.names if sources is not None else ()
     if bool(names) != entry.needs_sources:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, where: str | None = None) -> str:
-    """One sentence that names the unknown, the nearest known name and, when they are few, all of them.
+    """Return one sentence with the unknown name, the nearest known name and, if they are few, all known names.
 
     >>> unknown("task", "glue/rts", ["glue/rte", "glue/cola"])
     "Unknown task 'glue/rts'; did you mean 'glue/rte'? Known: glue/cola, glue/rte."

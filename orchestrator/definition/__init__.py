@@ -1,1 +1,1 @@
-"""What a sweep says: a YAML file, checked, and the graph of jobs that it expands to. Needs no cluster, no model and no store."""
+"""The definition of a sweep: a YAML file, checked, and the graph of jobs that it expands to. This needs no cluster, model or store."""

@@ -1,4 +1,4 @@
-"""What the schema cannot see: names that must exist, lists without repeats, and values that must fit each other."""
+"""Checks that the schema cannot make: names must exist, lists must not repeat, and values must fit each other."""
 
 import importlib.metadata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from orchestrator.definition.yaml_source import Key
 
 MAX_JOBS = 100_000
-"""Most jobs of a sweep: what expanding, planning and the manifest were built and measured for."""
+"""The most jobs of a sweep: expanding, planning and the manifest were built and measured for so many."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Misfit(Exception):
-    """Something wrong at a key of the document; the caller knows the key's line and full name."""
+    """An error at a key of the document. The caller knows the key's line and full name."""
 
     def __init__(self, key: "Key", problem: str) -> None:
-        """Keep the key beside the problem.
+        """Keep the key and the problem.
 
         Args:
-            key: Where.
-            problem: A sentence; `{key}` in it stands for the key's full name.
+            key: The key that is wrong.
+            problem: A sentence, in which `{key}` stands for the key's full name.
         """
         super().__init__(problem)
         self.key = key
@@ -81,7 +81,7 @@ def check(sweep: SweepSchema) -> None:
 
 
 def _size(sweep: SweepSchema, names: TaskNames, targets: tuple[str, ...], sources: tuple[str, ...]) -> None:
-    """Refuse a sweep of too many jobs by counting them: a small file can name more than any memory holds."""
+    """Refuse a sweep of too many jobs. Only count them, since a small file can name more jobs than memory holds."""
     points = len(sweep.data.few_shot or sweep.data.train_share or (None,))
     jobs = points * len({*targets, *sources})
     for key, rows in sweep.methods.items():
@@ -100,13 +100,13 @@ class _Adapters(NamedTuple):
 
     block: Sources
     external: Mapping[str, Mapping[str, Any] | None]
-    """Configuration of every adapter that lies somewhere, by name. None: only the hub knows it."""
+    """Configuration of every adapter that exists already, by name. None: only the hub has it."""
     trained: Mapping[str, Any]
-    """Configuration of those that the sweep trains."""
+    """Configuration of the adapters that the sweep trains."""
 
 
 def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, Any] | None]:
-    """Return the configurations of the adapters that a sweep names by their place, each of which must fit the backbone."""
+    """Return the configurations of the adapters that a sweep names by their place. Each must fit the backbone."""
     configs: dict[str, Mapping[str, Any] | None] = {}
     local_places: dict[str, Path] = {}
     hidden = backbone.shape.hidden_size if backbone.shape else None
@@ -123,7 +123,7 @@ def _external(sources: Sources, backbone: Backbone) -> dict[str, Mapping[str, An
 
 
 def _sites(backbone: Backbone) -> int | None:
-    """Return at how many places the backbone has an adapter; the layers of ALBERT share theirs."""
+    """Return how many sites the backbone has. The layers of ALBERT share theirs."""
     return None if backbone.shape is None or backbone.shape.architecture == "albert" else backbone.shape.layers
 
 
@@ -162,7 +162,7 @@ def _per_task(sweep: SweepSchema, names: TaskNames) -> None:
 
 
 def _points(sweep: SweepSchema) -> None:
-    """Check the parts of the data that a sweep may list."""
+    """Check the parts of the data over which a sweep runs."""
     data = sweep.data
     if data.few_shot is not None and data.train_share is not None:
         raise Misfit(("data", "train_share"), "{key} and 'data.few_shot' exclude each other: keep one.")
@@ -176,7 +176,7 @@ def _points(sweep: SweepSchema) -> None:
 
 
 def _resources(sweep: SweepSchema) -> None:
-    """Check what Ray would refuse or take for something else."""
+    """Check for values that Ray would refuse or misread."""
     blocks: dict[Key, Resources] = {("resources", stage): sweep.resources.of(stage) for stage in get_args(Stage)}
     for key, block in sweep.resources.methods.items():
         _at(("resources", "methods", key), get_method, key)
@@ -190,10 +190,10 @@ def _resources(sweep: SweepSchema) -> None:
 
 
 def _root(root: str | None) -> None:
-    """Refuse a data root that is no directory, whatever else stands there."""
+    """Refuse a data root that is not a directory."""
     try:
         present = root is None or Path(root).expanduser().is_dir()
-    except (OSError, RuntimeError):  # a name that no file system takes, a home of nobody
+    except (OSError, RuntimeError):  # no file system takes this name, or no user has this home
         present = False
     if root is not None and not present:
         raise Misfit(
@@ -202,7 +202,7 @@ def _root(root: str | None) -> None:
 
 
 def _packages(tasks: Iterable[str], names: TaskNames) -> None:
-    """Refuse tasks whose rows come in a package that is not installed: every job would fail for it."""
+    """Refuse tasks whose rows come in a package that is not installed, since every job would fail."""
     for task in tasks:
         source = names.task(task).source
         if isinstance(source, PackageSource):
@@ -223,7 +223,7 @@ def _seeds(key: "Key", seeds: dict[str, tuple[int, ...]], names: TaskNames) -> N
 
 
 def _tasks(key: "Key", given: Sequence[str] | None, names: TaskNames) -> tuple[str, ...]:
-    """Return the full keys of a list of tasks, none of them twice."""
+    """Return the full keys of a list of tasks, and refuse repeats."""
     if given is None:
         return names.tasks
     keys = tuple(_at((*key, index), names.key, name) for index, name in enumerate(given))
@@ -238,7 +238,7 @@ def _task_keys(key: "Key", mapping: Iterable[str], names: TaskNames, *, default:
 
 
 def _fitting(key: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
-    """Refuse sources that cannot be stacked on each other, as far as their files tell."""
+    """Refuse sources that cannot be stacked on each other, as far as their files show."""
     if not chosen:
         raise Misfit(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
     _stackable(key, chosen)
@@ -249,7 +249,7 @@ def _fitting(key: "Key", chosen: Sequence[str], adapters: _Adapters) -> None:
 
 
 def _stackable(key: "Key", sources: Sequence[str]) -> None:
-    """Refuse two sources of one short name: adapters are stacked and saved under it."""
+    """Refuse two sources of one short name, since adapters are stacked and saved under it."""
     clash = next(_repeated(map(short, sources)), None)
     if clash is not None:
         both = " and ".join(task for task in sources if short(task) == clash)
@@ -279,7 +279,7 @@ def _single(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(key: "Key", call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a check and say at which key it failed."""
+    """Run a check, and name the key at which it fails."""
     try:
         return call(*args, **kwargs)
     except UserError as error:

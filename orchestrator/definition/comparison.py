@@ -1,4 +1,4 @@
-"""Which jobs early stopping compares: those that differ in learning rate and seed alone. Each of them names them all."""
+"""Which jobs early stopping compares: those that differ only in learning rate and seed. Each of them names the whole group."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -9,16 +9,16 @@ from scalearn.identity import canonical_json
 
 
 def compared_group(job: Job) -> str:
-    """Return what the jobs that are compared have in common."""
+    """Return what the jobs of one group have in common."""
     optimisation = replace(job.config.optimisation, learning_rate=0.0)
     parents = [parent.node for parent in job.parents]
     return canonical_json([replace(job.config, optimisation=optimisation, seed=0), parents])
 
 
 def with_compared(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Iterate over a sweep's jobs in order; those that early stopping may end know the learning rates and seeds of their group.
+    """Iterate over a sweep's jobs in order. Jobs that early stopping may end get the learning rates and seeds of their group.
 
-    Where a job ends depends on whom it is compared with: among others it is another job, though its path is the same.
+    Early stopping ends a job by comparison with its group. So in another group it is another job, though its path is the same.
     """
     listed = list(jobs)
     groups = [None if job.config.optimisation.early_stopping is None else compared_group(job) for job in listed]

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from orchestrator.definition.schema import Data, MethodRow, SweepSchema
 
 FEW_SHOT: Mapping[str, Any] = MappingProxyType({"epochs": 1000, "max_steps": 1000, "patience": 20, "selection": "metric"})
-"""Optimisation of few-shot jobs (docs/protocol.md, Training): steps bound them; an epoch may be a single step, so epochs must not."""
+"""Optimisation of few-shot jobs (docs/protocol.md, Training). Steps bound them; epochs must not, since an epoch may be one step."""
 
 DEFAULT_SEEDS = (0,)
 
 
 SENTENCE_LENGTHS = {"minilm": 256}
-"""Tokens that a sentence encoder was published to read."""
+"""Tokens that a sentence encoder was published to read, by name."""
 SENTENCE_LENGTH = 384
-"""That of all-mpnet-base-v2, and of others that are not named."""
+"""Tokens that all-mpnet-base-v2 reads, used for all other encoders too."""
 
 
 class Subset(NamedTuple):
-    """How much of the target's training data a job sees."""
+    """How much of the target's training data a job reads."""
 
     few_shot: int | None = None
     train_share: float | None = None
@@ -57,7 +57,7 @@ def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = da
 
 
 class _Expansion:
-    """One expansion; keeps what many jobs share, so that 100,000 jobs stay small."""
+    """One expansion. It keeps what many jobs share, so that 100,000 jobs stay small."""
 
     def __init__(self, sweep: "SweepSchema", origin: Callable[[Task, Path | None], str]) -> None:
         self.sweep = sweep
@@ -104,7 +104,7 @@ class _Expansion:
         chosen: tuple[str, ...] = (),
         parents: tuple[Job, ...] = (),
     ) -> Job:
-        # What a job on one task alone learns does not depend on the benchmark that the sweep is about, so sweeps share it.
+        # A job on one task alone learns the same in any sweep, so it stands under its task's benchmark, where sweeps share it.
         benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
         config = JobConfig(
             benchmark=benchmark,
@@ -122,7 +122,7 @@ class _Expansion:
         return Job(config, parents)
 
     def _source(self, task: str, subset: Subset) -> Job:
-        """Return the adapter that transfer jobs stack for a task."""
+        """Return the job whose adapter transfer jobs stack for a task."""
         key = (task, subset)
         if key not in self._sources:
             adapter = get_method("adapter")
@@ -132,7 +132,7 @@ class _Expansion:
         return self._sources[key]
 
     def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
-        """Return the job that measures how similar all tasks are on their full training data: one for all targets and seeds."""
+        """Return the job that measures how similar all tasks are on their full training data. It serves all targets and seeds."""
         encoder = get_backbone(str(settings["sentence_encoder"]))
         wanted = {*tasks_of(chosen, self.external, self.names), *self.targets}
         tasks = (*(task for task in self.names.tasks if task in wanted), *sorted(wanted.difference(self.names.tasks)))
@@ -154,9 +154,9 @@ class _Expansion:
     def _optimisation(
         self, method: Method, tasks: tuple[str, ...], subset: Subset, row: Mapping[str, Any], rate: float | None, *, compared: bool = False
     ) -> OptimisationConfig:
-        """Lay the published values, the few-shot rule, and the file's values over each other; the most specific wins.
+        """Merge the published values, the few-shot rule and the file's values. The most specific value wins.
 
-        Only jobs that are `compared` with those of other learning rates are subject to early stopping.
+        Only jobs that are `compared` with jobs of other learning rates are subject to early stopping.
         """
         training = self.sweep.training
         values = {**method.optimisation, **(FEW_SHOT if subset.few_shot is not None else {}), **training.of(method.stage)}

@@ -1,4 +1,4 @@
-"""One sentence for what pydantic found wrong: place, key, what is allowed, what stands there."""
+"""One sentence for an error that pydantic found: the place, the key, what is allowed, and what the file has."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -27,11 +27,11 @@ _BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> str:
-    """Return the sentence for the first thing that is wrong; unknown keys come first, since they cause others.
+    """Return the sentence for the first error. Unknown keys come first, since they cause other errors.
 
     Args:
-        error: What validation raised.
-        document: What was validated.
+        error: The error that validation raised.
+        document: The document that was validated.
         model: The model of the whole document.
     """
     found = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
@@ -41,7 +41,7 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
 def locate(document: Document, path: Sequence[str | int]) -> tuple[str, str]:
     """Return the place in the source and the dotted name of a validated value.
 
-    Validation reads shorthands as their long form (`seeds: 3` as `seeds.default[0]`); what does not stand in the source is left out.
+    Validation reads short forms as long ones (`seeds: 3` as `seeds.default[0]`). Parts that are not in the source are left out.
     """
     value: Any = document.data
     steps: list[str | int] = []
@@ -59,7 +59,7 @@ def dotted(key: Key) -> str:
 
 
 def _shown(key: str) -> str:
-    """Return a key without what a terminal would obey, such as an override of the direction of text, and cut where it is very long."""
+    """Return a key without characters that control a terminal, such as an override of the text direction, and cut if very long."""
     text = key if len(key) <= 100 else key[:97] + "..."
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
@@ -96,7 +96,7 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the keys that the block at a path may have, the last part of the path being the wrong one."""
+    """Return the keys that the block at a path may have. The last part of the path is the wrong key."""
     for part in path[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
@@ -104,7 +104,7 @@ def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that an annotation contains, however deep: `dict[str, tuple[MethodRow, ...]]` holds `MethodRow`."""
+    """Return the model that an annotation contains at any depth: `dict[str, tuple[MethodRow, ...]]` holds `MethodRow`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for item in get_args(annotation) if (found := _model_in(item))), None)

@@ -1,6 +1,6 @@
-"""The graph of a sweep's jobs and their states: pure Python, no scheduler in sight.
+"""The graph of a sweep's jobs and their states, in pure Python and without a scheduler.
 
-An edge is the value itself: a job holds its parents, so a cycle cannot be written down.
+A job holds its parents as values, so a cycle cannot be written.
 """
 
 import re
@@ -24,21 +24,21 @@ _CLOSED: frozenset[State] = frozenset({"failed", "blocked"})
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One artifact to make. Two jobs are equal when their nodes are."""
+    """One artifact to make. Two jobs are equal if their nodes are."""
 
     config: JobConfig
     parents: tuple["Job", ...] = ()
-    """Jobs whose artifacts this one reads. A transfer job's sources come first, in the order of `config.sources`;
-    those in `config.external` have no job."""
+    """Jobs whose artifacts this one reads. A transfer job's sources come first, in the order of `config.sources`, without those in
+    `config.external`, which have no job."""
     path: str = field(init=False)
-    """Readable place in a store, e.g. `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`."""
+    """Readable place in a store, for example `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`."""
     fingerprint: str = field(init=False)
     """10 hexadecimal digits over everything that changes the result."""
     node: str = field(init=False)
     """`path-fingerprint`: the job's name everywhere."""
 
     def __post_init__(self) -> None:
-        """Derive the names at once: later they are read far more often than made, and parents' ones are at hand."""
+        """Derive the names at once: they are read far more often than made, and the parents' names are known here."""
         object.__setattr__(self, "path", node_path(self.config))
         object.__setattr__(self, "fingerprint", fingerprint(self.config, [parent.fingerprint for parent in self.parents]))
         object.__setattr__(self, "node", node_name(self.path, self.fingerprint))
@@ -53,33 +53,33 @@ class Job:
 
     @property
     def source_name(self) -> str:
-        """Short name of the job's task, under which transfer jobs stack its adapter."""
+        """Short name of the job's task, under which transfer jobs stack the job's adapter."""
         return self.config.task.rpartition("/")[2]
 
     @property
     def parent_names(self) -> tuple[str, ...]:
-        """Names under which training finds the parents' artifacts: a source's task, and another's stage."""
+        """Names under which training finds the parents' artifacts: the task for a source, the stage for another parent."""
         return tuple(parent.source_name if parent.config.stage == "source" else parent.config.stage for parent in self.parents)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Full keys of the tasks the job trains on."""
+        """Full keys of the tasks that the job trains on."""
         return tuple(data.task for data in self.config.data)
 
 
 class Graph:
-    """Jobs by node, parents before children, and the state of each.
+    """Jobs by node, with parents before children, and the state of each job.
 
-    A pending job is ready when all its parents are done. When a job fails, its pending descendants become blocked; when
-    it gets another chance, they become pending again. Every operation costs time in proportion to the edges it touches.
+    A pending job is ready when all its parents are done. If a job fails, its pending descendants become blocked. If it is tried again, they
+    become pending again. The time of each operation is proportional to the edges that it touches.
     """
 
     def __init__(self, jobs: Iterable[Job], *, feeding: Iterable[str] = ()) -> None:
-        """Build a graph of jobs and of everything they need.
+        """Build a graph of the given jobs and all jobs that they need.
 
         Args:
-            jobs: In the order in which they should be listed; equal jobs count once.
-            feeding: Nodes known to feed jobs outside of this graph, for `stage_of`.
+            jobs: Jobs in the order in which they should be listed. Equal jobs count once.
+            feeding: Nodes that are known to feed jobs outside this graph, for `stage_of`.
         """
         self._jobs: dict[str, Job] = {}
         for job in jobs:
@@ -99,7 +99,7 @@ class Graph:
         self._order = list(self._jobs)
 
     def _add(self, job: Job) -> None:
-        """Add a job after its parents, without recursion: chains may be long."""
+        """Add a job after its parents, without recursion, since chains may be long."""
         stack = [job]
         while stack:
             current = stack[-1]
@@ -127,7 +127,7 @@ class Graph:
         return tuple(self._jobs)
 
     def job(self, node: str) -> Job:
-        """Return a node's job. Raises KeyError where there is none."""
+        """Return a node's job. Raises KeyError if there is none."""
         return self._jobs[node]
 
     def parents(self, node: str) -> tuple[str, ...]:
@@ -157,13 +157,13 @@ class Graph:
                 stack.extend(self._children.get(current, ()))
 
     def stage_of(self, node: str) -> str:
-        """Return the stage a job counts in: an adapter that feeds no other job is a baseline of its own, `single`."""
+        """Return the stage under which a job is listed. An adapter that feeds no other job is a baseline: `single`."""
         stage = self._jobs[node].config.stage
         return "single" if stage == "source" and node not in self._feeding else stage
 
     @property
     def states(self) -> Mapping[str, State]:
-        """State of every node: a live, read-only view."""
+        """State of every node, as a live, read-only view."""
         return MappingProxyType(self._states)
 
     def counts(self) -> dict[State, int]:
@@ -171,10 +171,10 @@ class Graph:
         return {state: self._counts[state] for state in STATES}
 
     def ready(self, limit: int | None = None) -> list[str]:
-        """Return pending nodes whose parents are all done: those that most jobs wait for first, then in listing order.
+        """Return the pending nodes whose parents are all done: first those that most jobs wait for, then in listing order.
 
         Args:
-            limit: Return at most so many.
+            limit: The most nodes to return.
         """
         return [self._order[index] for _, index in islice(self._ready, limit)]
 
@@ -188,18 +188,18 @@ class Graph:
         return self._cause.get(node)
 
     def is_finished(self) -> bool:
-        """Tell whether nothing is running and nothing can be started any more."""
+        """Tell whether nothing is running and nothing more can start."""
         return not (self._counts["pending"] or self._counts["running"])
 
     def mark(self, node: str, state: State) -> None:
-        """Set a node's state and let its descendants follow.
+        """Set a node's state, and update its descendants.
 
-        Any change is allowed except to `blocked`, which follows from failures: a failed job may be pending again, a cached one may
-        turn out to be corrupt. A done job does not ask what became of its parents.
+        Any change is allowed except to `blocked`, which follows from failures. For example, a failed job may become pending again, and a
+        cached job may turn out to be corrupt. A done job stays done whatever becomes of its parents.
 
         Raises:
             KeyError: No such node.
-            ValueError: Not a state that can be set, or `running` before the parents are done.
+            ValueError: The state cannot be set, or it is `running` before the parents are done.
         """
         old = self._states[node]
         if state not in STATES or state == "blocked":
@@ -215,19 +215,19 @@ class Graph:
         self._follow(node, old)
 
     def _follow(self, node: str, old: State) -> None:
-        """Bring descendants up to date after a node has changed."""
+        """Update the descendants of a node that has changed."""
         new = self._states[node]
         if (old in DONE) != (new in DONE):
             for child in self._children.get(node, ()):
                 before = self._waiting[child]
                 self._waiting[child] = after = before + (1 if old in DONE else -1)
-                if not (before and after):  # most of the time other parents are still awaited
+                if not (before and after):  # mostly, other parents are not done yet
                     self._refresh(child)
         if (old in _CLOSED) != (new in _CLOSED) or new in _CLOSED:
             self._spread(node)
 
     def _spread(self, node: str) -> None:
-        """Block or release the undone descendants of a node that closed or opened."""
+        """Block or release the undone descendants of a node that can no longer, or can again, succeed."""
         stack = list(self._children.get(node, ()))
         while stack:
             child = stack.pop()
@@ -261,7 +261,7 @@ class Graph:
         self._refresh(node)
 
     def _refresh(self, node: str) -> None:
-        """Keep the sorted list of ready nodes true for one node."""
+        """Update the sorted list of ready nodes for one node."""
         rank = self._rank(node)
         position = bisect_left(self._ready, rank)
         listed = position < len(self._ready) and self._ready[position] == rank
@@ -275,13 +275,13 @@ class Graph:
         return -self.descendants(node), self._index[node]
 
     def restrict(self, pattern: str) -> "Graph":
-        """Return the graph of the jobs whose node matches a regular expression, and of what they need; all are pending.
+        """Return the graph of the jobs whose node matches a regular expression, and of the jobs that they need. All are pending.
 
         Args:
-            pattern: Searched for anywhere in the node.
+            pattern: Regular expression that is searched for anywhere in the node.
 
         Raises:
-            UserError: Not a regular expression, or it matches no node.
+            UserError: The pattern is no regular expression, or it matches no node.
         """
         expression = node_pattern(pattern)
         kept: Sequence[Job] = [job for node, job in self._jobs.items() if expression.search(node)]
@@ -291,15 +291,15 @@ class Graph:
         return Graph(kept, feeding=self._feeding)
 
     def keep(self, nodes: Collection[str]) -> "Graph":
-        """Return the graph of some nodes and of what they need; all are pending."""
+        """Return the graph of some nodes and of the jobs that they need. All are pending."""
         return Graph([job for node, job in self._jobs.items() if node in nodes], feeding=self._feeding)
 
 
 def node_pattern(text: str) -> re.Pattern[str]:
-    """Return the regular expression that picks nodes, as `--only` gives it.
+    """Return the regular expression of `--only`, which picks nodes.
 
     Raises:
-        UserError: It is none.
+        UserError: The text is no regular expression.
     """
     try:
         return re.compile(text)

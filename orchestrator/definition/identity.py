@@ -1,7 +1,7 @@
-"""What makes two jobs the same, and how they are called: the fingerprint, the names of nodes, and the parts of such names.
+"""What makes two jobs the same, and what they are called: the fingerprint, the names of nodes, and the parts of these names.
 
-A node is called `<benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>`. All but the fingerprint is its path, for people.
-What of a configuration enters the fingerprint is said in `scalearn.identity`.
+A node is called `<benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>`. All before the fingerprint is the path, for
+people. `scalearn.identity` decides which fields of a configuration enter the fingerprint.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from scalearn.methods.registry import METHODS
 from scalearn.tasks import Task, benchmark_names, benchmark_tasks, task_of
 
 SCHEMA_VERSION = 1
-"""Part of every fingerprint. Bump it by hand when training changes so that old results no longer hold; where that is so for some jobs
-only, let `schema_version` tell which."""
+"""Part of every fingerprint. Raise it by hand when training changes so that old results no longer hold. If only some jobs change, let
+`schema_version` tell which."""
 
 MAX_SEGMENT = 100
-"""Longest path segment in characters: leaves room for suffixes within the 255 bytes of common file systems."""
+"""Most characters of a path segment. This leaves room for suffixes within the 255 bytes of common file systems."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*", re.ASCII)
 _RESERVED = frozenset({"con", "prn", "aux", "nul"})
@@ -29,14 +29,14 @@ _NODE = re.compile(r"[^./][^/]*(/[^./][^/]*)*-[0-9a-f]{10}")
 
 
 def safe_segment(name: str, what: str) -> str:
-    """Return a name unchanged if it may become one segment of a path in any store.
+    """Return a name unchanged if it may be one segment of a path in any store.
 
     Args:
         name: A task, a method, a sweep, ...
-        what: How an error message calls it, e.g. `sweep name`.
+        what: What an error message calls it, for example `sweep name`.
 
     Raises:
-        UserError: Empty, too long, `.` or `..`, a separator, a control or non-ASCII character, or a leading dash or dot.
+        UserError: It is empty, too long, `.` or `..`, or has a separator, a control or non-ASCII character, or a dash or dot in front.
     """
     if len(name) > MAX_SEGMENT:
         raise UserError(f"The {what} {printable(name[:40])}... is {len(name)} characters long: use at most {MAX_SEGMENT}.")
@@ -46,7 +46,7 @@ def safe_segment(name: str, what: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text in quotes with control and look-alike characters escaped, fit for one line of a terminal."""
+    """Return text in quotes for one line of a terminal, with control and look-alike characters escaped."""
     plain = "".join(c if c.isascii() and c.isprintable() else f"\\u{ord(c):04x}" for c in unicodedata.normalize("NFC", text))
     return f"'{plain}'"
 
@@ -54,9 +54,9 @@ def printable(text: str) -> str:
 def schema_version(config: JobConfig) -> int:
     """Return the schema version of one job.
 
-    It is one more for each of these that was done otherwise at first (docs/protocol.md): weight decay, which biases and layer norms
-    took too; an ablation with omega dropout, which came after the constraint; joint training, in its draw of tasks and rows; rows,
-    texts, classes or scores of a task; and multiple choice, but for the library's head on one task.
+    The version is one higher for each of these that the job does, since the first version did it otherwise (docs/protocol.md): weight
+    decay, which also shrank biases and layer norms; an ablation with omega dropout, which came after the constraint; joint training, in its
+    draw of tasks and rows; rows, texts, classes or scores of a task; and multiple choice, except with the library's head on one task.
     """
     if config.stage == "similarity":
         return SCHEMA_VERSION
@@ -70,7 +70,7 @@ def schema_version(config: JobConfig) -> int:
 
 
 def _known_task(data: DataConfig) -> Task | None:
-    """Return the task; None if nobody registered it in this process, which may read what others planned."""
+    """Return the task. None: it is not registered in this process, which may read what another process planned."""
     benchmark = data.task.partition("/")[0]
     registered = benchmark in benchmark_names() and data.task in benchmark_tasks(benchmark)
     return task_of(data) if registered or data.own is not None else None
@@ -78,9 +78,9 @@ def _known_task(data: DataConfig) -> Task | None:
 
 @lru_cache(maxsize=4096)
 def _read_anew(data: DataConfig) -> bool:
-    """Tell whether rows, texts, classes or scores of a task are others than at first.
+    """Tell whether the rows, texts, classes or scores of a task differ from those of the first version.
 
-    Those are few-shot samples, shares of train that validation is drawn from, WiC and WSC with their default template, HumSet's
+    This holds for few-shot samples, shares of train that validation is drawn from, WiC and WSC with their default template, HumSet's
     classes, and ReCoRD's scores.
     """
     task = _known_task(data)
@@ -109,10 +109,10 @@ def fingerprint(config: JobConfig, parents: Sequence[str]) -> str:
 
 
 def node_path(config: JobConfig) -> str:
-    """Return the readable part of a node, e.g. `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`.
+    """Return the readable part of a node, for example `glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed3`.
 
     Raises:
-        UserError: A name that cannot be part of a path.
+        UserError: A name cannot be part of a path.
     """
     task = config.data[0].task.rpartition("/")[2] if len(config.data) == 1 else "all"
     segments = (config.benchmark, backbone_segment(config), config.stage, config.method, task)
@@ -121,17 +121,17 @@ def node_path(config: JobConfig) -> str:
 
 
 def node_name(path: str, fingerprint: str) -> str:
-    """Return what a job is called everywhere."""
+    """Return a job's node: its name everywhere."""
     return f"{path}-{fingerprint}"
 
 
 def is_node(name: str) -> bool:
-    """Tell whether a name looks like a node's: other things in a store are never taken for one."""
+    """Tell whether a name has the form of a node. Nothing else in a store has it."""
     return _NODE.fullmatch(name) is not None
 
 
 def path_of(node: str) -> str:
-    """Return a node's path, which is its name without the fingerprint."""
+    """Return a node's path, which is the node without the fingerprint."""
     return node.rpartition("-")[0]
 
 
@@ -141,7 +141,7 @@ def fingerprint_of(node: str) -> str:
 
 
 def is_called(node: str, name: str) -> bool:
-    """Tell whether a name, whose fingerprint may be left out, is that of a node."""
+    """Tell whether a name means a node. The name may leave the fingerprint out."""
     return name in (node, path_of(node))
 
 
@@ -151,20 +151,20 @@ def short_path(path: str) -> str:
 
 
 def method_folder(node: str) -> str:
-    """Return the folder that a node shares with all others of its benchmark, backbone, stage and method."""
+    """Return the folder that a node shares with all nodes of its benchmark, backbone, stage and method."""
     segments = node.split("/")
     return "/".join(segments[: min(4, len(segments) - 1)])
 
 
 def backbone_segment(config: JobConfig) -> str:
-    """Return the backbone's path segment: its name, `owner--model` of a hub id, or `local-HASH` of a directory, wherever that lies."""
+    """Return the backbone's path segment: its name, `owner--model` for a hub id, or `local-HASH` for a directory, wherever it lies."""
     if config.backbone_origin.startswith("files:"):
         return "local-" + config.backbone_origin.removeprefix("files:sha256-")[:8]
     return config.backbone.partition("@")[0].replace("/", "--")
 
 
 def _variant(config: JobConfig) -> str:
-    """Return learning rate and seed, and what else of data and settings departs from the defaults, as far as there is room."""
+    """Return learning rate and seed, and the other data and settings that differ from the defaults, as far as there is room."""
     parts = [f"lr{_exponent(config.optimisation.learning_rate)}"] if config.stage != "similarity" else []
     parts.append(f"seed{config.seed}")
     data = config.data[0]
@@ -192,5 +192,5 @@ def _short(value: object) -> str:
 
 @lru_cache(maxsize=4096)
 def _shared_json(value: DataConfig | OptimisationConfig) -> str:
-    """Memoise the parts that thousands of jobs of a sweep share."""
+    """Encode the parts that thousands of jobs of a sweep share, each only once."""
     return canonical_json(value)

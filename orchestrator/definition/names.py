@@ -1,4 +1,4 @@
-"""Which tasks a sweep means: short names within its benchmark, full keys anywhere."""
+"""The tasks that a sweep names: by short names within its benchmark, by full keys anywhere."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ class TaskNames:
 
     benchmark: str
     tasks: tuple[str, ...]
-    """Full keys of the benchmark's tasks, in the order of stacking, then one's own."""
+    """Full keys of the benchmark's tasks, in the order of stacking, then the sweep's own tasks."""
     own: Mapping[str, Task] = field(default_factory=dict)
     """Tasks that the sweep file itself defines, by full key."""
 
     @classmethod
     def of(cls, benchmark: str, definitions: Mapping[str, Mapping[str, Any]]) -> "TaskNames":
-        """Return the names of a benchmark and of the tasks that a sweep defines.
+        """Return the names of a benchmark's tasks and of the tasks that a sweep defines.
 
         Args:
-            benchmark: A registered one, or that of at least one of the definitions.
-            definitions: `scalearn.tasks.user_task` describes them; by short name or full key.
+            benchmark: A registered benchmark, or the benchmark of at least one definition.
+            definitions: Definitions by short name or full key; `scalearn.tasks.user_task` describes them.
 
         Raises:
-            UserError: No such benchmark, or a definition is wrong.
+            UserError: There is no such benchmark, or a definition is wrong.
         """
         own = {task.key: task for task in (defined_task(benchmark, name, text) for name, text in definitions.items())}
         mine = tuple(key for key, task in own.items() if task.benchmark == benchmark)
@@ -48,7 +48,7 @@ class TaskNames:
         """Return the full key of a short name or full key.
 
         Raises:
-            UserError: No such task; the sentence names the nearest one.
+            UserError: There is no such task. The sentence names the nearest one.
         """
         if "/" in name:
             return self.task(name).key
@@ -58,7 +58,7 @@ class TaskNames:
         return found[0]
 
     def keys(self, names: Iterable[str] | None) -> tuple[str, ...]:
-        """Return full keys in order. None: all of the benchmark."""
+        """Return full keys in order. None: those of the whole benchmark."""
         return self.tasks if names is None else tuple(map(self.key, names))
 
 
@@ -66,12 +66,12 @@ def defined_task(benchmark: str, name: str, definition: Mapping[str, Any]) -> Ta
     """Return the task that a sweep file defines.
 
     Args:
-        benchmark: The sweep's.
+        benchmark: The sweep's benchmark.
         name: Short name within that benchmark, or full key.
-        definition: `scalearn.tasks.user_task` describes it.
+        definition: The definition; `scalearn.tasks.user_task` describes it.
 
     Raises:
-        UserError: The definition is wrong, the name cannot be part of a path, or a registered task has it.
+        UserError: The definition is wrong, the name cannot be part of a path, or a registered task has the name.
     """
     key = name if "/" in name else f"{benchmark}/{name}"
     for part in key.split("/"):
@@ -82,12 +82,12 @@ def defined_task(benchmark: str, name: str, definition: Mapping[str, Any]) -> Ta
 
 
 def short(task: str) -> str:
-    """Return a task's short name, under which its adapter is stacked: `rte` of `glue/rte`."""
+    """Return a task's short name, under which its adapter is stacked: `rte` for `glue/rte`."""
     return task.rpartition("/")[2]
 
 
 def per_task(values: Mapping[str, T], task: str, default: T) -> T:
-    """Return the value for a task: by full key, else by short name, else for all tasks, else the default."""
+    """Return the value for a task: by full key, else by short name, else the value for all tasks, else the default."""
     for name in (task, short(task), DEFAULT):
         if name in values:
             return values[name]

@@ -1,4 +1,4 @@
-"""What a trial needs and what nodes hold, by Ray's names: whether a job can be placed at all, and how many at a time. Pure Python."""
+"""What a trial needs and what nodes hold, by Ray's names: whether a job fits at all, and how many fit at a time. Pure Python."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -7,21 +7,21 @@ from orchestrator.definition.schema import Resources
 from scalearn.errors import UserError
 
 Shape = Mapping[str, float]
-"""Amount by Ray's name: `CPU`, `GPU`, `memory` in bytes, a custom resource, `accelerator_type:A100`."""
+"""Amounts by Ray's names: `CPU`, `GPU`, `memory` in bytes, a custom resource, `accelerator_type:A100`."""
 
 RESERVED = ("CPU", "GPU", "memory", "object_store_memory", "bundle", "node")
-"""Names that Ray keeps for itself: a custom resource must have another."""
+"""Names that Ray reserves. A custom resource must have another name."""
 ACCELERATOR = "accelerator_type:"
 _TRACE = 0.001
-"""What Ray itself asks of a node's accelerator type: the type is a condition, not something that is used up."""
+"""The amount that Ray itself asks of a node's accelerator type, which is a condition and is not used up."""
 
 
 def shape_of(resources: Resources, gpu: float = 0.0) -> dict[str, float]:
     """Return what Ray sets aside for one trial.
 
     Args:
-        resources: As the sweep file states them.
-        gpu: GPUs of a trial for which it states none: `default_gpu`, or 0 for a cluster without.
+        resources: The resources, as the sweep file states them.
+        gpu: GPUs of a trial for which the file states none: `default_gpu`, or 0 for a cluster without GPUs.
     """
     shape = {
         "CPU": resources.cpu,
@@ -35,30 +35,30 @@ def shape_of(resources: Resources, gpu: float = 0.0) -> dict[str, float]:
 
 
 def placement_of(shape: Shape) -> Hashable:
-    """Return what trials of equal shape have in common: one pack is placed once, and a worker takes those of its own placement."""
+    """Return a key of trials with equal shape. One pack is placed once, and a worker takes packs of its own placement."""
     return tuple(sorted(shape.items()))
 
 
 def default_gpu(nodes: Iterable[Shape]) -> float:
-    """Return the GPUs of a trial whose sweep file states none: one where any node has one."""
+    """Return the GPUs of a trial whose sweep file states none: 1 if any node has one, else 0."""
     return 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
 
 
 def count_fitting(nodes: Iterable[Shape], shape: Shape) -> int:
-    """Return how many trials of a shape the nodes hold at a time; a trial lies on one node."""
+    """Return how many trials of a shape the nodes hold at a time. A trial runs on one node."""
     return sum(_fits(node, shape) for node in nodes)
 
 
 def check_placeable(nodes: Sequence[Shape], shape: Shape, job: str) -> None:
-    """Refuse a job that no node can hold: it would wait for ever.
+    """Refuse a job that no node can hold, since it would wait for ever.
 
     Args:
-        nodes: What every node of the cluster has in total.
-        shape: What the job needs.
-        job: What the sentence calls it.
+        nodes: Total resources of each node of the cluster.
+        shape: The resources that the job needs.
+        job: What the sentence calls the job.
 
     Raises:
-        UserError: No node can hold it; the sentence says what is missing.
+        UserError: No node can hold the job. The sentence says what is missing.
     """
     if any(_fits(node, shape) for node in nodes):
         return
@@ -74,7 +74,7 @@ def _fits(node: Shape, shape: Shape) -> int:
 
 
 def lack(nodes: Sequence[Shape], shape: Shape) -> str:
-    """Return what keeps a shape from all nodes: `needs 1 GPU and the cluster has 0`."""
+    """Return why no node can hold a shape: `needs 1 GPU and the cluster has 0`."""
     for name, amount in shape.items():
         total = sum(node.get(name, 0.0) for node in nodes)
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)

@@ -1,6 +1,6 @@
-"""What a sweep file may say: one pydantic model per block, with the range of every value that `scalearn.config` does not give.
+"""What a sweep file may say: one pydantic model per block, with the ranges of values that `scalearn.config` does not define.
 
-Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which knows the registries.
+Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which reads the registries.
 """
 
 from dataclasses import MISSING, fields
@@ -11,11 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, cr
 from scalearn.config import Count, Length, OptimisationConfig, Rate, Share, Stage
 
 DEFAULT = "default"
-"""Key of a per-task mapping that stands for every task that is not named."""
+"""Key of a per-task mapping that stands for all tasks that are not named."""
 
 
 def _as_mapping(value: Any) -> Any:
-    """Read `2000` as `{default: 2000}`, so that one value for all tasks and one per task are the same type."""
+    """Read `2000` as `{default: 2000}`, so that one value for all tasks and one value per task have the same type."""
     return value if isinstance(value, dict) else {DEFAULT: value}
 
 
@@ -34,7 +34,7 @@ def _as_block(value: Any) -> Any:
 
 
 def _as_rows(value: Any) -> Any:
-    """Read one block as a list of one: a method may have several rows, with different sources or settings."""
+    """Read one block as a list of one, since a method may have several rows with different sources or settings."""
     rows = tuple(value) if isinstance(value, list) else (value,)
     return tuple(_as_block(row) for row in rows)
 
@@ -47,13 +47,13 @@ SeedsPerTask = Annotated[dict[Name, Seeds], BeforeValidator(_as_mapping)]
 
 
 class Block(BaseModel):
-    """A mapping in which every key is known and every value has exactly its type."""
+    """A mapping in which every key is known and every value has exactly the right type."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _fields_of(config: type) -> dict[str, Any]:
-    """Return the fields of a configuration's dataclass with their ranges and defaults; one that has no default may be left out."""
+    """Return the fields of a configuration's dataclass with their ranges and defaults. Fields without a default may be left out."""
     found = get_type_hints(config, include_extras=True)
     defaults = {item.name: item.default for item in fields(config)}
     return {name: (found[name], default) if default is not MISSING else (found[name] | None, None) for name, default in defaults.items()}
@@ -66,10 +66,10 @@ else:
 
 
 class Optimisation(_OptimisationFields):
-    """Values that override the method's published ones; what is not given is not touched (`scalearn.config.OptimisationConfig`)."""
+    """Values that override the method's published ones. Values that are not given stay (`scalearn.config.OptimisationConfig`)."""
 
     def given(self) -> dict[str, Any]:
-        """Return only what the file states, by name of the optimisation field. A null learning rate states nothing."""
+        """Return only the values in the file, by name of the optimisation field. A null learning rate counts as not given."""
         stated = {name: getattr(self, name) for name in Optimisation.model_fields if name in self.model_fields_set}
         return {name: value for name, value in stated.items() if (name, value) != ("learning_rate", None)}
 
@@ -78,7 +78,7 @@ OptimisationBlock = Annotated[Optimisation, BeforeValidator(_as_block)]
 
 
 class StageTraining(Optimisation):
-    """Optimisation for every job, and for the jobs of one stage."""
+    """Optimisation for all jobs, and for the jobs of one stage."""
 
     source: OptimisationBlock = Optimisation()
     transfer: OptimisationBlock = Optimisation()
@@ -86,7 +86,7 @@ class StageTraining(Optimisation):
     single: OptimisationBlock = Optimisation()
 
     def of(self, stage: Stage) -> dict[str, Any]:
-        """Return what is stated for a stage; the stage's own block wins."""
+        """Return the values for a stage. Those in the stage's own block win."""
         block: Optimisation = getattr(self, stage)
         return {**self.given(), **block.given()}
 
@@ -99,63 +99,63 @@ class Training(StageTraining):
 
 
 class Data(Block):
-    """The `data` block: which rows jobs read."""
+    """The `data` block: which rows the jobs read."""
 
     root: Name | None = None
     """Directory with `<benchmark>/<task>/<split>.parquet`, relative to the working directory. None: the hub, or the task's package."""
     train_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
     evaluation_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
     max_length: Annotated[dict[Name, Length], BeforeValidator(_as_mapping)] = {}
-    """Tokens. Not given: each task's own."""
+    """Tokens, by task. For tasks that are not given, the task's own number."""
     template: Annotated[dict[Name, Name], BeforeValidator(_as_mapping)] = {}
     train_share: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """Shares of the target's training rows, one sweep point each; other tasks keep all of theirs."""
+    """Shares of the target's training rows, one sweep point each. Other tasks keep all rows."""
     few_shot: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """Numbers of the target's training rows, one sweep point each; other tasks keep all of theirs."""
+    """Numbers of the target's training rows, one sweep point each. Other tasks keep all rows."""
 
 
 class Sources(Block):
     """The `sources` block: the adapters that every transfer job stacks."""
 
     tasks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] | None = None
-    """Tasks in the order in which their adapters are stacked; empty where `adapters` are enough. None: all of the benchmark."""
+    """Tasks in the order in which their adapters are stacked. Empty if `adapters` are enough. None: the whole benchmark."""
     adapters: Annotated[dict[Name, Name], BeforeValidator(_as_block)] = {}
-    """Adapters that lie somewhere already, by the name under which they are stacked: a directory, or a hub id `owner/adapter[@revision]`.
-    One that bears the name of a task stands in the place of that task's own; the others come after the tasks."""
+    """Existing adapters, by the name under which they are stacked: a directory, or a hub id `owner/adapter[@revision]`. An adapter with the
+    name of a task replaces that task's own. The others come after the tasks."""
     allow_pickle: bool = False
     """Whether adapters with pickled weights are accepted. Never part of a job's identity."""
     seed: Seed = 0
-    """Seed of every source adapter, whatever the transfer job's (the published scripts do so)."""
+    """Seed of every source adapter, whatever the transfer job's seed, as in the published scripts."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
     """Settings of the method `adapter`."""
 
 
 class MethodRow(Optimisation):
-    """One row of the table: a method with what differs from its published settings."""
+    """One row of the table: a method, and its differences from the published settings."""
 
     learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """One or several; the best on validation is reported."""
+    """One or several. The best on validation is reported."""
     seeds: SeedsPerTask | None = None
-    """None: the sweep's."""
+    """None: the sweep's seeds."""
     sources: Names | None = None
-    """Tasks and names of `sources.adapters` that are stacked; `target` stands for the target's own. None: the sweep's."""
+    """Tasks and names of `sources.adapters` that are stacked. `target` means the target's own. None: the sweep's sources."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = Field(default={})
-    """The method's own settings; a list gives one job per value."""
+    """The method's own settings. A list gives one job per value."""
 
 
 class Resources(Block):
     """What Ray sets aside for one trial. Never part of a job's identity."""
 
     cpu: Annotated[float, Field(gt=0, le=4096)] = 1.0
-    """Also the number of threads of the process, rounded down to at least 1."""
+    """CPUs. Also the number of threads of the process, rounded down to at least 1."""
     gpu: Annotated[float, Field(ge=0, le=1024)] | None = None
-    """A fraction of one, or a whole number. None: 1 where the cluster has GPUs, so that one file serves a laptop and a cluster."""
+    """A fraction of one GPU, or a whole number. None: 1 if the cluster has GPUs, so that one file serves a laptop and a cluster."""
     memory: Annotated[ByteSize, Field(ge=1, le=2**60)] | None = None
     """Bytes, or text such as `8 GiB`. None: Ray counts no memory for the job."""
     custom: Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e9)]], BeforeValidator(_as_block)] = {}
-    """Resources that the cluster's own start gave names to."""
+    """Custom resources, by the names that were given when the cluster was started."""
     accelerator_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """Ray's name of the accelerator that the node must have, e.g. `A100`."""
+    """Ray's name of the accelerator that the node must have, for example `A100`."""
 
 
 ResourcesBlock = Annotated[Resources, BeforeValidator(_as_block)]
@@ -165,7 +165,7 @@ class StageResources(Block):
     """The `resources` block."""
 
     attention: Literal["eager", "sdpa"] = "eager"
-    """Of the backbone, in all jobs. `sdpa` takes less memory on long inputs, and draws attention dropout from one stream for all jobs."""
+    """The backbone's attention, in all jobs. `sdpa` saves memory on long inputs, and draws attention dropout from one common stream."""
     gradient_checkpointing: bool = False
     """Whether the backbone's activations are computed again in the backward pass instead of being kept."""
     source: ResourcesBlock = Resources()
@@ -174,10 +174,10 @@ class StageResources(Block):
     single: ResourcesBlock = Resources()
     similarity: ResourcesBlock = Resources()
     methods: Annotated[dict[Name, ResourcesBlock], BeforeValidator(_as_block)] = {}
-    """By key of the method registry: what differs from the stage's block."""
+    """Differences from the stage's block, by key of the method registry."""
 
     def of(self, stage: Stage, method: str | None = None) -> Resources:
-        """Return what a trial of a stage needs, or of one method in that stage; what the method's block states wins."""
+        """Return what a trial of a stage needs, or of one method in the stage. Values in the method's block win."""
         resources: Resources = getattr(self, stage)
         own = self.methods.get(method) if method is not None else None
         return resources if own is None else resources.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
@@ -187,16 +187,16 @@ class Packing(Block):
     """The `packing` block: how many jobs train together in one process. Never part of a job's identity."""
 
     size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """The most jobs of a pack. `auto`: as many as fit the device's memory and were measured to pay."""
+    """The most jobs in a pack. `auto`: as many as fit the device's memory and as were measured to save time."""
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that a pack may fill."""
 
     profile: Name | None = None
-    """A device's speed, as for `plan --profile`. None: a shipped one of the same kind of device, CPU or GPU."""
+    """A device's speed, as for `plan --profile`. None: a shipped profile of the same kind of device, CPU or GPU."""
 
     @property
     def limit(self) -> int | None:
-        """The most jobs of a pack. None: what is measured decides."""
+        """The most jobs in a pack. None: decided by measurement."""
         return None if self.size == "auto" else self.size
 
 
@@ -206,7 +206,7 @@ class Tracking(Block):
     experiment: Name | None = None
     """MLflow experiment. None: the sweep's name."""
     uri: Name | None = None
-    """None: `MLFLOW_TRACKING_URI`, or an SQLite file in the store."""
+    """Tracking URI. None: `MLFLOW_TRACKING_URI`, or an SQLite file in the store."""
 
 
 class SweepSchema(Block):
@@ -220,17 +220,17 @@ class SweepSchema(Block):
     store: Name = "runs"
     """Where artifacts go: a path relative to the working directory, or the URL of an object store."""
     tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
-    """One's own tasks, by name within the benchmark or by full key (`scalearn.tasks.user_task` describes a definition)."""
+    """The user's own tasks, by name within the benchmark or by full key (`scalearn.tasks.user_task` describes a definition)."""
     data: Annotated[Data, BeforeValidator(_as_block)] = Data()
     sources: Annotated[Sources, BeforeValidator(_as_block)] = Sources()
     targets: Names | None = None
-    """Tasks in the order of the table's columns. None: all of the benchmark."""
+    """Tasks in the order of the table's columns. None: the whole benchmark."""
     seeds: SeedsPerTask = {DEFAULT: (0,)}
     methods: Annotated[
         dict[Name, Annotated[tuple[MethodRow, ...], BeforeValidator(_as_rows), Field(min_length=1)]],
         Field(min_length=1),
     ]
-    """Rows of the table in their order, by key of the method registry."""
+    """Rows of the table in order, by key of the method registry."""
     training: Annotated[Training, BeforeValidator(_as_block)] = Training()
     resources: Annotated[StageResources, BeforeValidator(_as_block)] = StageResources()
     packing: Annotated[Packing, BeforeValidator(_as_block)] = Packing()

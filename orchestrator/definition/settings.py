@@ -12,11 +12,11 @@ from scalearn.methods.registry import Method, resolve_settings
 def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tuple[dict[str, Setting], ...]:
     """Return one complete set of settings for every combination of the listed values.
 
-    A setting that is one value (`omega_dropout`) is listed as `[0.0, 0.3]`; one that is itself a list (`omega`) as a list of lists.
+    For several values, a setting of one value (`omega_dropout`) has `[0.0, 0.3]`; a setting that is a list (`omega`) has a list of lists.
 
     Args:
         method: Entry of the registry.
-        given: Settings as the sweep file has them.
+        given: Settings, as in the sweep file.
         sources: Number of source adapters.
 
     Raises:
@@ -40,5 +40,5 @@ def _values(method: Method, name: str, raw: Any) -> list[Setting]:
 
 
 def _frozen(value: Any) -> Setting:
-    """Return lists as tuples, all the way down."""
+    """Return a value with all lists in it as tuples, at any depth."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

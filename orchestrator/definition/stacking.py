@@ -1,4 +1,4 @@
-"""Which adapters a transfer job stacks: those of tasks, which source jobs train, and those that lie somewhere already."""
+"""Which adapters a transfer job stacks: those that source jobs train for tasks, and those that exist already."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from orchestrator.definition.schema import Sources
 
 TARGET = "target"
-"""Stands for the target's own source adapter in a method's `sources`."""
+"""Means the target's own source adapter in a method's `sources`."""
 
 _OTHER_PARENTS = ("similarity",)
-"""Names under which a job finds parents that are no sources."""
+"""Names under which a job finds parents that are not sources."""
 
 
 def external_adapters(sources: "Sources") -> dict[str, ExternalAdapter]:
-    """Return the adapters that a sweep names by their place, by the name under which they are stacked.
+    """Return the adapters that a sweep names by their place, by the names under which they are stacked.
 
     Raises:
         UserError: A place holds no adapter, or one with pickled weights that the sweep does not allow.
@@ -29,10 +29,10 @@ def external_adapters(sources: "Sources") -> dict[str, ExternalAdapter]:
 
 
 def named_adapter(name: str, place: str, allow_pickle: bool) -> ExternalAdapter:
-    """Return one such adapter.
+    """Return one adapter that is named by its place.
 
     Raises:
-        UserError: As `external_adapters`, or the name stands for something else.
+        UserError: As for `external_adapters`, or the name means something else.
     """
     if name in (TARGET, *_OTHER_PARENTS):
         raise UserError(f"The name '{name}' stands for something else: give the adapter another one.")
@@ -40,18 +40,18 @@ def named_adapter(name: str, place: str, allow_pickle: bool) -> ExternalAdapter:
 
 
 def stacked(sources: "Sources", own: Sequence[str] | None, target: str, names: TaskNames) -> tuple[str, ...]:
-    """Return what a job stacks, in order: full key of a task whose adapter is trained, or name of an adapter that lies somewhere.
+    """Return what a job stacks, in order: the full key of a task whose adapter is trained, or the name of an existing adapter.
 
-    An adapter that bears the short name of a task stands in the place of that task's own.
+    An adapter with the short name of a task replaces that task's own.
 
     Args:
-        sources: The sweep's.
+        sources: The sweep's sources.
         own: The method's own list. None: the sweep's tasks, then its other adapters.
         target: Full key of the job's task.
-        names: Of tasks.
+        names: The names of tasks.
 
     Raises:
-        UserError: An unknown name.
+        UserError: A name is unknown.
     """
     given = sources.adapters
     if own is not None:
@@ -72,6 +72,6 @@ def tasks_of(chosen: Sequence[str], external: Mapping[str, object], names: TaskN
     """Return the full keys of the tasks that `stacked` sources belong to.
 
     Raises:
-        UserError: An external adapter bears the name of no task.
+        UserError: An external adapter does not have the name of a task.
     """
     return tuple(names.key(name) if name in external else name for name in chosen)

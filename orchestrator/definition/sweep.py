@@ -1,4 +1,4 @@
-"""A sweep: a YAML file, checked against the schema and the registries, that expands to a graph."""
+"""A sweep: a YAML file that is checked against the schema and the registries, and expands to a graph."""
 
 import copy
 import importlib.resources
@@ -19,7 +19,7 @@ from scalearn.unknown_name import unknown
 
 
 class Sweep(SweepSchema):
-    """A checked sweep, with the text it came from."""
+    """A checked sweep, with the text that it came from."""
 
     _file: str = PrivateAttr(default="")
     _text: str = PrivateAttr(default="")
@@ -27,15 +27,15 @@ class Sweep(SweepSchema):
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] = (), *, elsewhere: bool = False) -> "Sweep":
-        """Return the sweep of a file, or of a name that the package ships.
+        """Return the sweep in a file, or a sweep that the package ships, by its name.
 
         Args:
-            source: A path, or the name of a shipped sweep: a word without directory and suffix, e.g. `quickstart`.
-            overrides: `dotted.key=value` each, the value in YAML; applied in order and checked like the file.
-            elsewhere: Whether another machine will run it: the names and places that the file holds are then checked there alone.
+            source: A path, or the name of a shipped sweep: a word without directory and suffix, for example `quickstart`.
+            overrides: Each `dotted.key=value`, with the value in YAML. They are applied in order and checked like the file.
+            elsewhere: Whether another machine will run it. Then only that machine checks the names and places in the file.
 
         Raises:
-            UserError: The file or an override is wrong; one sentence with file, line, and what is allowed.
+            UserError: The file or an override is wrong. The sentence says in which line of which file, and what is allowed.
         """
         path = Path(source)
         if len(path.parts) == 1 and path.suffix not in (".yaml", ".yml"):
@@ -91,12 +91,12 @@ class Sweep(SweepSchema):
 
     @property
     def text(self) -> str:
-        """Exact text of the file, before overrides."""
+        """Exact text of the file, without overrides."""
         return self._text
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What `--set` changed, as given."""
+        """The values of `--set`, as given."""
         return self._overrides
 
 
@@ -114,7 +114,7 @@ def _shipped_text(name: str) -> str:
 
 
 def _overridden(document: Document, overrides: Sequence[str]) -> Document:
-    """Return the document with every `dotted.key=value` laid over it."""
+    """Return the document after every `dotted.key=value` was applied."""
     data: dict[str, Any] = copy.deepcopy(document.data)
     places = dict(document.places)
     for override in overrides:
@@ -130,7 +130,7 @@ def _overridden(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, place: str) -> None:
-    """Set a nested key, making the blocks on the way."""
+    """Set a nested key, and make the blocks above it where they are missing."""
     block: dict[str, Any] = data
     for depth, key in enumerate(keys[:-1], start=1):
         inner = block.get(key)

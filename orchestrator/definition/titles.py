@@ -1,4 +1,4 @@
-"""What results are told about their methods and tasks: how each is called, ordered and grouped. `analysis.reading.names` reads it."""
+"""What results need to know of their methods and tasks: titles, order and groups. `analysis.reading.names` reads it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from scalearn.tasks import task_of
 
 
 def names_of(jobs: Iterable[Job]) -> dict[str, Any]:
-    """Return the facts of all methods and tasks of some jobs, by key; they stand in `job.json`, the manifest and MLflow's tags."""
+    """Return the facts of all methods and tasks of some jobs, by key. They go into `job.json`, the manifest and MLflow's tags."""
     configs = [job.config for job in jobs]
     methods = {config.method: METHODS[config.method] for config in configs if config.method in METHODS}
     tasks = [task_of(data) for data in {(data.task, data.own): data for config in configs for data in config.data}.values()]

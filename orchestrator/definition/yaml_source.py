@@ -1,6 +1,6 @@
-"""Safe reading of sweep files: plain YAML data, and where each key stood.
+"""Safe reading of sweep files: plain YAML data, and the place of each key.
 
-The file may come from anywhere, so what could run code, grow without bound or hide a mistake is refused: tags, anchors and
+The file may come from anywhere. So anything that could run code, grow without bound or hide a mistake is refused: tags, anchors and
 aliases, duplicate keys, several documents, deep nesting, large files. Scalars follow YAML 1.2: `6e-3` is a number, `no` a word.
 """
 
@@ -16,7 +16,7 @@ from orchestrator.definition.identity import printable
 from scalearn.errors import UserError
 
 MAX_BYTES = 1 << 18
-"""Largest file read: a sweep of the whole paper takes a few thousand bytes."""
+"""Bytes of the largest file that is read. A sweep of the whole paper takes a few thousand."""
 MAX_DEPTH = 20
 """Deepest nesting of mappings and lists."""
 
@@ -30,14 +30,14 @@ _WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None, "true":
 
 @dataclass(frozen=True)
 class Document:
-    """What a file said, and where."""
+    """The content of a file, and the place of each part."""
 
     data: dict[str, Any]
     places: dict[Key, str] = field(default_factory=dict)
-    """Place of every key and list item, ready for a sentence: `sweep.yaml, line 3`."""
+    """Place of every key and list item, in the form for a sentence: `sweep.yaml, line 3`."""
 
     def place(self, key: Key) -> str:
-        """Return the place of a key, or of the nearest one above it that stands in the source."""
+        """Return the place of a key, or of the nearest key above it that is in the source."""
         for length in range(len(key), -1, -1):
             if key[:length] in self.places:
                 return self.places[key[:length]]
@@ -48,7 +48,7 @@ def read_file(path: Path) -> tuple[str, Document]:
     """Return a file's text and its content.
 
     Raises:
-        UserError: Missing, unreadable, too large, or not plain YAML; the sentence names file and line.
+        UserError: It is missing, unreadable, too large, or not plain YAML. The sentence names file and line.
     """
     try:
         with path.open("rb") as stream:
@@ -73,7 +73,7 @@ def parse_mapping(text: str, name: str) -> Document:
         name: What error messages call the text, usually a path.
 
     Raises:
-        UserError: Not plain YAML, or not a mapping.
+        UserError: It is not plain YAML, or not a mapping.
     """
     reader = _Reader(text, name)
     data = reader.read()
@@ -83,16 +83,16 @@ def parse_mapping(text: str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """Return the value that a short text holds, as after `--set key=`.
+    """Return the value in a short text, such as the text after `--set key=`.
 
     Raises:
-        UserError: Not plain YAML.
+        UserError: It is not plain YAML.
     """
     return _Reader(text, name, lines=False).read()
 
 
 def describe(value: object) -> str:
-    """Say what kind of value this is, with the value where it is short."""
+    """Return what kind of value this is, with the value itself if it is short."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, dict):
@@ -105,7 +105,7 @@ def describe(value: object) -> str:
 
 
 class _Reader:
-    """Builds data from the parser's events; those come without any construction of objects."""
+    """Builds data from the parser's events, which are made without constructing any objects."""
 
     def __init__(self, text: str, name: str, *, lines: bool = True) -> None:
         self.name = name
@@ -185,7 +185,7 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
         text = self._text_of(event)
-        if not event.implicit[0]:  # quoted or block text stays text
+        if not event.implicit[0]:  # a quoted or block scalar is always text
             return text
         if text in _WORDS:
             return _WORDS[text]

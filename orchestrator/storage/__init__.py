@@ -1,1 +1,1 @@
-"""Where artifacts lie: how they are claimed, written, committed, told whole, listed and removed, in a directory or behind a URL."""
+"""The bytes below a store, in a directory or behind a URL: how files are claimed, written, read, listed and removed."""

@@ -1,4 +1,4 @@
-"""A store that is a directory: what lies in it, of whatever kind, and how a file comes there whole."""
+"""A store that is a directory: what lies in it, and how a file is put there whole."""
 
 import errno
 import os
@@ -11,16 +11,16 @@ from scalearn.files.json_files import names_no_file
 from scalearn.files.whole_files import beside_of
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
-"""What file systems without hard links answer."""
+"""The errors of file systems without hard links."""
 
 
 def first_unwritable(directory: Path, names: Iterable[str]) -> str | None:
-    """Return the first of some files that this user may not read and write: it is another's. None: all are ours."""
+    """Return the first file that this user may not read and write, since it belongs to another user. None: there is none."""
     return next((name for name in names if not os.access(directory / name, os.R_OK | os.W_OK)), None)
 
 
 def walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over what lies below a directory, by its name relative to it, with its kind, size and time. Links are not followed."""
+    """Iterate over all entries below a directory, by relative name, with kind, size and time. Links are not followed."""
     base = str(path)
     if path.is_symlink():
         yield "", {"type": "link", "size": 0}
@@ -41,18 +41,18 @@ def walk(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def make_folder_of(path: Path) -> None:
-    """Make the folder that a file is to be written to, where it is not there yet."""
+    """Make the folder of a file if it does not exist."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # which would say that somebody has written the file
+    except FileExistsError as error:  # raised as it is, it would mean that somebody has written the file
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
 
 
 def create_whole(path: Path, data: bytes) -> None:
-    """Link a finished file into place: with `O_EXCL` alone a reader could see half of it.
+    """Link a finished file into place. With `O_EXCL` alone, a reader could see half of it.
 
     Raises:
-        FileExistsError: Somebody else has written it.
+        FileExistsError: Somebody else has written the file.
     """
     make_folder_of(path)
     beside = beside_of(path)
@@ -60,7 +60,7 @@ def create_whole(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
         os.link(beside, path)
     except FileExistsError:
-        # NFS repeats a request whose answer was lost, and then finds its own link.
+        # NFS repeats a request whose answer was lost, and then finds the link that it has made.
         if beside.stat().st_nlink < 2:
             raise
     except OSError as error:
@@ -73,7 +73,7 @@ def create_whole(path: Path, data: bytes) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return a file's bytes; 0 where there is none, or nothing that this user may look at."""
+    """Return a file's size in bytes; 0 if there is no file, or this user may not look at it."""
     try:
         return path.stat().st_size
     except OSError as error:

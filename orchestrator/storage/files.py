@@ -1,7 +1,7 @@
-"""The files of a store, wherever it lies: a directory, or what a URL of fsspec names.
+"""The files of a store, in a directory or behind a URL that fsspec can open.
 
-Nothing here relies on a rename or on a directory where there are none: an object store shows a file whole once its upload has ended, and
-on a file system a file is written beside its place and then moved there. Everything is tried again while storage is full or away.
+Nothing here relies on a rename or on directories where there are none. An object store shows a file whole once its upload has ended. On a
+file system, a file is written beside its place and then moved there. Every action is tried again while storage is full or away.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ _CHUNK = 512
 
 
 class Storage:
-    """Bytes at paths under one root."""
+    """The bytes at paths below one root."""
 
     def __init__(self, root: str | os.PathLike[str], patience: Patience | None = None) -> None:
-        """Name a place. Nothing is read or written yet.
+        """Name the root. Nothing is read or written yet.
 
         Args:
             root: A directory, relative to the working directory or absolute, or the URL of an object store.
-            patience: How long to wait for storage that is full or away. None: the usual one.
+            patience: How long to wait for storage that is full or away. None: as usual.
 
         Raises:
-            UserError: Nothing is known about URLs of this kind.
+            UserError: URLs of this kind are not supported.
         """
         text = os.fspath(root)
         self.patience = patience or Patience.usual()
@@ -52,28 +52,28 @@ class Storage:
         if self.is_local:
             self._files, path = fsspec.core.url_to_fs(text)
             self.root = Path(str(path)).absolute()
-            """Fixed once: a change of the working directory must not move half a store. Behind a URL a `UPath`, with a path's methods."""
+            """Fixed at once, since a new working directory must not move half a store. Behind a URL, a `UPath` with a path's methods."""
         else:
             self.root = remote_root(text)
             self._files = cast("Any", self.root).fs
         self.url = str(self.root).rstrip("/")
         self._seen: int | None = None
-        """Number of the root's directory once it was there: it must not be made anew where somebody has moved it."""
+        """The root directory's number, once it was seen. If somebody moves the root, it must not be made anew."""
 
     @cached_property
     def impatient(self) -> "Storage":
-        """The same place for who waits for nothing: what cannot be done now is made up for later."""
+        """The same storage for callers that do not wait, since they do later what cannot be done now."""
         return Storage(self.url, Patience(0.0))
 
     def key(self, path: Path) -> str:
-        """Return a path as the file system names it."""
+        """Return the file system's name of a path."""
         return str(path) if self.is_local else str(cast("Any", path).path)
 
     def _do(self, action: Callable[[], T], path: Path) -> T:
-        """Do something with a path, with patience.
+        """Run an action on a path, with patience.
 
         Raises:
-            StoreUnavailable: The store is away, or this user may not do that, or something else lies there.
+            StoreUnavailable: The store is away, this user may not do this, or the path holds something else.
         """
 
         def act() -> T:
@@ -91,7 +91,7 @@ class Storage:
             raise refused from error
 
     def _see_root(self) -> None:
-        """See that the root is still the directory that it was.
+        """Check that the root is still the same directory.
 
         Raises:
             OSError: It was moved or removed.
@@ -100,7 +100,7 @@ class Storage:
             return
         with contextlib.suppress(FileNotFoundError):
             number = os.stat(self.root).st_ino
-            # Some file systems number a directory anew; what a moved one leaves to Ray has no sweeps in it.
+            # Some file systems give a directory a new number. If it was moved, Ray may have remade the directory, but without sweeps in it.
             if number == self._seen or self._seen is None or os.path.exists(self.root / "sweeps"):
                 self._seen = number
                 return
@@ -113,7 +113,7 @@ class Storage:
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: It has more than `limit` bytes.
-            StoreUnavailable: The store stayed away.
+            StoreUnavailable: The store was away for too long.
         """
 
         def act() -> bytes:
@@ -126,7 +126,7 @@ class Storage:
         return self._do(act, path)
 
     def read_from(self, path: Path, start: int, most: int) -> tuple[bytes, int]:
-        """Return some of a file's bytes from a position on, and how many it has in all; no file has none."""
+        """Return some of a file's bytes from a position on, and the file's size. A missing file has no bytes."""
 
         def act() -> tuple[bytes, int]:
             try:
@@ -139,14 +139,14 @@ class Storage:
                 end = min(size, start + most)
                 return (bytes(self._files.cat_file(self.key(path), start=start, end=end)) if start < end else b""), size
             except OSError as error:
-                if names_no_file(error) or isinstance(error, io.UnsupportedOperation):  # a pipe in the place of a file
+                if names_no_file(error) or isinstance(error, io.UnsupportedOperation):  # a pipe instead of a file
                     return b"", 0
                 raise
 
         return self._do(act, path)
 
     def read_many(self, paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
-        """Iterate over those of some files that exist and are of a job's size; behind a URL many are fetched at a time."""
+        """Iterate over the files that exist and are no larger than a job's. Behind a URL, many are fetched at a time."""
         if self.is_local:
             for path in paths:
                 try:
@@ -165,7 +165,7 @@ class Storage:
             yield from ((wanted[key], data) for key, data in found.items() if len(data) <= SMALL)
 
     def _heads(self, keys: list[str]) -> dict[str, bytes]:
-        """Return the first bytes of those of some objects that exist, one more than the limit."""
+        """Return the first bytes of those objects that exist, one byte more than the limit."""
         found = dict(zip(keys, self._files.cat_ranges(keys, 0, SMALL + 1, on_error="return"), strict=True))
         for value in found.values():
             if isinstance(value, Exception) and not isinstance(value, FileNotFoundError) and is_trouble(value):
@@ -173,7 +173,7 @@ class Storage:
         return {key: bytes(value) for key, value in found.items() if not isinstance(value, Exception)}
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file; readers see it whole or not at all."""
+        """Write a file. Readers see it whole or not at all."""
         self._do(lambda: self._write(path, data), path)
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -184,10 +184,10 @@ class Storage:
             write_whole(path, data)
 
     def create(self, path: Path, data: bytes) -> bool:
-        """Write a file that does not exist yet; of several writers exactly one succeeds, on file systems and object stores alike.
+        """Write a file that does not exist yet. Of several writers exactly one succeeds, on file systems and object stores alike.
 
         Returns:
-            Whether this call wrote it.
+            Whether this call has written it.
         """
         tried = False
 
@@ -198,17 +198,17 @@ class Storage:
                 if self.is_local:
                     create_whole(path, data)
                 else:
-                    # S3: a put with `If-None-Match: *`.
+                    # On S3, this is a put with `If-None-Match: *`.
                     self._files.pipe_file(self.key(path), data, mode="create")
                 return True
             except FileExistsError:
-                # An attempt whose answer was lost may have written it.
+                # An earlier attempt, whose answer was lost, may have written it.
                 return again and self.read(path) == data
 
         return self._do(act, path)
 
     def read_json(self, path: Path, limit: int = LARGEST) -> dict[str, Any] | None:
-        """Read a JSON object. None: absent, half-written, too large, too deep, or no object of finite numbers."""
+        """Read a JSON object. None: it is absent, half-written, too large, too deep, or no object of finite numbers."""
         try:
             return parse(self.read(path, limit))
         except ValueError:
@@ -223,7 +223,7 @@ class Storage:
         self.write(path, encode(value))
 
     def exists(self, path: Path) -> bool:
-        """Tell whether there is a file or directory."""
+        """Tell whether a file or directory exists."""
         return bool(self._do(lambda: self._files.exists(self.key(path)), path))
 
     def remove(self, path: Path) -> None:
@@ -236,7 +236,7 @@ class Storage:
         self._do(act, path)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all that it holds, or all files whose names begin so; a link is removed, not followed."""
+        """Remove a directory and its content, or all objects with this prefix. A link is removed, not followed."""
 
         def act() -> None:
             if self.is_local and path.is_symlink():
@@ -248,19 +248,19 @@ class Storage:
         self._do(act, path)
 
     def move(self, path: Path, to: Path) -> None:
-        """Move a file; behind a URL it is copied and then removed."""
+        """Move a file. Behind a URL, it is copied and then removed."""
 
         def act() -> None:
             if self.is_local:
                 to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, to)  # between file systems too: a folder of the store may lie on another
+                shutil.move(path, to)  # works between file systems: a folder of the store may lie on another
             else:
                 self._files.mv(self.key(path), self.key(to))
 
         self._do(act, path)
 
     def names(self, path: Path) -> list[str]:
-        """Return the names of what lies directly in a directory, sorted; none where there is no such directory."""
+        """Return the sorted names of the entries of a directory; none if there is no such directory."""
 
         def act() -> list[str]:
             try:
@@ -272,12 +272,12 @@ class Storage:
         return self._do(act, path)
 
     def listing(self, path: Path) -> dict[str, dict[str, Any]]:
-        """Return every file below a path by its name relative to it, with what the storage says about it: `size`, perhaps `ETag`.
+        """Return every file below a path by relative name, with what the storage says about it: `size`, for some also `ETag`.
 
-        Links are listed as what they are (`type` is `link`) and not followed, and so are folders that this user may not read (`closed`).
+        Links are listed as links (`type` is `link`) and not followed. Folders that this user may not read are listed as `closed`.
         """
         if self.is_local:
-            place = path.resolve() if path == self.root else path  # the store itself may be reached through a link
+            place = path.resolve() if path == self.root else path  # the root itself may be a link
             return self._do(lambda: dict(sorted(walk(place))), path)
         base = self.key(path).rstrip("/") + "/"
         try:
@@ -287,7 +287,7 @@ class Storage:
         return {key.removeprefix(base): facts for key, facts in sorted(found.items()) if key.startswith(base)}
 
     def listings(self, paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
-        """Iterate over the listings of several paths, some fetched at a time."""
+        """Iterate over the listings of several paths. Some are fetched at a time."""
         wanted = list(paths)
         with ThreadPoolExecutor(_LISTING_THREADS) as pool:
             yield from zip(wanted, pool.map(self.listing, wanted), strict=True)
@@ -302,7 +302,7 @@ class Storage:
         return self._do(act, path)
 
     def upload(self, file: Path, path: Path) -> None:
-        """Copy a local file into the store; it appears whole."""
+        """Copy a local file into the store, where it appears whole."""
         self._do(lambda: self._files.put_file(str(file), self.key(path)), path)
 
     def download(self, path: Path, file: Path) -> None:
@@ -312,7 +312,7 @@ class Storage:
 
 
 def written_at(facts: Mapping[str, Any]) -> float:
-    """Return when a listed file was written, in seconds since 1970, as different storages tell it; infinity where one does not."""
+    """Return when a listed file was written, in seconds since 1970, for any storage; infinity if the storage does not say."""
     value = next((facts[name] for name in ("mtime", "LastModified", "last_modified", "created", "updated") if name in facts), None)
     if isinstance(value, datetime):
         return value.timestamp()
@@ -320,7 +320,7 @@ def written_at(facts: Mapping[str, Any]) -> float:
 
 
 def digest(file: BinaryIO) -> dict[str, Any]:
-    """Return size and sha256 of what is left of an open file."""
+    """Return the size and sha256 of the rest of an open file."""
     sha256, size = hashlib.sha256(), 0
     while block := file.read(_BLOCK):
         sha256.update(block)

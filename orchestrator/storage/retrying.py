@@ -1,4 +1,4 @@
-"""Patience with storage: a disk that is full or a store that is away for a moment ends no job; for longer, it ends in one sentence."""
+"""Patience with storage. A full disk or a store that is away for a moment ends no job; if it lasts, the job ends with one sentence."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from scalearn.secrets import clause
 T = TypeVar("T")
 
 DEFAULT_SECONDS = 120.0
-"""Longer than a restart of a server or a failover of a file system, shorter than anyone's patience."""
+"""Longer than the restart of a server or the failover of a file system, but no longer than a user would wait."""
 
 VARIABLE = "SCALEARN_STORE_PATIENCE"
-"""Environment variable with other seconds."""
+"""Environment variable with another number of seconds."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 
@@ -41,11 +41,11 @@ _AWAY = frozenset(
         errno.EROFS,
         errno.ESTALE,
         errno.ETIMEDOUT,
-        getattr(errno, "EREMOTEIO", errno.EIO),  # what s3fs makes of an internal error of the server; of Linux alone
+        getattr(errno, "EREMOTEIO", errno.EIO),  # s3fs raises this for an internal error of the server; Linux only
     }
 )
 _FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError, TypeError, ImportError)
-"""Answers, not troubles: asking again gives the same one."""
+"""Errors that are answers: asking again gives the same one."""
 
 _SLICE = 0.1
 
@@ -56,26 +56,26 @@ _left: set[str] = set()
 
 
 def give_up() -> None:
-    """Wait for no store any more in this process, and do not ask one again that was away: somebody wants the process to end.
+    """Wait for no store any more in this process, and do not ask a store again that was away: somebody wants the process to end.
 
-    It may be called from a signal's handler, so it takes no lock.
+    A signal handler may call this, so it takes no lock.
     """
     global _given_up
     _given_up = True
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep until it is over or nobody waits any more."""
+    """Sleep for so many seconds, or until `give_up` is called."""
     end = time.monotonic() + seconds
     while not _given_up and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, _SLICE))
 
 
 def stated_seconds(variable: str, default: float, *, zero: bool = True) -> float:
-    """Return the seconds that an environment variable states, or the default where it is not set.
+    """Return the seconds in an environment variable, or the default if it is not set.
 
     Raises:
-        UserError: It holds no number of seconds, or none where there must be some.
+        UserError: The variable holds no number of seconds, or 0 where 0 is not allowed.
     """
     text = os.environ.get(variable)
     if text is None:
@@ -87,7 +87,7 @@ def stated_seconds(variable: str, default: float, *, zero: bool = True) -> float
 
 
 class StoreUnavailable(UserError, OSError):
-    """A store could not be read or written for as long as it was waited for, or does not allow it at all."""
+    """A store could not be read or written during the whole wait, or does not allow it at all."""
 
     def __str__(self) -> str:
         """Return the sentence."""
@@ -96,7 +96,7 @@ class StoreUnavailable(UserError, OSError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try again, and how to pass the time."""
+    """How long to try again, and how to pass the time in between."""
 
     seconds: float = DEFAULT_SECONDS
     clock: Callable[[], float] = time.monotonic
@@ -104,7 +104,7 @@ class Patience:
 
     @classmethod
     def usual(cls) -> "Patience":
-        """Return what the environment says, or the default.
+        """Return the environment's patience, or the default.
 
         Raises:
             UserError: The variable holds no number of seconds.
@@ -119,16 +119,16 @@ class Patience:
         trouble: Callable[[BaseException], bool] | None = None,
         progress: Callable[[], object] = lambda: None,
     ) -> T:
-        """Do something with a store; where storage is full or away, try again with growing pauses.
+        """Run an action on a store. If storage is full or away, try again with growing pauses.
 
         Args:
-            action: What to do; safe to do twice.
+            action: The action, which must be safe to repeat.
             place: The store's name, for the sentence.
-            trouble: Which errors to wait out. None: `is_trouble`.
-            progress: Returns something else whenever the action has come further, upon which the patience begins anew.
+            trouble: Tells which errors to wait out. None: `is_trouble`.
+            progress: Returns another value whenever the action has come further. Then the patience begins anew.
 
         Returns:
-            What the action returns.
+            The result of the action.
 
         Raises:
             StoreUnavailable: The trouble outlasted the patience.
@@ -158,32 +158,32 @@ class Patience:
 
 
 def is_trouble(error: BaseException) -> bool:
-    """Tell whether an error says that storage is full or away, and not what it holds."""
+    """Tell whether an error means that storage is full or away, rather than something about its content."""
     if isinstance(error, StoreUnavailable | UserError):
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL | _AWAY
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    # Clients of object stores have errors of their own, which this package must not import.
+    # Clients of object stores have their own errors, which this package must not import.
     module = type(error).__module__.partition(".")[0]
     return module in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "azure", "fsspec") and not isinstance(error, _FINAL)
 
 
 def is_full(error: BaseException | str) -> bool:
-    """Tell whether an error, or its text, comes from a full disk, however a library between has wrapped it."""
+    """Tell whether an error, or its text, comes from a full disk, even if a library has wrapped it."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def is_disk_trouble(error: BaseException) -> bool:
-    """Tell whether a training function's error comes from the disk it writes to."""
+    """Tell whether an error of a training function comes from the disk that it writes to."""
     return is_full(error) or (isinstance(error, OSError) and error.errno in (errno.EIO, errno.EROFS, errno.ESTALE))
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's cause in a few words."""
+    """Return the cause of an error in a few words."""
     if isinstance(error, OSError) and error.errno == errno.ESTALE:
         return "it was moved or removed"
     if isinstance(error, OSError) and error.errno:
@@ -192,7 +192,7 @@ def reason(error: BaseException) -> str:
 
 
 def unavailable(place: str, error: BaseException, waited: float) -> str:
-    """Return the sentence for trouble that did not end."""
+    """Return the error for trouble that did not end."""
     done, remedy = ("written to", "free some space there") if is_full(error) else ("reached", "bring it back")
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         done, remedy = "written to", "make it writable"

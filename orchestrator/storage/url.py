@@ -1,4 +1,4 @@
-"""Where a store lies: which URLs can hold one, and how they are opened."""
+"""Which URLs can hold a store, and how they are opened."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,20 +8,20 @@ from orchestrator.storage.retrying import reason
 from scalearn.errors import UserError
 
 _OPTIONS: dict[str, Mapping[str, Any]] = {
-    # Its own patience for a server that is away is half a minute per request, beneath ours.
-    # Markers of thousands of jobs are read at once; botocore's own limit is 10 connections.
+    # The client waits half a minute per request for a server that is away. Our own patience comes on top.
+    # Markers of thousands of jobs are read at once, and botocore's own limit is 10 connections.
     "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}, "max_pool_connections": 64}},
 }
 _LOCAL = (None, "file", "local")
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
-"""What keeps objects that appear whole and can be claimed. What else fsspec knows (archives, web pages, caches) cannot hold a store."""
+"""Stores whose objects appear whole and can be claimed. Others that fsspec opens (archives, web pages, caches) hold no store."""
 
 
 def is_local(text: str) -> bool:
-    """Tell whether a store is a directory of this machine rather than an object store.
+    """Tell whether a store is a directory of this machine, not an object store.
 
     Raises:
-        UserError: A URL that names no place which a store can be kept in.
+        UserError: The URL names no place that can hold a store.
     """
     return _scheme(text) in _LOCAL
 
@@ -30,12 +30,12 @@ def remote_root(url: str) -> Path:
     """Return the root of a store behind a URL: a `UPath`, with a path's methods.
 
     Raises:
-        UserError: The package that opens such URLs is not installed, or cannot read this one.
+        UserError: The package that opens such URLs is not installed, or cannot read this URL.
     """
-    from upath import UPath  # half of a tenth of a second, which directories need not spend
+    from upath import UPath  # imported here: a twentieth of a second, saved for directories
 
     try:
-        # What another process wrote must be seen at once.
+        # No cache of listings, since files that another process wrote must be seen at once.
         path = UPath(url.rstrip("/"), **_OPTIONS.get(url.partition("://")[0], {}), use_listings_cache=False)
         assert path.fs is not None
         return cast("Path", path)
@@ -50,10 +50,10 @@ def remote_root(url: str) -> Path:
 
 
 def _scheme(text: str) -> str | None:
-    """Return the kind of a store's URL; None: it is a path.
+    """Return the kind of a store's URL. None: it is a path.
 
     Raises:
-        UserError: A URL that names no place which a store can be kept in.
+        UserError: The URL names no place that can hold a store.
     """
     scheme, found, place = text.partition("://")
     if not found and not text.startswith("data:") and "::" not in text:

@@ -1,1 +1,1 @@
-"""Which encoders there are, how they load, and where in them modules can be added."""
+"""Which encoders there are, how they are loaded, and where modules can be added to them."""

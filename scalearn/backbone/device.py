@@ -1,4 +1,4 @@
-"""The device and precision that a worker computes with, through accelerate."""
+"""The device and precision of a worker's computations, through accelerate."""
 
 import torch
 from accelerate import Accelerator
@@ -11,13 +11,13 @@ _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
-    """Tell what `auto` means on a device: bf16 where matrix products in bf16 are native, otherwise fp32.
+    """Return what `auto` means on a device: bf16 if matrix products in bf16 are native, otherwise fp32.
 
-    On CPUs with avx512_bf16 or AMX a MiniLM training step in bf16 autocast takes about two thirds of the time in fp32;
-    CPUs without them emulate bf16 and lose.
+    On CPUs with avx512_bf16 or AMX, a MiniLM training step in bf16 autocast takes about two thirds of the time in fp32. Other CPUs emulate
+    bf16, which is slower.
 
     Raises:
-        UserError: fp16 was asked for on a CPU.
+        UserError: fp16 was requested on a CPU.
     """
     if precision == "fp16" and device.type == "cpu":
         raise UserError("Precision fp16 needs a GPU: use bf16, fp32 or auto on a CPU.")
@@ -30,17 +30,17 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
 
 
 def open_accelerator(precision: Precision, device: str) -> Accelerator:
-    """Return a fresh accelerator for one pack.
+    """Return a new accelerator for one pack.
 
-    accelerate keeps device and precision in a process-wide state; a warm worker runs packs of different precision, so the
-    state is cleared first.
+    accelerate keeps device and precision in a state of the whole process. A warm worker runs packs of different precision, so this clears
+    that state first.
 
     Args:
-        precision: As the job asks for it.
-        device: `auto`, `cpu` or `cuda`. Which one of several GPUs is what `CUDA_VISIBLE_DEVICES` says.
+        precision: Precision that the job requests.
+        device: `auto`, `cpu` or `cuda`. With several GPUs, `CUDA_VISIBLE_DEVICES` chooses one.
 
     Raises:
-        UserError: A GPU was asked for where there is none, or one by its number.
+        UserError: A GPU was requested where there is none, or by its number.
     """
     if device.startswith("cuda:"):
         raise UserError(f"Device {device} cannot be chosen by its number: use cuda, and set CUDA_VISIBLE_DEVICES to the GPU.")
@@ -53,13 +53,13 @@ def open_accelerator(precision: Precision, device: str) -> Accelerator:
 
 
 def gradient_scaler(accelerator: Accelerator) -> torch.amp.GradScaler | None:
-    """Return a job's own scaler of gradients in fp16; None in other precisions.
+    """Return a job's own gradient scaler in fp16; None in other precisions.
 
-    accelerate's scaler would be the whole pack's: one job's overflow would then leave out the steps of its neighbours.
+    A scaler of accelerate would serve the whole pack, so one job's overflow would leave out the steps of all jobs.
     """
     return None if accelerator.scaler is None else torch.amp.GradScaler(accelerator.device.type)
 
 
 def precision_name(accelerator: Accelerator) -> str:
-    """Return the precision that a pack computed in: `fp32`, `bf16` or `fp16`."""
+    """Return the precision in which a pack computed: `fp32`, `bf16` or `fp16`."""
     return {mixed: name for name, mixed in _MIXED.items()}[accelerator.mixed_precision]

@@ -1,4 +1,4 @@
-"""A frozen pretrained encoder with one slot per layer into which the branches of a pack are put."""
+"""A frozen pretrained encoder with one slot per layer for the branches of a pack."""
 
 import copy
 import logging
@@ -29,17 +29,17 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Encoder(nn.Module):
-    """The backbone, frozen. All state that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
+    """The frozen backbone. All that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
 
     model: Any
-    """The adapters library's model; its mixins carry no types."""
+    """The adapters library's model. Its mixins have no type annotations."""
 
     def __init__(self, model: nn.Module, *, pretrained_pooler: bool = True) -> None:
-        """Freezes a model and puts a slot at every site, where `seq_bn` has an adapter.
+        """Freeze a model, and put a slot at every site, where `seq_bn` has an adapter.
 
         Args:
-            model: One of the adapters library's, an `AutoAdapterModel`.
-            pretrained_pooler: Whether the weights of its pooler, if it has one, come from its checkpoint.
+            model: A model of the adapters library, an `AutoAdapterModel`.
+            pretrained_pooler: Whether the weights of the model's pooler, if it has one, come from its checkpoint.
         """
         super().__init__()
         self.model = model
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
 
     @property
     def sites(self) -> int:
-        """Places that have a slot: one per layer."""
+        """Number of sites, each with a slot: one per layer."""
         return len(self.site_names)
 
     @property
@@ -72,47 +72,47 @@ class Encoder(nn.Module):
 
     @property
     def positions(self) -> int:
-        """Longest input in tokens; DeBERTa with relative positions alone reads any length."""
+        """Longest input in tokens. DeBERTa with only relative positions reads any length."""
         if not getattr(self.config, "position_biased_input", True):
             return sys.maxsize
         return shape_of(self.config.model_type, self.config.to_dict()).positions
 
     def require_length(self, max_length: int) -> None:
-        """Refuses inputs that are longer than the backbone has positions for.
+        """Refuse inputs that are longer than the number of the backbone's positions.
 
         Args:
-            max_length: In tokens.
+            max_length: Length of the inputs in tokens.
 
         Raises:
-            UserError: They are.
+            UserError: The inputs are too long.
         """
         if max_length > self.positions:
             raise UserError(f"Inputs may have {max_length} tokens, but the backbone reads at most {self.positions}: lower max_length.")
 
     @property
     def head_dropout(self) -> float:
-        """Dropout rate of a head on this backbone: its configuration's for classifiers, else for hidden states, else 0."""
+        """Dropout rate of a head on this backbone: its configuration's rate for classifiers, else for hidden states, else 0."""
         named = [getattr(self.config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
         return next((float(rate) for rate in named if rate is not None), 0.0)
 
     @property
     def pooler(self) -> nn.Linear | None:
-        """The pretrained dense layer on the first token; None where the architecture or the checkpoint has none, as roberta-base's."""
+        """The pretrained dense layer on the first token. None: the architecture or the checkpoint has none, for example roberta-base."""
         dense = getattr(getattr(self.model.base_model, "pooler", None), "dense", None)
         return dense if isinstance(dense, nn.Linear) and self._pretrained_pooler else None
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     def forward(self, inputs: Mapping[str, Tensor], branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> Tensor:
-        """One pass of a packed batch.
+        """Run one pass of a packed batch.
 
         Args:
-            inputs: `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: `[rows, length]`.
-            branches: One per job, in the order of their rows. Empty: the bare backbone.
+            inputs: `input_ids`, `attention_mask` and, if the model has them, `token_type_ids`: `[rows, length]`.
+            branches: One per job, in the order of their rows. Empty: only the backbone runs.
             blocks: The rows of each job.
 
         Returns:
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         if model is None:
             model = self.model
             if bool(branches) != bool(model.active_adapters):
-                with quiet_library():  # it runs its forward hooks while the slot is still inactive, and complains of that
+                with quiet_library():  # it warns, since it runs forward hooks while the slot is inactive
                     model.set_active_adapters(SLOT if branches else None)
         accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
         states: Tensor = model.base_model(**accepted)[0]
@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         return states[:, 0]
 
     def copy_of_model(self) -> Any:
-        """Return a copy of the adapters library's model for a job to change; its dropouts draw from the same streams as the backbone's."""
+        """Return a copy of the adapters library's model, for a job to change. Its dropouts use the same streams as the backbone's."""
         shared = {id(each): each for each in (self.streams, self.pack, self.pass_number)}
         model = copy.deepcopy(self.model, shared)
         with quiet_library():
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         return model
 
     def release(self) -> None:
-        """Drop every reference to the jobs of the last pass and be as it was loaded, however the pass ended."""
+        """Drop every reference to the jobs of the last pass, however it ended. The encoder is then as it was loaded."""
         self.eval()
         self.pass_number.value += 1
         self.pack.end_pass()
@@ -150,10 +150,10 @@ class Encoder(nn.Module):
         self.streams.blocks = ()
 
     def recompute_in_backward(self, enabled: bool) -> None:
-        """Turn gradient checkpointing on or off: layers keep only their inputs and run again in the backward pass.
+        """Turn gradient checkpointing on or off. When on, layers keep only their inputs and run again in the backward pass.
 
-        Dropout masks follow from the pass and the dropout's number, so the second run draws them again. The backward pass must come before
-        the next forward pass, whose jobs it would otherwise see: it raises a `UserError` if it does not.
+        The pass and the dropout's number determine a mask, so the second run draws the same masks. The backward pass must come before the
+        next forward pass, whose jobs it would otherwise use. If it does not, it raises a `UserError`.
 
         Raises:
             UserError: The architecture has no such layers.
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         self._recomputes = enabled
 
     def _place_slots(self) -> list[str]:
-        """Put a slot at every site, and return where these are below the model's heads, such as `encoder.layer.0.output`."""
+        """Put a slot at every site, and return the sites' names below the model's heads, such as `encoder.layer.0.output`."""
         self.model.add_adapter(SLOT, config=SeqBnConfig(reduction_factor=self.hidden_size))
         self.model.requires_grad_(False)
         layers: list[BottleneckLayer] = []
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
         return [names[id(layer)] for layer in layers]
 
     def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
-        """Call `function` for every site: where the library can put a bottleneck adapter, first layer first."""
+        """Call `function` for every site, first layer first. A site is where the library can put a bottleneck adapter."""
         self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
 
 
@@ -187,14 +187,14 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
     """Load a pretrained encoder and freeze it.
 
     Args:
-        backbone: As `scalearn.backbone.registry.get_backbone` names it.
-        device: Where the weights go.
-        attention: `eager` keeps the attention dropout on the jobs' own random streams; `sdpa` is faster on long inputs
-            and draws it from the global stream.
+        backbone: A backbone of `scalearn.backbone.registry.get_backbone`.
+        device: Device for the weights.
+        attention: `eager` draws attention dropout from the jobs' own random streams. `sdpa` is faster on long inputs, and draws it from
+            the global stream.
 
     Raises:
-        UserError: The weights cannot be found or read or are not those of the configuration, the model is no encoder, or the
-            architecture has no such attention.
+        UserError: The weights cannot be found or read or do not belong to the configuration, the model is no encoder, or the
+            architecture does not have this attention.
     """
     model, missing = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
     pooled = not any("pooler" in name for name in missing)
@@ -205,11 +205,11 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
     """Load the backbone's tokenizer.
 
     Args:
-        backbone: Where it lies.
-        embeddings: Tokens that the model knows. None: not compared.
+        backbone: The backbone.
+        embeddings: Number of tokens that the model knows. None: it is not compared.
 
     Raises:
-        UserError: It cannot be found or read, has no token for padding, or tokens that the model does not know.
+        UserError: It cannot be found or read, has no padding token, or has tokens that the model does not know.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -217,7 +217,7 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
         )
     except MemoryError:
         raise
-    except Exception as error:  # what transformers raises is up to the files
+    except Exception as error:  # the files decide which error transformers raises
         raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {clause(error)}.") from error
     if tokenizer.pad_token_id is None:
         raise UserError(f"The tokenizer of '{backbone.name}' has no padding token: name a pad_token in its tokenizer_config.json.")
@@ -232,7 +232,7 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Keep the adapters library from reporting what is meant to be so, or is checked here anyway."""
+    """Silence the adapters library's messages about what is intended, or is checked here anyway."""
     library = logging.getLogger("adapters")
     before = library.level
     library.setLevel(logging.ERROR)

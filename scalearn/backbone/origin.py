@@ -1,4 +1,4 @@
-"""What a user may name weights by, a local directory or a hub id, and what identifies their content wherever it lies.
+"""How a user names weights (a local directory or a hub id), and what identifies their content, wherever it lies.
 
 Planning imports this module, so it imports neither torch nor transformers, and touches no network.
 """
@@ -22,12 +22,12 @@ class HubId(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Identity of its content, as far as it is known without asking the hub."""
+        """Identity of its content, as far as it is known without a request to the hub."""
         return f"hub:{self.repository}@{self.revision}"
 
 
 def local_directory(name: str) -> Path | None:
-    """Return the directory of that name if there is one; a name that no file system takes is none."""
+    """Return the directory of that name, if there is one. None: there is none, or no file system takes the name."""
     try:
         path = Path(name).expanduser()
         return path if name and path.is_dir() else None
@@ -36,7 +36,7 @@ def local_directory(name: str) -> Path | None:
 
 
 def hub_id(name: str) -> HubId | None:
-    """Return what `owner/model` or `owner/model@revision` names; the revision is `main` where none is given. None: neither."""
+    """Return what `owner/model` or `owner/model@revision` names. The default revision is `main`. None: the name has neither form."""
     match = _HUB_ID.fullmatch(name)
     if match is None or ".." in name or "--" in name:
         return None
@@ -44,7 +44,7 @@ def hub_id(name: str) -> HubId | None:
 
 
 def content_origin(files: Iterable[Path]) -> str:
-    """Return the identity of files by their names and content, in the given order: `files:sha256-...`."""
+    """Return the identity of files by their names and contents, in the given order: `files:sha256-...`."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())

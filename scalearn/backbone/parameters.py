@@ -1,32 +1,31 @@
-"""How many parameters an encoder has, by formula from its configuration: full fine-tuning learns them all."""
+"""How many parameters an encoder has, by a formula on its configuration. Full fine-tuning learns all of them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 _TOKEN_TYPES = {"bert": 2, "roberta": 2, "xlm-roberta": 2, "deberta-v2": 0, "distilbert": 0}
-"""What transformers takes where a configuration does not say."""
+"""The default of transformers where a configuration does not say."""
 
 
 def encoder_parameters(config: Mapping[str, Any], hidden: int, layers: int, intermediate: int) -> int | None:
     """Count embeddings and layers, without a pooler, which no head reads.
 
-    With hidden size d, intermediate size i, v tokens, p positions and t token types, the BERT family has
-    `d (v + p + t + 2) + layers * (4 (d^2 + d) + 2 d i + i + d + 4 d)`; DeBERTa-v2 has relative positions beside that, and what else
-    its configuration asks for.
+    With hidden size d, intermediate size i, v tokens, p positions and t token types, the BERT family has `d (v + p + t + 2) + layers * (4
+    (d^2 + d) + 2 d i + i + d + 4 d)`. DeBERTa-v2 also has relative positions, and other parts that its configuration requires.
 
     Args:
-        config: Entries of the configuration, with `model_type`, `vocab_size` and `max_position_embeddings`.
+        config: Entries of the configuration, among them `model_type`, `vocab_size` and `max_position_embeddings`.
         hidden: Hidden size d.
         layers: Number of layers.
         intermediate: Size i of the feed-forward blocks.
 
     Returns:
-        The count, or None for an architecture without a formula.
+        The count. None: there is no formula for the architecture.
     """
     architecture = config["model_type"]
     if architecture not in _TOKEN_TYPES:
         return None
-    # DistilBERT knows no token types, whatever its configuration says.
+    # DistilBERT has no token types, whatever its configuration says.
     types = 0 if architecture == "distilbert" else _number(config, "type_vocab_size", _TOKEN_TYPES[architecture])
     tables = config["vocab_size"] + config["max_position_embeddings"] + types
     block = 2 * hidden * intermediate + intermediate + hidden
@@ -37,7 +36,7 @@ def encoder_parameters(config: Mapping[str, Any], hidden: int, layers: int, inte
 
 
 def _deberta(config: Mapping[str, Any], d: int, layers: int, tables: int, block: int) -> int:
-    """DeBERTa-v2: embeddings of a size of their own, attention to relative positions, and a convolution beside the first layer."""
+    """Count DeBERTa-v2: embeddings of their own size, attention to relative positions, and a convolution beside the first layer."""
     if not config.get("position_biased_input", True):
         tables -= config["max_position_embeddings"]
     size = _number(config, "embedding_size", d)
@@ -47,7 +46,7 @@ def _deberta(config: Mapping[str, Any], d: int, layers: int, tables: int, block:
     projection = (d + 1) * attention
     projections, positions = 3, 0
     if config.get("relative_attention", False):
-        # Twice the distance, one way and the other; -1 stands for the longest input.
+        # Twice the distance, for both directions; -1 means the longest input.
         longest = _number(config, "max_relative_positions", -1)
         longest = longest if longest >= 1 else config["max_position_embeddings"]
         buckets = _number(config, "position_buckets", -1)

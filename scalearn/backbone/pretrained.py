@@ -1,4 +1,4 @@
-"""Pretrained models from directories and hubs: their configuration is judged before transformers acts on it, their weights afterwards."""
+"""Pretrained models from directories and hubs. Their configuration is checked before transformers uses it, their weights afterwards."""
 
 import copy
 import re
@@ -22,20 +22,20 @@ def load_pretrained(
     judge: Callable[[str, Mapping[str, Any]], None] | None = None,
     **settings: Any,
 ) -> tuple[Any, frozenset[str]]:
-    """Load a model, and never code that lies beside it.
+    """Load a model, but never code that lies beside it.
 
     Args:
         model_class: Class with `from_pretrained`, such as `AutoModel`.
-        backbone: Where it lies.
-        title: What the model is, for error messages.
-        judge: Refuses a configuration, given the backbone's name and the entries. None: any will do that names no code.
-        settings: For `from_pretrained`.
+        backbone: The backbone to load.
+        title: Name of the model in error messages.
+        judge: Refuses a configuration, given the backbone's name and the entries. None: all are accepted that name no code.
+        settings: Arguments of `from_pretrained`.
 
     Returns:
-        The model, on the CPU, and the names of weights that its checkpoint lacks and that may be lacking: those of a pooler.
+        The model, on the CPU, and the names of weights that its checkpoint lacks and may lack: those of a pooler.
 
     Raises:
-        UserError: Configuration or weights cannot be found or read, or do not belong together, or ask for code from elsewhere.
+        UserError: Configuration or weights cannot be found or read, do not belong together, or require code from elsewhere.
     """
     where = {"revision": backbone.revision, "trust_remote_code": False}
     try:
@@ -51,7 +51,7 @@ def load_pretrained(
         model, info = model_class.from_pretrained(backbone.locate(), **given)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # what transformers raises is up to the files
+    except Exception as error:  # the files decide which error transformers raises
         reason = clause(error)
         if "attention implementation" in reason:
             raise UserError(
@@ -63,8 +63,8 @@ def load_pretrained(
 
 
 def _require_whole(model: str, info: Mapping[str, Iterable[str]]) -> None:
-    """Refuses weights that lack what the configuration describes, which transformers would draw at random, or have further layers."""
-    # Many checkpoints have no pooler; a head that needs one then draws it. A language model's own head may be half there: nobody uses it.
+    """Refuse weights with layers that the configuration lacks, or without layers that it has, which transformers would draw at random."""
+    # Many checkpoints have no pooler: a head that needs one draws it. A language model's own head may be incomplete: nothing uses it.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name and not name.startswith("heads."))
     deeper = sorted(name for name in info["unexpected_keys"] if _NUMBERED_LAYER.search(name))
     for names, what in ((missing, "lack what its config.json describes"), (deeper, "have layers that its config.json does not describe")):

@@ -1,4 +1,4 @@
-"""Every encoder that a sweep can name, what identifies its weights, and where they lie.
+"""Every encoder that a sweep can name, what identifies its weights, and where the weights lie.
 
 Planning imports this module, so it imports neither torch nor transformers, and touches no network.
 """
@@ -33,7 +33,7 @@ _ENCODERS = (
 )
 """Architectures of the adapters library whose first token sees the whole text."""
 _CODE = ("_attn_implementation_internal", "_attn_implementation", "attn_implementation")
-"""Entries of a configuration from which transformers would take the name of a repository with code for its attention."""
+"""Configuration entries from which transformers would read the name of a repository with code for the attention."""
 _LARGEST_SIZES = {
     "hidden_size": 2**16,
     "num_hidden_layers": 2**10,
@@ -41,12 +41,12 @@ _LARGEST_SIZES = {
     "vocab_size": 2**24,
     "max_position_embeddings": 2**20,
 }
-"""Beyond any encoder that there is."""
+"""Larger than in any known encoder."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost model and the parameter formulas need to know of an encoder."""
+    """What the cost model and the parameter formulas need to know about an encoder."""
 
     architecture: str
     """`model_type` of the configuration: `bert`, `roberta`, `xlm-roberta`, ..."""
@@ -57,34 +57,34 @@ class Shape:
     positions: int
     """Longest input in tokens, special tokens included."""
     parameters: int | None = None
-    """Of embeddings and layers, without a pooler. None: there is no formula for the architecture."""
+    """Parameters of embeddings and layers, without a pooler. None: there is no formula for the architecture."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A named encoder."""
+    """An encoder with a name."""
 
     name: str
-    """As the sweep names it."""
+    """The name in the sweep."""
     origin: str
     """Identity of the weights: `package:NAME==VERSION`, `hub:ID@REVISION` or `files:sha256-...`. Never a place."""
     shape: Shape | None
-    """None for a hub model that is not registered: only its configuration knows."""
+    """None for a hub model that is not registered, since only its configuration tells the shape."""
     directory: Path | None = None
-    """Where the weights lie. None: on the hub."""
+    """The directory of the weights. None: they are on the hub."""
 
     def locate(self) -> str:
-        """Return what `from_pretrained` takes: a directory, or a hub id (see `revision`)."""
+        """Return the first argument of `from_pretrained`: a directory, or a hub id (see `revision`)."""
         return str(self.directory) if self.directory is not None else self.origin.removeprefix("hub:").rpartition("@")[0]
 
     @property
     def reference(self) -> str:
-        """Name that `get_backbone` understands in every working directory: of a directory of one's own, its absolute path."""
+        """A name that `get_backbone` understands in every working directory. For a local directory, this is its absolute path."""
         return str(self.directory) if self.origin.startswith("files:") else self.name
 
     @property
     def revision(self) -> str | None:
-        """Revision on the hub for `from_pretrained`. None for a directory."""
+        """Hub revision for `from_pretrained`. None for a directory."""
         return self.origin.rpartition("@")[2] if self.directory is None else None
 
 
@@ -114,11 +114,11 @@ def backbone_names() -> tuple[str, ...]:
 def get_backbone(name: str) -> Backbone:
     """Return the backbone of a registered name, a local directory, or a hub id `owner/model[@revision]`.
 
-    A directory wins over a hub id of the same spelling only when it exists. No network is touched: a hub revision that is
-    not given is `main`, and stays `main` in the identity.
+    A directory wins over a hub id of the same spelling only if it exists. No network is used: a hub revision that is not given is `main`,
+    and stays `main` in the identity.
 
     Raises:
-        UserError: Unknown name, a directory that holds no model, or a package that is not installed.
+        UserError: The name is unknown, the directory holds no model, or the package is not installed.
     """
     if name in _REGISTRY:
         place, shape = _REGISTRY[name]
@@ -173,7 +173,7 @@ def _from_directory(name: str, directory: Path) -> Backbone:
 
 
 def config_entries(backbone: Backbone) -> Mapping[str, Any] | None:
-    """Return the configuration of a backbone as it is written. None: only the hub has it.
+    """Return the entries of a backbone's configuration. None: only the hub has it.
 
     Raises:
         UserError: It cannot be read.
@@ -195,7 +195,7 @@ def require_harmless(name: str, entries: Mapping[str, Any]) -> None:
     """Refuse a configuration that names code from elsewhere for its attention.
 
     Raises:
-        UserError: It does.
+        UserError: It names such code.
     """
     named = next((entry for entry in _CODE if entries.get(entry) is not None), None)
     if named is not None:
@@ -206,14 +206,14 @@ def require_harmless(name: str, entries: Mapping[str, Any]) -> None:
 
 
 def require_encoder(name: str, entries: Mapping[str, Any]) -> None:
-    """Refuse a model whose first token does not see the text: read there, all texts are one.
+    """Refuse a model whose first token does not see the text, since its head would read the same from all texts.
 
     Args:
-        name: Of the backbone, for the error message.
-        entries: Of its `config.json`.
+        name: Name of the backbone, for the error message.
+        entries: Entries of its `config.json`.
 
     Raises:
-        UserError: It is a decoder, or of an architecture that is not known to be an encoder.
+        UserError: It is a decoder, or its architecture is not known to be an encoder.
     """
     architecture = entries.get("model_type")
     if architecture not in _ENCODERS:
@@ -237,14 +237,14 @@ def shape_of(name: str, entries: object) -> Shape:
     """Return the shape that a configuration describes.
 
     Args:
-        name: Of the backbone, for the error message.
-        entries: Of its `config.json`.
+        name: Name of the backbone, for the error message.
+        entries: Entries of its `config.json`.
 
     Raises:
-        UserError: They lack something, or describe no encoder of a known kind.
+        UserError: The entries lack something, or do not describe an encoder of a known kind.
     """
     keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
-    own_keys = dict(zip(keys, ("dim", "n_layers", "hidden_dim"), strict=False))  # as DistilBERT calls them
+    own_keys = dict(zip(keys, ("dim", "n_layers", "hidden_dim"), strict=False))  # DistilBERT's names
     if not isinstance(entries, Mapping) or not isinstance(entries.get("model_type"), str):
         raise UserError(f"Backbone directory '{name}': config.json names no model_type; give a directory that save_pretrained wrote.")
     values = [entries.get(key, entries.get(own_keys.get(key, key))) for key in keys]

@@ -1,4 +1,4 @@
-"""Methods that change the backbone itself, each on its own copy of it: full fine-tuning, Compacter++ and (IA)3."""
+"""Methods that change the backbone itself, each on its own copy: full fine-tuning, Compacter++ and (IA)3."""
 
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ from scalearn.layers.branch import Branch
 from scalearn.layers.heads import Head
 
 LIBRARY_NAME = "own"
-"""Name of the library's adapter while it trains."""
+"""Name of the library's adapter during training."""
 
 PHM_FACTORS = 4
 """Factors of the library's parameterised hypercomplex products."""
 
 
 class OwnModelBranch(Branch):
-    """A copy of the backbone that this job trains, whole or in part. A job on a copy trains alone."""
+    """A copy of the backbone that this job trains, as a whole or in part. A job with its own copy trains alone."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take over `model`, one of the adapters library's; its parameters that require a gradient are learned."""
+        """Take over `model`, a model of the adapters library. Its parameters that require a gradient are learned."""
         super().__init__()
         self.model = model
-        # What is frozen is the backbone's, which whoever loads the job has.
+        # Frozen weights are the backbone's, which anyone who loads the job has.
         self.register_state_dict_post_hook(_keep_learned)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_miss_only_learned)  # type: ignore[no-untyped-call]
 
@@ -37,7 +37,7 @@ class OwnModelBranch(Branch):
         return self.model
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """Never asked for: nothing is added to the shared backbone."""
+        """Raise an error, since nothing is added to the shared backbone."""
         raise TypeError(f"{type(self).__name__} runs on its own model and adds nothing to the shared one")
 
 
@@ -53,7 +53,7 @@ def _miss_only_learned(branch: nn.Module, keys: Any) -> None:
 
 
 class LibraryBranch(OwnModelBranch):
-    """One of the adapters library's own methods on the copy."""
+    """A method of the adapters library itself, on the copy."""
 
     def save(self, directory: Path, head: Head) -> None:
         """Write adapter and head so that `load_adapter` of the adapters library reads them."""
@@ -66,7 +66,7 @@ class LibraryBranch(OwnModelBranch):
 
 
 def build_full(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> OwnModelBranch:
-    """Build full fine-tuning: embeddings and all layers learn; a pooler, which no head reads, stays as it is."""
+    """Build full fine-tuning: embeddings and all layers learn. A pooler, which no head reads, does not learn."""
     model = encoder.copy_of_model()
     for name, parameter in model.base_model.named_parameters():
         parameter.requires_grad_(name.partition(".")[0] != "pooler")
@@ -87,7 +87,7 @@ def build_library(config: JobConfig, encoder: Encoder, sources: SourceAdapters |
 
 
 def library_config(config: JobConfig, hidden: int) -> str:
-    """Return the library's configuration string of a job on a hidden size, e.g. `compacter++[reduction_factor=16]`.
+    """Return the library's configuration string of a job for a hidden size, for example `compacter++[reduction_factor=16]`.
 
     Raises:
         UserError: The adapter's width cannot be factorised.

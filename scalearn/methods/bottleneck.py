@@ -1,4 +1,4 @@
-"""A job's own bottleneck adapter at every layer: the source stage, and the single-task baseline."""
+"""A job's own bottleneck adapter at every layer, for the source stage and the single-task baseline."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 
 
 class BottleneckBranch(Branch):
-    """`U f(D x + a) + b`, trained, built from the library's own adapter modules."""
+    """The trained adapter `U f(D x + a) + b`, built from the library's own adapter modules."""
 
     def __init__(self, config: BnConfig, sites: int, hidden: int) -> None:
-        """Build one adapter per site, initialised as the library does from the global random stream."""
+        """Build one adapter per site, initialised as in the library from the global random stream."""
         super().__init__()
         width = bottleneck_width(hidden, config["reduction_factor"])
         self.config = config
@@ -33,13 +33,13 @@ class BottleneckBranch(Branch):
         return up
 
     def pack_key(self) -> object:
-        """Adapters of equal shape and activation run as one batched product."""
+        """Return a key: adapters of equal shape and activation run as one batched product."""
         first = self.weights()[0]
         return (tuple(first.down_weight.shape), tuple(first.up_weight.shape), str(self.sites[0].non_linearity.f))
 
     @classmethod
     def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
-        """One batched product per projection where the jobs' row counts agree."""
+        """Compute one batched product per projection if the jobs have equal numbers of rows."""
         if len(set(rows)) > 1:
             return super().added_packed(branches, site, hidden_states, rows)
         adapters = [branch.sites[site] for branch in branches if isinstance(branch, BottleneckBranch)]
@@ -50,7 +50,7 @@ class BottleneckBranch(Branch):
         return _batched_linear(activated, [one.up_weight for one in weights], [one.up_bias for one in weights]).view_as(hidden_states)
 
     def weights(self) -> list[BottleneckWeights]:
-        """Return the adapter's weights per site."""
+        """Return the adapter's weights at each site."""
         return [bottleneck_weights(adapter) for adapter in self.sites]
 
 
@@ -60,7 +60,7 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
 
 
 def _batched_linear(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """K linear layers on their own rows: `[K, rows, in]` to `[K, rows, out]`."""
+    """Compute K linear layers, each on its own rows: `[K, rows, in]` to `[K, rows, out]`."""
     device = inputs.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
     weight, bias = torch.stack(list(weights)).transpose(1, 2), torch.stack(list(biases)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""From a job's method key to the branch that the method adds to the backbone."""
+"""Build the branch that a job's method adds to the backbone, by the method's key."""
 
 import importlib
 from collections.abc import Callable
@@ -15,12 +15,12 @@ BranchBuilder = Callable[[JobConfig, Encoder, SourceAdapters | None], Branch]
 
 
 def build_branch(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> Branch:
-    """Build a job's branch on the encoder's device, initialised from the job's seed alone.
+    """Build a job's branch on the encoder's device, initialised only from the job's seed.
 
     Args:
         config: The job.
         encoder: The frozen backbone.
-        sources: The job's source adapters; None for methods without.
+        sources: The job's source adapters. None: the method has none.
 
     Raises:
         UserError: The method is unknown.

@@ -1,4 +1,4 @@
-"""How many parameters each method learns, by formula: planning and the efficiency plot need no model for it."""
+"""How many parameters each method learns, by formula. Planning and the efficiency plot thus need no model."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,70 +7,70 @@ from scalearn.config import Setting
 from scalearn.formats.adapter_tensors import bottleneck_width
 
 Count = Callable[[Shape, int, Mapping[str, Setting]], int | None]
-"""Parameters that a job learns besides its heads, given the backbone, the number of sources T and the method's settings.
-None: there is no formula for this backbone."""
+"""Returns the parameters that a job learns besides its heads, from the backbone, the number of sources T and the method's settings. None:
+there is no formula for this backbone."""
 
 
 def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """One adapter of width r in every layer: `layers * (2 d r + r + d)`."""
+    """Count one adapter of width r in every layer: `layers * (2 d r + r + d)`."""
     r = width(shape, settings)
     return shape.layers * (2 * shape.hidden_size * r + r + shape.hidden_size)
 
 
 def omega_per_layer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Count a vector per source and layer: `layers * T * d`."""
+    """Count one vector per source and layer: `layers * T * d`."""
     return shape.layers * sources * shape.hidden_size
 
 
 def omega_per_layer_uniform(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Count a scalar per source and layer: `layers * T`."""
+    """Count one scalar per source and layer: `layers * T`."""
     return shape.layers * sources
 
 
 def omega_shared(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Count a vector per source: `T * d`."""
+    """Count one vector per source: `T * d`."""
     return sources * shape.hidden_size
 
 
 def omega_shared_uniform(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Count a scalar per source: `T`."""
+    """Count one scalar per source: `T`."""
     return sources
 
 
 def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Query and key with bias, value without, in every layer: `layers * (3 d^2 + 2 d)`."""
+    """Count query and key with bias, and value without, in every layer: `layers * (3 d^2 + 2 d)`."""
     return shape.layers * (3 * shape.hidden_size**2 + 2 * shape.hidden_size)
 
 
 def everything(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int | None:
-    """All of an encoder but its pooler, see `scalearn.backbone.parameters`."""
+    """Count all of an encoder except its pooler (see `scalearn.backbone.parameters`)."""
     return shape.parameters
 
 
 def compacter(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Kronecker factors of rank 1 and biases in every layer, 4 rules of 4 x 4 shared by all: `layers * (3 d + 3 r) + 64`."""
+    """Count Kronecker factors of rank 1 and biases in every layer, and 4 shared rules of 4 x 4: `layers * (3 d + 3 r) + 64`."""
     return shape.layers * 3 * (shape.hidden_size + width(shape, settings)) + 64
 
 
 def ia3(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Count a vector on keys, on values and on the intermediate activation of every layer: `layers * (2 d + i)`."""
+    """Count one vector on keys, values and intermediate activation of every layer: `layers * (2 d + i)`."""
     return shape.layers * (2 * shape.hidden_size + shape.intermediate_size)
 
 
 def propetl(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """One prototype, and two score matrices per layer: `2 d r + r + d + layers * 2 d r`."""
+    """Count one prototype, and two score matrices per layer: `2 d r + r + d + layers * 2 d r`."""
     d, r = shape.hidden_size, width(shape, settings)
     return 2 * d * r + r + d + shape.layers * 2 * d * r
 
 
 def propetl_joint(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """One prototype, and two score matrices per task and per layer after the first: `2 d r + r + d + (T + layers - 1) * 2 d r`."""
+    """Count one prototype, and two score matrices per task and per layer after the first: `2 d r + r + d + (T + layers - 1) * 2 d r`."""
     d, r = shape.hidden_size, width(shape, settings)
     return 2 * d * r + r + d + (sources + shape.layers - 1) * 2 * d * r
 
 
 def hyperformer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Task embeddings (e), the projection (e -> h -> p) with its norm, and generating maps in every layer.
+    """Count task embeddings (e), the projection (e -> h -> p) with its norm, and generating maps in every layer.
 
     `T e + e h + h + h p + 3 p + layers * (p + 1) (2 d r + r + 3 d)`
     """
@@ -78,7 +78,7 @@ def hyperformer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> 
 
 
 def hyperformer_shared(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """As `hyperformer`, with layer embeddings, a projection of both embeddings, and one set of generating maps.
+    """Count as `hyperformer`, with layer embeddings, a projection of both embeddings, and one set of generating maps.
 
     `(T + layers) e + 2 e h + h + h p + 3 p + (p + 1) (2 d r + r + 3 d)`
     """
@@ -92,12 +92,12 @@ def _hypernetwork(shape: Shape, sources: int, settings: Mapping[str, Setting], *
 
 
 def width(shape: Shape, settings: Mapping[str, Setting]) -> int:
-    """Bottleneck width r on a backbone under a method's settings."""
+    """Return the bottleneck width r on a backbone under a method's settings."""
     reduction = settings.get("reduction_factor", 16)
     assert isinstance(reduction, int | float)
     return bottleneck_width(shape.hidden_size, reduction)
 
 
 def nothing(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
-    """Only the head is learned."""
+    """Return 0, since only the head is learned."""
     return 0

@@ -1,8 +1,8 @@
 """AdapterFusion (Pfeiffer et al. 2021): attention over source outputs, with the parameters of the library's own fusion module.
 
-With query q, key map K, value map V and source outputs u_t = U_t z_t + b_t, the library computes K u_t and V u_t for every
-source. Since q . K u_t = K'q . u_t and sum_t p_t V u_t = V sum_t p_t u_t, one product with K' and one with V per token give
-the same result, and with K'q . U_t z_t = U_t'K'q . z_t no [rows, length, T, d] tensor is needed.
+With query q, key map K, value map V and source outputs u_t = U_t z_t + b_t, the library computes K u_t and V u_t for every source. Since q
+. K u_t = K'q . u_t and sum_t p_t V u_t = V sum_t p_t u_t, one product with K' and one with V per token give the same result. Since K'q .
+U_t z_t = U_t'K'q . z_t, no [rows, length, T, d] tensor is needed.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ REGULARISATION = 0.01
 
 
 class FusionBranch(SourceBranch):
-    """One query, key and value map per layer; the query is the layer's own hidden state."""
+    """One query, key and value map per layer. The query is computed from the layer's own hidden state."""
 
     def __init__(self, stacks: Sequence[SourceStack], attention_dropout: float) -> None:
         """Build the library's dynamic fusion for every site, initialised from the global random stream."""
@@ -50,7 +50,7 @@ class FusionBranch(SourceBranch):
         return value
 
     def penalty(self) -> Tensor:
-        """Compute the pull of every value map towards the identity that the library's trainer adds to the loss: a scalar."""
+        """Compute the term that pulls every value map towards the identity, which the library's trainer adds to the loss: a scalar."""
         total = torch.zeros((), device=self.stacks[0].up_bias.device)
         for fusion in self.sites:
             weight: Tensor = fusion.value.weight

@@ -1,4 +1,4 @@
-"""HyperFormer and HyperFormer++ (Mahabadi et al. 2021): a hypernetwork writes every layer's adapter from a learned task embedding."""
+"""HyperFormer and HyperFormer++ (Mahabadi et al. 2021): a hypernetwork makes each layer's adapter from a learned task embedding."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ class HyperConfig:
     """Sizes of the hypernetwork (docs/protocol.md, Baselines)."""
 
     width: int
-    """Bottleneck width r of the adapters that it writes."""
+    """Bottleneck width r of the adapters that the hypernetwork makes."""
     embedding: int = 512
-    """Of a task, and of a layer."""
+    """Size of the embedding of a task, and of a layer."""
     hidden: int = 128
-    """Of the network that projects the embedding."""
+    """Hidden size of the network that projects the embedding."""
     projected: int = 64
-    """What the generating maps read."""
+    """Size of the projected embedding, which the generating maps read."""
     per_layer: bool = True
     """Own generating maps in every layer (`hyperformer`), or one set and layer embeddings (`hyperformer_pp`)."""
 
 
 @dataclass(frozen=True)
 class GeneratedAdapter:
-    """What the hypernetwork writes for one layer."""
+    """The weights that the hypernetwork makes for one layer."""
 
     bottleneck: BottleneckWeights
     norm_weight: Tensor
@@ -51,7 +51,7 @@ class Generator(nn.Module):
     """Linear maps from a projected embedding to one adapter and the layer norm after it."""
 
     def __init__(self, inputs: int, hidden: int, width: int) -> None:
-        """Draws normal weights, biases 0."""
+        """Draw normal weights, and set biases to 0."""
         super().__init__()
         self.hidden, self.width = hidden, width
         self.down_weight = _linear(inputs, width * hidden)
@@ -62,7 +62,7 @@ class Generator(nn.Module):
         self.norm_bias = _linear(inputs, hidden)
 
     def forward(self, embedding: Tensor) -> GeneratedAdapter:
-        """Write the weights for one projected embedding, `[projected]`."""
+        """Make the weights for one projected embedding, `[projected]`."""
         bottleneck = BottleneckWeights(
             self.down_weight(embedding).view(self.width, self.hidden),
             self.down_bias(embedding),
@@ -73,17 +73,17 @@ class Generator(nn.Module):
 
 
 class HyperformerBranch(Branch):
-    """Adds `norm(U f(D x + a) + b)`, where D, a, U, b and the norm's weight and bias follow from the task (and the layer)."""
+    """Adds `norm(U f(D x + a) + b)`. The task (and layer) determine D, a, U, b and the norm's weight and bias."""
 
     drawn_in_pass = ("_generated",)
 
     def __init__(self, config: HyperConfig, tasks: int, sites: int, hidden: int) -> None:
-        """Draws everything from the global random stream: embeddings from Normal(0, 1), maps with a deviation of 0.01.
+        """Draw everything from the global random stream: embeddings from Normal(0, 1), maps with a standard deviation of 0.01.
 
         Args:
             config: Sizes of the hypernetwork.
-            tasks: Tasks of the job.
-            sites: Layers that get an adapter.
+            tasks: Number of tasks of the job.
+            sites: Number of layers that get an adapter.
             hidden: Hidden size d.
         """
         super().__init__()
@@ -99,7 +99,7 @@ class HyperformerBranch(Branch):
         self._generated: list[GeneratedAdapter] | None = None
 
     def begin_pass(self) -> None:
-        """Write all layers' adapters for the task whose rows come next."""
+        """Make all layers' adapters for the task whose rows come next."""
         self._generated = self._generate()
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class HyperformerBranch(Branch):
         return [self.generators[site % len(self.generators)](embedding) for site, embedding in projected]
 
     def _projected(self, task: int) -> Iterable[Tensor]:
-        """Return the projected embedding of a task for every site: `[projected]` each."""
+        """Return the projected embedding of a task for every site, each `[projected]`."""
         embedding = self.task_embeddings[task]
         if self.layer_embeddings is None:
             projected = self.norm(self.projection(embedding))

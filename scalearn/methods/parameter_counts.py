@@ -1,4 +1,4 @@
-"""What every method learns on a backbone, counted without loading a weight."""
+"""How many parameters every method learns on a backbone, counted without loading any weights."""
 
 from typing import get_args
 
@@ -7,22 +7,22 @@ from scalearn.methods import counts
 from scalearn.methods.registry import METHODS, Family, Method
 
 Counts = dict[str, int]
-"""`transfer`: what the method learns on top of its sources; `source`: the adapters that it builds on, or, for a method
-without sources, its own; `head`: the prediction heads."""
+"""`transfer`: parameters that the method learns on top of its sources. `source`: those of the adapters that it builds on or, for a method
+without sources, of its own adapter. `head`: those of the prediction heads."""
 
 
 def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> Counts | None:
-    """Count one method's parameters, as its built model holds them.
+    """Count one method's parameters, as its model would have them.
 
     Args:
         method: Entry of the registry.
-        shape: Of the backbone.
-        sources: Number of source adapters T; for a joint method, of tasks, each with a head of its own.
+        shape: Shape of the backbone.
+        sources: Number of source adapters T. For a joint method, the number of tasks, each with its own head.
         labels: Outputs of a head.
-        reduction_factor: Of every bottleneck: the sources', and the method's own where it has one.
+        reduction_factor: Reduction factor of every bottleneck: the sources', and the method's own if it has one.
 
     Returns:
-        The counts, or None if there is no formula for the method on this backbone.
+        The counts. None: there is no formula for the method on this backbone.
     """
     if method.count is None:
         return None
@@ -39,7 +39,7 @@ def method_counts(method: Method, shape: Shape, *, sources: int, labels: int = 2
 
 def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor: float = 16) -> dict[str, Counts]:
     """Count every method of the registry that has a formula on this backbone, by method key in the order of tables."""
-    # As tables group and order them. A package may have given its method a family that tables do not know.
+    # In the groups and order of tables. A package's method may have a family that tables do not know.
     ordered = sorted(
         METHODS.values(), key=lambda method: ((*get_args(Family), method.family).index(method.family), method.order, method.key)
     )
@@ -50,5 +50,5 @@ def all_counts(shape: Shape, *, sources: int, labels: int = 2, reduction_factor:
 
 
 def head(shape: Shape, labels: int) -> int:
-    """Count the classification head: a dense layer of hidden size d and a linear layer on it, `d^2 + d + labels (d + 1)`."""
+    """Count the classification head, a dense layer of hidden size d and a linear layer on it: `d^2 + d + labels (d + 1)`."""
     return shape.hidden_size**2 + shape.hidden_size + labels * (shape.hidden_size + 1)

@@ -1,4 +1,4 @@
-"""A job's parameters as its optimiser gets them: weight decay leaves biases and layer norms alone, as the published runs' trainer does."""
+"""A job's parameters in groups for its optimiser. Biases and layer norms have no weight decay, as in the published runs' trainer."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from scalearn.layers.heads import Head
 
 
 def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -> list[dict[str, Any]]:
-    """Return what a job's optimiser is made of: groups with `params`, `lr` and `weight_decay`, the branch's, then the heads'."""
+    """Return the groups for a job's optimiser, each with `params`, `lr` and `weight_decay`: first the branch's, then the heads'."""
     optimisation = config.optimisation
     parameters = tuple(parameter for head in heads for parameter in head.parameters() if parameter.requires_grad)
     stated = (*branch.parameter_groups(config), ParameterGroup(parameters, optimisation.learning_rate, optimisation.weight_decay))
@@ -21,7 +21,7 @@ def parameter_groups(branch: Branch, heads: Sequence[Head], config: JobConfig) -
 
 
 def never_decayed(modules: Iterable[nn.Module]) -> set[int]:
-    """Return the identities of all parameters of layer norms, and of those with `bias` in their full name, generators of biases too."""
+    """Return the identities of all parameters of layer norms, and of those with `bias` in their full name, even generators of biases."""
     found: set[int] = set()
     for module in modules:
         found.update(id(parameter) for name, parameter in module.named_parameters() if "bias" in name)
@@ -31,11 +31,11 @@ def never_decayed(modules: Iterable[nn.Module]) -> set[int]:
 
 
 def split_by_decay(group: ParameterGroup, exempt: set[int]) -> list[ParameterGroup]:
-    """Split a group in two where some of its parameters take no decay. A group without weight decay stays whole.
+    """Split a group in two if some of its parameters have no decay. A group without weight decay stays whole.
 
     Args:
-        group: As a method states it.
-        exempt: From `never_decayed`.
+        group: A group, as a method returns it.
+        exempt: Result of `never_decayed`.
     """
     decayed = tuple(parameter for parameter in group.parameters if id(parameter) not in exempt)
     if not group.weight_decay or len(decayed) == len(group.parameters):

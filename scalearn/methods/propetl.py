@@ -1,7 +1,7 @@
-"""ProPETL (Zeng et al. 2023): one prototype adapter for all layers, made each layer's own by a learned binary mask.
+"""ProPETL (Zeng et al. 2023): all layers share one prototype adapter, which a learned binary mask adapts to each layer.
 
-Every mask keeps the share k of entries with the largest absolute score. In a joint job the mask of a task, the same in
-all layers, and the mask of a layer, the same for all tasks, are joined by OR.
+A mask keeps the share k of entries with the largest absolute scores. In a joint job each task has a mask for all layers, and each layer has
+a mask for all tasks; the two are joined by OR.
 """
 
 import math
@@ -22,15 +22,15 @@ from scalearn.layers.branch import Branch, ParameterGroup
 from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
 
 JOINT_INIT_STD = 0.01
-"""Of the prototype's weights in a joint job, as published; a single-task prototype starts like the library's adapters."""
+"""Standard deviation of the prototype's weights in a joint job, as published. In other jobs it begins like the library's adapters."""
 
 
 class _TopShare(torch.autograd.Function):
-    """1 for the share k of every slice's largest entries, 0 for the others; the gradient passes straight through."""
+    """Maps the share k of each slice's largest entries to 1, and the others to 0. The gradient passes unchanged."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, share: float) -> Tensor:
-        """Cuts each `scores[i]` at its own threshold."""
+        """Cut each `scores[i]` at its own threshold."""
         flat = scores.flatten(1)
         dropped = int((1 - share) * flat.shape[1])
         mask = torch.ones_like(flat)
@@ -38,35 +38,35 @@ class _TopShare(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Straight through."""
+        """Pass the gradient unchanged."""
         return gradients[0], None
 
 
 def binary_masks(scores: Tensor, share: float) -> Tensor:
-    """Masks that keep the entries with the largest absolute scores.
+    """Return masks that keep the entries with the largest absolute scores.
 
     Args:
         scores: `[masks, rows, columns]`.
-        share: Share k of entries that a mask keeps: the `int((1 - k) n)` smallest of n become 0.
+        share: Share k of entries that a mask keeps. Of n entries, the `int((1 - k) n)` smallest become 0.
 
     Returns:
-        0 or 1, of the same shape; its gradient is that of the absolute scores.
+        Masks of 0 and 1 of the same shape. Their gradient is that of the absolute scores.
     """
     masks: Tensor = _TopShare.apply(scores.abs(), share)  # type: ignore[no-untyped-call]
     return masks
 
 
 class PropetlBranch(Branch):
-    """A prototype `U f(D x + a) + b` whose weights every layer masks: `D * mask_down^T` and `U * mask_up^T`; biases are not masked."""
+    """A prototype `U f(D x + a) + b` with masked weights in every layer: `D * mask_down^T` and `U * mask_up^T`. Biases have no mask."""
 
     drawn_in_pass = ("_masked",)
 
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float) -> None:
-        """Build the prototype as the library does and draw the scores, from the global random stream.
+        """Build the prototype as in the library, and draw the scores, from the global random stream.
 
         Args:
-            config: Of the prototype.
-            sites: Layers, each with its own masks.
+            config: Configuration of the prototype.
+            sites: Number of layers, each with its own masks.
             hidden: Hidden size d.
             share: Share k of entries that a mask keeps.
         """
@@ -79,11 +79,11 @@ class PropetlBranch(Branch):
         self._masked: list[BottleneckWeights] | None = None
 
     def begin_pass(self) -> None:
-        """Cuts all masks and applies them."""
+        """Compute and apply all masks."""
         self._masked = self._mask()
 
     def masks(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Each site's mask of the down-projection, `[r, d]`, and of the up-projection, `[d, r]`."""
+        """Return each site's masks of the down-projection, `[r, d]`, and of the up-projection, `[d, r]`."""
         down, up = binary_masks(self.down_scores, self.share), binary_masks(self.up_scores, self.share)
         return list(down.transpose(1, 2)), list(up.transpose(1, 2))
 
@@ -94,7 +94,7 @@ class PropetlBranch(Branch):
         return functional.linear(activated, weights.up_weight, weights.up_bias)
 
     def weights(self) -> list[BottleneckWeights]:
-        """Return the masked adapter of every site: what a plain adapter would have to hold to compute the same."""
+        """Return the masked adapter of every site, which is a plain adapter that computes the same."""
         return self._mask() if self._masked is None else self._masked
 
     def _mask(self) -> list[BottleneckWeights]:
@@ -106,7 +106,7 @@ class PropetlBranch(Branch):
         ]
 
     def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
-        """Let the scores learn at a rate of their own (settings `mask_learning_rate` or `mask_learning_rate_factor`)."""
+        """Give the scores their own learning rate (settings `mask_learning_rate` or `mask_learning_rate_factor`)."""
         optimisation, settings = config.optimisation, config.settings
         rate = settings.get("mask_learning_rate")
         mask_rate = float(str(rate if rate is not None else settings["mask_learning_rate_factor"]))
@@ -120,20 +120,20 @@ class PropetlBranch(Branch):
 
 
 class JointPropetlBranch(PropetlBranch):
-    """ProPETL-m: a mask per task for all layers, a mask per layer for all tasks, joined by OR.
+    """ProPETL-m: one mask per task for all layers, and one mask per layer for all tasks, joined by OR.
 
-    In the published code the first layer's mask *is* the last task's: both names hold one score matrix. It is so here.
+    In the published code the first layer's mask *is* the last task's: one score matrix has both names. This code does the same.
     """
 
     def __init__(self, config: BnConfig, sites: int, hidden: int, share: float, tasks: int) -> None:
         """Build the prototype, then scores per task and per layer after the first, from the global random stream.
 
         Args:
-            config: Of the prototype.
-            sites: Layers.
+            config: Configuration of the prototype.
+            sites: Number of layers.
             hidden: Hidden size d.
             share: Share k of entries that a mask keeps.
-            tasks: Tasks of the job.
+            tasks: Number of tasks of the job.
         """
         super().__init__(config, 0, hidden, share)
         width = bottleneck_width(hidden, config["reduction_factor"])
@@ -145,18 +145,18 @@ class JointPropetlBranch(PropetlBranch):
         self.up_scores = drawn_scores(tasks + sites - 1, hidden, width)
 
     def masks(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """See `PropetlBranch.masks`; those of the task whose rows are now in the backbone."""
+        """See `PropetlBranch.masks`. Here they are the masks for the task whose rows are in the backbone."""
         return self._joined(self.down_scores), self._joined(self.up_scores)
 
     def _joined(self, scores: Tensor) -> list[Tensor]:
         needed = torch.cat([scores[self.task].unsqueeze(0), scores[self.tasks - 1 :]])
         task, *layers = binary_masks(needed, self.share)
-        # OR as a product, as published: its gradient reaches a score only where the other mask is 0.
+        # OR as a product, as published. Its gradient reaches a score only where the other mask is 0.
         return [1 - (1 - task) * (1 - layer) for layer in layers]
 
 
 def drawn_scores(masks: int, rows: int, columns: int) -> nn.Parameter:
-    """Scores of several masks, Kaiming uniform with a = sqrt 5 each: `[masks, rows, columns]`."""
+    """Draw the scores of several masks, each Kaiming uniform with a = sqrt 5: `[masks, rows, columns]`."""
     scores = nn.Parameter(torch.empty(masks, rows, columns))
     for matrix in scores.data:
         nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
@@ -164,7 +164,7 @@ def drawn_scores(masks: int, rows: int, columns: int) -> nn.Parameter:
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> PropetlBranch:
-    """Build the single-task branch, or the joint one for several tasks."""
+    """Build the branch of a single-task job, or the joint branch for several tasks."""
     settings: dict[str, Any] = dict(config.settings)
     library = bottleneck_config(settings)
     shape = (library, encoder.sites, encoder.hidden_size, float(settings["sparsity"]))

@@ -1,6 +1,6 @@
 """Every method that a sweep can name: its place in the result table and its published defaults.
 
-Planning imports this module, so it imports no torch. What builds a method's modules lives beside it.
+Planning imports this module, so it imports no torch. The code that builds a method's modules lies beside it.
 """
 
 import importlib.metadata
@@ -20,18 +20,18 @@ Family = Literal["single", "joint", "two_stage"]
 
 @dataclass(frozen=True)
 class SettingRule:
-    """What a method's own setting may be."""
+    """The values that a method's own setting may have."""
 
     default: Setting
-    """Value where a sweep says nothing. Its type is the setting's type: a whole number, a number, a word, or a tuple of numbers."""
+    """Value if a sweep does not give one. Its type is the setting's type: a whole number, a number, a word, or a tuple of numbers."""
     low: float | None = None
     """Smallest number allowed. None: no bound."""
     high: float | None = None
-    """Numbers must stay below this one. None: no bound."""
+    """Numbers must be smaller than this. None: no bound."""
     required: bool = False
-    """Whether a sweep must give the setting; the default then only shows its type."""
+    """Whether a sweep must give the setting. The default then only shows the type."""
     meaning: str = ""
-    """One clause for error messages and documentation."""
+    """One clause about the setting, for error messages and documentation."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +40,36 @@ class Method:
 
     key: str
     title: str
-    """What tables, plots and reports call it, unlike any other."""
+    """Name of the method in tables, plots and reports. No two methods share it."""
     family: Family
-    """Block of the result table: trained on one task, on all tasks jointly, or in two stages."""
+    """Block of the result table: trained on one task, jointly on all tasks, or in two stages."""
     stage: Stage
-    """Stage of the jobs that this method makes. `adapter` makes source jobs: the same adapter serves as source and as baseline."""
+    """Stage of this method's jobs. `adapter` makes source jobs, whose adapters serve both as sources and as a baseline."""
     order: int
-    """Position among the methods of its family, ascending."""
+    """Position among the methods of the same family, ascending."""
     builder: str
-    """`module:function` that builds the method's branch (`scalearn.methods.build.BranchBuilder`). Imported by training only."""
+    """`module:function` that builds the method's branch (`scalearn.methods.build.BranchBuilder`). Only training imports it."""
     needs_sources: bool = False
     """Whether a job has source adapters as parents."""
     needs_similarity: bool = False
-    """Whether a job reads how similar the tasks are: it then has a similarity job as a parent too, and the settings
-    `sentence_encoder` and `sentence_rows`."""
+    """Whether a job reads how similar the tasks are. Then it also has a similarity job as a parent, and the settings `sentence_encoder` and
+    `sentence_rows`."""
     owns_backbone: bool = False
-    """Whether a job changes the backbone itself, on a copy of its own, and therefore trains alone."""
+    """Whether a job changes the backbone itself, on its own copy, and therefore trains alone."""
     optimisation: Mapping[str, object] = field(default_factory=dict)
-    """Published values of `OptimisationConfig` fields that differ from its defaults (docs/protocol.md, Training)."""
+    """Published values of `OptimisationConfig` fields, where they differ from its defaults (docs/protocol.md, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
     """The method's own settings by name."""
     revised_settings: tuple[str, ...] = ()
-    """Settings with which, unless they are 0, a job computes otherwise than it did at first: its schema version is higher."""
+    """Settings that, unless they are 0, make a job compute otherwise than the first version did, so its schema version is higher."""
     count: Count | None = None
-    """Formula for the parameters that a job learns besides its heads. None: only the built model knows."""
+    """Formula for the parameters that a job learns besides its heads. None: only the built model can tell."""
 
     @property
     def pools_choices(self) -> bool:
-        """Whether multiple choice is scored by one linear layer on the encoder's pooler, and not by the library's head.
+        """Whether multiple choice is scored by one linear layer on the encoder's pooler, instead of the library's head.
 
-        As published, in transfer jobs, in joint ones but for `adapter_m`, and in full fine-tuning (docs/protocol.md, Heads).
+        As published, this holds in transfer jobs, in joint jobs except `adapter_m`, and in full fine-tuning (docs/protocol.md, Heads).
         """
         return self.key != "adapter_m" if self.stage in ("transfer", "joint") else self.key == "full_ft"
 
@@ -80,7 +80,7 @@ class Method:
 
 
 def _omega_rules(dropout: float) -> Mapping[str, SettingRule]:
-    """Return the settings that every method with learned omegas has."""
+    """Return the settings of every method with learned omegas."""
     return MappingProxyType(
         {
             "omega_dropout": SettingRule(dropout, low=0.0, high=1.0, meaning="share of omega's entries that are dropped in training"),
@@ -150,7 +150,7 @@ def _transfer(key: str, title: str, order: int, builder: str, rate: float, count
 
 
 def _joint(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
-    """Return a method whose one job serves all tasks. Steps bound its training, so epochs must not."""
+    """Return a method that trains all tasks in one job. Steps bound its training, so epochs must not."""
     schedule = {"epochs": 100_000, "max_steps": 375_000, "evaluate_every": 7_500, "patience": 10, "warmup": 0.1}
     optimisation = MappingProxyType({"learning_rate": rate, **schedule})
     return Method(key, title, "joint", "joint", order, builder, optimisation=optimisation, count=count, **rest)
@@ -198,20 +198,20 @@ METHODS: dict[str, Method] = {
 
 
 PLUGINS = "scalearn.methods"
-"""Entry point group of methods in other packages; each names a `Method`."""
+"""Entry point group for methods of other packages. Each entry names a `Method`."""
 
 _broken: list[str] = []
 """Plugins that could not be loaded, each with the reason."""
 
 
 def register_method(method: Method) -> Method:
-    """Add a method to the registry, so that a sweep may name it.
+    """Add a method to the registry, so that sweeps may name it.
 
-    The call holds for this process. The workers of a sweep are other processes: a package announces its methods to all of
-    them by entry points of the group `scalearn.methods`.
+    The call affects only this process. The workers of a sweep are other processes, so a package announces its methods to all of them by
+    entry points of the group `scalearn.methods`.
 
     Raises:
-        UserError: Another method has its key.
+        UserError: Another method has the same key.
     """
     if METHODS.setdefault(method.key, method) != method:
         raise UserError(f"There is a method '{method.key}' already: give yours another key.")
@@ -222,7 +222,7 @@ def get_method(key: str) -> Method:
     """Return the method of this key.
 
     Raises:
-        UserError: No such method; the sentence names the nearest one.
+        UserError: There is no such method. The sentence names the nearest one.
     """
     try:
         return METHODS[key]
@@ -231,18 +231,18 @@ def get_method(key: str) -> Method:
 
 
 def load_plugins() -> None:
-    """Register the methods that installed packages announce. One that cannot be loaded is named when its key is looked for."""
+    """Register the methods that installed packages announce. One that cannot be loaded is reported when its key is looked up."""
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         try:
             register_method(entry.load())
-        except Exception as error:  # a plugin may raise anything, and must not take the others down
+        except Exception as error:  # a plugin may raise any error, which must not affect the others
             _broken.append(f"The plugin {entry.name} = {entry.value} could not be loaded ({type(error).__name__}: {error}).")
 
 
 def resolve_settings(method: Method, given: Mapping[str, Any], sources: int = 0) -> dict[str, Setting]:
-    """Return every setting of a method: those given, checked, and defaults for the rest.
+    """Return every setting of a method: the given ones, checked, and defaults for the others.
 
-    Whole numbers given for a number become floats, so that `0` and `0.0` are one value; lists become tuples.
+    A whole number given for a float becomes a float, so that `0` and `0.0` are one value. Lists become tuples.
 
     Args:
         method: Entry of the registry.
@@ -250,7 +250,7 @@ def resolve_settings(method: Method, given: Mapping[str, Any], sources: int = 0)
         sources: Number of source adapters of the job, which a tuple of omegas must match.
 
     Raises:
-        UserError: Unknown, missing, mistyped or out of range; the sentence says what is allowed.
+        UserError: A setting is unknown, missing, mistyped or out of range. The sentence says what is allowed.
     """
     for name in given:
         if not method.rules:
@@ -272,7 +272,7 @@ def check_setting(method: Method, name: str, value: Any) -> Setting:
     """Return one setting's value in its canonical type.
 
     Raises:
-        UserError: Not of the type or in the range of the setting's rule.
+        UserError: The value does not have the type or range of the setting's rule.
     """
     rule = method.rules[name]
     expected = _expectation(rule)

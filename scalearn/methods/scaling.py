@@ -1,4 +1,4 @@
-"""The ScaLearn family: source outputs are scaled by learned coefficients and added up."""
+"""The ScaLearn family: learned coefficients scale the outputs of the sources, which are then added."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ class ScalingBranch(SourceBranch):
         Args:
             stacks: The frozen sources, one stack per site.
             config: Shape, constraint, dropout and initialisation of omega.
-            generator: CPU stream of the initialisation.
+            generator: Random stream of the initialisation, on CPU.
         """
         super().__init__(stacks)
         hidden = stacks[0].up_bias.shape[1]
@@ -34,11 +34,11 @@ class ScalingBranch(SourceBranch):
         self._drawn: Tensor | None = None
 
     def begin_pass(self) -> None:
-        """Draws the coefficients of all sites at once: one dropout mask a pass."""
+        """Draw the coefficients of all sites at once, with one dropout mask per pass."""
         self._drawn = self._draw()
 
     def coefficients(self, site: int) -> Tensor:
-        """omega of this pass at a site, or drawn for this call where there is no pass: `[T, hidden or 1]`."""
+        """Return omega at a site, `[T, hidden or 1]`: that of this pass, or drawn for this call outside a pass."""
         drawn = self._draw() if self._drawn is None else self._drawn
         return drawn[site]
 
@@ -52,7 +52,7 @@ class ScalingBranch(SourceBranch):
 
     @classmethod
     def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
-        """One batched product for all jobs where their row counts agree."""
+        """Compute one batched product for all jobs if they have equal numbers of rows."""
         if len(set(rows)) > 1:
             return super().added_packed(branches, site, hidden_states, rows)
         members = [branch for branch in branches if isinstance(branch, ScalingBranch)]
@@ -62,24 +62,24 @@ class ScalingBranch(SourceBranch):
         return stack.packed_weighted_sum(stack.bottleneck(hidden_states), omegas)
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """omega, under the name `omega`."""
+        """Return omega, under the name `omega`."""
         return {"omega": self.omega.omega} if self.omega.omega.requires_grad else {}
 
     def parameter_groups(self, config: JobConfig) -> list[ParameterGroup]:
-        """omega takes its own weight decay, 0 unless the sweep sets `omega_weight_decay`."""
+        """Give omega its own weight decay, 0 unless the sweep sets `omega_weight_decay`."""
         decay = config.settings.get("omega_weight_decay", 0.0)
         return [ParameterGroup(tuple(self.learned().values()), config.optimisation.learning_rate, float(str(decay)))]
 
 
 class PlainScalingBranch(ScalingBranch):
-    """The same sum computed source by source, as the paper writes it: the reference for tests and benchmarks."""
+    """The same sum computed source by source, as in the paper: the reference for tests and benchmarks."""
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
         """See `Branch.added`."""
         return plain_weighted_sum(self._stacks[site], hidden_states, self.coefficients(site))
 
     def pack_key(self) -> object:
-        """Run the job alone."""
+        """Return a key that no other job has, so that the job runs alone."""
         return id(self)
 
 
@@ -94,7 +94,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 
 
 def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
-    """Build the variant that the job's method names."""
+    """Build the variant of the job's method."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(dropout=settings["omega_dropout"], init_scale=settings["omega_init_scale"], **_SHAPES[config.method])
@@ -102,7 +102,7 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
 
 
 def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
-    """Build omegas that stay as the job's setting `omega` gives them: only the head is learned (docs/protocol.md, Analyses)."""
+    """Build omegas that keep the values of the job's setting `omega`. Only the head is learned (docs/protocol.md, Analyses)."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))

@@ -1,4 +1,4 @@
-"""AdapterSoup (Chronopoulou et al. 2023): the weights of the sources most similar to the target are averaged, then trained on it."""
+"""AdapterSoup (Chronopoulou et al. 2023): average the weights of the sources most similar to the target, then train the average."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,14 @@ from scalearn.methods.bottleneck import BottleneckBranch
 
 
 class SoupBranch(BottleneckBranch):
-    """An ordinary adapter that starts from a weighted average of others."""
+    """An ordinary adapter that begins as a weighted average of others."""
 
     def __init__(self, sources: SourceAdapters, weights: Mapping[str, float]) -> None:
-        """Averages the named sources.
+        """Average the named sources.
 
         Args:
             sources: All candidates.
-            weights: Of the sources in the soup, by name; they sum to 1.
+            weights: Weights of the sources in the soup, by name. Their sum is 1.
         """
         hidden = sources.stacks[0].up_bias.shape[1]
         super().__init__(BnConfig.from_dict(dict(sources.config)), len(sources.stacks), hidden)
@@ -46,8 +46,8 @@ def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:
     """Return the weighted average of adapters.
 
     Args:
-        stacked: As `SourceStack` holds them: `[T r, d]`, `[T r]`, `[d, T, r]` and `[T, d]`.
-        shares: Weight of each: `[T]`.
+        stacked: Weights as in `SourceStack`: `[T r, d]`, `[T r]`, `[d, T, r]` and `[T, d]`.
+        shares: Weight of each adapter: `[T]`.
     """
     count, shares = len(shares), shares.to(stacked.up_bias)
     return BottleneckWeights(
@@ -59,11 +59,11 @@ def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:
 
 
 def soup_weights(similarity: Mapping[str, float], top: int) -> dict[str, float]:
-    """Return the weights of the `top` most similar sources: their similarities, divided by the sum. A negative similarity counts as 0.
+    """Return the weights of the `top` most similar sources: their similarities divided by the sum. A negative similarity counts as 0.
 
     Args:
-        similarity: Of every candidate to the target, the target itself included.
-        top: How many go into the soup.
+        similarity: Similarity of each candidate to the target. The target itself is a candidate.
+        top: Number of sources in the soup.
     """
     chosen = sorted(similarity, key=lambda name: similarity[name], reverse=True)[:top]
     positive = {name: max(0.0, similarity[name]) for name in chosen}

@@ -1,4 +1,4 @@
-"""A branch on frozen source adapters, however it combines them: the ScaLearn family, AdapterFusion, methods of other packages."""
+"""A branch on frozen source adapters, for any way to combine them: ScaLearn, AdapterFusion, methods of other packages."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from scalearn.layers.source_stack import SourceStack
 
 
 class SourceBranch(Branch):
-    """A branch on frozen source adapters: jobs with the same sources share the sources' bottleneck activations."""
+    """A branch on frozen source adapters. Jobs with the same sources share the sources' bottleneck activations."""
 
     def __init__(self, stacks: Sequence[SourceStack]) -> None:
-        """Refer to the stacks, one per site, without owning them: they are no part of the job's own state."""
+        """Refer to the stacks, one per site, without owning them, since they are not part of the job's own state."""
         super().__init__()
         self.given = tuple(stacks)
         self._stacks = self.given
 
     @property
     def stacks(self) -> Sequence[SourceStack]:
-        """The frozen sources, one stack per site; `given` are those before the branch was moved or converted, if it was."""
+        """The frozen sources, one stack per site. If the branch was moved or converted, `given` has the stacks from before."""
         return self._stacks
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Lets the stacks follow when the branch is moved or converted. Other jobs keep theirs: what changes is a copy."""
+        """Move or convert the stacks together with the branch. Other jobs keep theirs, since only a copy changes."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if recurse:
             self._stacks = tuple(_applied(stack, fn) for stack in self._stacks)
@@ -37,16 +37,16 @@ class SourceBranch(Branch):
         return self.combined(site, hidden_states, self._stacks[site].bottleneck(hidden_states))
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
-        """Combine the sources, given their bottleneck activations `[rows, length, T r]`."""
+        """Combine the sources, from their bottleneck activations `[rows, length, T r]`."""
         raise TypeError(f"{type(self).__name__} does not say how it combines its sources")
 
     def pack_key(self) -> object:
-        """Branches on the same stacks share one down-projection."""
+        """Return a key: branches on the same stacks share one down-projection."""
         return id(self._stacks[0])
 
     @classmethod
     def added_packed(cls, branches: Sequence[Branch], site: int, hidden_states: Tensor, rows: Sequence[int]) -> Tensor:
-        """One down-projection for all rows, then each branch's own combination."""
+        """Compute one down-projection for all rows, then each branch's own combination."""
         members = [branch for branch in branches if isinstance(branch, SourceBranch)]
         bottleneck = members[0].stacks[site].bottleneck(hidden_states)
         parts = zip(members, hidden_states.split(list(rows)), bottleneck.split(list(rows)), strict=True)
@@ -54,7 +54,7 @@ class SourceBranch(Branch):
 
 
 def _applied(stack: SourceStack, fn: Callable[[Tensor], Tensor]) -> SourceStack:
-    # A stack that stays as it is stays shared: jobs in a pack are computed together because it is the same object.
+    # A stack that does not change stays shared, since jobs in a pack are computed together because it is the same object.
     if all(fn(buffer) is buffer for buffer in stack.buffers()):
         return stack
     return copy.deepcopy(stack)._apply(fn)  # type: ignore[no-untyped-call,no-any-return]
