@@ -3,8 +3,7 @@
     <directory>/<split>-<digest>/rows.arrow     the token ids
     <directory>/<split>-<digest>/entry.json     the settings, label names, warnings, and the file's size and sha256
 
-An entry is built beside its place and renamed into it, so it is whole or absent; what a killed builder left is removed
-by the next one.
+An entry is built beside its place and renamed into it, so it is whole or absent. What a killed builder left is removed by the next one.
 """
 
 import hashlib
@@ -35,16 +34,16 @@ class Entry:
     rows: Dataset
     label_names: tuple[str, ...] | None
     warnings: tuple[str, ...]
-    """What was said about the task's rows when they were read."""
+    """Warnings about the task's rows when they were read."""
 
 
 def open_or_build(directory: Path, wanted: Mapping[str, Mapping[str, Any]], build: Build) -> dict[str, Entry]:
-    """Return the wanted splits of one task, from the cache where it has them intact.
+    """Return the wanted splits of one task. Splits that are whole in the cache are taken from there.
 
     Args:
-        directory: The task's directory in the cache; made if absent.
-        wanted: Split name to the settings that determine its content.
-        build: Called with a split's name to make its features, tables, label names and warnings; at most one process at a time calls it.
+        directory: The task's directory in the cache. It is made if absent.
+        wanted: For each split, the settings that determine its content.
+        build: Called with a split's name; returns its features, tables, label names and warnings. One process at a time calls it.
 
     Raises:
         UserError: The directory cannot be written.
@@ -91,7 +90,7 @@ def _build(
         size, sha256 = (unfinished / ROWS).stat().st_size, sha256_of(unfinished / ROWS)
         entry = {"settings": settings, "label_names": label_names, "warnings": said, "rows": count, "size": size, "sha256": sha256}
         (unfinished / ENTRY).write_text(json.dumps(entry, indent=1))
-        if path.exists():  # an entry that failed its verification
+        if path.exists():  # an entry that is damaged
             shutil.rmtree(path)
         unfinished.rename(path)
     except BaseException:
@@ -101,7 +100,7 @@ def _build(
 
 
 def _open(path: Path) -> Entry | None:
-    """Return the entry if it is there and intact."""
+    """Return the entry if it exists and is whole."""
     try:
         entry = json.loads((path / ENTRY).read_text())
         if (path / ROWS).stat().st_size == entry["size"] and sha256_of(path / ROWS) == entry["sha256"]:

@@ -1,4 +1,4 @@
-"""Refuses rows that would train something else than their task: one sentence that names task, file and row."""
+"""Refuse rows that would train something other than their task, with one sentence that names task, file and row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,14 +16,14 @@ from scalearn.tasks.spelling import cut, listed, shown
 from scalearn.tasks.task import HubSource, Task
 
 LABEL = "label"
-"""The column that holds the label once rows are checked, whatever the published column is called."""
+"""The column that holds the label after the check, whatever the published column is called."""
 
 
 def check_texts(task: Task, published: PublishedSplit) -> Dataset:
-    """Return the rows, with every needed column present and every text a text that is neither null nor blank.
+    """Return the rows, if every needed column is present and no text in them is null or blank.
 
     Raises:
-        UserError: Otherwise; rows are counted from 0.
+        UserError: They are not so. Rows are counted from 0.
     """
     rows, place = published.rows, published.place
     refuse_absent(task, place, published.columns)
@@ -44,20 +44,20 @@ def check_texts(task: Task, published: PublishedSplit) -> Dataset:
 
 
 def label_names(task: Task, train: Dataset, place: str) -> tuple[str, ...] | None:
-    """Return the task's classes: as it declares them, as the published features do, or the labels that occur in train, sorted.
+    """Return the task's classes: those that it declares, else those in the published features, else the sorted labels of train.
 
-    The classes of a multi-label task are those that occur in train, whatever the features name (PROTOCOL, Data).
+    The classes of a multi-label task are the labels in train, whatever the features name (PROTOCOL, Data).
 
     Args:
         task: The task.
         train: The whole published train split.
-        place: What an error sentence names.
+        place: What error messages call the file.
 
     Returns:
-        The names in the order of their numbers; None for regression.
+        The names in the order of their numbers. None: the task is a regression.
 
     Raises:
-        UserError: A multi-label task has no label at all, or the column holds neither texts nor numbers.
+        UserError: A multi-label task has no labels, or the column holds neither texts nor numbers.
     """
     if task.head == "regression":
         return None
@@ -78,7 +78,7 @@ def label_names(task: Task, train: Dataset, place: str) -> tuple[str, ...] | Non
 
 
 def published_names(task: Task, rows: Dataset) -> tuple[str, ...] | None:
-    """Names that a file gives its classes; None where it holds no more than labels."""
+    """Return the names that a file gives its classes. None: it holds only labels."""
     feature = rows.features.get(task.label_column)
     feature = getattr(feature, "feature", feature)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
@@ -90,9 +90,9 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
     Args:
         task: The task.
         rows: Its rows, with the label as it was published.
-        place: What an error sentence names.
+        place: What error messages call the file.
         names: The task's classes.
-        ordered: Whether the order of the names was declared or published, so that numbers may count them.
+        ordered: Whether the order of the names was declared or published, so that numbers may refer to them.
 
     Raises:
         UserError: A label is null, empty, hidden or unknown.
@@ -122,7 +122,7 @@ def with_labels(task: Task, rows: Dataset, place: str, names: tuple[str, ...] | 
 
 
 def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
-    """Return what is suspicious about the labels of the whole published train split, from what `with_labels` returned."""
+    """Return warnings about the labels of the whole published train split, from the result of `with_labels`."""
     if task.kind == "per_candidate":
         return ()
     feature, values = train.features[LABEL], _column(train, LABEL)
@@ -132,12 +132,12 @@ def train_warnings(task: Task, train: Dataset) -> tuple[str, ...]:
 
 
 def _hidden(task: Task) -> str | None:
-    """Return the label that stands for one that was not published."""
+    """Return the label that means that the real label was not published."""
     return task.source.hidden_label if isinstance(task.source, HubSource) else None
 
 
 def _label_texts(task: Task, place: str, values: pa.Array, published: Sequence[str] | None, parents: pa.Array | None = None) -> pa.Array:
-    """Labels as text: by the names that the file gives them, where it does."""
+    """Return the labels as text, by the names in the file if it has names."""
     if published is None or not pa.types.is_integer(values.type):
         return as_texts(f"Task {task.key}: {place}", task.label_column, values, parents)
     inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, len(published)))
@@ -155,7 +155,7 @@ def _codes(
     ordered: bool,
     parents: pa.Array | None = None,
 ) -> pa.Array:
-    """Class numbers in the order of `names`."""
+    """Return the class numbers in the order of `names`."""
     labels = _label_texts(task, place, values, published, parents)
     _refuse(task, place, pc.is_null(labels), "a label is null", parents)
     _refuse(task, place, _is_blank(labels), f"the label in column {task.label_column!r} is empty", parents)
@@ -183,7 +183,7 @@ def _numbers(task: Task, place: str, values: pa.Array) -> pa.Array:
             )
         values = pa.array([float(text) for text in texts], pa.float64())
     try:
-        # By way of float64: a whole number that float32 does not hold is rounded, as it is when a text file holds it.
+        # Through float64: a whole number that float32 does not hold is rounded, as it is when read from a text file.
         numbers = values.cast(pa.float64(), safe=False).cast(pa.float32())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"Task {task.key}: {place}: column {task.label_column!r} must hold numbers ({error}).") from None
@@ -196,7 +196,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python takes for a separator of thousands
+    return "_" not in text  # Python reads it as a separator of thousands
 
 
 def _is_blank(texts: pa.Array) -> pa.Array:
@@ -204,13 +204,13 @@ def _is_blank(texts: pa.Array) -> pa.Array:
 
 
 def _column(rows: Dataset, column: str) -> pa.Array:
-    """One column as a single Arrow array."""
+    """Return one column as a single Arrow array."""
     values = rows.with_format("arrow")[:][column]
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) -> Dataset:
-    """Return the rows with one column replaced, in its place."""
+    """Return the rows with one column replaced at its position."""
     table = rows.with_format("arrow")[:]
     position = table.column_names.index(column)
     features = rows.features.copy()
@@ -220,7 +220,7 @@ def _with_column(rows: Dataset, column: str, values: pa.Array, feature: object) 
 
 
 def _refuse(task: Task, place: str, wrong: pa.Array, complaint: str, parents: pa.Array | None = None) -> None:
-    """Raise the sentence for the first row of which `wrong` holds."""
+    """Raise the error for the first row for which `wrong` is true."""
     wrong = pc.fill_null(wrong, False)
     if pc.any(wrong).as_py():
         row = pc.index(wrong, True).as_py()
@@ -229,10 +229,10 @@ def _refuse(task: Task, place: str, wrong: pa.Array, complaint: str, parents: pa
 
 
 def check_lists(task: Task, rows: Dataset, place: str, columns: Iterable[str]) -> None:
-    """Refuses a row whose list column is null or empty.
+    """Refuse a row whose list column is null or empty.
 
     Raises:
-        UserError: Such a row exists.
+        UserError: There is such a row.
     """
     for column in columns:
         values = _column(rows, column)

@@ -1,4 +1,4 @@
-"""Pads rows of token ids into batches of tensors."""
+"""Pad rows of token ids into batches of tensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_multiple_of: int = 8) -> dict[str, Tensor]:
-    """One batch, padded to its longest row rounded up to a multiple.
+    """Return one batch, padded to its longest row rounded up to a multiple.
 
     Args:
         rows: Rows of a tokenised split.
-        pad_token_id: Id that fills `input_ids`; masks and token types are filled with 0.
+        pad_token_id: Fills `input_ids`. Masks and token types are filled with 0.
         pad_to_multiple_of: The length of the batch is a multiple of this number of tokens.
 
     Returns:
@@ -41,19 +41,19 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_mult
 
 
 _GROUP = 50
-"""Batches whose rows are sorted by length together: enough to need little padding, few enough to stay random."""
+"""Number of batches whose rows are sorted by length together: enough for little padding, few enough to stay random."""
 
 
 def length_grouped_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
     """Draw a random order of rows in which neighbours are of similar length, so that batches need little padding.
 
-    Rows are shuffled, cut into groups of 50 batches, sorted by length within each group; then the batches are shuffled,
-    the one with the longest row first, so that too little memory shows at once.
+    Rows are shuffled, cut into groups of 50 batches, and sorted by length within each group. Then the batches are shuffled, with the batch
+    of the longest row first, so that a lack of memory shows at once.
 
     Args:
         lengths: Tokens per row.
         batch_size: Rows per batch.
-        seed: Of the shuffle.
+        seed: Seed of the shuffle.
 
     Returns:
         The indices of the rows in their new order.

@@ -1,4 +1,4 @@
-"""Fetches a task's files from the hub, or finds them in the hub's local cache."""
+"""Fetch a task's files from the hub, or find them in the hub's local cache."""
 
 import re
 from collections.abc import Iterable
@@ -22,10 +22,10 @@ from scalearn.tasks.task import HubSource
 
 
 def hub_files(task: str, source: HubSource, splits: Iterable[str]) -> dict[str, list[Path]]:
-    """Return the files of published splits, downloaded once into the hub's cache (`HF_HOME`); the endpoint is `HF_ENDPOINT`.
+    """Return the files of published splits, downloaded once into the hub's cache (`HF_HOME`). The endpoint is `HF_ENDPOINT`.
 
-    Files are read as files: `datasets` refuses the scripts of older data sets, and every data set has parquet files, its
-    own or the hub's conversion.
+    They are read as plain files, since `datasets` refuses the scripts of older data sets, and every data set has parquet files: its own, or
+    the hub's conversion.
 
     Args:
         task: Key of the task, for error sentences.
@@ -67,7 +67,7 @@ def _snapshot(task: str, source: HubSource, revision: str, *, optional: bool) ->
 
 
 def _matching(folder: Path, config: str, split: str) -> list[Path]:
-    """Files of the split: `<config>/<split>-00000-of-00001.parquet`, `<config>/<split>/0000.parquet`, `data/<split>.jsonl` and the like."""
+    """Return the split's files: `<config>/<split>-00000-of-00001.parquet`, `<config>/<split>/0000.parquet`, `data/<split>.jsonl`, ..."""
     for place in (config, "default", "data"):
         for ending in FORMATS:
             name = re.compile(rf"(.*[-/])?{re.escape(split)}(-\d+-of-\d+|/.*)?\.{ending}")

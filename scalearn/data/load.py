@@ -1,4 +1,4 @@
-"""From a job's data settings to checked and split rows."""
+"""Load checked and split rows from a job's data settings."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
     """Return the raw rows that a job reads.
 
     Args:
-        data: Task, and which part of it.
-        root: Directory of local data; None: the hub (or a package, or the task's own directory).
+        data: The task, and the part of it to read.
+        root: Directory of local data. None: the hub (or a package, or the task's own directory).
 
     Returns:
-        Rows in the published column layout, the label in column `label`.
+        Rows in the published column layout, with the label in column `label`.
 
     Raises:
-        UserError: The data is absent, broken, or not what the job was planned with; the sentence names task, file and row.
+        UserError: The data is absent, broken, or not what the job was planned with. The sentence names task, file and row.
     """
     task = task_of(data)
     if data.origin.startswith("files:sha256-"):
@@ -35,7 +35,7 @@ def load_task(data: DataConfig, *, root: Path | None) -> TaskSplits:
     rows = {name: check_texts(task, each) for name, each in published.items()}
     train = rows[task.splits.train]
     names = label_names(task, train, published[task.splits.train].place)
-    # Of a multi-label task not every published name need be a class: numbers would count other names.
+    # In a multi-label task, a published name need not be a class, so numbers would refer to other names.
     ordered = task.label_names is not None or (task.kind != "multi_label" and published_names(task, train) is not None)
     for name, each in published.items():
         if task.kind == "per_candidate":

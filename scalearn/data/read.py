@@ -1,4 +1,4 @@
-"""Reads one published split, from local files, the hub or a package, into memory."""
+"""Read one published split into memory, from local files, the hub or a package."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,25 +22,25 @@ from scalearn.tasks.text_files import TEXT_FORMATS, TextFile, read_text_file
 _ALWAYS_ALLOWED = 1 << 30
 """Bytes of rows that a parquet file of any size may expand to."""
 _LARGEST_EXPANSION = 256
-"""Bytes of rows per byte of a larger one. Texts that are repeated for each question on them stay far below."""
+"""Bytes of rows per byte of a larger file. Texts that are repeated for each of their questions stay far below."""
 _ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """One split as it was published."""
+    """One split, as it was published."""
 
     rows: Dataset
     place: str
-    """File, or data set and split: what an error sentence names."""
+    """File, or data set and split, for error messages."""
     columns: Sequence[str]
-    """Names of all its columns; of text files and own tasks, `rows` holds only those that the task reads."""
+    """Names of all its columns. For text files and own tasks, `rows` has only those that the task reads."""
     warnings: tuple[str, ...] = ()
-    """What was ambiguous about its files, one sentence each."""
+    """What is ambiguous in its files, in one sentence each."""
 
 
 def read_splits(task: Task, root: Path | None) -> dict[str, PublishedSplit]:
-    """Every published split that the task's rule names.
+    """Return every published split that the task's rule names.
 
     Raises:
         UserError: A file is absent or unreadable, the hub cannot be reached, or a package is not installed.
@@ -58,8 +58,8 @@ def read_splits(task: Task, root: Path | None) -> dict[str, PublishedSplit]:
 
 
 def in_memory(table: pa.Table) -> Dataset:
-    """Return a dataset over a table, with the features that the table's metadata declare."""
-    # A random fingerprint: computing one would pickle the whole table, and nothing here is cached by fingerprint.
+    """Return a dataset of a table, with the features that the table's metadata declare."""
+    # A random fingerprint, since computing one would pickle the whole table, and nothing here is cached by fingerprint.
     return Dataset(InMemoryTable(table), fingerprint=uuid4().hex)
 
 
@@ -67,7 +67,7 @@ def _from_files(task: Task, files: list[Path]) -> PublishedSplit:
     if files[0].suffix in (".arrow", ".json") and (files[0].parent / "state.json") in files:
         directory = files[0].parent
         with _readable(task, directory):
-            # In memory: a memory-mapped dataset would write its split indices beside the user's files.
+            # In memory, since a memory-mapped dataset would write its split indices beside the user's files.
             rows = Dataset.load_from_disk(str(directory), keep_in_memory=True)
         return PublishedSplit(rows, str(directory), rows.column_names)
     parts: list[Dataset] = []
@@ -91,7 +91,7 @@ def _from_files(task: Task, files: list[Path]) -> PublishedSplit:
 
 
 def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:
-    """Return the columns as strings, those that are neither text nor label as what they look like."""
+    """Return the columns as strings. Columns that are neither text nor label get the type that they look like."""
     arrays = {}
     for name, values in text.columns.items():
         if name in task.other_columns:
@@ -107,7 +107,7 @@ def _text_table(task: Task, path: Path, text: TextFile) -> pa.Table:
 
 
 def _parquet_table(path: Path) -> pa.Table:
-    """Read a file piece by piece: one of kilobytes can claim terabytes, by repeating a value that it holds once."""
+    """Read a file in pieces, since a file of kilobytes can expand to terabytes by repeating one value."""
     batches, size = [], 0
     limit = max(_ALWAYS_ALLOWED, _LARGEST_EXPANSION * path.stat().st_size)
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -120,7 +120,7 @@ def _parquet_table(path: Path) -> pa.Table:
 
 
 def _needed(task: Task, path: Path, table: pa.Table) -> pa.Table:
-    """Return the columns that an own task reads: the others may have types that `datasets` does not know, or one name."""
+    """Return only the columns that an own task reads. Others may have types that `datasets` does not know, or share a name."""
     if not isinstance(task.source, FileSource):
         return table
     names = table.column_names
@@ -134,7 +134,7 @@ def _needed(task: Task, path: Path, table: pa.Table) -> pa.Table:
 
 @contextmanager
 def _readable(task: Task, path: Path) -> Iterator[None]:
-    """Turn whatever a broken file raises into one sentence."""
+    """Turn any error from a broken file into one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:

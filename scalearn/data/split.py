@@ -1,4 +1,4 @@
-"""Train, validation and test as the paper draws them, and shares, few-shot samples and caps of them (docs/protocol.md, Splits)."""
+"""Train, validation and test as in the paper, with shares, few-shot samples and caps of them (docs/protocol.md, Splits)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,11 +32,11 @@ class TaskSplits:
     validation: Dataset
     test: Dataset
     label_names: tuple[str, ...] | None
-    """In the order of their numbers; None for regression."""
+    """Names in the order of their numbers. None: the task is a regression."""
     extra: Mapping[str, Dataset] = field(default_factory=dict)
-    """Further evaluation splits by their name in results, e.g. `test_mismatched`."""
+    """Further evaluation splits by their name in results, for example `test_mismatched`."""
     warnings: tuple[str, ...] = ()
-    """What is ambiguous or suspicious about the published rows, one sentence each."""
+    """What is ambiguous or suspicious in the published rows, in one sentence each."""
 
     @property
     def splits(self) -> dict[str, Dataset]:
@@ -52,12 +52,12 @@ def split(
     Args:
         task: The task.
         published: Its checked rows by published split.
-        data: Which part of them the job reads.
+        data: Which part of the rows the job reads.
         names: The task's label names.
-        warnings: What was said about the published rows.
+        warnings: Warnings about the published rows.
 
     Raises:
-        UserError: Rows are too few for the split or for the sample that `data` asks for.
+        UserError: There are too few rows for the split or for the sample that `data` asks for.
     """
     for name in ("train_rows", "evaluation_rows"):
         if (cap := getattr(data, name)) is not None and cap < 1:
@@ -91,9 +91,10 @@ def split(
 
 
 def draw(rows: Dataset, count: int | None, stratify: bool) -> Dataset:
-    """At most `count` of the rows, drawn with seed 42, in proportion to the labels where that is possible.
+    """Return at most `count` of the rows, drawn with seed 42, in proportion to the labels if that is possible.
 
-    It is not where `count`, or what it leaves, is smaller than the number of classes, or a class has one row: then plainly at random.
+    It is not possible if `count`, or the number of rows left, is smaller than the number of classes, or if a class has one row. Then the
+    draw is plainly random.
     """
     if count is None or count >= len(rows):
         return rows
@@ -101,12 +102,12 @@ def draw(rows: Dataset, count: int | None, stratify: bool) -> Dataset:
 
 
 def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
-    """Numbers of the rows that `draw` takes.
+    """Return the numbers of the rows that `draw` takes.
 
     Args:
-        labels: Of all rows; None: do not stratify.
-        total: Rows there are.
-        count: Rows to take, fewer than there are.
+        labels: Labels of all rows. None: do not stratify.
+        total: Number of all rows.
+        count: Rows to take, fewer than all.
     """
     if labels is not None:
         classes = np.unique(labels, return_counts=True)[1]
@@ -117,7 +118,7 @@ def _drawn(labels: Numbers | None, total: int, count: int) -> Numbers:
 
 
 def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dataset, Dataset]:
-    """Return what is left of the rows, and the share that is drawn from them."""
+    """Return the remaining rows, and the share that is drawn from the rows."""
     labels, count = _labels(rows) if stratify else None, ceil(share * len(rows))
     try:
         if labels is not None:
@@ -132,7 +133,7 @@ def _carve(task: Task, rows: Dataset, share: float, stratify: bool) -> tuple[Dat
 
 
 def _check_classes(rows: Dataset, labels: Numbers, count: int) -> None:
-    """Say in plain words what a draw in proportion to the labels cannot do: each class needs a row in both parts.
+    """Say in plain words why rows cannot be drawn in proportion to the labels: each class needs a row in both parts.
 
     Args:
         rows: The rows.
@@ -151,18 +152,18 @@ def _check_classes(rows: Dataset, labels: Numbers, count: int) -> None:
 
 
 def _parted(labels: Numbers | None, total: int, test_count: int) -> tuple[Numbers, Numbers]:
-    """Numbers of the rows of both parts of `train_test_split(test_size=test_count, shuffle=True, seed=42, stratify_by_column="label")`.
+    """Return the row numbers of both parts of `train_test_split(test_size=test_count, shuffle=True, seed=42, stratify_by_column="label")`.
 
-    That call reads the labels one row at a time, which takes a minute on MNLI and many minutes for its nested shares.
-    The draw itself is the library's own.
+    That call reads the labels one row at a time, which takes a minute on MNLI and many minutes for its nested shares. The draw itself is
+    the library's own.
 
     Args:
-        labels: Of all rows; None: do not stratify.
-        total: Rows there are.
+        labels: Labels of all rows. None: do not stratify.
+        total: Number of all rows.
         test_count: Rows of the second part.
 
     Raises:
-        ValueError: Nothing is left to train on, or a class has too few rows to be in both parts.
+        ValueError: No rows remain for training, or a class has too few rows to be in both parts.
     """
     generator = np.random.default_rng(SEED)
     if total - test_count < 1:
@@ -180,7 +181,7 @@ def _labels(rows: Dataset) -> Numbers:
 
 
 def _few(task: Task, train: Dataset, count: int) -> Dataset:
-    """Return the few-shot rows: the first of train, which the draw of the validation rows has shuffled."""
+    """Return the few-shot rows: the first rows of train, which the draw of the validation rows has shuffled."""
     few = _first(task, train, max(0, count))
     if count < 1 or _inputs(task, few) < count:
         raise UserError(f"Task {task.key}: few_shot asks for {count} rows, but train has {_inputs(task, train)}; ask for fewer.")
@@ -188,7 +189,7 @@ def _few(task: Task, train: Dataset, count: int) -> Dataset:
 
 
 def _first(task: Task, rows: Dataset, count: int) -> Dataset:
-    """At most `count` rows from the beginning; a query of ReCoRD is one per entity, and the last query keeps the entities that fit."""
+    """Return at most `count` rows from the beginning. In ReCoRD these are entities, and the last query keeps those that fit."""
     if task.kind != "per_candidate":
         return rows.select(range(min(count, len(rows))), keep_in_memory=True)
     ends = np.cumsum([len(entities) for entities in rows["entities"]])
@@ -206,11 +207,11 @@ def _inputs(task: Task, rows: Dataset) -> int:
 
 
 def _share(task: Task, train: Dataset, share: float, stratify: bool) -> Dataset:
-    """Return a share of train, nested: each step of 5 % is drawn from the next larger one."""
+    """Return a nested share of train: each step of 5 % is drawn from the next larger share."""
     steps = round(share / SHARE_STEP)
     if not 1 <= steps <= 20 or abs(steps * SHARE_STEP - share) > 1e-9:
         raise UserError(f"Task {task.key}: train_share is {share}; use a multiple of {SHARE_STEP} between {SHARE_STEP} and 1.")
-    # Numbers of rows until the end: selecting at each step would cost more than all draws together.
+    # Work on row numbers until the end, since selecting rows at each step would cost more than all draws together.
     total, chosen = len(train), np.arange(len(train))
     labels = _labels(train) if stratify else None
     for step in range(19, steps - 1, -1):

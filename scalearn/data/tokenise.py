@@ -1,4 +1,4 @@
-"""Rows to token ids: once per (rows, tokenizer, template, length), streamed in batches, kept in the cache."""
+"""Turn rows into token ids, once per rows, tokenizer, template and length, streamed in batches and kept in the cache."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from scalearn.tasks import Task, task_of
 from scalearn.tasks.task import Row, Template
 
 SCHEMA_VERSION = 3
-"""Bump when the token ids or labels of equal settings change; older cache entries are then left unused."""
+"""Raise this when the token ids or labels of equal settings change. Older cache entries are then no longer used."""
 
 BATCH_ROWS = 256
-"""Published rows that are expanded and tokenised at once: what bounds the memory."""
+"""Published rows that are expanded and tokenised at once. This bounds the memory."""
 
 Tokenizer = Callable[..., Mapping[str, list[list[int]]]]
 Text = tuple[str, str | None]
@@ -36,18 +36,18 @@ class TokenisedTask:
 
     task: Task
     splits: Mapping[str, Dataset]
-    """By name: `train`, `validation`, `test` and extras such as `test_mismatched`. Columns: `input_ids`, `attention_mask`,
-    `token_type_ids` where the tokenizer has them (lists of such for multiple choice), `label` (int, float, or floats per
-    class), and `group`, `candidate`, `answers` for tasks that are scored in groups."""
+    """By name: `train`, `validation`, `test` and extras such as `test_mismatched`. Columns: `input_ids`, `attention_mask`, `token_type_ids`
+    if the tokenizer has them (for multiple choice lists of these), `label` (int, float, or floats per class), and `group`, `candidate`,
+    `answers` for tasks that are scored in groups."""
     num_labels: int
-    """Outputs of the head."""
+    """Number of outputs of the head."""
     label_names: tuple[str, ...] | None
     warnings: tuple[str, ...] = ()
-    """What is ambiguous or suspicious about the rows, one sentence each."""
+    """What is ambiguous or suspicious in the rows, in one sentence each."""
 
     @property
     def joint_size(self) -> int:
-        """How many training rows the task counts as when joint training draws tasks."""
+        """The number of training rows by which joint training draws this task."""
         train, column = self.splits["train"], self.task.counted_by
         return len(train) if column is None else len(train.unique(column))
 
@@ -56,11 +56,11 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
     """Return the token ids of every split that a job reads.
 
     Args:
-        data: Task, and which part of it.
+        data: The task, and the part of it to read.
         tokenizer: A Hugging Face tokenizer.
-        tokenizer_identity: What makes its token ids differ from another's, e.g. the origin of the backbone.
-        root: Directory of local data; None: the hub (or a package, or the task's own directory).
-        cache: Directory of memory-mapped Arrow files that all processes of a host share; None: tokenise in memory.
+        tokenizer_identity: What sets its token ids apart from another tokenizer's, for example the origin of the backbone.
+        root: Directory of local data. None: the hub (or a package, or the task's own directory).
+        cache: Directory of memory-mapped Arrow files that all processes of a host share. None: tokenise in memory.
 
     Raises:
         UserError: The data is absent, broken, or not what the job was planned with.
@@ -92,7 +92,7 @@ def tokenised(data: DataConfig, tokenizer: Tokenizer, tokenizer_identity: str, *
 
 
 def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any]:
-    """Return what the token ids of one split depend on: validation may come from a share of train, and few-shot runs cap it; test stays."""
+    """Return what one split's token ids depend on. A share of train and few-shot caps affect validation, but never test."""
     settings = asdict(data)
     training = {name: settings.pop(name) for name in ("train_rows", "train_share", "few_shot")}
     rows: dict[str, Any] = {"cap": settings.pop("evaluation_rows")}
@@ -107,7 +107,7 @@ def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any
 
 
 def _features(task: Task, tokenizer: Any, label_names: tuple[str, ...] | None) -> Features:
-    """Return the columns of a tokenised split; the label names are those of the rows."""
+    """Return the columns of a tokenised split. The label names are those of the rows."""
     types = {"input_ids": "int32", "attention_mask": "int8", "token_type_ids": "int8"}
     columns: dict[str, Any] = {}
     for name in types:
@@ -125,7 +125,7 @@ def _features(task: Task, tokenizer: Any, label_names: tuple[str, ...] | None) -
 def _tokenise(
     task: Task, rows: Dataset, tokenizer: Tokenizer, data: DataConfig, features: Features, label_names: tuple[str, ...] | None
 ) -> Iterator[pa.Table]:
-    """Tables of tokenised rows, one per batch of published rows."""
+    """Iterate over tables of tokenised rows, one per batch of published rows."""
     template, first_row = task.template(data.template), 0
     for batch in rows.iter(batch_size=BATCH_ROWS):
         columns = list(batch)
@@ -147,13 +147,13 @@ def _tokenise(
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, *, only_first: bool) -> Mapping[str, list[list[int]]]:
-    """Token ids of texts; where only the first segment may be cut and the second alone is too long, both are."""
+    """Return the token ids of texts. Both segments are cut if only the first may be cut but the second alone is too long."""
     firsts = [first for first, _ in texts]
     seconds = [second for _, second in texts] if texts[0][1] is not None else None
     truncation = "only_first" if only_first and seconds is not None else "longest_first"
     try:
         return tokenizer(firsts, seconds, truncation=truncation, max_length=max_length, padding=False, verbose=False)
-    except Exception as error:  # the tokenizers library raises nothing more specific
+    except Exception as error:  # the tokenizers library has no more specific error
         if truncation == "longest_first" or "too short" not in str(error):
             raise
         if len(texts) == 1:
@@ -165,7 +165,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, *, onl
 def _expand(
     task: Task, template: Template, examples: Sequence[Row], first_row: int, label_names: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[Text]]:
-    """Return what each row contributes: its label and groups, and the texts to tokenise (several per row for choices and candidates)."""
+    """Return what each row gives: its label and groups, and its texts to tokenise (several for choices and candidates)."""
     records: list[dict[str, Any]] = []
     texts: list[Text] = []
     for number, example in enumerate(examples, start=first_row):

@@ -1,1 +1,1 @@
-"""Files that are read and written with care: JSON, tensors, weights."""
+"""Safe reading and writing of files: JSON, tensors, weights."""

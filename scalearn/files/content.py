@@ -1,4 +1,4 @@
-"""What a file holds, told by its hash. Planning imports this module: no torch."""
+"""The hash of a file's content. Planning imports this module, so it imports no torch."""
 
 import hashlib
 from functools import cache
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's content, computed once per process and state of the file.
+    """Return the sha256 of a file's content. It is computed once per process and state of the file.
 
     Raises:
-        OSError: It is absent, or cannot be read.
+        OSError: The file is absent or cannot be read.
     """
     status = path.stat()
     return _sha256(path, status.st_mtime_ns, status.st_size)
@@ -17,6 +17,6 @@ def sha256_of(path: Path) -> str:
 
 @cache
 def _sha256(path: Path, modified: int, size: int) -> str:
-    """Hash a file; the time of its change (ns) and its size make the answer reusable."""
+    """Hash a file. With the time of its last change (ns) and its size, the result can be reused."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""JSON that someone else may have written, read within bounds: how long it is, how deep, and what it says.
+"""Safe reading of JSON that someone else may have written, with limits on its size, its depth and its content.
 
-Library, orchestrator and analysis read by these functions, so that a file is sound for all three or for none. Planning and the analysis
-import this module: it imports nothing but the standard library.
+Library, orchestrator and analysis all use these functions, so that a file is sound for all three or for none. Planning and the analysis
+import this module, so it imports only the standard library.
 """
 
 import errno
@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 SMALL = 4 * 2**20
-"""Bytes of the largest configuration, and of the largest JSON file of one job, that is read; ours have a few thousand."""
+"""Most bytes of a configuration, or of one job's JSON file. Our own have a few thousand."""
 
 LARGEST = 256 * 2**20
-"""Bytes of the largest file of a store that is read as a whole; a manifest of 100,000 jobs with 15 sources has half of it. A stranger's
+"""Most bytes of a store's file that is read as a whole. A manifest of 100,000 jobs with 15 sources has half of that. A file from elsewhere
 may be larger than memory."""
 
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-"""What a path answers that names no file."""
+"""Numbers of the errors that mean that a path names no file."""
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """Return a local file's bytes.
 
     Raises:
-        ValueError: It has more than `limit` bytes; the message is a clause.
-        OSError: It is absent, or cannot be read.
+        ValueError: It has more than `limit` bytes. The message is a clause.
+        OSError: It is absent or cannot be read.
     """
-    # Non-blocking: a pipe in the place of a file must not hold us up.
+    # Non-blocking, so that a pipe in place of a file does not block us.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         data = file.read() if limit is None else file.read(limit + 1)
     require_size(len(data), limit)
@@ -40,28 +40,28 @@ def require_size(size: int, limit: int | None) -> None:
     """Refuse a file that is too large.
 
     Raises:
-        ValueError: It has more than `limit` bytes; the message is a clause.
+        ValueError: It has more than `limit` bytes. The message is a clause.
     """
     if limit is not None and size > limit:
         raise ValueError(f"it has more than {limit} bytes")
 
 
 def names_no_file(error: OSError) -> bool:
-    """Tell whether an error says that there is no file at a path, whatever else may lie there."""
-    # Object stores raise FileNotFoundError without a number.
+    """Tell whether an error means that there is no file at a path, though something else may lie there."""
+    # Object stores raise FileNotFoundError without an error number.
     return isinstance(error, FileNotFoundError) or error.errno in _NO_FILE
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that some bytes spell.
+    """Return the JSON object in some bytes.
 
     Raises:
-        ValueError: They spell none, or one with NaN, infinity or half a character, or one too deep to be ours; the message is a clause.
+        ValueError: They hold no object, or one with NaN, infinity or half a character, or a too deep one. The message is a clause.
     """
     try:
         value = json.loads(data, parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in data:
-            # An escape can stand for half a character, which is no text and fits into no frame, name or file.
+            # An escape can stand for half a character, which cannot be encoded in a frame, name or file.
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -71,7 +71,7 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def parse(data: bytes) -> dict[str, Any] | None:
-    """Return what `decode` returns; None where it raises."""
+    """Return the result of `decode`, or None if it raises."""
     try:
         return decode(data)
     except ValueError:
@@ -79,7 +79,7 @@ def parse(data: bytes) -> dict[str, Any] | None:
 
 
 def json_lines(data: bytes) -> Iterator[dict[str, Any]]:
-    """Iterate over the JSON objects in the lines of a file. A line that is being written, or that a full disk has torn, is passed over."""
+    """Iterate over the JSON objects in the lines of a file. A line that is still being written or was cut by a full disk is skipped."""
     return (value for line in data.splitlines() if (value := parse(line)) is not None)
 
 
@@ -93,11 +93,11 @@ def encode(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a configuration says.
+    """Return the content of a configuration file.
 
     Raises:
-        ValueError: It is too large, nested too deeply, says one key twice, or is no JSON; the message is a clause.
-        OSError: It is absent, no regular file, or cannot be read.
+        ValueError: It is too large, nested too deeply, has a key twice, or is no JSON. The message is a clause.
+        OSError: It is absent, not a regular file, or cannot be read.
     """
     if path.exists() and not path.is_file():
         raise OSError("it is no regular file")

@@ -1,4 +1,4 @@
-"""Tensors in files: what a safetensors file says that it holds, and files that are written with the mode of any other.
+"""Tensors in files: read what a safetensors file declares, and write files with the usual mode.
 
 Planning imports this module, so it imports no torch.
 """
@@ -13,25 +13,25 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 
 _LONGEST_HEADER = 2**20
-"""Bytes. A tensor takes about 150 of them."""
+"""Bytes. One tensor takes about 150 of them."""
 LARGEST = 2 * 2**30
-"""Bytes of an adapter's weights that are read at all: one adapter as wide as the largest known encoder has half of it."""
+"""Most bytes of an adapter's weights that are read. An adapter as wide as the largest known encoder has half of that."""
 
 
 class TensorShape(NamedTuple):
-    """What a header says of a tensor."""
+    """What a header says about a tensor."""
 
     dtype: str
-    """As safetensors writes it: `F32`, `BF16`, ..."""
+    """The type's name in safetensors: `F32`, `BF16`, ..."""
     shape: tuple[int, ...]
 
 
 def read_header(path: Path) -> dict[str, TensorShape]:
-    """Return the names, types and shapes of a safetensors file's tensors, which are not read.
+    """Return the names, types and shapes of a safetensors file's tensors without reading the tensors.
 
     Raises:
-        ValueError: It is no whole safetensors file; the message is a clause.
-        OSError: It is absent, or cannot be read.
+        ValueError: It is not a whole safetensors file. The message is a clause.
+        OSError: It is absent or cannot be read.
     """
     if not path.is_file():
         raise OSError(f"{path.name} is missing or no regular file")
@@ -48,10 +48,10 @@ def read_header(path: Path) -> dict[str, TensorShape]:
 
 
 def require_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors of other names or shapes than are wanted.
+    """Refuse tensors whose names or shapes are not the wanted ones.
 
     Raises:
-        ValueError: One differs; the message is a clause.
+        ValueError: A name or shape differs. The message is a clause.
     """
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if differing:
@@ -62,10 +62,10 @@ def require_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tu
 
 @contextmanager
 def usual_mode(*files: Path) -> Iterator[None]:
-    """Give files that the block writes the mode of any other new file: safetensors' writer lets their owner alone read them."""
+    """Give files that the block writes the mode of any new file. The writer of safetensors lets only the owner read them."""
     yield
     with tempfile.TemporaryDirectory() as folder:
-        # A file of our own shows the umask; asking the system for it would set it, for other threads too.
+        # A new file of our own shows the umask. A system call for it would also set it, for other threads too.
         new = Path(folder) / "new"
         new.touch()
         mode = stat.S_IMODE(new.stat().st_mode)

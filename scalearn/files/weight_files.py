@@ -1,4 +1,4 @@
-"""Tensors by name in safetensors files: written with the mode of any other file, read only if they are what is expected."""
+"""Tensors by name in safetensors files. They are written with the usual mode, and read only if they are the expected ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from scalearn.files.tensor_files import read_header, require_shapes, usual_mode
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors, which may share memory and lie anywhere.
+    """Write tensors, which may share memory and be on any device.
 
     Raises:
         OSError: The file cannot be written.
@@ -22,16 +22,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Read the tensors of given names and shapes; a file with others is not read.
+    """Read tensors of the given names and shapes. A file with other tensors is not read.
 
     Args:
-        path: As `save_tensors` wrote it.
-        shapes: By name.
-        device: Where the tensors go.
+        path: A file of `save_tensors`.
+        shapes: Expected shapes by name.
+        device: Device for the tensors.
 
     Raises:
-        ValueError: The file is damaged, has other tensors, or holds NaN or infinity; the message is a clause.
-        OSError: It is absent or cannot be read.
+        ValueError: The file is damaged, has other tensors, or holds NaN or infinity. The message is a clause.
+        OSError: The file is absent or cannot be read.
     """
     require_shapes({name: tensor.shape for name, tensor in read_header(path).items()}, shapes)
     try:
@@ -43,7 +43,7 @@ def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], device: torc
 
 
 def require_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses weights that compute nothing.
+    """Refuse weights that hold NaN or infinity.
 
     Raises:
         ValueError: They hold NaN or infinity.

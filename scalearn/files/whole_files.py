@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, and then moved there. Planning imports this module: no torch."""
+"""Files that appear whole or not at all: written beside their place, then moved there. Planning imports this, so no torch here."""
 
 import os
 import uuid
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file into an existing directory; readers see it whole or not at all, and several writers do not disturb each other.
+    """Write a file into an existing directory. Readers see it whole or not at all, and several writers do not disturb each other.
 
     Raises:
-        OSError: It cannot be written; what was there before is there still.
+        OSError: It cannot be written. The earlier file is still there.
     """
     beside = beside_of(path)
     try:
@@ -21,5 +21,5 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def beside_of(path: Path) -> Path:
-    """Return where to write a file before it is put in its place."""
+    """Return where a file is written before it is moved into its place."""
     return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")

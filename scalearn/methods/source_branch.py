@@ -22,7 +22,7 @@ class SourceBranch(Branch):
 
     @property
     def stacks(self) -> Sequence[SourceStack]:
-        """The frozen sources, one stack per site. If the branch was moved or converted, `given` has the stacks from before."""
+        """The frozen sources, one stack per site, moved or converted with the branch. `given` keeps the stacks as they were before."""
         return self._stacks
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

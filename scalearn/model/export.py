@@ -1,7 +1,7 @@
-"""A trained ScaLearn target as an ordinary adapter: the sources and their omegas folded into one bottleneck of width T r.
+"""A trained ScaLearn target as an ordinary adapter: its sources and omegas folded into one bottleneck of width T r.
 
-`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)` is `U f(D x + a) + b` with the D_t one under the other and the scaled U_t side by
-side, so the adapters library runs a target without any of this code.
+`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)` equals `U f(D x + a) + b` if the D_t are stacked and the scaled U_t lie side by side. So the
+adapters library can run a target without any of this code.
 """
 
 import shutil
@@ -25,10 +25,10 @@ from scalearn.model.transfer_files import TransferSpec
 
 @dataclass(frozen=True)
 class Folded:
-    """A target as one adapter."""
+    """A target, folded into one adapter."""
 
     model: TransferModel
-    """The same backbone and head with the folded adapter."""
+    """The same backbone and head, with the folded adapter."""
     omegas: tuple[SourceOmega, ...]
     trained: TransferSpec
     """The target that was folded."""
@@ -40,17 +40,17 @@ class Folded:
 
 
 def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
-    """Folds a target into one adapter.
+    """Fold a target into one adapter.
 
     Args:
-        model: Of the ScaLearn family, on a task; left as it is.
-        prune: Leaves out sources whose omegas are smaller than this in mean absolute value. None: keeps all.
+        model: A model of the ScaLearn family on one task. It is not changed.
+        prune: Leave out sources whose omegas have a smaller mean absolute value than this. None: keep all.
 
     Returns:
-        The model with the adapter, in evaluation mode, and each source's coefficients.
+        The model with the adapter, in evaluation mode, and the coefficients of each source.
 
     Raises:
-        UserError: The method cannot be folded, or no source would be left.
+        UserError: The method cannot be folded, or no source would remain.
     """
     branch, sources = model.branch, model.sources
     if not isinstance(branch, ScalingBranch) or sources is None:
@@ -86,13 +86,13 @@ def export_adapter(
 ) -> None:
     """Write a folded target in AdapterHub layout, with a model card.
 
-    The library's own pickled files lie beside the safetensors ones, since a plain `load_adapter(directory)` looks for them.
+    The library's own pickled files are written beside the safetensors ones, since a plain `load_adapter(directory)` reads those.
 
     Args:
-        folded: As `fold` made it.
-        directory: Created; must be absent or empty.
-        name: Under which the library loads adapter and head. Default: the task's name.
-        scores: Split to metric to value, for the card.
+        folded: Result of `fold`.
+        directory: Created. It must be absent or empty.
+        name: Name of adapter and head in the library. Default: the task's name.
+        scores: Values by split and metric, for the card.
         notes: Further lines for the card.
 
     Raises:
@@ -114,7 +114,7 @@ def export_adapter(
 
 
 def exact_reduction(hidden: int, width: int) -> float:
-    """Return a reduction factor from which the adapters library computes exactly this width: `int(hidden // factor)`.
+    """Return a reduction factor for which the adapters library computes exactly this width: `int(hidden // factor)`.
 
     >>> exact_reduction(768, 384)
     2.0
@@ -122,7 +122,7 @@ def exact_reduction(hidden: int, width: int) -> float:
     720
     """
     plain = hidden / width
-    # Where the ratio is no exact number, its floor may fall one short; the middle of the next step cannot.
+    # If the ratio is not exact, its floor may be one too small. The middle of the next step is safe.
     return plain if bottleneck_width(hidden, plain) == width else hidden / (width + 0.5)
 
 

@@ -1,4 +1,4 @@
-"""A trained job as a model: load it, feed it text, judge it, save it."""
+"""A trained job as a model: load it, give it text, evaluate it, save it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,7 +29,7 @@ from scalearn.model.transfer_files import CONFIG, HeadSpec, TransferSpec, job_co
 from scalearn.passes.evaluation import evaluate_runs
 
 Text = str | tuple[str, str] | tuple[str, Sequence[str]]
-"""One segment, a pair of segments, or, for multiple choice, a segment and the choices that continue it."""
+"""One segment, a pair of segments or, for multiple choice, a segment and the choices that continue it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class LoadedBackbone:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one text."""
+    """A model's answer for one text."""
 
     labels: tuple[str, ...]
-    """The best label or choice; every label above one half where a text may have several; none for regression."""
+    """The best label or choice; if a text may have several labels, all above one half; for regression none."""
     scores: Mapping[str, float]
-    """Probability of every label; for regression the value, under `value`."""
+    """Probability of every label. For regression, the value under `value`."""
 
 
 def load_backbone(
@@ -58,13 +58,13 @@ def load_backbone(
 
     Args:
         name: A registered name, a local directory, or a hub id.
-        device: Where the weights go.
+        device: Device for the weights.
         attention: `eager` or `sdpa`, see `load_encoder`.
         gradient_checkpointing: Whether layers keep only their inputs and run again in the backward pass, which must then come before
-            the next use of the backbone. Default: no, for it takes longer.
+            the next use of the backbone. Default: no, since it takes longer.
 
     Returns:
-        The encoder in evaluation mode, its parameters frozen, and its tokenizer.
+        The encoder in evaluation mode with frozen parameters, and its tokenizer.
 
     Raises:
         UserError: It is unknown, its weights cannot be read, or its architecture has no such attention or no gradient checkpointing.
@@ -76,16 +76,16 @@ def load_backbone(
 
 
 class TransferModel(nn.Module):
-    """A backbone with what one job on one task put on it.
+    """A backbone with the modules of one job on one task.
 
-    The modules are ordinary ones: `learned()` are the parameters to train, calling the model gives logits. Models may share one
-    `LoadedBackbone`; it is frozen.
+    The modules are ordinary ones: `learned()` returns the parameters to train, and calling the model gives logits. Several models may share
+    one `LoadedBackbone`, which is frozen.
     """
 
     def __init__(
         self, backbone: LoadedBackbone, spec: TransferSpec, branch: Branch, head: Head, sources: SourceAdapters | None = None
     ) -> None:
-        """Put the parts together; see `attach` and `load_model`, which build them."""
+        """Join the parts. `attach` and `load_model` build them."""
         super().__init__()
         self.backbone = backbone
         self.spec = spec
@@ -98,13 +98,13 @@ class TransferModel(nn.Module):
         """Compute logits.
 
         Args:
-            inputs: `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: `[rows, length]`; a row per choice.
+            inputs: `input_ids`, `attention_mask` and, if the tokenizer has them, `token_type_ids`: `[rows, length]`, one row per choice.
 
         Returns:
-            `[rows, labels]`; multiple choice: `[rows / choices, choices]`.
+            `[rows, labels]`; for multiple choice `[rows / choices, choices]`.
         """
         if self.encoder.training != self.training:
-            self.encoder.train(self.training)  # shared, and another model may have left it in its own mode
+            self.encoder.train(self.training)  # shared, so another model may have set another mode
         rows, length = inputs["input_ids"].shape
         seed = int(torch.randint(2**62, ())) if self.training else 0
         block = RowBlock(rows, length, seed)
@@ -117,7 +117,7 @@ class TransferModel(nn.Module):
         return parameters | {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
 
     def loss(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Compute what training minimises: the head's loss, and the penalty that some methods add (AdapterFusion).
+        """Compute the loss that training minimises: the head's loss, plus the penalty of some methods (AdapterFusion).
 
         Args:
             inputs: As for `forward`.
@@ -130,13 +130,13 @@ class TransferModel(nn.Module):
         return value if penalty is None else value + penalty
 
     def parameter_groups(self, learning_rate: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return the trainable parameters as a job trains them, for an optimiser of torch.
+        """Return the trainable parameters in groups for an optimiser of torch, as a job trains them.
 
-        Some methods have rates of their own, such as ProPETL's masks, or exempt parameters from weight decay, as omega.
+        Some methods have their own learning rates, such as ProPETL for its masks, or their own weight decay, such as for omega.
 
         Args:
-            learning_rate: Of what has no rate of its own.
-            weight_decay: Of what takes any; biases and layer norms take none.
+            learning_rate: For all parameters without a rate of their own.
+            weight_decay: For all parameters that have weight decay. Biases and layer norms have none.
 
         Returns:
             Groups with `params`, `lr` and `weight_decay`.
@@ -145,7 +145,7 @@ class TransferModel(nn.Module):
         return parameter_groups(self.branch, [self.head], replace(job_config(self.spec), optimisation=optimisation))
 
     def tokenise(self, texts: Sequence[Text]) -> dict[str, Tensor]:
-        """Token ids of texts, cut to the job's length, on the model's device: what `forward` takes."""
+        """Return the token ids of texts for `forward`, cut to the job's length, on the model's device."""
         rows: list[str | tuple[str, str]] = []
         for text in texts:
             if isinstance(text, str):
@@ -160,17 +160,17 @@ class TransferModel(nn.Module):
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[Text], *, rows_per_pass: int = 64) -> list[Prediction]:
-        """Predicts raw texts, as the job's template would render them, in float32. A model in training mode is in it again afterwards.
+        """Predict raw texts in float32, rendered as by the job's template. A model in training mode returns to it afterwards.
 
         Args:
-            texts: Any number of them.
+            texts: Any number of texts.
             rows_per_pass: Texts in one pass through the backbone.
 
         Returns:
             One prediction per text, in order.
 
         Raises:
-            ValueError: Multiple choice, and a text does not have as many choices as the head.
+            ValueError: In multiple choice, a text has another number of choices than the head.
         """
         predictions: list[Prediction] = []
         with self._evaluating(), self._in_float32():
@@ -180,13 +180,13 @@ class TransferModel(nn.Module):
         return predictions
 
     def evaluate(self, data: DataConfig, split: str = "test", *, root: Path | None = None, cache: Path | None = None) -> dict[str, float]:
-        """Scores the model on a split of a task, in float32.
+        """Score the model on a split of a task, in float32.
 
         Args:
-            data: The task, and which rows of it.
-            split: `validation`, `test`, or a further one of the task.
-            root: Directory of local data; None: the hub, or an installed package.
-            cache: Where token ids are kept; None: in memory.
+            data: The task, and the rows of it to read.
+            split: `validation`, `test`, or a further split of the task.
+            root: Directory of local data. None: the hub, or an installed package.
+            cache: Directory for token ids. None: in memory.
 
         Returns:
             `loss` and the task's metrics.
@@ -205,19 +205,19 @@ class TransferModel(nn.Module):
         return scores[data.task]
 
     def save(self, directory: str | Path) -> None:
-        """Write the model to `directory/transfer`; `load_model` reads it back, given backbone and sources, which are not copied.
+        """Write the model to `directory/transfer`. `load_model` reads it, given backbone and sources, which are not copied.
 
         Args:
-            directory: Created; a model that was saved there before is replaced.
+            directory: Created. An earlier saved model is replaced.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The directory cannot be written.
         """
         save_transfer(Path(directory) / "transfer", self.spec, self.branch, [self.head], self.encoder)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Put the model into evaluation mode for as long as the block runs."""
+        """Put the model into evaluation mode while the block runs."""
         before = self.training
         self.eval()
         try:
@@ -226,7 +226,7 @@ class TransferModel(nn.Module):
             self.train(before)
 
     def _in_float32(self) -> AbstractContextManager[None]:
-        """Turn off the autocast that a caller may be in."""
+        """Turn off an autocast of the caller."""
         return torch.autocast(self.encoder.device.type, enabled=False)
 
     @property
@@ -245,7 +245,7 @@ class TransferModel(nn.Module):
 
 
 class _Judged:
-    """A model as the evaluation sees it: see `scalearn.passes.evaluation.JudgedJob`."""
+    """The model in the form that the evaluation needs: see `scalearn.passes.evaluation.JudgedJob`."""
 
     def __init__(self, model: TransferModel, task: TokenisedTask) -> None:
         self.branch, self.heads, self.tasks = model.branch, [model.head], [task]
@@ -266,13 +266,13 @@ def load_model(
     *,
     allow_pickle: bool = False,
 ) -> TransferModel:
-    """Load what a job on one task left, or what `TransferModel.save` wrote.
+    """Load the result of a job on one task, or of `TransferModel.save`.
 
     Args:
         directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
-        backbone: The one that it was trained on.
-        sources: The job's source adapters, loaded or as directories, in the job's order. None: a method without sources.
-        allow_pickle: Whether pickled weights are accepted, of sources or of the adapter and its head.
+        backbone: The backbone that the job was trained on.
+        sources: The job's source adapters in the job's order, loaded or as directories. None: the method has none.
+        allow_pickle: Whether pickled weights are accepted, for sources or for the adapter and its head.
 
     Returns:
         The model, in evaluation mode.
@@ -321,7 +321,7 @@ def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) ->
 
 @torch.no_grad()
 def fill_bottleneck(branch: BottleneckBranch, weights: Sequence[BottleneckWeights]) -> None:
-    """Copy adapter weights, per site, into a branch of their shape."""
+    """Copy adapter weights, given per site, into a branch of their shape."""
     for module, given in zip(branch.sites, weights, strict=True):
         own = bottleneck_weights(module)
         for name in ("down_weight", "down_bias", "up_weight", "up_bias"):

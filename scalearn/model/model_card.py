@@ -1,4 +1,4 @@
-"""The README.md that goes with an exported adapter."""
+"""The README.md of an exported adapter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class SourceOmega:
     smallest: float
     largest: float
     magnitude: float
-    """Mean absolute value: what pruning goes by."""
+    """Mean absolute value, by which sources are pruned."""
     kept: bool
     """Whether the source is in the adapter."""
 
@@ -37,10 +37,10 @@ def model_card(
 
     Args:
         spec: The job that was exported.
-        name: Of adapter and head.
+        name: Name of adapter and head.
         width: Bottleneck width of the adapter.
-        omegas: Every source's coefficients.
-        scores: Split to metric to value, as shares of 1.
+        omegas: The coefficients of every source.
+        scores: Values by split and metric, as shares of 1.
         notes: Further paragraphs.
     """
     head = spec.heads[0]

@@ -1,8 +1,8 @@
-"""A trained job on disk in this package's own layout: `transfer/` with the branch's weights, the heads and what they are.
+"""A trained job on disk in this package's own layout: `transfer/` with the branch's weights, the heads and a description.
 
-`transfer_config.json` says method, settings, sources, backbone and heads. The weights lie in `omega.safetensors` for the
-ScaLearn family (`omega`, `[layers or 1, sources, hidden or 1]`) and in `transfer.safetensors` for other methods, those of the
-head in `head.safetensors`, or in a `head_TASK.safetensors` per task where there are several.
+`transfer_config.json` describes method, settings, sources, backbone and heads. The weights are in `omega.safetensors` for the ScaLearn
+family (`omega`, `[layers or 1, sources, hidden or 1]`) and in `transfer.safetensors` for other methods. The head is in `head.safetensors`,
+or, if there are several, each in its own `head_TASK.safetensors`.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What one head predicts, and from what."""
+    """What one head predicts, and its input."""
 
     task: str
     kind: HeadKind
@@ -52,9 +52,9 @@ class HeadSpec:
     max_length: int = 128
     """Tokens per input in training."""
     layers: Literal[1, 2] = 2
-    """Linear layers."""
+    """Number of linear layers."""
     dropout: float | None = None
-    """Rate of the head's dropout. None: that of the backbone, as files of older versions mean it."""
+    """Rate of the head's dropout. None: the backbone's rate, as in files of older versions."""
 
     @property
     def name(self) -> str:
@@ -64,29 +64,29 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class TransferSpec:
-    """What a trained job is, without its weights."""
+    """The description of a trained job, without its weights."""
 
     method: str
     settings: Mapping[str, Setting]
     sources: tuple[str, ...]
-    """Names in the order of omega's rows."""
+    """Names of the sources, in the order of omega's rows."""
     backbone: str
     backbone_origin: str
     hidden_size: int
     heads: tuple[HeadSpec, ...]
     built_on: Mapping[str, Any] = field(default_factory=dict)
-    """What tells the backbone and the sources from others, as `save_transfer` wrote it. Empty: not from a file, or an older one."""
+    """What identifies backbone and sources, as written by `save_transfer`. Empty: not read from a file, or from an older one."""
 
 
 def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Sequence[Head], encoder: Encoder) -> None:
     """Write a job into `folder`, which is created.
 
     Args:
-        folder: Files of these names that are there are replaced.
-        spec: What the job is.
-        branch: Its weights, without those of the sources.
-        heads: One per entry of `spec.heads`.
-        encoder: The backbone, which is described, not saved.
+        folder: Files of the same names in it are replaced.
+        spec: Description of the job.
+        branch: The weights to save, without those of the sources.
+        heads: One head per entry of `spec.heads`.
+        encoder: The backbone, which is only described.
 
     Raises:
         OSError: The folder cannot be written.
@@ -101,7 +101,7 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
 
 
 def read_spec(folder: Path) -> TransferSpec:
-    """Read what a saved job is.
+    """Read the description of a saved job.
 
     Raises:
         UserError: The folder holds no such job.
@@ -127,10 +127,10 @@ def read_spec(folder: Path) -> TransferSpec:
 
 
 def _head_spec(saved: Mapping[str, Any]) -> HeadSpec:
-    """Return a head as a file describes it.
+    """Return the description of a head in a file.
 
     Raises:
-        ValueError: It describes none; the message is a clause.
+        ValueError: It is not valid. The message is a clause.
     """
     names = saved["label_names"]
     spec = HeadSpec(**{**saved, "label_names": None if names is None else tuple(str(name) for name in names)})
@@ -151,16 +151,16 @@ def load_transfer(
     """Load a saved job onto a backbone.
 
     Args:
-        folder: As `save_transfer` wrote it.
+        folder: A folder of `save_transfer`.
         encoder: The backbone that the job was trained on.
-        sources: The job's source adapters in its order; None for methods without.
-        origin: Identity of the backbone's weights. One that may be the same weights from elsewhere is warned of. None: not compared.
+        sources: The job's source adapters in its order. None: the method has none.
+        origin: Identity of the backbone's weights. If it may mean the same weights from elsewhere, a warning says so. None: not compared.
 
     Returns:
-        What the job is, its branch and its heads, in evaluation mode.
+        The job's description, its branch and its heads, in evaluation mode.
 
     Raises:
-        UserError: Something is missing or damaged, or backbone or sources are others than the job's.
+        UserError: Something is missing or damaged, or backbone or sources are not the job's.
     """
     spec = read_spec(folder)
     given = sources.names if sources is not None else ()
@@ -187,7 +187,7 @@ def load_transfer(
 
 
 def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
-    """Return the configuration that builds the job's branch from a seed; how it was trained is not part of it."""
+    """Return the configuration that builds the job's branch from a seed. It does not say how the job was trained."""
     data = tuple(DataConfig(head.task, "", max_length=head.max_length) for head in spec.heads)
     stage, optimisation = get_method(spec.method).stage, OptimisationConfig(learning_rate=0.0)
     return JobConfig(
@@ -211,7 +211,7 @@ def _identity(encoder: Encoder, stacks: Sequence[SourceStack]) -> dict[str, Any]
 
 
 def _digests(stacks: Sequence[SourceStack]) -> list[str]:
-    """Return what identifies each source's weights, in the order of the stacks, however they were saved."""
+    """Return digests of each source's weights, in the order of the stacks. They do not depend on how the weights were saved."""
     digests = [hashlib.sha256() for _ in range(stacks[0].sources if stacks else 0)]
     for stack in stacks:
         down, down_bias = (tensor.unflatten(0, (stack.sources, -1)) for tensor in (stack.down_weight, stack.down_bias))
@@ -240,7 +240,7 @@ def _require_backbone(folder: Path, spec: TransferSpec, encoder: Encoder, origin
 
 
 def _surely_different(origin: str, other: str) -> bool:
-    """Whether two origins name different weights: hashes that differ, or names; the same name may hold the same, a file what a hub has."""
+    """Tell whether two origins surely name different weights. Equal names may not, and files may hold what the hub has."""
     (kind, _, name), (other_kind, _, other_name) = origin.partition(":"), other.partition(":")
     if kind != other_kind:
         return False
@@ -257,15 +257,15 @@ def _require_sources(folder: Path, spec: TransferSpec, sources: SourceAdapters |
 
 
 def _all_of(branch: Branch) -> nn.Module:
-    """Return what there is to save of a branch: omega alone, unless a branch of another package has parameters beside it."""
+    """Return the part of a branch to save: only omega, unless another package's branch has more parameters."""
     return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
 
 
 def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> None:
-    """Refuses settings that describe more parameters than the file of weights has, before anything of that size is built.
+    """Refuse settings that describe more parameters than the weights file has, before anything of that size is built.
 
     Raises:
-        ValueError: They do; the message is a clause.
+        ValueError: They describe more. The message is a clause.
         OSError: There are no weights.
     """
     count = get_method(spec.method).count
@@ -293,7 +293,7 @@ def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encode
 
 
 def _fill(module: nn.Module, file: Path, device: torch.device) -> None:
-    """Read a module's weights from a file that has these and no others."""
+    """Read a module's weights from a file that holds exactly these."""
     with _damage(file):
         state = module.state_dict()
         module.load_state_dict(read_tensors(file, {name: tuple(tensor.shape) for name, tensor in state.items()}, device))
@@ -309,7 +309,7 @@ def _head_file(spec: TransferSpec, head: HeadSpec) -> str:
 
 @contextmanager
 def _damage(file: Path) -> Iterator[None]:
-    """Tells what is wrong with a file's content in one sentence."""
+    """Say in one sentence what is wrong with a file's content."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError) as error:
