@@ -1,1 +1,1 @@
-"""Other libraries' files on disk."""
+"""Files of other libraries."""

@@ -1,4 +1,4 @@
-"""The tensors that a file of a sequential bottleneck adapter must hold, and no others, judged by names, types and shapes.
+"""Check by names, types and shapes that a file holds exactly the tensors of a sequential bottleneck adapter.
 
 Planning imports this module, so it imports no torch.
 """
@@ -11,22 +11,22 @@ from typing import NamedTuple
 from scalearn.files.tensor_files import LARGEST, TensorShape
 
 _HEAD = "heads."
-"""Begins the names of a prediction head's tensors. They may lie beside an adapter's, and a source has no use for them."""
+"""Prefix of the names of a prediction head's tensors. They may be beside an adapter's, and a source does not need them."""
 _TYPES = ("F64", "F32", "F16", "BF16")
 _SLACK = 16 * 2**20
-"""Bytes for what lies beside an adapter's tensors: their names, and a head."""
+"""Bytes allowed besides an adapter's tensors, for their names and a head."""
 _MOST_LAYERS = 200
 _OLD_PLACES = "layer_text_task_adapters|layer_text_lang_adapters"
-"""What the library called `adapters` in its first versions, where an adapter sits after the feed-forward block."""
+"""Names of the library's first versions for `adapters`, where an adapter sits after the feed-forward block."""
 
 
 def bottleneck_width(hidden: int, reduction: float) -> int:
-    """Width r of an adapter as the adapters library computes it from a reduction factor: whole, and at least 1."""
+    """Return the width r that the adapters library computes from a reduction factor: a whole number of at least 1."""
     return max(1, int(hidden // reduction))
 
 
 class Size(NamedTuple):
-    """What the shapes of an adapter's tensors follow from."""
+    """The sizes that determine the shapes of an adapter's tensors."""
 
     hidden: int
     """Hidden size d of the backbone."""
@@ -35,26 +35,26 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, hidden: int, reduction: float) -> "Size":
-        """Return the size that a reduction factor says."""
+        """Return the size for a reduction factor."""
         return cls(hidden, bottleneck_width(hidden, reduction))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors of one layer."""
+        """Return the shapes of one layer's tensors, by name."""
         d, r = self
         return {"adapter_down.0.weight": (r, d), "adapter_down.0.bias": (r,), "adapter_up.weight": (d, r), "adapter_up.bias": (d,)}
 
 
 def require_plausible_file(path: Path, size: Size, layers: int | None) -> None:
-    """Refuse a file that is larger than its configuration explains, before anything of it is read.
+    """Refuse a file that is larger than its configuration explains, before any of it is read.
 
     Args:
-        path: The weights.
-        size: As the configuration says.
-        layers: Of the backbone. None: not known yet.
+        path: The file of the weights.
+        size: The size in its configuration.
+        layers: Number of the backbone's layers. None: not known yet.
 
     Raises:
-        ValueError: It is larger; the message is a clause.
+        ValueError: It is larger. The message is a clause.
     """
     entries = 2 * size.hidden * size.width + size.width + size.hidden
     most = min(LARGEST, (layers or _MOST_LAYERS) * entries * 8 + _SLACK)
@@ -63,19 +63,19 @@ def require_plausible_file(path: Path, size: Size, layers: int | None) -> None:
 
 
 def tensors_by_layer(tensors: Mapping[str, TensorShape], own_name: str, size: Size) -> dict[str, dict[str, str]]:
-    """Sort an adapter's tensors by the place in the backbone that they belong to.
+    """Sort an adapter's tensors by the place in the backbone to which they belong.
 
     Args:
-        tensors: Of the file. A prediction head among them is left out.
-        own_name: What the adapter is called in the names of its tensors.
-        size: As its configuration says.
+        tensors: The file's tensors. Those of a prediction head are left out.
+        own_name: The adapter's name within the names of its tensors.
+        size: The size in the adapter's configuration.
 
     Returns:
-        By place, such as `bert.encoder.layer.0.output`: the part, such as `adapter_up.bias`, to the name in the file.
+        For each place, such as `bert.encoder.layer.0.output`, the names in the file by part, such as `adapter_up.bias`.
 
     Raises:
-        ValueError: There is a tensor that a sequential bottleneck does not have, or one of another type or shape, or one is missing; the
-            message is a clause.
+        ValueError: A tensor is missing, is not part of a sequential bottleneck, or has another type or shape. The message is a
+            clause.
     """
     pattern = re.compile(rf"(?P<place>.+)\.(?:adapters|{_OLD_PLACES})\.{re.escape(own_name)}\.(?P<part>.+)", re.DOTALL)
     layers: dict[str, dict[str, str]] = {}

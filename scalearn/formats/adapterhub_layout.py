@@ -1,4 +1,4 @@
-"""Adapters that lie in AdapterHub layout, judged by their files alone: what identifies them, and which can be stacked with which.
+"""Adapters in AdapterHub layout, checked by their files only: what identifies them, and which can be stacked together.
 
 Planning imports this module, so it imports neither torch nor the adapters library, and touches no network.
 """
@@ -58,40 +58,40 @@ SEQ_BN: Mapping[str, Any] = MappingProxyType(
         "stochastic_depth": 0.0,
     }
 )
-"""The library's configuration `seq_bn`: that of every source that is trained here, and what a field means that an older file lacks."""
+"""The library's configuration `seq_bn`. All sources trained here have it, and fields that older files lack have its values."""
 
 _UNFOLDABLE = ("ln_before", "ln_after", "use_gating", "is_parallel", "phm_layer", "inv_adapter", "cross_adapter", "mh_adapter")
-"""Configuration fields that must be off: with them a source is more than `U f(D x + a) + b` at one place per layer."""
+"""Configuration fields that must be off. With them, a source is more than `U f(D x + a) + b` at one place per layer."""
 _PLACEMENT = ("original_ln_before", "original_ln_after", "residual_before_ln", "adapter_residual_before_ln", "leave_out")
-"""Fields that say where an adapter sits; the slot sits where `seq_bn` does, so they must have its values."""
+"""Fields for the place of an adapter. They must have the values of `seq_bn`, since the slot has its place."""
 _IRRELEVANT = ("init_weights", "init_weights_seed", "dropout", "stochastic_depth")
-"""Fields that say how a source was trained, not what it computes."""
+"""Fields that describe how a source was trained, not what it computes."""
 _WIDEST = 2**16
-"""Hidden size beyond that of any encoder."""
+"""A larger hidden size than that of any encoder."""
 _OF_OLD_FILES = ("attention_type", "new_attention_norm", "invertible_adapter")
-"""Fields that the library's first versions wrote for every adapter, whether it had such a part or not: its weights tell."""
+"""Fields that the library's first versions always wrote, whether the adapter had such a part or not. The weights tell."""
 
 
 class SavedFor(NamedTuple):
-    """What a file says that its adapter was trained on; empty where it does not."""
+    """What an adapter was trained on, by its file. Fields that the file lacks are empty."""
 
     architecture: str
     """`model_type` of the backbone's configuration."""
     model: str
-    """A hub id, perhaps without owner, or a directory."""
+    """A hub id, which may lack the owner, or a directory."""
 
 
 def external_adapter(name: str, place: str, *, allow_pickle: bool = False) -> ExternalAdapter:
-    """Return what identifies an adapter: the content of its files, or a hub id and revision as they are written.
+    """Return what identifies an adapter: the content of its files, or a hub id and revision as written.
 
     Args:
-        name: Under which it is stacked.
-        place: A directory in AdapterHub layout, that of a finished job, or a hub id `owner/adapter[@revision]`. A directory wins over
-            a hub id of the same spelling only where it exists.
+        name: Name under which it is stacked.
+        place: A directory in AdapterHub layout, the directory of a finished job, or a hub id `owner/adapter[@revision]`. A directory
+            wins over a hub id of the same spelling only if it exists.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
 
     Raises:
-        UserError: Neither a directory nor a hub id, or a directory that lacks a file or holds pickled weights.
+        UserError: It is neither a directory nor a hub id, or the directory lacks a file or holds pickled weights.
     """
     directory = local_directory(place)
     if directory is None:
@@ -106,17 +106,17 @@ def external_adapter(name: str, place: str, *, allow_pickle: bool = False) -> Ex
 
 
 def require_unchanged(adapter: ExternalAdapter, directory: Path, *, allow_pickle: bool) -> None:
-    """Refuse a directory whose content is another than when the job was planned: its result would bear the wrong identity.
+    """Refuse a directory whose content has changed since the job was planned, since the result would have a wrong identity.
 
     Raises:
-        UserError: It is.
+        UserError: It has changed.
     """
     if adapter.origin.startswith("files:") and _origin(adapter.name, directory, allow_pickle) != adapter.origin:
         raise UserError(f"Source adapter '{adapter.name}': {directory} has changed since this job was planned: run the sweep again.")
 
 
 def adapter_directory(place: str | Path) -> Path:
-    """Return where the adapter lies that `place` names: a job's directory, or a directory in AdapterHub layout."""
+    """Return the adapter's directory for a place, which may be a job's directory or a directory in AdapterHub layout."""
     inside = Path(place) / "adapter"
     return inside if inside.is_dir() else Path(place)
 
@@ -125,7 +125,7 @@ def weights_file(name: str, directory: Path, *, allow_pickle: bool) -> Path:
     """Return the file that holds an adapter's weights.
 
     Raises:
-        UserError: Configuration or weights are missing, or the weights are pickled and may not be.
+        UserError: Configuration or weights are missing, or the weights are pickled but must not be.
     """
     if not (directory / CONFIG).is_file():
         raise UserError(f"Source adapter '{name}': {directory} holds no {CONFIG}; give a directory that save_adapter wrote.")
@@ -142,15 +142,15 @@ def weights_file(name: str, directory: Path, *, allow_pickle: bool) -> Path:
 
 
 def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> dict[str, Any]:
-    """Return an adapter's configuration, if it is one that can be stacked.
+    """Return an adapter's configuration, if the adapter can be stacked.
 
     Args:
-        name: Under which it is stacked.
-        directory: Holds `adapter_config.json`.
-        hidden_size: Of the backbone. None: not known yet.
+        name: Name under which it is stacked.
+        directory: Directory with `adapter_config.json`.
+        hidden_size: Hidden size of the backbone. None: not known yet.
 
     Raises:
-        UserError: It is damaged, of another hidden size, or not a plain sequential bottleneck where `seq_bn` has it.
+        UserError: It is damaged, has another hidden size, or is not a plain sequential bottleneck at the place of `seq_bn`.
     """
     path = directory / CONFIG
     config, hidden, _ = _read(name, directory)
@@ -184,16 +184,16 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
 
 
 def require_fitting_weights(name: str, directory: Path, *, layers: int | None = None, allow_pickle: bool = False) -> None:
-    """Refuse weights that are not those of a sequential bottleneck, before they are read. Of pickled ones only the size is known.
+    """Refuse weights that are not those of a sequential bottleneck, before they are read. For pickled ones only the size is checked.
 
     Args:
-        name: Under which the adapter is stacked.
-        directory: Holds configuration and weights.
-        layers: Places that the backbone has for an adapter. None: not known yet.
+        name: Name under which the adapter is stacked.
+        directory: Directory with configuration and weights.
+        layers: Number of the backbone's sites. None: not known yet.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
 
     Raises:
-        UserError: They are pickled and may not be, larger than the configuration explains, damaged, or hold another tensor.
+        UserError: They are pickled but must not be, larger than the configuration explains, damaged, or hold another tensor.
     """
     config = read_adapter_config(name, directory, None)
     _, hidden, own_name = _read(name, directory)
@@ -210,7 +210,7 @@ def require_fitting_weights(name: str, directory: Path, *, layers: int | None = 
 
 
 def unusable_weights(name: str, directory: Path, error: Exception) -> UserError:
-    """Return the sentence for weights that cannot be stacked."""
+    """Return the error for weights that cannot be stacked."""
     return UserError(
         f"Source adapter '{name}': the weights in {directory} cannot be used ({clause(error)}); "
         "train it on this backbone with config seq_bn."
@@ -218,12 +218,12 @@ def unusable_weights(name: str, directory: Path, error: Exception) -> UserError:
 
 
 def own_name(name: str, directory: Path) -> str:
-    """Return what an adapter is called in the names of its tensors."""
+    """Return an adapter's name within the names of its tensors."""
     return _read(name, directory)[2]
 
 
 def saved_for(directory: Path) -> SavedFor:
-    """Return what an adapter was trained on, as far as its configuration says so."""
+    """Return what an adapter was trained on, as far as its configuration tells."""
     try:
         saved = read_json(directory / CONFIG)
         return SavedFor(str(saved.get("model_type") or ""), str(saved.get("model_name") or ""))
@@ -232,7 +232,7 @@ def saved_for(directory: Path) -> SavedFor:
 
 
 def library_kind(directory: Path) -> str | None:
-    """Return which of the library's own methods an adapter is of, where it is one of those that only the library runs. None: another."""
+    """Return the library's method of an adapter that only the library can run. None: the adapter is of another kind."""
     try:
         config = read_json(directory / CONFIG)["config"]
         if config.get("phm_layer"):
@@ -243,13 +243,13 @@ def library_kind(directory: Path) -> str | None:
 
 
 def require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse sources that compute differently.
+    """Refuse sources whose computations differ.
 
     Args:
-        configs: As `read_adapter_config` returns them, by name of the source.
+        configs: Configurations of `read_adapter_config`, by name of the source.
 
     Raises:
-        UserError: Two of them differ in more than how they were trained; the sentence names both.
+        UserError: Two sources differ in more than their training. The sentence names both.
     """
     first_name, first = next(iter(configs.items()))
     for name, config in configs.items():
@@ -260,14 +260,14 @@ def require_agreement(configs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def require_architecture(directories: Mapping[str, Path], architecture: str | None) -> None:
-    """Refuse adapters of an architecture that is not the backbone's: tensors of the same names and shapes would load all the same.
+    """Refuse adapters of another architecture than the backbone's, since tensors of equal names and shapes would still load.
 
     Args:
-        directories: Where each adapter lies, by name.
-        architecture: Of the backbone. None: not known yet, and the adapters are compared with each other.
+        directories: The directory of each adapter, by name.
+        architecture: The backbone's architecture. None: not known yet, so the adapters are compared with each other.
 
     Raises:
-        UserError: One of them says another; the sentence names it and both architectures.
+        UserError: An adapter has another architecture. The sentence names it and both architectures.
     """
     written = {name: saved_for(directory).architecture for name, directory in directories.items()}
     known = {name: own for name, own in written.items() if own}
@@ -289,7 +289,7 @@ def _origin(name: str, directory: Path, allow_pickle: bool) -> str:
 
 
 def _read(name: str, directory: Path) -> tuple[dict[str, Any], int, str]:
-    """Return an adapter's configuration, its hidden size, and what it is called in the names of its tensors."""
+    """Return an adapter's configuration, its hidden size, and its name within the names of its tensors."""
     path = directory / CONFIG
     try:
         saved = read_json(path)

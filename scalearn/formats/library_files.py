@@ -1,4 +1,4 @@
-"""Adapters and prediction heads in the adapters library's own files: written so that it reads them, and heads read back."""
+"""Adapters and prediction heads in files of the adapters library: written so that the library reads them, and heads also read."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ _HEAD_WEIGHTS = "model_head.safetensors"
 _HEAD_PICKLED = "pytorch_model_head.bin"
 _PARTS = ("weight", "bias")
 _INPUTS = "inputs.json"
-"""Our own file beside the library's: what the library does not keep."""
+"""Our own file beside the library's, for what the library does not save."""
 
 
 def save_adapter(
@@ -44,17 +44,17 @@ def save_adapter(
     """Write one adapter, and its head, so that `load_adapter` of the adapters library reads it.
 
     Args:
-        encoder: Gives the architecture; left as it was.
-        directory: Created; `adapter.safetensors` and its configuration go there.
-        name: What the adapter is called; the library loads it under `library_name` of it.
-        adapters: Weights per site.
-        config: The library's configuration of the adapter; its width must be that of the weights.
-        head: Saved as a prediction head of the same name. None: none is saved.
-        label_names: What the head predicts, in the order of its outputs. Default: the library's own names.
-        pickle_too: Whether to write the library's pickled files as well, which are what `load_adapter` reads unless it is told otherwise.
+        encoder: Gives the architecture. It is left as it was.
+        directory: Created. It receives `adapter.safetensors` and its configuration.
+        name: Name of the adapter. The library loads it under its `library_name`.
+        adapters: Weights at each site.
+        config: The library's configuration of the adapter. Its width must be that of the weights.
+        head: Saved as a prediction head of the same name. None: no head is saved.
+        label_names: Names of the head's outputs, in order. Default: the library's own names.
+        pickle_too: Whether to write pickled files as well, which `load_adapter` reads by default.
 
     Raises:
-        RuntimeError: The weights have another shape than `config` says.
+        RuntimeError: The weights have other shapes than `config` gives.
         OSError: The directory cannot be written.
     """
     model, name = encoder.model, library_name(name)
@@ -75,7 +75,7 @@ def save_adapter(
 
 
 def save_library_adapter(model: Any, directory: Path, name: str, *, with_head: bool) -> None:
-    """Lets one of the adapters library's models write an adapter, in files that others may read as far as any new file.
+    """Let a model of the adapters library write an adapter, and give the files the usual mode, so that others may read them.
 
     Raises:
         OSError: The directory cannot be written.
@@ -86,16 +86,16 @@ def save_library_adapter(model: Any, directory: Path, name: str, *, with_head: b
 
 
 def library_name(name: str) -> str:
-    """Return a name under which the adapters library can keep an adapter and its head, which are modules there.
+    """Return a name under which the adapters library can keep an adapter and its head as modules.
 
-    A module's name has no dot, and is no attribute that every dictionary of modules has, such as `type` or `items`; nor is it the slot's.
+    A module's name has no dot, and is not an attribute of every dictionary of modules, such as `type` or `items`, nor the slot's name.
     """
     plain = name.replace(".", "-")
     return f"{plain}-task" if plain == SLOT or hasattr(nn.ModuleDict(), plain) else plain
 
 
 def add_library_head(model: Any, name: str, head: Head, label_names: Sequence[str] | None = None) -> None:
-    """Add a head to one of the adapters library's models, as that library's own head of the same shape."""
+    """Add a head to a model of the adapters library, as the library's own head of the same shape."""
     settings: dict[str, Any] = {"layers": head.config.layers, "overwrite_ok": True}
     if label_names is not None:
         settings["id2label"] = dict(enumerate(label_names))
@@ -116,13 +116,13 @@ def read_library_head(
     """Read the head that lies beside an adapter.
 
     Args:
-        directory: In AdapterHub layout, with `head_config.json` and `model_head.safetensors`.
+        directory: Directory in AdapterHub layout, with `head_config.json` and `model_head.safetensors`.
         hidden: Hidden size d of the backbone.
-        dropout: Rate of the head's dropout, which the library does not save. None: the usual one.
+        dropout: Rate of the head's dropout, which the library does not save. None: the usual rate.
         allow_pickle: Whether weights in `pytorch_model_head.bin` are accepted. They are read without running code from them.
 
     Returns:
-        The head, in evaluation mode, and the names of its labels if it has any.
+        The head, in evaluation mode, and the names of its labels if there are any.
 
     Raises:
         UserError: There is no head, it is damaged, or it is not the library's classification or multiple choice head.
@@ -150,12 +150,12 @@ def read_library_head(
 
 
 def save_head_inputs(directory: Path, task: str, max_length: int) -> None:
-    """Write beside an adapter what its head reads: the task's key, and tokens per input."""
+    """Write the head's inputs beside an adapter: the task's key, and the tokens per input."""
     (directory / _INPUTS).write_text(json.dumps({"task": task, "max_length": max_length}) + "\n", encoding="utf-8")
 
 
 def read_head_inputs(directory: Path) -> tuple[str, int] | None:
-    """Read the task's key and the tokens per input; None where the adapter came from elsewhere.
+    """Read the task's key and the tokens per input. None: the adapter came from elsewhere.
 
     Raises:
         UserError: The file is damaged.
@@ -185,7 +185,7 @@ def _kind(config: dict[str, Any]) -> HeadKind:
 
 
 def forget_adapter(model: Any, name: str) -> None:
-    """Remove an adapter from one of the library's models, if it has one of that name."""
+    """Remove an adapter from a model of the library, if the model has one of that name."""
     if name in model.adapters_config.adapters:
         model.delete_adapter(name)
 
@@ -197,7 +197,7 @@ def tensors_of(weights: BottleneckWeights) -> tuple[Tensor, Tensor, Tensor, Tens
 
 @contextmanager
 def _temporary_adapter(encoder: Encoder, name: str, config: BnConfig) -> Iterator[list[Adapter]]:
-    """Add an adapter to the encoder's model for as long as the block runs, without touching any random stream."""
+    """Add an adapter to the encoder's model while the block runs, without using any random stream."""
     try:
         with torch.random.fork_rng(devices=[]):
             encoder.model.add_adapter(name, config=config)

@@ -1,4 +1,4 @@
-"""Pickled weights, read without running code from them and without more memory than the file's size explains."""
+"""Read pickled weights without running code from them, and with no more memory than the file's size explains."""
 
 import zipfile
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
     """Read a state dict that torch pickled.
 
     Args:
-        path: Not larger than an adapter may be.
-        shapes: By name, what it must hold and nothing else. None: the caller judges that.
+        path: The file. It must not be larger than an adapter may be.
+        shapes: Exactly the tensors that it must hold, by name. None: the caller checks them.
 
     Raises:
-        ValueError: It is too large, damaged, compressed, or holds something else; the message is a clause.
+        ValueError: It is too large, damaged, compressed, or holds something else. The message is a clause.
         OSError: It is absent.
     """
     if path.stat().st_size > LARGEST:
@@ -31,7 +31,7 @@ def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
         _require_stored(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what the unpickler raises is up to the bytes
+    except Exception as error:  # the bytes decide which error the unpickler raises
         raise ValueError(clause(error)) from error
     if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()):
         raise ValueError(f"{path.name} is no mapping from names to tensors")
@@ -42,7 +42,7 @@ def read_pickled(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorShape]:
-    """Return what a header would say of tensors; those that are not plain numbers in memory are of no known type."""
+    """Return what a header would say about tensors. Those that are not plain numbers in memory get no known type."""
     return {name: TensorShape(_type_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
@@ -52,7 +52,7 @@ def _type_name(tensor: Tensor) -> str:
 
 
 def _require_stored(path: Path) -> None:
-    """Refuses what torch does not write: records that are compressed, which may be of any size."""
+    """Refuse compressed records, which torch does not write and which may expand to any size."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()

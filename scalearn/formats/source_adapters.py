@@ -1,4 +1,4 @@
-"""Source adapters as jobs stack them: found, checked and read from the layout of the adapters library."""
+"""Find, check and read the source adapters that jobs stack, from the layout of the adapters library."""
 
 import warnings
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class SourceAdapters:
     config: Mapping[str, Any]
     """The adapter configuration that all sources share."""
     similarity: Mapping[str, float] = field(default_factory=dict)
-    """By source: how similar its task is to the job's, for methods that weigh sources by it."""
+    """How similar the task of each source is to the job's, for methods that weigh sources by it."""
 
     @property
     def width(self) -> int:
@@ -57,17 +57,17 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     """Load, check and stack source adapters.
 
     Args:
-        encoder: The backbone that they were trained on.
-        directories: Name of each source and where it lies: a job's directory, a directory in AdapterHub layout, or a hub id. Order is
-            kept: omega's rows follow it.
+        encoder: The backbone on which they were trained.
+        directories: The place of each source by name: a job's directory, a directory in AdapterHub layout, or a hub id. The order is
+            kept, and the rows of omega follow it.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
 
     Returns:
         The sources in the given order, on the encoder's device.
 
     Raises:
-        UserError: A source is absent, pickled, damaged, of another hidden size or architecture, of a kind that cannot be added up,
-            not finite, or configured differently from the others.
+        UserError: A source is absent, pickled, damaged, not finite, of another hidden size or architecture, of a kind that cannot be
+            added up, or has another configuration than the others.
     """
     if not directories:
         raise UserError("No source adapters were named: a transfer method needs at least one.")
@@ -88,7 +88,7 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
 
 
 def _activation(name: str, non_linearity: str) -> Activation:
-    """Return the library's activation of that name; one that learns has weights that a source does not bring."""
+    """Return the library's activation of that name. One that learns is refused, since a source does not bring its weights."""
     try:
         activation: Activation = Activation_Function_Class(non_linearity).f
     except KeyError as error:
@@ -99,7 +99,7 @@ def _activation(name: str, non_linearity: str) -> Activation:
 
 
 def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> None:
-    """Warns of sources of another hub model than the backbone; a name without owner, as the hub had once, is that of any owner."""
+    """Warn of sources of another hub model than the backbone. A name without owner, as old hub ids are, matches any owner."""
     own = hub_id(str(encoder.config.name_or_path))
     if own is None:
         return
@@ -135,7 +135,7 @@ def _download(name: str, identifier: str) -> Path:
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:
-    """Read one adapter's weights in the order of the encoder's sites, after their names, types and shapes are judged."""
+    """Read one adapter's weights in the order of the encoder's sites, after checking their names, types and shapes."""
     path = weights_file(name, directory, allow_pickle=allow_pickle)
     try:
         require_plausible_file(path, size, encoder.sites)
@@ -156,10 +156,10 @@ def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, a
 
 
 def _places(encoder: Encoder, found: set[str]) -> list[str]:
-    """Where the encoder's sites are in a file, which was written from the whole model or from what is below its heads.
+    """Return the places of the encoder's sites in a file, which was written from the whole model or from its part below the heads.
 
     Raises:
-        ValueError: The file has an adapter at other places; the message is a clause.
+        ValueError: The file has an adapter at other places. The message is a clause.
     """
     own = encoder.site_names
     whole = [f"{encoder.model.base_model_prefix}.{place}" for place in own]

@@ -40,10 +40,10 @@ _BENCHMARKS: dict[str, tuple[str, ...]] = {}
 
 
 def register_task(task: Task) -> Task:
-    """Add a task to its benchmark; registering an equal task twice changes nothing.
+    """Add a task to its benchmark. Registering an equal task again changes nothing.
 
     Raises:
-        UserError: Another task has that key.
+        UserError: Another task has the same key.
     """
     if _TASKS.setdefault(task.key, task) != task:
         raise UserError(f"Task {task.key} is defined twice, and differently; give one of the two another name.")
@@ -54,10 +54,10 @@ def register_task(task: Task) -> Task:
 
 
 def get_task(key: str) -> Task:
-    """Return the task of that key, e.g. `glue/rte`.
+    """Return the task of that key, for example `glue/rte`.
 
     Raises:
-        UserError: No such task; the sentence names the nearest one.
+        UserError: There is no such task. The sentence names the nearest one.
     """
     if key not in _TASKS:
         raise UserError(unknown("task", key, _TASKS))
@@ -65,10 +65,10 @@ def get_task(key: str) -> Task:
 
 
 def benchmark_tasks(benchmark: str) -> tuple[str, ...]:
-    """Keys of a benchmark's tasks, in the order in which adapters are stacked; tables have their own (`Task.order`).
+    """Return the keys of a benchmark's tasks, in the order in which adapters are stacked. Tables have another order (`Task.order`).
 
     Raises:
-        UserError: No such benchmark; the sentence names the nearest one.
+        UserError: There is no such benchmark. The sentence names the nearest one.
     """
     if benchmark not in _BENCHMARKS:
         raise UserError(unknown("benchmark", benchmark, _BENCHMARKS))
@@ -76,15 +76,15 @@ def benchmark_tasks(benchmark: str) -> tuple[str, ...]:
 
 
 def benchmark_names() -> tuple[str, ...]:
-    """All registered benchmarks."""
+    """Return the names of all registered benchmarks."""
     return tuple(_BENCHMARKS)
 
 
 def task_of(data: DataConfig) -> Task:
-    """Return the task whose rows a job reads: registered, or defined by the job itself, so that a worker needs no registration.
+    """Return the task whose rows a job reads. The job may define the task itself, so that a worker needs no registration.
 
     Raises:
-        UserError: No such task.
+        UserError: There is no such task.
     """
     return get_task(data.task) if data.own is None else _own(data.task, data.own)
 

@@ -1,4 +1,4 @@
-"""Columns of parquet and Arrow files as text, whatever type they have there."""
+"""Columns of parquet and Arrow files as text, whatever their type."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,19 +9,19 @@ from scalearn.tasks.text_files import refuse_characters
 
 
 def is_list(values: pa.Array) -> bool:
-    """Whether each row holds a list."""
+    """Tell whether each row holds a list."""
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(kind(values.type) for kind in kinds)
 
 
 def as_texts(where: str, column: str, values: pa.Array, parents: pa.Array | None = None) -> pa.Array:
-    """Texts and labels as text; what is no number among numbers is missing, as null is.
+    """Return texts and labels as text. Among numbers, NaN counts as missing, like null.
 
     Args:
         where: Task and file, for error sentences.
         column: The column's name.
         values: Its values, or the elements of its lists.
-        parents: Of elements: the row of each.
+        parents: For elements of lists, the row of each.
 
     Returns:
         An array of strings, valid UTF-8.
@@ -49,7 +49,7 @@ def as_texts(where: str, column: str, values: pa.Array, parents: pa.Array | None
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in a type that `datasets` knows, where it has an equal one: what is stored of an extension, bytes, lists."""
+    """Return a column in an equal type that `datasets` knows, if there is one: for extensions, bytes and lists."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([chunk.storage for chunk in values.chunks], kind.storage_type))

@@ -1,4 +1,4 @@
-"""Which columns of its files a task reads, and the sentence for one that a file lacks."""
+"""Which columns a task reads, and the error for a column that a file lacks."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,21 +10,21 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bar
 
 
 def needed_columns(task: Task) -> tuple[str, ...]:
-    """Return the columns that a task reads, each once; tasks of candidates have no label column."""
+    """Return the columns that a task reads, each once. Tasks of candidates have no label column."""
     label = () if task.kind == "per_candidate" else (task.label_column,)
     return tuple(dict.fromkeys((*task.columns, *task.choices, *task.other_columns, *label)))
 
 
 def refuse_absent(task: Task, place: str, names: Collection[str]) -> None:
-    """Refuses a file that lacks a column that the task reads.
+    """Refuse a file that lacks a column that the task reads.
 
     Args:
         task: The task.
-        place: What the sentence names.
-        names: The columns that the file has; none: the file holds nothing, which is said elsewhere.
+        place: What the sentence calls the file.
+        names: The columns in the file. If empty, nothing is checked, since another check refuses empty files.
 
     Raises:
-        UserError: The sentence names a column that looks the same, where there is one.
+        UserError: A column is absent. The sentence names a column that looks the same, if there is one.
     """
     absent = next((column for column in needed_columns(task) if column not in names), None)
     if absent is None or not names:
@@ -35,7 +35,7 @@ def refuse_absent(task: Task, place: str, names: Collection[str]) -> None:
 
 
 def refuse_other_separator(task: Task, where: str, header: Sequence[str], separator: str) -> None:
-    """Refuses a table whose header has the task's columns once it is cut at another sign.
+    """Refuse a table whose header has the task's columns only if it is split at another separator.
 
     Raises:
         UserError: It has.

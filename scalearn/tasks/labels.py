@@ -1,4 +1,4 @@
-"""Labels are matched by their text: which classes there are, which class a label means, and what looks like a slip of the pen."""
+"""Labels are matched by their text: which classes there are, which class a label means, and which labels look like mistakes."""
 
 import re
 import unicodedata
@@ -15,8 +15,8 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 def compared(label: str) -> str:
     """Return a label in the form in which labels are compared.
 
-    pandas writes 1.0 for 1 once a row of the column was missing, and -0.0 for 0 that came out of a computation; every program writes
-    true in its own way; and Unicode writes é in two ways, which editors, file systems and readers take for one.
+    pandas writes 1.0 for 1 if a row of the column was missing, and -0.0 for some computed zeros. Each program writes true in its own way.
+    Unicode has two ways to write é, which editors, file systems and readers take for the same.
 
     >>> [compared(label) for label in ("1.0", "-0.0", "01", "True", "Pos", "1.5", "cafe\u0301")]
     ['1', '0', '01', 'true', 'Pos', '1.5', 'café']
@@ -28,7 +28,7 @@ def compared(label: str) -> str:
 
 
 def found_names(labels: Collection[str]) -> tuple[str, ...]:
-    """Names of the classes of a task that declares none, numbers in their order and other labels by their text.
+    """Return the class names of a task that declares none: numbers in their order, other labels by their text.
 
     Args:
         labels: The labels that occur in train.
@@ -42,13 +42,13 @@ def found_names(labels: Collection[str]) -> tuple[str, ...]:
 
 
 def class_numbers(labels: Collection[str], names: Sequence[str], *, ordered: bool) -> Mapping[str, int | None]:
-    """Return the number of the class that each label means; None for a label that means none.
+    """Return the number of the class that each label means. None: the label means no class.
 
     Args:
         labels: The labels of a split.
         names: Names of the classes in the order of their numbers.
-        ordered: Whether someone gave the names this order, by declaring them or as features of the file. Then labels that are all whole
-            numbers count the classes from 0, unless a name is itself a number, or true is named before false.
+        ordered: Whether the names have this order by declaration or by features of the file. Then labels that are all whole numbers
+            count the classes from 0, unless a name is itself a number, or true is named before false.
     """
     told = any(_NUMBER.fullmatch(name) for name in names) or [compared(name) for name in names] == ["true", "false"]
     if ordered and not told:
@@ -63,11 +63,11 @@ def class_numbers(labels: Collection[str], names: Sequence[str], *, ordered: boo
 
 
 def label_warnings(task: Task, labels: Collection[str]) -> tuple[str, ...]:
-    """Return what is suspicious about the labels of a train split, one sentence each.
+    """Return warnings about the labels of a train split, in one sentence each.
 
     Args:
         task: The task.
-        labels: The labels that occur: class names, or numbers for regression.
+        labels: The labels that occur: class names, or for regression numbers.
     """
     sentences = []
     if len(labels) == 1 and task.kind != "multi_label":

@@ -1,4 +1,4 @@
-"""What is ambiguous or suspicious about one's own files, found while planning: without a model, torch or datasets."""
+"""What is ambiguous or suspicious in the user's own files, found during planning without a model, torch or datasets."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from scalearn.tasks.text_files import TEXT_FORMATS, read_text_file
 
 
 def local_warnings(task: Task, root: Path | None) -> tuple[str, ...]:
-    """Return what the jobs of an own task will say about its files, one sentence each; a file that they will refuse is told of too.
+    """Return the warnings that an own task's jobs will give about its files, one sentence each, also about files they will refuse.
 
     Args:
-        task: The task; it reads local files.
-        root: Directory of local data, or None for a task with a directory of its own.
+        task: The task, which reads local files.
+        root: Directory of local data. None: the task has its own directory.
     """
     sentences: list[str] = []
     try:
@@ -53,7 +53,7 @@ def _classes(task: Task, labels: set[str]) -> tuple[str, ...]:
         return found_names(given)
     try:
         return tuple({f"{float(label):g}" for label in given})
-    except ValueError:  # refused when the rows are checked
+    except ValueError:  # the check of the rows will refuse it
         return ()
 
 
@@ -62,7 +62,7 @@ def _each(value: str | list[str | None] | None) -> list[str]:
 
 
 def _arrow_labels(task: Task, path: Path) -> set[str]:
-    """Return the distinct labels of a parquet or Arrow file, read piece by piece."""
+    """Return the distinct labels of a parquet or Arrow file, read in pieces."""
     found: set[str] = set()
     if path.suffix == ".parquet":
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -84,7 +84,7 @@ def _arrow_labels(task: Task, path: Path) -> set[str]:
 
 
 def _distinct(task: Task, path: Path, batch: pa.RecordBatch, first_row: int) -> set[str]:
-    column = batch.column(batch.schema.names.index(task.label_column))  # a column `label.more` comes along with `label`
+    column = batch.column(batch.schema.names.index(task.label_column))  # reading `label` also gives a column `label.more`
     values = plain(pa.chunked_array([column])).combine_chunks()
     rows = pa.array(range(first_row, first_row + len(values)), pa.int64())
     if is_list(values):

@@ -1,4 +1,4 @@
-"""Where a task's rows come from, as part of a job's identity, found without a network and without heavy imports."""
+"""The origin of a task's rows, as part of a job's identity, found without a network and without slow imports."""
 
 import hashlib
 from pathlib import Path
@@ -10,18 +10,18 @@ from scalearn.tasks.spelling import listed
 from scalearn.tasks.task import FileSource, HubSource, PackageSource, Task
 
 FORMATS = ("parquet", "jsonl", "json", "csv", "tsv")
-"""File endings; hub data sets are read as any of them too."""
+"""File endings. Data sets on the hub are also read in all of these formats."""
 
 
 def data_origin(task: Task, root: Path | None) -> str:
-    """Identity of a task's rows, never their place.
+    """Return the identity of a task's rows, never their place.
 
     Args:
         task: The task.
-        root: Directory of local data, `<root>/<benchmark>/<task>/<split>.parquet`; None: the hub, or the task's own directory.
+        root: Directory of local data, `<root>/<benchmark>/<task>/<split>.parquet`. None: the hub, or the task's own directory.
 
     Returns:
-        `hub:NAME@REVISION`, `files:sha256-HEX` over the names and contents of the task's files, or `package:NAME==VERSION`.
+        `hub:NAME@REVISION`, `files:sha256-HEX` for the names and contents of the task's files, or `package:NAME==VERSION`.
 
     Raises:
         UserError: Local files are missing or unreadable.
@@ -35,7 +35,7 @@ def data_origin(task: Task, root: Path | None) -> str:
     directory = task_directory(task, root)
     for split in task.splits.published:
         for path in split_files(task, directory, split):
-            if path.name == "state.json":  # differs each time the same rows are saved
+            if path.name == "state.json":  # it differs each time that the same rows are saved
                 continue
             digest.update(f"{path.relative_to(directory).as_posix()}\0{_sha256(path)}\n".encode())
     return f"files:sha256-{digest.hexdigest()}"
@@ -45,7 +45,7 @@ def task_directory(task: Task, root: Path | None) -> Path:
     """Return the directory that holds the task's local files.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such directory.
     """
     if isinstance(task.source, FileSource) and task.source.directory is not None:
         directory = Path(task.source.directory).expanduser()
@@ -59,10 +59,10 @@ def task_directory(task: Task, root: Path | None) -> Path:
 
 
 def split_files(task: Task, directory: Path, split: str) -> list[Path]:
-    """Return the files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` wrote under `<split>/`.
+    """Return the files of one published split: `<split>.<format>`, or what `datasets.save_to_disk` has written under `<split>/`.
 
     Raises:
-        UserError: No such file, or several.
+        UserError: There is no such file, or there are several.
     """
     found = [path for ending in FORMATS if (path := directory / f"{split}.{ending}").is_file()]
     saved = (directory / split / "state.json").is_file()
@@ -84,7 +84,7 @@ def split_files(task: Task, directory: Path, split: str) -> list[Path]:
 
 
 def broken(task: Task, path: Path, error: Exception) -> UserError:
-    """Return one sentence for whatever a broken file raises."""
+    """Return the error for a broken file, whatever reading it raised."""
     return UserError(f"Task {task.key}: {path} is broken or not in its format ({clause(error)}); fetch or write it again.")
 
 

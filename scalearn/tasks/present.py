@@ -1,6 +1,6 @@
-"""Whether local files hold rows at all, from their first bytes or footers: asked before a run, so that no job starts in vain.
+"""Check that local files hold rows, by their first bytes or footers. This is done before a run, so that no job starts in vain.
 
-Planning does not ask: it imports no pyarrow.
+Planning does not check this, since planning imports no pyarrow.
 """
 
 from itertools import islice
@@ -16,11 +16,11 @@ from scalearn.tasks.task import HubSource, PackageSource, Task
 
 
 def check_present(task: Task, root: Path | None) -> None:
-    """Refuse a task of which a local file is empty or no such file at all. What single rows hold is checked when they are read.
+    """Refuse a task with a local file that is empty or not of its format. Single rows are checked when they are read.
 
     Args:
-        task: The task; one that reads the hub or a package passes.
-        root: Directory of local data; None: the hub, or the task's own directory.
+        task: The task. One that reads the hub or a package passes.
+        root: Directory of local data. None: the hub, or the task's own directory.
 
     Raises:
         UserError: A split holds no rows, or its file is broken.
@@ -48,6 +48,6 @@ def _has_rows(path: Path) -> bool:
             with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
                 return any(batch.num_rows for batch in batches)
         case ending:
-            needed = 2 if ending in (".csv", ".tsv") else 1  # the first line of a table names its columns
-            with path.open(encoding="latin-1") as lines:  # any byte is a character of it, and every kind of line end ends a line
+            needed = 2 if ending in (".csv", ".tsv") else 1  # a table's first line has the names of its columns
+            with path.open(encoding="latin-1") as lines:  # latin-1 accepts any byte, and any line end counts
                 return len(list(islice(filter(str.strip, lines), needed))) == needed

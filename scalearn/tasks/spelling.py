@@ -1,4 +1,4 @@
-"""How a name or a label of unknown origin looks in a sentence, and which of them look the same."""
+"""How a sentence shows names or labels of unknown origin, and which of them look the same."""
 
 import math
 import re
@@ -6,26 +6,26 @@ import unicodedata
 from collections.abc import Collection, Iterable
 
 _LONGEST = 100
-"""Characters of a value that a sentence shows."""
+"""The most characters of a value that a sentence shows."""
 _MOST = 20
-"""Names that a sentence lists."""
+"""The most names that a sentence lists."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 _LONGEST_NUMBER = 15
-"""Characters up to which a float tells any two numbers apart."""
+"""The most characters of numbers that a float can always tell apart."""
 
 
 def shown(value: object) -> str:
-    """Return a value for a sentence, cut where it is long."""
+    """Return a value for a sentence, cut if it is long."""
     return cut(repr(value[: _LONGEST + 1] if isinstance(value, str) else value))
 
 
 def cut(text: str) -> str:
-    """Return the beginning of a text, for a sentence."""
+    """Return the beginning of a text for a sentence."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for a sentence: as they are where that shows all of them, else in quotes; many of them cut short.
+    """Return names for a sentence: without quotes if that shows them fully, else in quotes. A long list is cut.
 
     >>> listed(["neg", "pos "])
     "neg, 'pos '"
@@ -35,7 +35,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def look(text: str) -> str:
-    """Return what texts have in common that look the same or mean the same number: capitals, white space and invisible signs do not count.
+    """Return a key that is equal for texts that look the same or mean the same number, without case, white space, invisible characters.
 
     >>> look("Pos") == look(" pos"), look("0.50") == look("0.5")
     (True, True)
@@ -48,7 +48,7 @@ def look(text: str) -> str:
 
 
 def same_look(text: str, others: Iterable[str]) -> str | None:
-    """Return the first of the others that looks the same."""
+    """Return the first of the other texts that looks the same. None: no other does."""
     wanted = look(text)
     return next((other for other in others if look(other) == wanted), None)
 

@@ -7,19 +7,19 @@ FALSE_TRUE = ("False", "True")
 
 
 def _connective(row: Row) -> Row:
-    """COPA asks for a cause or for an effect; the word that joins premise and choice says which."""
+    """Return the word that joins COPA's premise and choice: it depends on whether the row asks for a cause or an effect."""
     return {"connective": "because" if row["question"] == "cause" else "so"}
 
 
 def _marked(row: Row) -> Row:
-    """WSC's sentence with the pronoun, the word at `span2_index`, between asterisks."""
+    """Return WSC's sentence with the pronoun, the word at `span2_index`, between asterisks."""
     words = row["text"].split()
     words[row["span2_index"]] = f"*{words[row['span2_index']]}*"
     return {"marked": " ".join(words)}
 
 
 def _record_texts(row: Row) -> Row:
-    """Return ReCoRD's passage with its highlights as a list, and the query with a candidate in its gap."""
+    """Return ReCoRD's passage with its highlights as a list, and its query with a candidate in the gap."""
     return {
         "plain_passage": row["passage"].replace("@highlight\n", "- "),
         "filled_query": row["query"].replace("@placeholder", row["candidate"]),

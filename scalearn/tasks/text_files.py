@@ -1,6 +1,6 @@
-"""Reads CSV, TSV and JSON files: texts and labels are the text that stands in the file, whatever it looks like.
+"""Read CSV, TSV and JSON files. Texts and labels stay exactly as they are in the file.
 
-The standard library alone does it, so that planning can look into files too.
+Only the standard library is used, so that planning can read files too.
 """
 
 import csv
@@ -31,9 +31,9 @@ _FOREIGN = {
     b"PAR1\x15": "is a parquet file; name it .parquet",
     b"ARROW1\0\0": "is an Arrow file; write it as parquet",
 }
-"""What the first bytes of files in other formats say about them, longest first where one begins as another."""
+"""The first bytes of files in other formats, and their format. If one begins like another, the longer comes first."""
 
-csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that the module allows by itself
+csv.field_size_limit(2**31 - 1)  # a text may exceed the module's limit of 131,072 characters
 
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -41,15 +41,15 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclass(frozen=True)
 class TextFile:
-    """What a task reads of one file."""
+    """The part of one file that a task reads."""
 
     names: tuple[str, ...]
-    """Columns that the file has."""
+    """Names of all columns in the file."""
     columns: Mapping[str, list[Any]]
-    """Those that the task reads: texts and labels as text, or None where the file says null; a list of labels as a list of
-    texts; columns that are neither text nor label as they were parsed."""
+    """The columns that the task reads: texts and labels as text, or None if the file has null; a list of labels as a list of texts; columns
+    that are neither text nor label as they were parsed."""
     warnings: tuple[str, ...] = ()
-    """What was ambiguous about it, one sentence each."""
+    """What is ambiguous in the file, in one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class _Table:
     header: list[str]
     rows: list[list[str]]
     lines: list[int]
-    """Line of the file, from 1, at which each row begins."""
+    """The line of the file, counted from 1, at which each row begins."""
 
     @property
     def uneven(self) -> int | None:
-        """Number of the first row that has not as many fields as the header."""
+        """Number of the first row whose number of fields differs from the header's."""
         return next((number for number, row in enumerate(self.rows) if len(row) != len(self.header)), None)
 
 
@@ -70,10 +70,10 @@ def read_text_file(task: Task, path: Path) -> TextFile:
 
     Args:
         task: The task.
-        path: The file; its ending tells the format.
+        path: The file. Its ending tells the format.
 
     Raises:
-        UserError: It is not UTF-8, or not in its format; rows are counted from 0, lines from 1.
+        UserError: It is not UTF-8, or not in its format. Rows are counted from 0, lines from 1.
         OSError: It cannot be read.
     """
     where = f"Task {task.key}: {path}"
@@ -103,15 +103,15 @@ def read_text_file(task: Task, path: Path) -> TextFile:
 
 
 def refuse_characters(place: str, what: str, text: str) -> None:
-    """Refuses a text that is damaged or was not UTF-8.
+    """Refuse a text that is damaged or was not UTF-8.
 
     Args:
         place: Task, file and row.
         what: What the text is.
-        text: Decoded with the error handler `surrogateescape`, so that a byte that is no UTF-8 is half a surrogate pair.
+        text: Text decoded with the error handler `surrogateescape`, so that a byte that is not UTF-8 is half a surrogate pair.
 
     Raises:
-        UserError: It holds NUL bytes, such a byte, or half a character.
+        UserError: It has NUL bytes, a byte that is not UTF-8, or half a character.
     """
     if "\0" in text:
         raise UserError(f"{place}: its {what} holds NUL bytes, so it is damaged or not UTF-8; write the file again as UTF-8.")
@@ -134,12 +134,12 @@ def _refuse_foreign(where: str, path: Path) -> None:
 
 
 def _open(path: Path, newline: str | None) -> TextIO:
-    # A byte that is no UTF-8 becomes half a surrogate pair, which `refuse_characters` finds again with its row.
+    # A byte that is not UTF-8 becomes half a surrogate pair, by which `refuse_characters` finds it and its row.
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _table(where: str, path: Path, **dialect: Any) -> _Table:
-    """Return the rows of a table; empty lines are none."""
+    """Return the rows of a table. Empty lines are not rows."""
     rows, lines = [], []
     with _open(path, newline="") as file:
         reader = csv.reader(file, strict=True, **dialect)
@@ -162,7 +162,7 @@ def _table(where: str, path: Path, **dialect: Any) -> _Table:
 
 
 def _comma_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
-    """Read a comma-separated file, with a warning where stray quotation marks may have swallowed rows."""
+    """Read a comma-separated file, with a warning if stray quotation marks may have joined rows."""
     table = _table(where, path)
     refuse_other_separator(task, where, table.header, ",")
     _refuse_uneven(where, table, "quote fields that hold commas")
@@ -177,9 +177,9 @@ def _comma_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[
 
 
 def _rows_inside_fields(task: Task, table: _Table) -> Iterator[int]:
-    """Find the row of each line of a quoted field that has as many fields as the header, and a label that other rows have.
+    """Find rows within quoted fields: lines with as many fields as the header, and with a label that other rows have.
 
-    Two texts that hold one mark each, at the beginning of the first and at the end of the second, make one field of all rows between.
+    If one text begins with a quotation mark and a later one ends with one, all rows between become one field.
     """
     if table.header.count(task.label_column) != 1:
         return
@@ -197,7 +197,7 @@ def _rows_inside_fields(task: Task, table: _Table) -> Iterator[int]:
 
 
 def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[str, ...]]:
-    """Read a tab-separated file without quoting, unless it could not have been written without."""
+    """Read a tab-separated file without quoting, unless it must have been written with quoting."""
     plain = _table(where, path, delimiter="\t", quoting=csv.QUOTE_NONE)
     enclosed = [field for row in plain.rows for field in row if field.startswith('"') and field.endswith('"') and len(field) > 1]
     if quoted := _surely_quoted(where, path, plain, enclosed):
@@ -213,7 +213,7 @@ def _tab_separated(task: Task, where: str, path: Path) -> tuple[_Table, tuple[st
 
 
 def _surely_quoted(where: str, path: Path, plain: _Table, enclosed: Sequence[str]) -> _Table | None:
-    """Return the table as read with quoting, where its header is quoted, quoted fields double their marks, or rows are uneven otherwise."""
+    """Return the table as read with quoting, if the header is quoted, quoted fields double their marks, or rows are uneven without."""
     header_quoted = all(name.startswith('"') for name in plain.header)
     doubled = any('""' in field[1:-1] for field in enclosed)
     if not (header_quoted or doubled or plain.uneven is not None):
@@ -260,19 +260,19 @@ def _json_rows(where: str, path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a line is JSON by itself; the first line of an indented document is not."""
+    """Tell whether a line is JSON by itself. The first line of an indented document is not."""
     try:
         json.loads(line)
     except json.JSONDecodeError:
         return False
-    except (ValueError, RecursionError):  # a number too long, or too deep: the row is refused when it is read
+    except (ValueError, RecursionError):  # too long a number, or too deep: reading the row will refuse it
         return True
     return True
 
 
 def _parsed(where: str, text: str) -> Any:
     try:
-        # Numbers with a point stay as they are written; NaN is what pandas and json write for a missing value.
+        # Numbers with a point stay as written. NaN is what pandas and json write for a missing value.
         return json.loads(text, parse_float=str, parse_constant=_constant, object_pairs_hook=_object)
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; a row is one object, with a text or a number per column.") from None

@@ -1,4 +1,4 @@
-"""One's own task: a directory of files, and a few lines that say which columns are what.
+"""A user's own task: a directory of files, and a few lines that say what each column is.
 
     own_task("mine/spam", {"columns": ["subject", "body"], "label": "verdict", "metric": ["macro_f1", "accuracy"]})
 
@@ -33,17 +33,17 @@ METRICS: dict[Kind, tuple[Metric, ...]] = {
     "regression": ("pearson", "spearman"),
     "multi_label": ("macro_f1", "accuracy"),
 }
-"""The metrics that fit each kind, its default first."""
+"""The metrics that fit each kind. The first is the default."""
 LONGEST_SPLIT = 200
-"""Bytes of a split's name: what file systems take, less the ending."""
+"""Most bytes of a split's name: the limit of file systems, minus the ending."""
 
 
 def own_task(key: str, definition: Mapping[str, Any]) -> Task:
-    """Return the task that a definition describes; what is equal has the same `definition` text, whatever the order of its keys.
+    """Return the task that a definition describes. Equal definitions give the same `definition` text, whatever the order of keys.
 
     Args:
-        key: `benchmark/name`; also the directory below the data root.
-        definition: As in the module's docstring; lists may be single values.
+        key: `benchmark/name`, which is also the directory below the data root.
+        definition: As in the module's docstring. A list of one may be written as a single value.
 
     Raises:
         UserError: The definition is incomplete or contradicts itself.
@@ -91,12 +91,12 @@ def own_task(key: str, definition: Mapping[str, Any]) -> Task:
 
 
 def definition_of(task: Task) -> str | None:
-    """Return the canonical text of an own task's definition (`DataConfig.own`); None for registered tasks."""
+    """Return the canonical text of an own task's definition (`DataConfig.own`). None: the task is registered."""
     return (task.source.definition or None) if isinstance(task.source, FileSource) else None
 
 
 def _names(definition: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """Columns' names, which may be numbers, or format strings over them."""
+    """Return the columns' names, which may be numbers, or format strings over columns."""
     value = definition.get(key, LABEL if key == "label" else ())
     values = tuple(value) if isinstance(value, (list, tuple)) and key != "label" else (value,)
     names = tuple(map(str, values))
@@ -148,14 +148,14 @@ def _splits(value: Any, where: str, *, stratify: bool) -> SplitRule:
 
 
 def _is_file_name(value: object) -> bool:
-    """Whether this names a file of the task's own directory, on every file system."""
+    """Tell whether a value names a file in the task's own directory, on every file system."""
     if not isinstance(value, str) or not value or value.startswith(".") or "/" in value or "\\" in value:
         return False
     return len(value.encode(errors="replace")) <= LONGEST_SPLIT and not any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value)
 
 
 def _format(column: str) -> str:
-    """Return a column's name as a format string; a format string as it is."""
+    """Return a column's name as a format string. A format string is returned unchanged."""
     return column if "{" in column or "}" in column else column_format(column)
 
 
@@ -174,7 +174,7 @@ def _fields(text: str, where: str) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the definition as JSON values, so that lists and tuples, and any order of keys, are the same."""
+    """Return the definition as JSON values, so that lists equal tuples, and any order of keys is the same."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
