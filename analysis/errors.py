@@ -1,8 +1,8 @@
-"""The one exception that means the user can mend it."""
+"""The exception for errors that the user can mend."""
 
 
 class ResultsError(Exception):
-    """A store, sweep or table that cannot be read as asked: one sentence that says what, where and what to do.
+    """A store, sweep or table cannot be read as requested. The message is one sentence that says what, where and what to do.
 
-    `analysis` does not import `scalearn`, so it has a class of its own; the command line treats it like `scalearn.errors.UserError`.
+    `analysis` does not import `scalearn.errors`, so it has its own class. The command line treats both alike.
     """

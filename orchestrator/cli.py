@@ -1,4 +1,4 @@
-"""The command line: one module of `commands` per command; errors become one line and an exit code."""
+"""The command line: one module of `commands` per command. Errors become one line and an exit code."""
 
 import argparse
 import contextlib
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: Those after the program's name. None: the process's own.
+        arguments: The arguments after the program's name. None: those of the process.
 
     Returns:
-        The exit code: 0 well, 1 some jobs failed, 2 wrong input or an output that takes nothing, 130 interrupted, 141 nobody reads the
-        output.
+        The exit code: 0 success, 1 some jobs failed, 2 wrong input or an output that cannot be written, 130 interrupted, 141 nobody reads
+        the output.
     """
     output = _open_output() if arguments is None else _Output(1, "w", closefd=False)
     if output is None:
@@ -53,23 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # at the interpreter's end it would be complained of
-    except (OSError, SystemExit):  # SystemExit: how rich leaves when the reader has left
+            sys.stdout.flush()  # otherwise the interpreter would report the error at its end
+    except (OSError, SystemExit):  # SystemExit: raised by rich when nobody reads the output
         if output.failure is None:
             raise
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # what is still buffered goes nowhere
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # discards what is still buffered
     if isinstance(output.failure, BrokenPipeError):
         return READER_LEFT
     return _complain(f"The output cannot be written ({output.failure.strerror}): send it elsewhere, or make room, and run it again.")
 
 
 class _Output(io.FileIO):
-    """The standard output, which remembers why it could not be written: others raise the same errors."""
+    """The standard output, which remembers why it could not be written, since other files raise the same errors."""
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write as a file does."""
+        """Write as a file does, and remember an error."""
         try:
             return super().write(data)
         except OSError as error:
@@ -78,10 +78,10 @@ class _Output(io.FileIO):
 
 
 def _open_output() -> _Output | None:
-    """Watch the standard output, and stand in for the other streams where they are closed; None: the output itself is."""
+    """Watch the standard output, and replace other streams that are closed. None: the output itself is closed."""
     streams: dict[str, Any] = {name: getattr(sys, name) for name in ("stdin", "stderr", "stdout")}
     for name, mode in (("stdin", "r"), ("stderr", "w")):
-        if streams[name] is None:  # the next file that is opened would get its number
+        if streams[name] is None:  # otherwise the next opened file would get its number
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     plain = streams["stdout"]
     if plain is None:
@@ -90,7 +90,7 @@ def _open_output() -> _Output | None:
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(output),
         plain.encoding,
-        "backslashreplace",  # as stderr has it: a terminal without a letter must not cost the rest of a table
+        "backslashreplace",  # as on stderr: one letter that a terminal lacks must not end a table
         line_buffering=plain.line_buffering,
         write_through=plain.write_through,
     )
@@ -112,7 +112,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _check_working_directory() -> None:
-    """Refuse to start where relative paths name nothing."""
+    """Refuse to start in a working directory that is gone, where relative paths mean nothing."""
     try:
         os.getcwd()
     except OSError as error:
@@ -120,10 +120,10 @@ def _check_working_directory() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that complains in one line."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with the message alone; `--help` shows the usage."""
+        """Print only the message, and exit. `--help` shows the usage."""
         raise UserError(f"{message[:1].upper()}{message[1:]} (see {self.prog} --help).")
 
 
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complain(sentence: str) -> int:
-    with contextlib.suppress(OSError):  # nobody is there to hear of it
+    with contextlib.suppress(OSError):  # nobody would read it
         print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
     return WRONG_INPUT
 

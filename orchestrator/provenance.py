@@ -1,4 +1,4 @@
-"""Where results come from, captured once per launch and written into every job's record."""
+"""The origin of results, recorded once per launch and written into every job's record."""
 
 import contextlib
 import importlib.metadata
@@ -19,7 +19,7 @@ def capture(file: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         file: The sweep's file.
-        overrides: What `--set` changed.
+        overrides: The values of `--set`.
     """
     return {
         "git_commit": _git("rev-parse", "HEAD"),
@@ -41,7 +41,7 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says about this code. None: it is not a working copy, or there is no git."""
+    """Return git's answer about this code. None: it is not a working copy, or git is not installed."""
     directory = Path(__file__).resolve().parent
     if not (directory.parent / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""The layer through which everything is printed: names, messages and log lines may come from strangers' files, and terminals obey them."""
+"""All output passes through here, since names, messages and log lines may come from strangers' files, and terminals obey them."""
 
 import re
 import sys
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 _COLOUR = re.compile(r"\x1b\[[0-9;:]{0,64}m")
 _OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and line feed, C1: backspace, carriage return, the beginnings of ANSI and OSC sequences
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # what reorders or hides text
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # characters that reorder or hide text
     "\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def shown(text: str) -> str:
-    r"""Return a text as it may be printed: without secrets, and with nothing in it that a terminal obeys.
+    r"""Return a text as it may be printed: without secrets, and without anything that a terminal obeys.
 
-    Colours are dropped, and so is a carriage return at the end of a line. Every other control character stands there as Python writes it,
-    `\x1b`, so that one sees that something was there.
+    Colours are dropped, and so is a carriage return at the end of a line. Every other control character is shown as Python writes it,
+    `\x1b`, so that a reader sees that there was something.
     """
     plain = _COLOUR.sub("", without_secrets(text)).replace("\r\n", "\n")
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], plain)
 
 
 class SafeConsole(Console):
-    """A console of rich that draws, with colours of its own, but passes on nothing that content would have a terminal do."""
+    """A rich console that draws with its own colours, but passes on nothing in the content that a terminal would obey."""
 
     def __init__(self, **settings: Any) -> None:
-        """Take text as it is: in names of stores, brackets are no markup and colons no emoji.
+        """Treat text as plain, since brackets in names of stores are not markup, and colons are not emoji.
 
         Args:
-            settings: As for rich.
+            settings: Settings of rich's console.
         """
         super().__init__(markup=False, emoji=False, **settings)
 
@@ -49,19 +49,19 @@ class SafeConsole(Console):
 
 
 class _SafeOutput:
-    """A text stream that makes safe what is written to it; in all else it is the stream beneath."""
+    """A text stream that makes safe all text written to it. Otherwise it acts as the stream below it."""
 
     def __init__(self, output: TextIO) -> None:
         self.rich_proxied_file = output
-        """Where a console of rich writes instead, by this name: what it draws with is for the terminal to obey."""
+        """The stream that a rich console uses instead, by this name, since the terminal must obey what rich draws with."""
 
     def write(self, text: str) -> int:
-        """Write, made safe."""
+        """Make a text safe, and write it."""
         self.rich_proxied_file.write(shown(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write many, made safe."""
+        """Make several texts safe, and write them."""
         for line in lines:
             self.write(line)
 
@@ -70,7 +70,7 @@ class _SafeOutput:
 
 
 def make_output_safe() -> None:
-    """Make safe whatever this process prints from now on to stdout and stderr, the traceback of a fault of ours included."""
+    """Make safe all that this process prints to stdout and stderr from now on, even the traceback of an error in our code."""
     sys.stdout, sys.stderr = _safe(sys.stdout), _safe(sys.stderr)
 
 

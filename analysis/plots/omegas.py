@@ -13,17 +13,17 @@ from analysis.tables.omega import Omega, heat_map
 
 
 def omega_heat_maps(omegas: Sequence[Omega]) -> list[Plot]:
-    """One plot per method and variant: mean omega, target x source, over layers, dimensions and seeds."""
+    """Return one plot per method and variant: mean omega, target x source, over layers, dimensions and seeds."""
     return [_overall(group, name) for name, group in _groups(omegas).items()]
 
 
 def omega_layer_maps(omegas: Sequence[Omega]) -> list[Plot]:
-    """One plot per method and variant whose layers have their own omega: layer x source, a panel per target."""
+    """Return one plot per method and variant whose layers have their own omega: layer x source, with a panel per target."""
     return [_layers(group, name) for name, group in _groups([omega for omega in omegas if omega.values.shape[0] > 1]).items()]
 
 
 def _groups(omegas: Sequence[Omega]) -> dict[str, list[Omega]]:
-    """Name for files -> the omegas of one method and variant, methods in the paper's order."""
+    """Return the omegas of each method and variant by a name for files, with methods in the paper's order."""
     order = omegas[0].names.order_methods(omega.method for omega in omegas) if omegas else []
     groups: dict[str, list[Omega]] = {}
     for omega in sorted(omegas, key=lambda omega: (order.index(omega.method), natural(omega.variant))):

@@ -1,4 +1,4 @@
-"""Plots of what happened while the sweep ran: learning curves and the Gantt chart."""
+"""Plots of the course of a sweep: learning curves and the Gantt chart."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "sing
 
 
 def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "loss", targets: Sequence[str] = ()) -> Plot | None:
-    """Draw a validation metric over epochs, a panel per target, a line per method, bands of one standard deviation over seeds.
+    """Draw a validation metric over epochs: a panel per target, a line per method, bands of one standard deviation over seeds.
 
     Args:
-        history: As `analysis.history.load_history` returns it.
-        nodes: Jobs to show: those behind a table's cells, so that each line is of one learning rate.
+        history: Result of `analysis.history.load_history`.
+        nodes: Jobs to show: those behind a table's cells, so that each line has one learning rate.
         metric: `loss`, `train_loss`, or a metric's name.
-        targets: Order of the panels; None: the paper's.
+        targets: Order of the panels. None: the paper's order.
     """
     shown = history[history["node"].isin(list(nodes)) & (history["metric"] == metric)]
     names = Names.of(history)
@@ -54,7 +54,7 @@ def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "
 
 
 def gantt(spans: Sequence[Span]) -> Plot | None:
-    """When each job ran, a row per lane of a machine, coloured by stage; red edges mark failures."""
+    """Draw when each job ran: a row per lane of a machine, coloured by stage. Red edges mark failures."""
     if not spans:
         return None
     lanes = sorted({(span.host, span.lane) for span in spans})

@@ -1,4 +1,4 @@
-"""Plots of scores: efficiency, ranks, and score against whatever a sweep varies."""
+"""Plots of scores: efficiency, ranks, and score against a quantity that the sweep varies."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ _LOGARITHMIC = {"few_shot", "learning_rate", "train_rows"}
 
 
 def efficiency(table: BenchmarkTable) -> Plot | None:
-    """Average score against transfer parameters of all targets together, on a log scale; only complete rows with known parameters."""
+    """Draw the average score against the transfer parameters of all targets, on a log scale, for complete rows of known parameters."""
     rows = [row for row in table.rows if row.is_complete and row.parameters_total]
     if len(rows) < 2:
         return None
@@ -52,13 +52,13 @@ def efficiency(table: BenchmarkTable) -> Plot | None:
 
 
 def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule: Rule = "validation") -> Plot | None:
-    """Score against a column that the sweep varies: few-shot rows, training share, number of sources, learning rate.
+    """Draw the score against a column that the sweep varies: few-shot rows, training share, number of sources, learning rate.
 
-    A panel per target, a line per method, a band of one standard deviation over seeds. The learning rate is chosen at each point by the
-    validation score; where the learning rate itself is the axis, validation scores are shown, which is what the choice looks at.
+    There is a panel per target, a line per method, and a band of one standard deviation over seeds. The learning rate at each point is
+    chosen by the validation score. If the learning rate itself is the axis, validation scores are shown, since they decide the choice.
 
     Returns:
-        None where no method has two values of the column.
+        The plot. None: no method has two values of the column.
     """
     if column == "learning_rate":
         split = "validation"
@@ -98,7 +98,7 @@ def score_against(frame: pd.DataFrame, column: str, *, split: str = "test", rule
 
 
 def curve_points(frame: pd.DataFrame, column: str, *, split: str = "test", rule: Rule = "validation") -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds per (task, method, variant, value of the column).
+    """Return mean and sample standard deviation over seeds for each task, method, variant and value of the column.
 
     Returns:
         Columns task, method, variant, x (the column's value), mean, std (missing for one seed), n, chosen (the learning rate).
@@ -117,11 +117,11 @@ def curve_points(frame: pd.DataFrame, column: str, *, split: str = "test", rule:
 
 
 def _told_apart(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Primary scores with a `variant` column that tells apart jobs which differ in more than the column that is the axis."""
+    """Return primary scores with a column `variant` for jobs that differ in more than the column that is the axis."""
     frame = distinct(frame.drop(columns="variant", errors="ignore"))
     frame = frame[frame[column].notna() & (frame["method"] != "scalearn_fixed")]
     nodes = frame.drop_duplicates(["node", "task"])
-    # Another number of sources means other sources: that is the axis itself, not a variant.
+    # Another number of sources means other sources. That is the axis itself, not a variant.
     same = {column: 0} | ({"sources": "", "parents": ""} if column == "source_count" else {})
     nodes = nodes.assign(variant=variants(nodes.assign(**same) if column != "learning_rate" else nodes))
     frame = frame[frame["primary"].fillna(False).astype(bool)]
@@ -129,7 +129,7 @@ def _told_apart(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def critical_difference(found: Ranks | None) -> Plot | None:
-    """Average ranks on a line; bars join methods that do not differ significantly (Demsar 2006)."""
+    """Draw average ranks on a line. Bars join methods that do not differ significantly (Demsar 2006)."""
     if found is None or len(found.average) < 3 or found.targets < 2:
         return None
 
@@ -176,9 +176,9 @@ def critical_difference(found: Ranks | None) -> Plot | None:
 
 
 def probing_grid(frame: pd.DataFrame, *, split: str = "test") -> Plot | None:
-    """Score over the grid of two fixed omegas, a panel per target and pair of sources; or a line where there is one source.
+    """Draw the score over the grid of two fixed omegas, with a panel per target and pair of sources. One source gives a line.
 
-    Reads jobs of method `scalearn_fixed`, whose setting `omega` holds one number per source.
+    This reads jobs of the method `scalearn_fixed`, whose setting `omega` holds one number per source.
     """
     grids, titles = probing_scores(frame, split=split), Names.of(frame)
     if not grids:
@@ -201,7 +201,7 @@ def probing_grid(frame: pd.DataFrame, *, split: str = "test") -> Plot | None:
 
 
 def probing_scores(frame: pd.DataFrame, *, split: str = "test") -> dict[tuple[str, str], pd.DataFrame]:
-    """(task, sources) -> mean score over seeds; index: omega of the first source; columns: of the second (one column 0 without one)."""
+    """Return mean scores over seeds by task and sources. Index: first source's omega. Columns: the second's (one column 0 if none)."""
     if "setting_omega" not in frame.columns:
         return {}
     fixed = frame[(frame["method"] == "scalearn_fixed") & (frame["split"] == split) & frame["primary"].fillna(False).astype(bool)]
@@ -223,11 +223,11 @@ def annotated_grid(
     digits: int = 2,
     from_zero: bool = False,
 ) -> None:
-    """Draw a heat map with its numbers written in, dark on light cells and light on dark ones.
+    """Draw a heat map with its numbers in the cells, dark on light cells and light on dark ones.
 
-    With `from_zero` the colours start at 0, so that values which hardly differ look alike.
+    With `from_zero` the colours begin at 0, so that values that hardly differ look alike.
     """
-    # A tick keeps its label apart from the picture's other texts, which `Plot` makes printable.
+    # A tick keeps its label apart from the picture's other texts, which `Plot` makes printable, so labels are made printable here.
     rows, columns = list(map(printable, rows)), list(map(printable, columns))
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if from_zero:

@@ -1,4 +1,4 @@
-"""How every plot looks: Okabe and Ito's palette, readable in print, on a light and on a dark page, and without colour."""
+"""The look of every plot: Okabe and Ito's palette, which is readable in print, on a light and on a dark page, and without colour."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from matplotlib.text import Text
 from analysis.tables.grid import printable_lines
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
-"""Okabe and Ito (2008), without black, which a dark page would swallow; yellow, the faintest on white, comes last."""
+"""Okabe and Ito (2008), without black, which cannot be seen on a dark page. Yellow, the faintest on white, comes last."""
 ON_DARK = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
 """The same colours for a dark page, where blue is the faintest."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""Each colour has its own marker, so that lines can be told apart without colour."""
+"""Markers, one for each colour, so that lines can be told apart without colour."""
 COLORMAP = "cividis"
-"""Evenly graded for every kind of colour vision, and in grey."""
+"""Even steps for every kind of colour vision, and in grey."""
 
 _COMMON: dict[str, Any] = {
     "font.size": 9,
@@ -54,10 +54,10 @@ class Plot:
     """A plot that can be drawn in several themes."""
 
     name: str
-    """File name without ending."""
+    """File name without its ending."""
     title: str
     caption: str
-    """What one sees, in a sentence; also the picture's alternative text."""
+    """What the plot shows, in one sentence. It is also the picture's alternative text."""
     draw: Callable[[], Figure]
 
     def render(self, file_format: str = "svg", theme: str = "light") -> bytes:
@@ -65,18 +65,18 @@ class Plot:
         return self._render((file_format,), theme)[0]
 
     def save(self, folder: Path) -> bytes:
-        """Write `<name>.png` and `<name>.svg`, in the light theme, for print; returns the SVG."""
+        """Write `<name>.png` and `<name>.svg` in the light theme, for print. Return the SVG."""
         svg, png = self._render(("svg", "png"), "light")
         (folder / f"{self.name}.png").write_bytes(png)
         (folder / f"{self.name}.svg").write_bytes(svg)
         return svg
 
     def _render(self, formats: Sequence[str], theme: str) -> list[bytes]:
-        # One figure for all formats: to draw it takes as long as to write it.
+        # One figure for all formats, since drawing takes as long as writing.
         pictures = []
         with mpl.rc_context(cast("Any", THEMES[theme])):
             figure = self.draw()
-            # Names come from files: a dollar sign in one begins no formula. The formulas of a logarithmic axis are not there yet.
+            # Names come from files, so a dollar sign in one must not begin a formula. Formulas of logarithmic axes are not drawn yet.
             for text in figure.findobj(Text):
                 text.set_text(printable_lines(text.get_text()))
                 if "$" in text.get_text():
@@ -89,12 +89,12 @@ class Plot:
 
 
 def ink() -> Any:
-    """Colour of text in the current theme."""
+    """Return the colour of text in the current theme."""
     return mpl.rcParams["text.color"]
 
 
 def styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker per key, the same wherever the same keys come in the same order; beyond seven the line style changes too."""
+    """Return colour and marker per key, the same for the same keys in the same order. After seven, the line style changes too."""
     palette = ON_DARK if mpl.rcParams["axes.facecolor"] == THEMES["dark"]["axes.facecolor"] else OKABE_ITO
     count = len(palette)
     dashes = ("-", "--", ":", "-.")
@@ -113,7 +113,7 @@ def panels(count: int, *, width: float = 3.2, height: float = 2.6, columns: int 
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below all panels, each label once."""
+    """Draw one legend below all panels, with each label once."""
     found: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

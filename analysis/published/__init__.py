@@ -1,4 +1,4 @@
-"""Published scores, to set beside one's own."""
+"""Published scores, to compare with."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -16,17 +16,17 @@ _KEYS = ["benchmark", "backbone", "method"]
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """One benchmark's published table."""
+    """The published table of one benchmark."""
 
     benchmark: str
     backbone: str
     scores: dict[str, dict[str, float]]
-    """Method -> short task name, or `average` -> fraction."""
+    """Scores as fractions, by method and then by short task name or `average`."""
     citation: str = CITATION
 
 
 def published_table() -> pd.DataFrame:
-    """All published scores in percent: a row per (benchmark, backbone, method), a column per task."""
+    """Return all published scores in percent: a row per (benchmark, backbone, method), a column per task."""
     with resources.files(__name__).joinpath("scalearn_2024.csv").open() as file:
         return pd.read_csv(file, comment="#")
 

@@ -1,1 +1,1 @@
-"""Stores and MLflow to one frame."""
+"""Read stores and MLflow into one frame."""

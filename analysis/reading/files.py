@@ -1,4 +1,4 @@
-"""Reading a store's files from a directory or from any URL that fsspec knows."""
+"""Read a store's files from a directory or from any URL that fsspec can open."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from analysis.errors import ResultsError
 from scalearn.files.json_files import LARGEST, SMALL, names_no_file, read_bytes, require_size
 
 JOB_FILES = ("job.json", "SUCCESS.json", "FAILED.json", "history.jsonl")
-"""A directory that holds one of these is a node's."""
+"""A directory that holds one of these belongs to a node."""
 
 _CHUNK = 512
 
@@ -21,10 +21,10 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = str(root)
-        """Where it lies, for messages."""
+        """Its path or URL, for messages."""
 
     def read(self, path: str) -> bytes | None:
-        """Return the bytes of a file at a path relative to the root; None where there is none."""
+        """Return the bytes of a file at a path relative to the root. None: there is no such file."""
         try:
             return read_bytes(os.path.join(self.name, path), LARGEST)
         except ValueError as error:
@@ -35,11 +35,11 @@ class Folder:
             raise ResultsError(f"{self.name}/{path} cannot be read ({error.strerror}): give this user access to it.") from None
 
     def prefetch(self, paths: Iterable[str]) -> None:
-        """Say what will be read, where one request for many files is quicker than one each: not here."""
+        """Announce what will be read, for stores where one request for many files is faster. A directory does nothing."""
 
     def nodes(self) -> Iterator[str]:
-        """Iterate over every node's path relative to the root."""
-        # os.walk with pruning: a node's own folders (adapter/, checkpoint/) hold no further nodes.
+        """Iterate over the nodes, as paths relative to the root."""
+        # os.walk with pruning, since a node's own folders (adapter/, checkpoint/) hold no further nodes.
         for directory, folders, files in os.walk(self.name):
             node = os.path.relpath(directory, self.name).replace(os.sep, "/")
             folders[:] = sorted(folder for folder in folders if _may_hold_nodes(folder if node == "." else f"{node}/{folder}"))
@@ -57,13 +57,13 @@ class RemoteFolder(Folder):
 
     def __init__(self, url: str) -> None:
         self.name = url
-        # What another process wrote since the last listing must be seen.
+        # No cache, since files that another process has written since the last listing must be seen.
         self._system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._root = str(root).rstrip("/")
         self._fetched: dict[str, bytes | None] = {}
 
     def read(self, path: str) -> bytes | None:
-        """As `Folder.read`."""
+        """Return the bytes of a file, as `Folder.read`."""
         if path in self._fetched:
             return self._fetched.pop(path)
         try:
@@ -75,7 +75,7 @@ class RemoteFolder(Folder):
             return None
 
     def prefetch(self, paths: Iterable[str]) -> None:
-        """As `Folder.prefetch`: files that one listing shows and that are small come many at a time."""
+        """Fetch many files at a time, if one listing shows them and they are small, as for `Folder.prefetch`."""
         wanted = {f"{self._root}/{path}": path for path in paths}
         sizes = {name: facts["size"] for name, facts in self._system.find(self._root, detail=True).items() if name in wanted}
         self._fetched.update((path, None) for name, path in wanted.items() if name not in sizes)
@@ -86,13 +86,13 @@ class RemoteFolder(Folder):
                     self._fetched[wanted[name]] = content
 
     def nodes(self) -> Iterator[str]:
-        """As `Folder.nodes`."""
+        """Iterate over the nodes, as `Folder.nodes`."""
         files = (file[len(self._root) :].strip("/").rpartition("/") for file in self._system.find(self._root))
         found = {folder for folder, _, name in files if name in JOB_FILES}
         yield from sorted(node for node in found if node and _may_hold_nodes(node))
 
     def manifests(self) -> list[str]:
-        """As `Folder.manifests`."""
+        """Return the names of the sweeps, as `Folder.manifests`."""
         try:
             files = self._system.ls(f"{self._root}/sweeps", detail=False)
         except FileNotFoundError:
@@ -105,7 +105,7 @@ def _too_large(path: str, error: ValueError) -> ResultsError:
 
 
 def _may_hold_nodes(path: str) -> bool:
-    """Whether a folder is a node's, or leads to one: not `sweeps` and `reports`, and no name that begins with a dot."""
+    """Tell whether a folder belongs or leads to a node: not `sweeps` and `reports`, nor a name that begins with a dot."""
     return path.split("/")[0] not in ("sweeps", "reports") and not any(part.startswith(".") for part in path.split("/"))
 
 

@@ -1,4 +1,4 @@
-"""From records to the one long data frame that every table and plot starts from."""
+"""From records to the long data frame on which all tables and plots are based."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -80,8 +80,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "chosen": ("bool", "Whether the sweep's table shows the job: its learning rate is the one that validation chose for the cell."),
     "tried": ("Int64", "Learning rates that the cell's was chosen among; missing for jobs that belong to no cell."),
 }
-"""Column -> (dtype, meaning). Beyond these, every setting of a method is a column `setting_<name>`, and every field that a newer
-configuration adds is a column of its own name."""
+"""Type and meaning of each column. There are two more kinds of columns: `setting_<name>` for every setting of a method, and one under its
+own name for every field that a newer configuration adds."""
 
 CONFIG_COLUMNS = (
     *("benchmark", "backbone", "backbone_origin", "sources", "source_count"),
@@ -89,7 +89,7 @@ CONFIG_COLUMNS = (
     *("batch_size", "epochs", "max_steps", "evaluate_every", "patience", "weight_decay", "warmup", "selection"),
     *("max_gradient_norm", "temperature", "precision"),
 )
-"""Columns that describe what was run, apart from stage, method, task, seed and learning rate."""
+"""Columns that describe what was run, besides stage, method, task, seed and learning rate."""
 
 _OF_SCORES = ("split", "metric", "value", "primary")
 _OF_SELECTION = ("chosen", "tried")
@@ -98,11 +98,11 @@ _NOT_COPIED = {"data", "optimisation", "settings", "sources", "external"}
 
 
 def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) -> pd.DataFrame:
-    """Return the long frame: a row per (node, task, split, metric); a node without scores has one row per task.
+    """Return the long frame: a row per (node, task, split, metric). A node without scores has one row per task.
 
-    `frame.attrs["names"]` holds what the results say about the names of methods and tasks (`analysis.reading.names`), and
-    `frame.attrs["sweep"]` the manifest's name, benchmark, targets and methods, for the tables' order.
-    `chosen` and `tried` are not there yet: `analysis.selection.mark_chosen` adds them.
+    `frame.attrs["names"]` holds what the results say about names of methods and tasks (`analysis.reading.names`). `frame.attrs["sweep"]`
+    holds the manifest's name, benchmark, targets and methods, for the order of tables. The columns `chosen` and `tried` are missing:
+    `analysis.selection.mark_chosen` adds them.
     """
     seeds = {record.node: record.config.get("seed") for record in records}
     units: list[dict[str, Any]] = []
@@ -137,7 +137,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the documented dtypes; columns beyond `COLUMNS` get the narrowest pandas dtype that fits.
+    """Return the table with the documented dtypes. Columns that are not in `COLUMNS` get the narrowest pandas dtype that fits.
 
     Raises:
         TypeError, ValueError, OverflowError: A value does not fit its column.
@@ -145,7 +145,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for name in table.columns:
         column = table[name]
-        # pandas takes "5" for a number in one column and refuses it in another.
+        # pandas reads "5" as a number in one column and refuses it in another.
         if name in COLUMNS and COLUMNS[name][0] != "str" and any(isinstance(value, str) for value in column):
             raise TypeError(f"{name} holds text")
         columns[name] = column.astype(pandas_dtype(COLUMNS[name][0])) if name in COLUMNS else _narrowest(column)
@@ -153,15 +153,15 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def setting_columns(frame: pd.DataFrame) -> list[str]:
-    """Columns of the frame that hold configuration: the documented ones, settings, and fields that a newer configuration added."""
+    """Return the frame's columns of configuration: the documented ones, settings, and fields that a newer configuration added."""
     known = set(CONFIG_COLUMNS)
     return [column for column in frame.columns if column in known or column not in COLUMNS]
 
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with each score once and a fresh index: two sweeps that were joined by `pandas.concat` may share nodes."""
+    """Return the frame with each score once and a new index, since two sweeps joined by `pandas.concat` may share nodes."""
     frame = frame.drop_duplicates(["node", "task", "split", "metric"]).reset_index(drop=True)
-    frame.attrs.clear()  # or pandas would copy them with every cell that is cut out
+    frame.attrs.clear()  # otherwise pandas would copy them with every cut-out cell
     return frame
 
 
@@ -188,7 +188,7 @@ def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {_RENAMED.get(key, key): _scalar(value) for key, value in config.items() if key not in _NOT_COPIED}
     columns |= {key: _scalar(value) for key, value in (config.get("optimisation") or {}).items()}
     columns |= {f"setting_{key}": _scalar(value) for key, value in (config.get("settings") or {}).items()}
-    if external := config.get("external"):  # by what identifies the adapters: where they lie may change within a sweep
+    if external := config.get("external"):  # by the adapters' origins, since places may change within a sweep
         columns["external"] = " ".join(f"{adapter['name']}={adapter['origin']}" for adapter in external)
     columns |= {
         "node": record.node,
@@ -251,7 +251,7 @@ def _scores(record: Record, task: str | None) -> Iterator[tuple[str, str, float,
 
 
 def _scalar(value: Any) -> Any:
-    """Nested values (a setting may be a list) as compact text, so that they can be compared and grouped; empty ones as none."""
+    """Return nested values (a setting may be a list) as compact text, to compare and group them. Empty ones become None."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value)) or None
     if isinstance(value, Mapping):

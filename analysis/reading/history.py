@@ -1,4 +1,4 @@
-"""What the jobs wrote while they trained: learning curves, and when each of them ran."""
+"""What jobs wrote during training: learning curves, and when each job ran."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,22 +29,22 @@ class Span:
     end: float
     host: str
     lane: int
-    """Row of the chart: one per worker, so jobs of one pack share it."""
+    """Row of the chart. There is one per worker, so jobs of one pack share it."""
 
 
 def load_history(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
-    """Every evaluation of every job that has begun, finished or not.
+    """Return every evaluation of every job that has begun, finished or not.
 
     Returns:
-        Columns node, stage, method, task, seed, learning_rate (the job's peak), epoch, step, time (seconds since 1970), seconds (since the
-        job's start), metric (`train_loss`, `loss`, `accuracy`, ...), value. Validation metrics carry their own names.
+        Columns node, stage, method, task, seed, learning_rate (the job's peak), epoch, step, time (seconds since 1970), seconds (since
+        the job's start), metric (`train_loss`, `loss`, `accuracy`, ...), value. Validation metrics have their own names.
     """
     folder, manifest = locate(store, sweep)
     return history_of(folder, read_records(folder, manifest))
 
 
 def history_of(folder: Folder, records: Sequence[Record]) -> pd.DataFrame:
-    """`load_history` for records that were read already."""
+    """Do as `load_history`, for records that were read already."""
     rows = [row for record in records for row in _rows(folder, record)]
     frame = pd.DataFrame(rows, columns=[*_IDENTITY, "epoch", "step", "time", "seconds", "metric", "value"])
     numbers = dict.fromkeys(("learning_rate", "epoch", "time", "seconds", "value"), "float64")
@@ -55,16 +55,16 @@ def history_of(folder: Folder, records: Sequence[Record]) -> pd.DataFrame:
 
 
 def load_spans(store: str | Path, sweep: str | None = None) -> list[Span]:
-    """When each job ran, sorted by start; jobs without an evaluation are left out.
+    """Return when each job ran, sorted by start. Jobs without an evaluation are left out.
 
-    A job that was resumed counts from its first start to its end, the pause included.
+    A job that was resumed counts from its first start to its end, with the pause.
     """
     folder, manifest = locate(store, sweep)
     return spans_of(folder, read_records(folder, manifest))
 
 
 def spans_of(folder: Folder, records: Sequence[Record]) -> list[Span]:
-    """`load_spans` for records that were read already."""
+    """Do as `load_spans`, for records that were read already."""
     spans = []
     for record in records:
         lines = list(read_history(folder, record.node))
@@ -79,12 +79,12 @@ def spans_of(folder: Folder, records: Sequence[Record]) -> list[Span]:
 
 
 def read_history(folder: Folder, node: str) -> Iterator[Mapping[str, Any]]:
-    """Lines of a node's history; a last line that is still being written is left out."""
+    """Iterate over the lines of a node's history. A last line that is still being written is left out."""
     yield from (line for line in json_lines(folder.read(f"{node}/history.jsonl") or b"") if shapes.has_form(line, shapes.HISTORY_LINE))
 
 
 def utilisation(spans: list[Span]) -> float:
-    """Share of the time between the sweep's first start and last end in which a lane was busy, averaged over lanes."""
+    """Return the share of time in which a lane was busy, from the sweep's first start to its last end, averaged over lanes."""
     if not spans:
         return 0.0
     length = max(span.end for span in spans) - min(span.start for span in spans)
@@ -100,7 +100,7 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
     about = (record.node, record.stage, config.get("method"))
     for line in read_history(folder, record.node):
         moment = (line.get("epoch"), line.get("step"), line.get("time"), line.get("seconds"))
-        # A joint job has metrics per task; its training loss is shared and stands under each of them.
+        # A joint job has metrics per task. Its training loss is shared, and is listed for each of them.
         by_task = line.get("tasks") or (line.get("validation") or {}).get("tasks") or {task: line.get("validation") or {} for task in tasks}
         for task, metrics in by_task.items():
             for metric, value in {"train_loss": line.get("train_loss"), **metrics}.items():
@@ -109,12 +109,12 @@ def _rows(folder: Folder, record: Record) -> Iterator[tuple[Any, ...]]:
 
 
 def _worker(record: Record) -> Any:
-    """Return the process that trained the job, where its provenance says; jobs of one pack share it. Otherwise the job stands alone."""
+    """Return the process that trained the job, by its provenance; jobs of one pack share it. If it is not known, the job is alone."""
     return record.provenance.get("pid") or record.node
 
 
 def _with_lanes(spans: list[tuple[Span, Any]]) -> list[Span]:
-    """Return a lane per worker; a worker that starts when another has ended takes its lane."""
+    """Return a lane per worker. A worker that starts after another has ended takes its lane."""
     placed: list[Span] = []
     lanes: dict[str, list[float]] = {}
     workers: dict[tuple[str, Any], int] = {}
@@ -122,7 +122,7 @@ def _with_lanes(spans: list[tuple[Span, Any]]) -> list[Span]:
         ends = lanes.setdefault(span.host, [])
         lane = workers.get((span.host, worker))
         if lane is None:
-            # Clocks of neighbouring jobs meet within milliseconds; a small overlap is not a second lane.
+            # Neighbouring jobs meet within milliseconds on different clocks, so a small overlap is not a second lane.
             lane = next((index for index, end in enumerate(ends) if end <= span.start + 0.05), len(ends))
         if lane == len(ends):
             ends.append(span.end)
@@ -133,7 +133,7 @@ def _with_lanes(spans: list[tuple[Span, Any]]) -> list[Span]:
 
 
 def _covered(intervals: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))

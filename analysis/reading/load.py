@@ -1,4 +1,4 @@
-"""The way in: from a store, a sweep's manifest or a tracking server to the long data frame."""
+"""The entry point: from a store, a sweep's manifest or a tracking server to the long data frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ TRACKING_SCHEMES = ("sqlite:", "http://", "https://", "postgresql", "mysql", "ms
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep as it was found in a store: read once, and passed on to all that show it."""
+    """A sweep as found in a store. It is read once, and passed to all that show it."""
 
     store: str
     folder: Folder
     info: SweepInfo
     records: Sequence[Record]
     frame: pd.DataFrame
-    """As `load` returns it."""
+    """The frame, as `load` returns it."""
 
 
 def read_sweep(store: str | Path, sweep: str) -> StoredSweep:
     """Return a sweep that was run into a store.
 
     Raises:
-        ResultsError: No such store or sweep, or no job in it.
+        ResultsError: There is no such store or sweep, or no job in it.
     """
     folder = open_folder(store)
     info = read_manifest(folder, sweep)
@@ -41,22 +41,22 @@ def read_sweep(store: str | Path, sweep: str) -> StoredSweep:
 
 
 def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
-    """Everything that a sweep or a store holds, finished or not, as one long frame.
+    """Return all that a sweep or a store holds, finished or not, as one long frame.
 
     Args:
         store: Root of a store (directory or fsspec URL), a sweep's manifest `<store>/sweeps/<name>.json`, or an MLflow tracking URI
             (`sqlite:///...`, `http://...`, `postgresql://...`), from which the frame is the same.
-        sweep: Name of a sweep that was run into the store: only its nodes, those not begun included. None: every node of the store.
+        sweep: Name of a sweep that was run into the store: only its nodes, also those not begun. None: every node of the store.
 
     Returns:
-        A row per (node, task, split, metric); `analysis.frame.COLUMNS` says what each column means. A node without scores (failed, blocked,
-        running, pending) has one row per task with missing split, metric and value. Scores are fractions.
+        A row per (node, task, split, metric). `analysis.frame.COLUMNS` describes the columns. A node without scores (failed, blocked,
+        running, pending) has one row per task, without split, metric and value. Scores are fractions.
 
     Raises:
-        ResultsError: No such store or sweep, or nothing in it.
+        ResultsError: There is no such store or sweep, or nothing in it.
     """
     if is_tracking_uri(store):
-        # MLflow takes seconds to import, which reading a store need not spend.
+        # Imported here: MLflow takes seconds to import, which reading a store saves.
         from analysis.reading.mlflow_source import read_tracked
 
         records, manifest = read_tracked(str(store), sweep)
@@ -68,18 +68,18 @@ def load(store: str | Path, sweep: str | None = None) -> pd.DataFrame:
 
 
 def frame_of(records: Sequence[Record], manifest: SweepInfo | None, place: str) -> pd.DataFrame:
-    """Return the frame of records that were read already, as `load` returns it; `place` is where, for messages."""
+    """Return the frame of records that were read already, as `load` does. `place` names the source in messages."""
     if not records:
         raise ResultsError(f"{place} holds no jobs; name the root of a store (it holds `sweeps/`) that a sweep was run into.")
     try:
         return mark_chosen(build_frame(records, manifest))
     except (TypeError, ValueError, OverflowError, AttributeError):
-        # Some job's files hold values of a wrong type. It counts as a failure of that job, and hides no other.
+        # A job's files hold values of a wrong type. This counts as a failure of that job, and must not hide other jobs.
         return mark_chosen(build_frame([_sound(record) for record in records], manifest))
 
 
 def _sound(record: Record) -> Record:
-    """Return the record, or a failed one in its place where no frame can be made of it."""
+    """Return the record, or a failed one in its place if no frame can be made of it."""
     try:
         build_frame([record])
     except (TypeError, ValueError, OverflowError, AttributeError):
@@ -90,12 +90,12 @@ def _sound(record: Record) -> Record:
 
 
 def is_tracking_uri(place: str | Path) -> bool:
-    """Whether a place is an MLflow tracking URI rather than a store."""
+    """Tell whether a place is an MLflow tracking URI rather than a store."""
     return str(place).startswith(TRACKING_SCHEMES)
 
 
 def locate(store: str | Path, sweep: str | None = None) -> tuple[Folder, SweepInfo | None]:
-    """Return the store's folder, and the manifest where a sweep is named."""
+    """Return the store's folder, and, if a sweep is named, its manifest."""
     text = str(store)
     if sweep is None and text.endswith(".json"):
         *root, directory, name = ("./" + text if "/" not in text else text).rsplit("/", 2)

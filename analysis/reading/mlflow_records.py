@@ -1,6 +1,6 @@
-"""A job's record as MLflow tags, so that the tracking server alone gives the same data frame as the store. Pure Python.
+"""A job's record as MLflow tags, so that the tracking server gives the same data frame as the store. Pure Python.
 
-A run's parameters and metrics are for people: MLflow keeps every parameter as text and cuts long ones. The tags hold the record as JSON.
+A run's parameters and metrics are for people, since MLflow keeps parameters as text and cuts long ones. The tags hold the record as JSON.
 """
 
 import json
@@ -12,16 +12,16 @@ from scalearn.files.json_files import decode
 
 JOB_TAG, RESULT_TAG = "record.job", "record.result"
 PART = 4000
-"""Characters per tag: every MLflow server takes as many."""
+"""Characters per tag. Every MLflow server accepts so many."""
 MANIFEST_ARTIFACT = "manifest.json"
-"""Artifact of a sweep's run that holds the sweep's manifest, which names the jobs that have no run yet."""
+"""Artifact of a sweep's run with the sweep's manifest, which also names the jobs that have no run yet."""
 UNFINISHED = {RESULT_TAG: "0"}
-"""Tags of a job that ended before and runs again."""
+"""Tags of a job that had ended and runs again."""
 _PROVENANCE = ("host", "pid", "git_commit")
 
 
 def job_tags(job: Mapping[str, Any]) -> dict[str, str]:
-    """Tags for a job that has begun.
+    """Return the tags of a job that has begun.
 
     Args:
         job: Content of `job.json`.
@@ -33,10 +33,10 @@ def job_tags(job: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ending_tags(result: Mapping[str, Any] | None, marker: Mapping[str, Any]) -> dict[str, str]:
-    """Tags for a job that has ended.
+    """Return the tags of a job that has ended.
 
     Args:
-        result: Content of `result.json`; None: the job failed.
+        result: Content of `result.json`. None: the job failed.
         marker: Content of `SUCCESS.json` or `FAILED.json`.
     """
     ending = {name: marker.get(name) for name in ("error", "attempts", "time") if name in marker}
@@ -44,7 +44,7 @@ def ending_tags(result: Mapping[str, Any] | None, marker: Mapping[str, Any]) -> 
 
 
 def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any] | None = None) -> Record:
-    """Return the record that `job_tags` and `ending_tags` were made from; `entry` is the node's line in the sweep's manifest."""
+    """Return the record from which `job_tags` and `ending_tags` were made. `entry` is the node's entry in the sweep's manifest."""
     job, ending = _join(JOB_TAG, tags), _join(RESULT_TAG, tags)
     result = (ending or {}).get("result")
     return record_of(node, "running" if ending is None else "failed" if result is None else "succeeded", job, ending, result, entry)
@@ -52,7 +52,7 @@ def record_from_tags(node: str, tags: Mapping[str, str], entry: Mapping[str, Any
 
 def _parts(name: str, value: Mapping[str, Any]) -> dict[str, str]:
     text = json.dumps(value, separators=(",", ":"))
-    # MLflow would keep the tail of an earlier, longer record; the count says where this one ends.
+    # MLflow would keep the last parts of an earlier, longer record. The count says where this one ends.
     pieces = [text[start : start + PART] for start in range(0, len(text), PART)]
     return {name: str(len(pieces))} | {f"{name}.{index}": piece for index, piece in enumerate(pieces)}
 

@@ -1,4 +1,4 @@
-"""Reading a sweep from an MLflow tracking server. Imports MLflow, which takes seconds: only `analysis.load` imports this, when asked to."""
+"""Read a sweep from an MLflow tracking server. Only `analysis.load` imports this, when needed, since MLflow takes seconds to import."""
 
 import logging
 import os
@@ -19,21 +19,21 @@ from scalearn.secrets import clause, without_secrets
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-# A bar per file, on stderr, for a manifest of some kilobytes.
+# Otherwise MLflow shows a progress bar per file on stderr, for a manifest of some kilobytes.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 _PAGE = 1000
 
 
 def read_tracked(uri: str, sweep: str | None) -> tuple[list[Record], SweepInfo | None]:
-    """Return the records that `analysis.records.read_records` would read from the store, and the sweep's manifest.
+    """Return the records that `analysis.records.read_records` would read from the store, with the sweep's manifest.
 
     Args:
         uri: Tracking URI.
-        sweep: Name of a sweep, or None for every job of every experiment.
+        sweep: Name of a sweep. None: every job of every experiment.
 
     Raises:
-        ResultsError: The server does not answer, or knows no such sweep.
+        ResultsError: The server does not answer, or has no such sweep.
     """
     try:
         client = MlflowClient(uri)
@@ -72,7 +72,7 @@ def _sweep(client: MlflowClient, uri: str, sweep: str) -> tuple[str, SweepInfo]:
 
 
 def _jobs(client: MlflowClient, experiments: list[str]) -> dict[str, dict[str, str]]:
-    """Node -> tags of its newest run."""
+    """Return the tags of each node's newest run, by node."""
     jobs: dict[str, dict[str, str]] = {}
     for run in _runs(client, experiments, "tags.kind = 'job'"):
         jobs.setdefault(run.data.tags.get("node", ""), run.data.tags)

@@ -1,4 +1,4 @@
-"""Which jobs stand behind a cell of the table: variants of a method, and the learning rate."""
+"""Which jobs are behind a cell of the table, by variants of a method and by the learning rate."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,29 @@ from analysis.reading.frame import COLUMNS, distinct, setting_columns
 from analysis.reading.names import Names
 
 FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
-"""Columns that name a variant best; settings come next, then everything else."""
+"""Columns that name a variant best. Settings come next, then all other columns."""
 
 Rule = str | float | Mapping[str, float]
-"""`"validation"`, or a fixed learning rate for all methods (a number, or text such as `"6e-3"`), or one per method."""
+"""`"validation"`, or one learning rate for all methods (a number, or text such as `"6e-3"`), or one per method."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The learning rate of one cell and how it came about."""
+    """The learning rate of one cell, and how it was chosen."""
 
     learning_rate: float | None
-    """None where no learning rate has a score."""
+    """None: no learning rate has a score."""
     set_aside: tuple[float, ...] = ()
-    """Learning rates that were tried but not compared because fewer of their seeds have a score."""
+    """Learning rates that were tried but not compared, because fewer of their seeds have a score."""
     tried: int = 0
-    """Learning rates that the choice was among: those with a job that succeeded or failed."""
+    """How many learning rates the choice was among: those with a job that succeeded or failed."""
 
 
 def check_rule(rule: Rule) -> Rule:
-    """Return the rule with numbers for text.
+    """Return the rule, with text turned into numbers.
 
     Raises:
-        ResultsError: Neither `validation` nor a number.
+        ResultsError: It is neither `validation` nor a number.
     """
     if isinstance(rule, str) and rule != "validation":
         try:
@@ -46,14 +46,14 @@ def check_rule(rule: Rule) -> Rule:
 
 
 def table_targets(frame: pd.DataFrame) -> list[str]:
-    """Return the table's columns: the sweep's targets, or else the tasks of all jobs that are not mere sources."""
+    """Return the table's columns: the sweep's targets, or else the tasks of all jobs that are not only sources."""
     listed = frame.attrs.get("sweep", {}).get("targets")
     wanted = frame[~frame["stage"].isin(["source", "similarity"])]
     return list(listed or Names.of(frame).order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
 
 
 def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the rows of a frame that a table is made of, each once, with a column `variant`.
+    """Return the rows of a frame for a table, each once, with a column `variant`.
 
     Args:
         frame: As `analysis.load` returns it.
@@ -77,7 +77,7 @@ def choices(jobs: pd.DataFrame, rule: Rule) -> dict[tuple[str, str, str], Choice
     """
     found: dict[tuple[str, str, str], Choice] = {}
     for (method, variant), row in jobs.groupby(["method", "variant"]):
-        # One joint job serves all targets, so they share its learning rate.
+        # One joint job serves all targets, so all have its learning rate.
         joint = (row["stage"] == "joint").any()
         shared = choose_learning_rate(row, rule, str(method)) if joint else None
         for task, cell in row.groupby("task"):
@@ -86,13 +86,13 @@ def choices(jobs: pd.DataFrame, rule: Rule) -> dict[tuple[str, str, str], Choice
 
 
 def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with the columns `chosen` and `tried`, as the sweep's table makes its choices by validation."""
+    """Return the frame with the columns `chosen` and `tried`, as the sweep's table chooses by validation."""
     jobs = table_jobs(frame, table_targets(frame))
     found = choices(jobs, "validation")
     marks: dict[tuple[str, str], tuple[bool, int]] = {}
     for job in jobs.drop_duplicates(["node", "task"])[["node", "task", "method", "variant", "learning_rate"]].itertuples(index=False):
         choice = found.get((str(job.method), str(job.variant), str(job.task)))
-        if choice is not None:  # a job that names no method stands in no cell
+        if choice is not None:  # a job without a method is in no cell
             marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
     pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
     for index, column in enumerate(("chosen", "tried")):
@@ -101,15 +101,15 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
-    """Return the learning rate of one method on one target (a joint method: on all); test scores are never consulted.
+    """Return the learning rate of one method on one target (for a joint method, on all). Test scores are never used.
 
-    Rule `validation`: the highest mean, over seeds, of the primary metric on the validation split; on a tie the smaller learning rate.
-    Only the learning rates with the most scored seeds are compared, so that one whose bad seeds crashed cannot win by its survivors.
+    Rule `validation` takes the highest mean over seeds of the primary metric on the validation split, and on a tie the smaller learning
+    rate. Only the learning rates with the most scored seeds are compared, so that one whose bad seeds crashed cannot win by the others.
 
     Args:
-        jobs: Rows of the method's jobs on the target, of a joint method on all targets; other splits and metrics are left out of account.
+        jobs: Rows of the method's jobs on the target, or for a joint method on all targets. Other splits and metrics are ignored.
         rule: As `check_rule` returns it.
-        method: The method's key, for a rule that names one learning rate per method.
+        method: The method's key, for a rule with one learning rate per method.
     """
     if isinstance(rule, Mapping) and method not in rule:
         rule = "validation"
@@ -125,7 +125,7 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
     if not scores:
         return Choice(None, tried=len(ended))
     most = max(map(len, scores.values()))
-    # Rounding keeps float noise from deciding between equals.
+    # Rounding keeps floating-point noise from deciding between equal means.
     means = {rate: round(fmean(values), 12) for rate, values in sorted(scores.items()) if len(values) == most}
     best = max(means, key=lambda rate: means[rate])
     return Choice(best, tuple(sorted(ended - set(means))), len(ended))
@@ -134,12 +134,12 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
 def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
     """Return a label per row that tells apart jobs of one method that differ in more than task, seed and learning rate.
 
-    A configuration column enters a method's labels if it takes several values among the method's jobs on one task; the label is empty where
+    A configuration column enters a method's labels if it has several values among the method's jobs on one task. The label is empty if
     there is nothing to tell apart. `source_seed` enters only if it differs between jobs of equal seed and learning rate.
 
     Args:
-        nodes: One row per (node, task), index unique. Jobs whose configuration is not known yet (no `backbone`) get the label of the
-            method's only variant, or `?` where there are several.
+        nodes: One row per (node, task), with a unique index. Jobs of unknown configuration (no `backbone`) get the label of the method's
+            only variant, or `?` if there are several.
     """
     labels = pd.Series("", index=nodes.index, dtype="str")
     configured = nodes[nodes["backbone"].notna()]
@@ -153,7 +153,7 @@ def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
 
 
 def natural(label: str) -> list[tuple[bool, float, str]]:
-    """Sort key that puts `few_shot=4` before `few_shot=16`."""
+    """Return a sort key that puts `few_shot=4` before `few_shot=16`."""
     return [(part[0].isdigit(), float(part) if part[0].isdigit() else 0.0, part) for part in re.findall(r"\d+(?:\.\d+)?|\D+", label)]
 
 
@@ -165,14 +165,14 @@ def _telling(group: pd.DataFrame) -> list[str]:
     columns.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (not name.startswith("setting_")))
     kept: list[str] = []
     for column in columns:
-        # What follows from the columns before it (a backbone's origin from its name, say) tells nothing more.
+        # A column that follows from those before it (for example a backbone's origin from its name) tells nothing more.
         if _varies(group, column, ["task", *kept]):
             kept.append(column)
     return kept
 
 
 def _varies(group: pd.DataFrame, column: str, by: list[str]) -> bool:
-    # A field that is younger than some of the records has no value there: they were trained as its default says, which is no difference.
+    # A field newer than some records has no value there. They were trained with its default, so this is no difference.
     younger = column not in COLUMNS and not column.startswith("setting_")
     return bool((group.groupby(by, dropna=False)[column].nunique(dropna=younger) > 1).any())
 

@@ -1,10 +1,10 @@
-"""The form of the JSON files that jobs write, as far as the analysis relies on it: what has another form was not written by a job."""
+"""The form of the JSON files that jobs write, as far as the analysis needs it. A file of another form was not written by a job."""
 
 from typing import Any
 
 Number = (int, float)
 LARGEST = 2**63
-"""No number that a job writes is as large. It excludes infinity too, which JSON does not know but 1e999 becomes."""
+"""A number larger than any that a job writes. It excludes infinity too, which JSON lacks but 1e999 gives."""
 
 NAMES = {
     "methods": {"*": {"title": str, "family": str, "order": Number}},
@@ -56,11 +56,11 @@ MANIFEST_LINE = {
 
 
 def has_form(value: Any, form: Any) -> bool:
-    """Whether a JSON value has a form. What is null or absent fits; keys that the form does not name may hold anything.
+    """Tell whether a JSON value has a form. Null and absent values fit. Keys that the form does not name may hold anything.
 
     Args:
         value: The value.
-        form: A type or several, a list of one form for every element, or a mapping of keys to forms, in which `*` stands for every key.
+        form: A type or several, a list with one form for all elements, or a mapping of keys to forms, in which `*` means every key.
     """
     if value is None:
         return True

@@ -1,1 +1,1 @@
-"""Subcommands of the command line that are a topic of their own: one module each, with `add` and `run`."""
+"""The subcommands of the command line, one module each, with `add` and `run`."""

@@ -1,4 +1,4 @@
-"""The arguments that commands on a sweep share, and what they name."""
+"""The arguments that commands on a sweep share, and how they are read."""
 
 import argparse
 import difflib
@@ -20,7 +20,7 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what `a
 
 
 def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, only: bool = True) -> argparse.ArgumentParser:
-    """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, where `only` says so, --only."""
+    """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, if `only` is true, --only."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
     parser.add_argument("sweep", metavar="SWEEP", help=f"a sweep file, or the name of a shipped sweep: {', '.join(shipped_sweeps())}")
     parser.add_argument(
@@ -33,10 +33,10 @@ def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, onl
 
 
 def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
-    """Return the sweep that the arguments name, its store, and its graph, restricted to what `--only` matches.
+    """Return the sweep that the arguments name, its store, and its graph, restricted to the jobs that `--only` matches.
 
     Raises:
-        UserError: No such sweep, a wrong key, or a pattern that matches nothing.
+        UserError: There is no such sweep, a key is wrong, or the pattern matches nothing.
     """
     sweep = Sweep.load(arguments.sweep, arguments.set)
     graph = sweep.expand()
@@ -44,7 +44,7 @@ def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
 
 
 def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:
-    """Return the store that `--store` names, or else the sweep file."""
+    """Return the store of `--store`, or else the store in the sweep file."""
     store = Store(arguments.store or sweep.store)
     store.check_reachable()
     return store
@@ -54,7 +54,7 @@ def find_job(graph: Graph, name: str) -> Job:
     """Return the job of a node, whose fingerprint may be left out.
 
     Raises:
-        UserError: No such job.
+        UserError: There is no such job.
     """
     matching = [node for node in graph.nodes() if is_called(node, name)]
     if len(matching) != 1:
@@ -65,7 +65,7 @@ def find_job(graph: Graph, name: str) -> Job:
 
 
 def whole_number(text: str) -> int:
-    """Read a number of at least 0 and at most a million, which is more than there are of anything that commands count."""
+    """Read a whole number from 0 to a million, which is more than commands ever count."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
     if len(text) > 7 or int(text) > _MOST:
@@ -74,7 +74,7 @@ def whole_number(text: str) -> int:
 
 
 def positive_number(text: str) -> int:
-    """Read a number of at least 1."""
+    """Read a whole number of at least 1."""
     number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError("give at least 1")
@@ -82,7 +82,7 @@ def positive_number(text: str) -> int:
 
 
 def positive_seconds(text: str) -> float:
-    """Read a duration above 0 and of at most a day."""
+    """Read a duration above 0 and of at most a day, in seconds."""
     try:
         seconds = float(text)
     except ValueError:
@@ -93,6 +93,6 @@ def positive_seconds(text: str) -> float:
 
 
 def make_console() -> Console:
-    """Return a console that does not break tables which a log or a file has room for: without a terminal rich assumes 80 columns."""
-    output = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # named, or rich would draw through what makes text safe
+    """Return a console that does not break wide tables in a log or a file, for which rich assumes 80 columns."""
+    output = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # otherwise rich would draw through the stream that makes text safe
     return SafeConsole(file=output) if output.isatty() else SafeConsole(file=output, width=160)

@@ -1,4 +1,4 @@
-"""`scalearn cancel`: ask the drivers of a sweep, on whichever host, to stop as a signal would."""
+"""`scalearn cancel`: ask the drivers of a sweep, on any host, to stop as a signal would."""
 
 import argparse
 import time
@@ -23,7 +23,7 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask every driver of a sweep to stop, and wait for it; returns 1 where one was still at work at the end."""
+    """Ask every driver of a sweep to stop, and wait for them. Return 1 if one is still at work at the end."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store = open_store(sweep, arguments)
     asked = {driver.name: driver for driver in drivers(store, sweep.name)}
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _wait(store: Store, sweep: str, asked: dict[str, Driver], seconds: float) -> dict[str, Driver]:
-    """Wait until the drivers are gone; returns those that are not."""
+    """Wait until the drivers are gone. Return those that are not."""
     deadline = time.monotonic() + seconds
     while True:
         there = {driver.name for driver in drivers(store, sweep)}

@@ -1,4 +1,4 @@
-"""`scalearn compare`: what differs between two sweeps, and what that did to the scores."""
+"""`scalearn compare`: the differences between two sweeps, and their effect on the scores."""
 
 import argparse
 import json

@@ -11,7 +11,7 @@ from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
 
 SPLIT = "validation"
-"""What pruning is judged on: test scores choose nothing."""
+"""The split on which pruning is judged, since test scores must not choose anything."""
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export one job.
 
     Raises:
-        UserError: No such job, one that is not done or cannot be folded, or a directory that cannot be written.
+        UserError: There is no such job, it is not done or cannot be folded, or the directory cannot be written.
     """
     if arguments.prune is not None and not 0 <= arguments.prune < float("inf"):
         raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:
-    """Write the adapter; returns what to tell the user."""
-    from scalearn.model.export import export_adapter, fold  # heavy: the other commands start without torch
+    """Write the adapter. Return what to tell the user."""
+    from scalearn.model.export import export_adapter, fold  # imported here: other commands start without torch
     from scalearn.model.model import load_backbone, load_model
 
     backbone = load_backbone(job.config.backbone)

@@ -13,7 +13,7 @@ from scalearn.errors import UserError
 
 _LOOK_SECONDS = 0.5
 _MOST_BYTES = 1 << 20
-"""Read at a time: a log may be larger than memory, and behind a URL what was shown before is not fetched again."""
+"""Bytes read at a time. A log may be larger than memory, and behind a URL no part is fetched twice."""
 
 
 def add(commands: "Commands[Any]") -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the log, and how a failed job ended.
 
     Raises:
-        UserError: No such job, or it has no log.
+        UserError: There is no such job, or it has no log.
     """
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store, node = open_store(sweep, arguments), find_job(sweep.expand(), arguments.node).node
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ended(store: Store, sweep: str, node: str) -> bool:
-    """Tell whether a job is done, or failed and nobody tries it again at present."""
+    """Tell whether a job is done, or has failed and is not being tried again at present."""
     return store.state(node) == "succeeded" or (
         store.state(node) == "failed" and not any(node in driver.running for driver in drivers(store, sweep))
     )

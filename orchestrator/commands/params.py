@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the counts.
 
     Raises:
-        UserError: Unknown backbone, one whose shape is not known here, or a number out of range.
+        UserError: The backbone is unknown, its shape is not known here, or a number is out of range.
     """
     for name, low in (("sources", 1), ("labels", 1), ("reduction", 0.0)):
         value = getattr(arguments, name)

@@ -1,4 +1,4 @@
-"""Which sweep's results a command means: a sweep file, a manifest in a store, or a name."""
+"""Which sweep's results a command means, by a sweep file, a manifest in a store, or a name."""
 
 import argparse
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Place:
     store: Store
     sweep: str
     tracking_uri: str | None = None
-    """Where the sweep's file says that it is logged. None: it says nothing, or no file was named."""
+    """The tracking URI in the sweep's file. None: the file has none, or no file was named."""
 
 
 def add_results_command(
@@ -31,9 +31,9 @@ def add_results_command(
 
     Args:
         commands: Where to add it.
-        name: Of the command.
-        summary: What it does, in a line.
-        sweeps: Names of its arguments that each name a sweep.
+        name: Name of the command.
+        summary: What the command does, in one line.
+        sweeps: Names of the command's arguments that each name a sweep.
     """
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
     for sweep in sweeps:
@@ -47,11 +47,11 @@ def find_place(arguments: argparse.Namespace, text: str) -> Place:
     """Return the sweep that an argument names.
 
     Args:
-        arguments: With `set` and `store`.
-        text: What the user wrote.
+        arguments: Arguments with `set` and `store`.
+        text: The argument, as the user wrote it.
 
     Raises:
-        UserError: No such sweep.
+        UserError: There is no such sweep.
     """
     if text.endswith(".json"):
         root, _, name = ("./" + text).rpartition("/sweeps/") if "://" not in text else text.rpartition("/sweeps/")
@@ -68,8 +68,8 @@ def find_place(arguments: argparse.Namespace, text: str) -> Place:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the user can mend about results into what the command line prints as one line."""
-    from analysis.errors import ResultsError  # pandas: most of a second, which other commands need not spend
+    """Turn errors about results that the user can mend into the errors that the command line prints in one line."""
+    from analysis.errors import ResultsError  # it loads pandas, most of a second that other commands save
 
     try:
         yield

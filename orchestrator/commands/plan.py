@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warnings(sweep: Sweep, graph: Graph) -> tuple[str, ...]:
-    """Return what is ambiguous or suspicious about the files of own tasks."""
+    """Return what is ambiguous or suspicious in the files of the user's own tasks."""
     own = {data.task: task_of(data) for job in graph for data in job.config.data if data.own is not None}
     if not own:
         return ()
-    from scalearn.tasks.local_labels import local_warnings  # pyarrow, which planning of published tasks does without
+    from scalearn.tasks.local_labels import local_warnings  # it loads pyarrow, which plans of published tasks do not need
 
     root = None if sweep.data.root is None else Path(sweep.data.root)
     return tuple(sentence for task in own.values() for sentence in local_warnings(task, root))

@@ -47,12 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print.
 
     Raises:
-        UserError: The backbone or the device is not there, or the file cannot be written.
+        UserError: The backbone or the device is not available, or the file cannot be written.
     """
     cpus = len(os.sched_getaffinity(0))
     if arguments.threads is not None and arguments.threads > cpus:
         raise UserError(f"--threads is {arguments.threads}, but this process may use {cpus} CPUs: give at most so many.")
-    from orchestrator.profiling.measure import measure_profile  # torch: seconds that other commands do not spend
+    from orchestrator.profiling.measure import measure_profile  # it loads torch, seconds that other commands save
 
     began = time.monotonic()
     profile = measure_profile(

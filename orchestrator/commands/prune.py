@@ -38,10 +38,10 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show what may go, and remove it where that is wanted.
+    """Show what may be removed, and remove it if the user wants that.
 
     Raises:
-        UserError: A sweep or manifest cannot be read: what it names would be lost.
+        UserError: A sweep or manifest cannot be read, so the jobs that it names would be lost.
     """
     store = Store(arguments.store)
     store.check_reachable()

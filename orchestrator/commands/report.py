@@ -24,10 +24,10 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the report; print the table and where the page lies.
+    """Write the report. Print the table and the place of the page.
 
     Raises:
-        UserError: No such sweep, nothing to report, nothing published for its benchmark, or a folder that cannot be written.
+        UserError: There is no such sweep, nothing to report, nothing published for its benchmark, or the folder cannot be written.
     """
     place = find_place(arguments, arguments.sweep)
     console = make_console()
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         from analysis.tables.grid import layout
 
         rule = check_rule(arguments.rule)
-        # A report with options of its own must not take the place of the one that `run` keeps up to date.
+        # A report with its own options must not replace the report that `run` keeps up to date.
         variant = "-".join(
             filter(None, [arguments.against and f"against-{arguments.against}", "" if rule == "validation" else f"lr{rule:g}"])
         )

@@ -1,4 +1,4 @@
-"""`scalearn retry`: run what failed and what it blocked, and nothing else."""
+"""`scalearn retry`: run the jobs that failed and those that they blocked, and no others."""
 
 import argparse
 from collections import Counter
@@ -22,7 +22,7 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the failed part of a sweep; returns the exit code of that part."""
+    """Run the failed part of a sweep. Return the exit code of that part."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store, console, graph = open_store(sweep, arguments), make_console(), sweep.expand()
     chosen = failed_part(graph, store, arguments.only)
@@ -37,15 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def failed_part(graph: Graph, store: Store, only: str | None = None) -> tuple[str, ...]:
-    """Return the failed jobs, and the jobs that nothing but those keeps from running.
+    """Return the failed jobs, and the jobs that only failed jobs keep from running.
 
     Args:
         graph: All jobs of the sweep.
         store: Where their artifacts are.
-        only: Regular expression: of the failed jobs, those whose node matches.
+        only: Regular expression. Only failed jobs whose node matches it count.
 
     Returns:
-        Nodes, parents before children; none where no job failed.
+        Nodes, with parents before children. There are none if no job failed.
 
     Raises:
         UserError: `only` is not a regular expression.

@@ -18,14 +18,14 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def add_local_options(parser: argparse.ArgumentParser) -> None:
-    """Add what a local Ray may be given."""
+    """Add the options of a local Ray."""
     parser.add_argument("--cpus", type=whole_number, metavar="N", help="CPUs of a local Ray (default: all that this process may use)")
     parser.add_argument("--gpus", type=whole_number, metavar="N", help="GPUs of a local Ray (default: all that Ray finds)")
     parser.add_argument("--dashboard", action="store_true", help="serve Ray's dashboard on loopback during a local run")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a sweep; returns its exit code."""
+    """Run a sweep. Return its exit code."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
     options = Options(only=arguments.only, force=arguments.force, cpus=arguments.cpus, gpus=arguments.gpus, dashboard=arguments.dashboard)
     return run_sweep(sweep, open_store(sweep, arguments), options, make_console())

@@ -64,7 +64,7 @@ def _draw(sweep: str, graph: Graph, store: Store, seconds: float, console: Conso
 
 
 def _write_lines(sweep: str, graph: Graph, store: Store, seconds: float, *, as_json: bool) -> None:
-    """Write a line per look at which something has changed."""
+    """Write a line at each look at which something has changed."""
     before = ""
     for look in itertools.count():
         if look:
@@ -79,7 +79,7 @@ def _write_lines(sweep: str, graph: Graph, store: Store, seconds: float, *, as_j
 
 
 def _anew(graph: Graph) -> Graph:
-    """Return the graph with all jobs pending: reading the status marks them."""
+    """Return the graph with all jobs pending, since reading the status marks them."""
     return graph.restrict("")
 
 

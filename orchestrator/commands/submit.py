@@ -1,4 +1,4 @@
-"""`scalearn submit`: run a sweep as a job of a Ray cluster, follow it, and leave with the sweep's own exit code."""
+"""`scalearn submit`: run a sweep as a job of a Ray cluster, follow it, and exit with the sweep's own exit code."""
 
 import argparse
 import json
@@ -42,10 +42,10 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Submit and follow; returns the sweep's exit code, or 130 where the job was left to itself.
+    """Submit the job and follow it. Return the sweep's exit code, or 130 if the user left the job running.
 
     Raises:
-        UserError: A wrong sweep file or option, a directory too large to upload, or a cluster that does not answer or refuses us.
+        UserError: The sweep file or an option is wrong, the directory is too large, or the cluster does not answer or refuses us.
     """
     sweep = Sweep.load(arguments.sweep, arguments.set, elsewhere=True)
     safe_segment(sweep.name, "sweep name")
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _command(arguments: argparse.Namespace, sweep: Sweep) -> str:
-    """Return what the cluster is to run, in the uploaded directory."""
+    """Return the command that the cluster runs in the uploaded directory."""
     source = arguments.sweep
     if not sweep.file.endswith("(shipped)"):
         inside = Path(source).resolve()
@@ -86,7 +86,7 @@ def _command(arguments: argparse.Namespace, sweep: Sweep) -> str:
 
 
 def _runtime_environment(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what `--runtime-env-json` or `--runtime-env-file` says."""
+    """Return the content of `--runtime-env-json` or `--runtime-env-file`."""
     flag, text = "--runtime-env-json", arguments.runtime_env_json
     if arguments.runtime_env_file is not None:
         flag = f"--runtime-env-file {arguments.runtime_env_file}"
@@ -110,10 +110,10 @@ def _client(address: str | None) -> "JobSubmissionClient":
     chosen = address or next(filter(_is_url, map(os.environ.get, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))), _LOCAL)
     if not _is_url(chosen):
         raise UserError(f"--address {chosen}: give the URL of the cluster's dashboard, such as {_LOCAL}.")
-    os.environ["RAY_API_SERVER_ADDRESS"] = str(chosen)  # Ray lets its variables win over what is passed
+    os.environ["RAY_API_SERVER_ADDRESS"] = str(chosen)  # Ray's variables win over arguments
     if any(os.environ.get(name) for name in _TOKENS):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # `ray.init` takes it for granted, the job client does not
-    from ray.exceptions import AuthenticationError  # Ray: seconds that a wrong file or option need not cost
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of `ray.init`, but not of the job client
+    from ray.exceptions import AuthenticationError  # it loads Ray, seconds that a wrong file or option should not cost
     from ray.job_submission import JobSubmissionClient
 
     from orchestrator.remote.submission import refused
@@ -150,7 +150,7 @@ def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, 
 
 
 def _follow(client: "JobSubmissionClient", job: str, arguments: argparse.Namespace) -> int:
-    """Follow a job to its end, or to where the user leaves it."""
+    """Follow a job to its end, or until the user leaves it."""
     from orchestrator.remote.submission import Log, follow
 
     log = Log(_write)
@@ -176,7 +176,7 @@ def _stop(client: "JobSubmissionClient", job: str) -> None:
 
 
 def _ask() -> str:
-    """Ask what an interruption means. Without a terminal, and at a second one: to leave the job alone."""
+    """Ask what an interruption means. Without a terminal, and at a second interruption, leave the job alone."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "d"
     try:

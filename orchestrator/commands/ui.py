@@ -1,4 +1,4 @@
-"""`scalearn ui`: MLflow's pages on a sweep's runs, on loopback."""
+"""`scalearn ui`: MLflow's pages for a sweep's runs, on loopback."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until interrupted, which is how one ends it; where the runs are on a server already, print the links and leave.
+    """Serve the pages until the user interrupts. If a server has the runs already, print the links and exit.
 
     Raises:
         UserError: The sweep was not logged, or the port is taken.

@@ -1,4 +1,4 @@
-"""`scalearn verify`: every artifact of a sweep checked against what was committed, byte by byte."""
+"""`scalearn verify`: check every artifact of a sweep against what was committed, byte by byte."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and print; returns 1 where an artifact is damaged."""
+    """Check and print. Return 1 if an artifact is damaged."""
     sweep, store, graph = open_sweep(arguments)
     verdicts = store.verify_all(graph.nodes())
     counts = Counter(verdict.state for verdict in verdicts.values())
@@ -65,5 +65,5 @@ def _row(node: str, verdict: Verdict, graph: Graph, verdicts: dict[str, Verdict]
 
 
 def _built_on(node: str, graph: Graph, verdicts: dict[str, Verdict]) -> list[str]:
-    """Return the finished jobs that read an artifact; whether they did so before it was damaged, nobody can tell."""
+    """Return the finished jobs that read an artifact. It cannot be known whether they read it before it was damaged."""
     return sorted(below for below in graph.below(node) if verdicts[below].state == "complete" and node in graph.parents(below))

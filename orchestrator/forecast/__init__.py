@@ -1,1 +1,1 @@
-"""The policy played without a cluster."""
+"""The policy, simulated without a cluster."""

@@ -1,4 +1,4 @@
-"""What a sweep will cost on so many devices, before it runs: the policy played on a device's profile."""
+"""What a sweep will cost on a number of devices, before it runs: a simulation of the policy with a device's profile."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -21,14 +21,14 @@ _LONGEST = 5
 
 
 def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, resources: StageResources) -> dict[str, Any]:
-    """Return a forecast as JSON values; seconds everywhere.
+    """Return a forecast as JSON values, with all times in seconds.
 
     Args:
-        graph: The sweep's jobs; it is marked as a run would mark it.
+        graph: The sweep's jobs. They are marked as in a run.
         done: Nodes that are finished already, and cost nothing.
-        cost: Expected durations.
-        devices: How many there are.
-        resources: What a trial has of them. Jobs that state no GPU are planned on a whole device.
+        cost: Gives the expected durations.
+        devices: Number of devices.
+        resources: The resources of trials. A job that states no GPU is planned on a whole device.
 
     Raises:
         UserError: A job needs more devices than there are.
@@ -64,7 +64,7 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
 
 
 def print_forecast(values: Mapping[str, Any], console: Console) -> None:
-    """Print a forecast: totals, then what dominates."""
+    """Print a forecast: first totals, then what takes most."""
     profile = values["profile"]
     known = "measured, but not for all of these jobs" if values["stand_ins"] else "measured"
     if not profile["measured"]:
@@ -98,7 +98,7 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
 
 
 def _stand_ins(jobs: Iterable[Job], profile: Profile) -> list[dict[str, Any]]:
-    """Return what the profile does not hold of these jobs' backbones and precisions, with what their costs were reckoned from."""
+    """Return which of these jobs' backbones and precisions the profile lacks, and what their costs were reckoned from."""
     found = []
     for backbone, precision in dict.fromkeys((job.config.backbone, profile.resolved(job.config.optimisation.precision)) for job in jobs):
         rates, factor = profile.of(backbone, precision)

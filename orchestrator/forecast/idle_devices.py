@@ -1,4 +1,4 @@
-"""Which parts of devices that do not exist are free, and where a worker of the same kind is warm. Pure Python."""
+"""Which parts of simulated devices are free, and where a warm worker of the same kind waits. Pure Python."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -8,21 +8,21 @@ _ROUNDING = 1e-6
 
 
 class IdleDevices:
-    """Devices, each shared by packs that take a part of it; a pack may also take several whole ones."""
+    """Devices that packs share by parts. A pack may also take several whole devices."""
 
     def __init__(self, count: int) -> None:
-        """Begin with devices of which all is free, and no worker is warm."""
+        """Begin with free devices and no warm workers."""
         self._free = [1.0] * count
         self._candidates: dict[float, list[int]] = {}
-        """By part, the devices that may have room for it; what is looked at says whether they have."""
+        """For each part, the devices that may have room for it. A look at a device tells whether it has."""
         self._warm: list[Counter[Hashable]] = [Counter() for _ in range(count)]
 
     def take(self, placement: Hashable, amount: float) -> tuple[tuple[int, ...], bool] | None:
         """Take room for a pack on the first devices that have it.
 
         Args:
-            placement: What workers have in common that can take each other's packs.
-            amount: A part of one device, or a number of whole ones.
+            placement: A key that is equal for workers that can take each other's packs.
+            amount: Part of one device, or a number of whole devices.
 
         Returns:
             The devices, and whether a worker waits there. None: there is no room.
@@ -43,7 +43,7 @@ class IdleDevices:
         return (tuple(found), self._reuse(found[0], placement)) if len(found) == wanted else None
 
     def give_back(self, devices: Sequence[int], placement: Hashable, amount: float) -> None:
-        """Free what a pack had; its worker stays."""
+        """Free the room of a pack. Its worker stays."""
         self._warm[devices[0]][placement] += 1
         for device in devices:
             self._free[device] += min(1.0, amount)
@@ -52,7 +52,7 @@ class IdleDevices:
                     heappush(heap, device)
 
     def _reuse(self, device: int, placement: Hashable) -> bool:
-        """Take a warm worker; a new one has the place of the idle ones of other kinds."""
+        """Take a warm worker. A new worker takes the place of idle ones of other kinds."""
         warm = self._warm[device]
         if warm[placement]:
             warm[placement] -= 1

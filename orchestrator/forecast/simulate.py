@@ -1,4 +1,4 @@
-"""Plays the scheduling policy on devices that do not exist, event by event: the same object that the live searcher asks."""
+"""A simulation of the scheduling policy on devices that do not exist, event by event. The live searcher uses the same policy."""
 
 import random
 from collections import Counter, defaultdict
@@ -19,31 +19,31 @@ MakePolicy = Callable[[Graph, CostModel, int, Callable[[Job], Hashable]], Policy
 
 @dataclass(frozen=True)
 class Played:
-    """One pack as it ran."""
+    """One pack that has run in the simulation."""
 
     nodes: tuple[str, ...]
     device: int
-    """The first, where it has several."""
+    """The first device, if the pack has several."""
     begin: float
     """Seconds since the start of the sweep."""
     end: float
     amount: float = 1.0
-    """Devices that it has: a part of one, or several."""
+    """Devices that the pack has: a part of one, or several."""
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of the devices, as far as it has them."""
+        """Device seconds that the pack takes."""
         return (self.end - self.begin) * self.amount
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What no schedule can beat, whatever its packs."""
+    """Lower bounds that no schedule can beat, whatever its packs."""
 
     critical_path: float
-    """Seconds of the longest chain of jobs, each alone on a device at once."""
+    """Seconds of the longest chain of jobs, if each could start at once and alone on a device."""
     work: float
-    """Device seconds of all jobs, each in as large a pack as it can find."""
+    """Device seconds of all jobs, each in the largest pack that it can find."""
     devices: int
 
     @property
@@ -54,7 +54,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A sweep played to its end."""
+    """The result of simulating a sweep to its end."""
 
     packs: tuple[Played, ...]
     devices: int
@@ -62,22 +62,22 @@ class Forecast:
 
     @property
     def makespan(self) -> float:
-        """Seconds from the first job's start to the last one's end."""
+        """Seconds from the start of the first job to the end of the last."""
         return max((pack.end for pack in self.packs), default=0.0)
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of all devices in use."""
+        """Device seconds that all packs take."""
         return sum(pack.device_seconds for pack in self.packs)
 
     @property
     def utilisation(self) -> float:
-        """Share of the devices' time until the end that is in use."""
+        """Share of the devices' time until the end that packs take."""
         return self.device_seconds / (self.devices * self.makespan) if self.makespan else 0.0
 
     @property
     def over_bound(self) -> float:
-        """Makespan over its lower bound; 1 is the best there can be."""
+        """Makespan divided by its lower bound. The best possible value is 1."""
         return self.makespan / self.bounds.makespan if self.bounds.makespan else 1.0
 
 
@@ -96,17 +96,17 @@ def simulate(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Forecast:
-    """Play a sweep as the live searcher does, lookahead and turns included. The graph is marked as a run would mark it.
+    """Simulate a sweep as the live searcher runs it, with lookahead and turns. The graph is marked as in a run.
 
     Args:
-        graph: The jobs; those that are done marked so.
+        graph: The jobs, with those that are done marked so.
         cost: Estimates the durations.
-        devices: How many there are.
-        policy: Decides what runs next.
-        shape: Returns the resources of a job's trial, by Ray's names. Those without a GPU take a whole device; of CPUs, memory and all
-            else there is enough.
+        devices: Number of devices.
+        policy: Decides which jobs run next.
+        shape: Returns the resources of a job's trial, by Ray's names. A job without a GPU takes a whole device. CPUs, memory and other
+            resources are never short.
         noise: Standard deviation of the logarithm of true over expected duration. The policy only knows the expected one.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
         UserError: A job needs more devices than there are.
@@ -124,7 +124,7 @@ def simulate(
     chance, idle = random.Random(seed), IdleDevices(devices)
     waiting: dict[str, tuple[str, ...]] = {}
     running: dict[str, tuple[tuple[int, ...], int]] = {}
-    """Trial to its devices and its place in what was played."""
+    """For each trial, its devices and its place in the list of packs."""
     events: list[tuple[float, int, str]] = []
     packs: list[Played] = []
     now, trials = 0.0, 0
@@ -168,18 +168,18 @@ def _amount(shape: Shape) -> float:
 
 
 def _amounts(graph: Graph, shape: Callable[[Job], Shape]) -> Mapping[Hashable, float]:
-    """Return the devices of a trial by its placement, of jobs that are not done."""
+    """Return the devices that a trial takes, by placement, for jobs that are not done."""
     shapes = [shape(job) for job in graph if graph.states[job.node] not in DONE]
     return {placement_of(one): _amount(one) for one in shapes}
 
 
 def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[Job], Shape] = whole) -> Bounds:
-    """Return what no schedule of the jobs that are left can beat.
+    """Return bounds that no schedule of the remaining jobs can beat.
 
     Args:
-        graph: The jobs; those that are done marked so.
+        graph: The jobs, with those that are done marked so.
         cost: Estimates the durations.
-        devices: How many there are.
+        devices: Number of devices.
         shape: As for `simulate`.
     """
     estimates = {job.node: cost.estimate(job) for job in graph}
@@ -199,9 +199,9 @@ def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[J
 
 
 def least_work(members: Sequence[Estimate]) -> float:
-    """Return device seconds that no packing of jobs of one kind can beat.
+    """Return the least device seconds of any packing of jobs of one kind.
 
-    What a step costs whoever shares it is paid least often when the jobs with the most steps share packs; all else is each job's own.
+    The cost that jobs share per step is lowest if the jobs with the most steps share packs. All other cost is each job's own.
     """
     largest = max(member.largest_pack for member in members)
     fixed = min(member.train.fixed for member in members)
@@ -213,12 +213,12 @@ def least_work(members: Sequence[Estimate]) -> float:
 
 
 class Barrier(Policy):
-    """The same policy with a barrier: the second stage starts when the first is done everywhere. For comparison."""
+    """The same policy with a barrier, for comparison: the second stage starts only when the whole first stage is done."""
 
     def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
         """See `Policy.take`."""
         if not hasattr(self, "_first"):
-            # Whatever else a sweep holds, a barrier waits only for what some transfer job needs.
+            # Whatever else the sweep has, the barrier waits only for jobs that some transfer job needs.
             self._first = {parent.node for job in self._graph if job.config.stage == "transfer" for parent in job.parents} & {
                 node for node, state in self._graph.states.items() if state not in DONE
             }
@@ -254,7 +254,7 @@ class Slice:
 
 
 def slices(graph: Graph, forecast: Forecast) -> list[Slice]:
-    """Return what each stage and method takes, largest first. A pack of several methods counts for each, its time shared evenly."""
+    """Return what each stage and method takes, largest first. A pack of several methods counts for each, with equal shares of its time."""
     jobs: Counter[tuple[str, str]] = Counter()
     packs: Counter[tuple[str, str]] = Counter()
     seconds: dict[tuple[str, str], float] = defaultdict(float)

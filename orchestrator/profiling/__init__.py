@@ -1,1 +1,1 @@
-"""A device's speed, measured."""
+"""Measuring a device's speed."""

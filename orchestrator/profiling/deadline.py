@@ -1,4 +1,4 @@
-"""Which measurements of a profile are taken in the time there is: what a profile cannot do without first, then what tells most."""
+"""Which measurements of a profile fit into the time: first those that a profile needs, then those that tell most."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,43 +6,43 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 ESSENTIAL = ("adapter", "scalearn")
-"""Methods without which a profile cannot be read."""
+"""Methods that every profile needs."""
 
 SECONDS = 110.0
-"""What a profile may take unless told otherwise: under two minutes, the command's own start included."""
+"""Default duration of profiling: under two minutes with the start of the command itself."""
 
 _UNKNOWN = 1.5
-"""How much longer than another one a method may take that was not measured yet, its warm-up left out."""
+"""How many times longer than another method an unmeasured one may take, without its warm-up."""
 
 T = TypeVar("T")
 Shape = tuple[str, int, int]
-"""Method, jobs, tokens per row."""
+"""Method, number of jobs, tokens per row."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What is measured where time allows it."""
+    """The measurements to make if there is time."""
 
     lengths: tuple[int, int]
-    """Tokens per row; larger packs are measured at the first alone."""
+    """Tokens per row. Larger packs are measured only at the first length."""
     packs: tuple[int, ...]
-    """Jobs, from 1."""
+    """Numbers of jobs per pack, from 1."""
     methods: tuple[str, ...]
-    """The essential ones first."""
+    """Methods, with the essential ones first."""
     steps: int
-    """Of one measurement."""
+    """Steps of one measurement."""
     rounds: int
-    """How often each pack is measured: the fastest counts, since others may use the machine too."""
+    """How often each pack is measured. The fastest counts, since others may use the machine too."""
 
 
 @dataclass(frozen=True)
 class Taken(Generic[T]):
-    """What was measured."""
+    """The measurements that were made."""
 
     points: dict[str, list[list[T]]]
-    """By method, for every shape its rounds."""
+    """For each method, the rounds of every shape."""
     left_out: tuple[str, ...]
-    """For people: what there was no time for."""
+    """What there was no time for, in words."""
 
 
 class Deadline:
@@ -52,28 +52,28 @@ class Deadline:
         """Begin.
 
         Args:
-            seconds: From now.
+            seconds: Seconds from now.
             clock: Seconds on any clock.
         """
         self.clock = clock
         self._end = clock() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, negative where it is past."""
+        """Return the remaining seconds, negative after the deadline."""
         return self._end - self.clock()
 
     def share(self, parts: int) -> "Deadline":
-        """Return the deadline of one of so many equal parts of what is left; what it does not use is left to the others."""
+        """Return the deadline of one of so many equal parts of the remaining time. Time that it does not use stays for the others."""
         return Deadline(max(0.0, self.left()) / parts, self.clock)
 
 
 def take(measure: Callable[[str, int, int, int], T], extent: Extent, deadline: Deadline) -> Taken[T]:
-    """Measure as much as there is time for. What is essential is measured in any case.
+    """Measure as much as there is time for. Essential measurements are always made.
 
     Args:
         measure: Trains a pack: method, jobs, tokens per row, steps.
         extent: What to measure.
-        deadline: The first measurement that would probably end after it is left out, with all that tell less.
+        deadline: The first measurement that would probably end later is left out, with all that tell less.
     """
     points: dict[str, dict[tuple[int, int], list[T]]] = {}
     seconds: dict[Shape, float] = {}
@@ -86,13 +86,13 @@ def take(measure: Callable[[str, int, int, int], T], extent: Extent, deadline: D
 
     short, long = extent.lengths
     one(ESSENTIAL[0], 1, short, 1)
-    # What lies around the steps is counted with each of them, so both are bounds.
+    # The time around the steps is counted with each step, so both are upper bounds.
     least = len(ESSENTIAL) * seconds[ESSENTIAL[0], 1, short]
     hurried = least * (1 + long / short) > deadline.left()
     if hurried:
         long = min(long, 2 * short)
     steps = max(1, min(extent.steps, int(deadline.left() / (least * (1 + long / short))))) if least else extent.steps
-    if steps > 1:  # a point of fewer steps is another one
+    if steps > 1:  # a point with fewer steps is not comparable
         points.clear()
     for method in extent.methods:
         if method in ESSENTIAL:
@@ -114,7 +114,7 @@ def take(measure: Callable[[str, int, int, int], T], extent: Extent, deadline: D
 
 
 def _by_worth(extent: Extent, short: int, long: int) -> list[list[Shape]]:
-    """Return what is not essential, most telling first, in groups that are of use only together."""
+    """Return the measurements that are not essential, most telling first, in groups that are useful only as a whole."""
     larger = [jobs for jobs in extent.packs if jobs > 1]
     others = [method for method in extent.methods if method not in ESSENTIAL]
     first: list[list[Shape]] = [[(method, jobs, short)] for jobs in larger for method in ESSENTIAL]
@@ -125,7 +125,7 @@ def _by_worth(extent: Extent, short: int, long: int) -> list[list[Shape]]:
 
 
 def _expected(seconds: dict[Shape, float], group: Sequence[Shape]) -> float:
-    """Return how long measurements will take, by those before them: longer with more tokens, and at most as much longer."""
+    """Return how long measurements will take, by earlier ones. More tokens take longer, at most in proportion."""
 
     def of(method: str, jobs: int, length: int) -> float:
         if (method, jobs, length) in seconds:
@@ -138,7 +138,7 @@ def _expected(seconds: dict[Shape, float], group: Sequence[Shape]) -> float:
 
 
 def _name(left: Sequence[Sequence[Shape]], points: dict[str, dict[tuple[int, int], list[T]]]) -> list[str]:
-    """Return in words what was left out: methods, packs, and how many repetitions."""
+    """Return in words what was left out: methods, packs, and numbers of repetitions."""
     shapes = [shape for group in left for shape in group]
     names = []
     for method in dict.fromkeys(method for method, _, _ in shapes):

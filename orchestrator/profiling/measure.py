@@ -1,4 +1,4 @@
-"""Measures the device at hand for a profile: real packs of made-up rows through the training function itself."""
+"""Measure this device for a profile: real packs of made-up rows, through the training function itself."""
 
 import itertools
 import json
@@ -50,21 +50,21 @@ _EXTENTS = {
 
 @dataclass(frozen=True)
 class MeasuredPack:
-    """One pack as measured."""
+    """The measurement of one pack."""
 
     jobs: int
     rows: int
-    """Per job."""
+    """Rows per job."""
     length: int
     step_seconds: float
     evaluation_seconds: float
-    """Per job, validation and test together: 128 rows."""
+    """Seconds per job for 128 rows of validation and test together."""
     around_seconds: float
-    """Per job, neither training nor evaluation, the backbone's loading left out."""
+    """Seconds per job outside training and evaluation, without loading the backbone."""
 
 
 class Bench:
-    """A directory with made-up rows and source adapters, and the packs that run on it."""
+    """A directory with made-up rows and source adapters, and the packs that are run on it."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Bench:
         Args:
             folder: An empty directory.
             backbone: Registered name or local directory.
-            precision: As a sweep says it.
-            device: As `Runtime.device`.
+            precision: Precision, as in a sweep.
+            device: Device, as in `Runtime.device`.
             threads: CPU threads of the worker.
-            most_steps: Of one pack: there are rows for no more.
-            adapter: The directory that stands for every source adapter. None: one is trained for a step when it is needed.
+            most_steps: The most steps of one pack, for which there are rows.
+            adapter: The directory used for every source adapter. None: one is trained for a step when it is needed.
         """
         self.folder, self.backbone, self.precision = folder, get_backbone(backbone), precision
         self.runtime = Runtime(data_root=folder / "data", cache=folder / "cache", device=device, threads=threads, checkpoint_seconds=1e9)
@@ -98,7 +98,7 @@ class Bench:
         place = folder / "data" / _TASK
         place.mkdir(parents=True)
         for split, rows in (("train", BATCH * most_steps), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
-            # Different rows, each longer than any length that is measured.
+            # All rows differ, and each is longer than any length that is measured.
             texts = [f"number {number} " + "so " * 512 for number in range(rows)]
             table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(rows)]})
             pyarrow.parquet.write_table(table, place / f"{split}.parquet")
@@ -109,7 +109,7 @@ class Bench:
         began, busy = time.monotonic(), time.process_time()
         outcomes = train(pack, self.runtime, lambda member, record: None)
         wall = time.monotonic() - began
-        # What other processes took of the processor is not the device's slowness.
+        # Processor time that other processes took must not count as slowness of the device.
         own = min(1.0, (time.process_time() - busy) / wall) if self.runtime.device == "cpu" and self.runtime.threads == 1 else 1.0
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:
@@ -152,10 +152,10 @@ class Bench:
 
 
 def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline) -> tuple[Rates, tuple[str, ...]]:
-    """Measure one backbone in one precision, and say what there was no time for.
+    """Measure one backbone in one precision, and return also what there was no time for.
 
     Args:
-        bench: Where.
+        bench: The directory to measure in.
         device: `cpu` or `cuda`.
         extent: What to measure.
         deadline: When to be done.
@@ -191,13 +191,13 @@ def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline)
 
 
 def fit_pace(points: Sequence[MeasuredPack]) -> Pace:
-    """Fit the line of a step through measured packs, none of its parts negative.
+    """Fit the line of a step through measured packs, with no negative part.
 
     The largest pack is the smallest one whose jobs each take at most 3 % more of the device than in the best pack.
     """
     design = np.array([[1.0, point.jobs, point.jobs * point.rows * point.length] for point in points])
     seconds = np.array([point.step_seconds for point in points])
-    # Relative errors count, and columns of like size keep the fit well-conditioned.
+    # Relative errors count, and columns of similar size keep the fit well-conditioned.
     scale = design.max(axis=0)
     (fixed, per_job, per_token), _ = nnls(design / scale / seconds[:, None], np.ones(len(points)))
     shortest = min(point.length for point in points)
@@ -210,7 +210,7 @@ def fit_pace(points: Sequence[MeasuredPack]) -> Pace:
 
 
 def _fit_evaluation(points: Sequence[MeasuredPack]) -> Pace:
-    """Fit the line of an evaluation pass of 64 rows: half of the measured rows are the validation's, whose passes a pack shares."""
+    """Fit the line of an evaluation pass of 64 rows. Half of the measured rows are for validation, whose passes a pack shares."""
     alone = [point for point in points if point.jobs == 1]
     passes, rows = 2 * _EVALUATION_ROWS / 64, 2 * _EVALUATION_ROWS
     lengths = np.array([point.length for point in alone], dtype=float)
@@ -230,24 +230,24 @@ def measure_profile(
     seconds: float = SECONDS,
     quick: bool = False,
 ) -> Profile:
-    """Measure the device at hand; its note says what there was no time for.
+    """Measure this device. The note of the profile says what there was no time for.
 
     Args:
         backbones: Registered names or local directories.
-        precisions: As sweeps say them.
-        device: As `Runtime.device`.
+        precisions: Precisions, as in sweeps.
+        device: Device, as in `Runtime.device`.
         threads: CPU threads of one worker. None: half of those that this process may use, as two workers would have.
-        seconds: In which to be done, shared by all backbones and precisions. What a profile cannot do without is measured in any case.
+        seconds: Time for all backbones and precisions together. Essential measurements are always made.
         quick: Fewer points, for tests.
 
     Raises:
-        UserError: A backbone or a precision is not to be had.
+        UserError: A backbone or a precision is not available.
     """
     whole = Deadline(seconds)
     device_type = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
     extent = _QUICK if quick else _EXTENTS[device_type]
-    # `auto` may be one of the others.
+    # `auto` may mean one of the other precisions.
     resolved = {resolve_precision(precision, torch.device(device_type)): precision for precision in precisions}
     wanted = list(itertools.product(dict.fromkeys(backbones), resolved.values()))
     worker_seconds = _worker_seconds()
@@ -272,7 +272,7 @@ def measure_profile(
 
 
 def device_name(device_type: str) -> str:
-    """Return what people call the device: `NVIDIA H100 80GB HBM3`, `2-core AMD EPYC CPU`."""
+    """Return the device's usual name: `NVIDIA H100 80GB HBM3`, `2-core AMD EPYC CPU`."""
     if device_type == "cuda":
         return torch.cuda.get_device_name()
     try:
@@ -286,19 +286,19 @@ def device_name(device_type: str) -> str:
 def _memory(device_type: str) -> float:
     if device_type == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory)
-    # Workers share the machine's memory, and the driver needs some.
+    # Workers share the machine's memory, and the driver needs some too.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (len(os.sched_getaffinity(0)) + 1)
 
 
 def _worker_seconds() -> float:
-    """Return how long a fresh process takes to be able to train."""
+    """Return the seconds that a new process needs until it can train."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import scalearn.training.loop"], check=True)
     return round(time.monotonic() - began, 1)
 
 
 def _fastest(points: Sequence[MeasuredPack]) -> MeasuredPack:
-    """Return what one shape takes where nothing disturbs it."""
+    """Return the fastest measurement of one shape, which was disturbed least."""
     evaluation, around = (min(getattr(point, name) for point in points) for name in ("evaluation_seconds", "around_seconds"))
     step = min(point.step_seconds for point in points)
     return replace(points[0], step_seconds=step, evaluation_seconds=evaluation, around_seconds=around)

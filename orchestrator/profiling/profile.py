@@ -1,4 +1,4 @@
-"""Measured speeds of devices: what the cost model multiplies a job's tokens with. JSON files in `orchestrator/profiling/profiles`."""
+"""Measured speeds of devices, from which the cost model computes durations. JSON files in `orchestrator/profiling/profiles`."""
 
 import importlib.resources
 import json
@@ -18,81 +18,81 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one step, or of one pass of an evaluation, as a line: what is fixed, what every job adds, what every token adds."""
+    """Seconds of one step, or of one evaluation pass, as a line: a fixed part, a part per job, and a part per token."""
 
     fixed: float
-    """Paid once per step, however many jobs share it."""
+    """Seconds once per step, however many jobs share it."""
     per_job: float
-    """Every job's own masks, head, loss, clipping and optimiser."""
+    """Seconds per job, for its masks, head, loss, clipping and optimiser."""
     per_token: float
-    """Padded tokens of all jobs."""
+    """Seconds per padded token, of all jobs."""
     largest_pack: int = 1
-    """Beyond it, a larger pack was not measured to be worth it."""
+    """The largest pack that was measured to save time."""
     measured: tuple[tuple[int, int, int, float], ...] = ()
-    """The points behind the line: jobs, rows per job, tokens per row, seconds."""
+    """The points of the fit: jobs, rows per job, tokens per row, seconds."""
 
     def seconds(self, jobs: int, tokens: float) -> float:
         """Return the duration of one step.
 
         Args:
-            jobs: How many share it.
-            tokens: Of all of them together, padding included.
+            jobs: How many jobs share it.
+            tokens: Tokens of all jobs together, padding included.
         """
         return self.fixed + self.per_job * jobs + self.per_token * tokens
 
 
 @dataclass(frozen=True)
 class Rates:
-    """One backbone in one precision on one device."""
+    """The speeds of one backbone in one precision on one device."""
 
     backbone: str
     """Registered name."""
     precision: str
     job_seconds: float
-    """Around every job, whoever shares its pack: data, modules, artifact."""
+    """Seconds around every job, in any pack: data, modules, artifact."""
     load_seconds: float
-    """Loading the backbone into a worker that has another, or none."""
+    """Seconds to load the backbone into a worker that has another one, or none."""
     bytes_per_token: float
-    """Memory that a padded token holds between forward and backward pass."""
+    """Bytes that a padded token holds between forward and backward pass."""
     fixed_bytes: float
-    """Memory for weights and libraries."""
+    """Bytes of weights and libraries."""
     train: Mapping[str, Pace]
-    """By method: `adapter` (stage 1), `scalearn`, `adapterfusion`. Others cost what the nearest of these does."""
+    """Paces by method: `adapter` (stage 1), `scalearn`, `adapterfusion`. Another method is taken to cost the same as the nearest."""
     evaluate: Mapping[str, Pace]
     sources: int = 8
-    """Source adapters per transfer job when it was measured."""
+    """Source adapters per transfer job in the measurement."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One device."""
+    """The measured speeds of one device."""
 
     device: str
     """Kind of device, for people: `2-core AMD EPYC CPU`."""
     measured: bool
-    """False: worked out from data sheets. A plan says so."""
+    """False: worked out from data sheets, which a plan mentions."""
     note: str
     """How and when it was measured."""
     memory_bytes: float
-    """Of the device, or what one worker may use of the machine's."""
+    """Bytes of the device, or of the machine's memory that one worker may use."""
     auto_precision: str
-    """What `precision: auto` means on the device."""
+    """The meaning of `precision: auto` on the device."""
     worker_seconds: float
-    """Start of a worker process, libraries included."""
+    """Seconds to start a worker process and load its libraries."""
     rates: tuple[Rates, ...] = field(default=())
 
     def resolved(self, precision: str) -> str:
-        """Return what a precision that may be `auto` means on the device."""
+        """Return what a precision, which may be `auto`, means on the device."""
         return self.auto_precision if precision == "auto" else precision
 
     def of(self, backbone: str, precision: str) -> tuple[Rates, float]:
-        """Return the rates of a backbone, and the factor by which they must be multiplied where another one was measured.
+        """Return the rates of a backbone, and the factor by which to multiply them if another backbone was measured.
 
-        Where the precision was not measured, those of another one stand in, unchanged: the rates say which.
+        If the precision was not measured, the rates of another precision are used unchanged. The rates say which.
 
         Args:
             backbone: Name or hub id.
-            precision: Resolved, not `auto`.
+            precision: Precision, but not `auto`.
         """
         exact = [rates for rates in self.rates if rates.precision == precision] or list(self.rates)
         wanted = _work(get_backbone(backbone).shape)
@@ -104,7 +104,7 @@ class Profile:
 
 
 def _work(shape: Shape | None) -> float | None:
-    """Return multiplications per token, up to a constant: the four attention maps and the two feed-forward ones, per layer."""
+    """Return multiplications per token, up to a constant: those of four attention maps and two feed-forward maps per layer."""
     return None if shape is None else float(shape.layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size))
 
 
@@ -120,10 +120,10 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(source: str) -> Profile:
-    """Return the profile of a file, or of a name that the package ships.
+    """Return the profile in a file, or one that the package ships, by its name.
 
     Raises:
-        UserError: There is none, or it is no profile.
+        UserError: There is no such profile, or the file is not one.
     """
     if source in profile_names():
         text = (importlib.resources.files("orchestrator.profiling.profiles") / f"{source}.json").read_text(encoding="utf-8")
@@ -145,7 +145,7 @@ def from_json(values: Mapping[str, Any]) -> Profile:
     """Return a profile from its JSON values.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It is none.
+        ValueError, KeyError, TypeError, AttributeError: They are not a profile.
     """
     if values["schema"] != SCHEMA:
         raise ValueError(f"schema {values['schema']!r} is not {SCHEMA}")

@@ -121,7 +121,7 @@ def _domain(name: str, labels: tuple[str, ...], package: str, version: str, read
         f"domains/{name}",
         ("text",),
         labels,
-        # The sizes of classes differ much (88 % of the tweets on self-driving cars are neutral), so accuracy would favour ignoring small ones.
+        # Classes differ much in size (88 % of the tweets on self-driving cars are neutral), and accuracy rewards ignoring small ones.
         metrics=("macro_f1", "accuracy"),
         source=PackageSource(package, version, read),
         splits=SplitRule(test=None),
