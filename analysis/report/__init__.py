@@ -1,4 +1,4 @@
-"""Tables and plots to a page, and to MLflow."""
+"""Turn tables and plots into a page, and show them in MLflow."""
 
 from analysis.report.report import write_report
 

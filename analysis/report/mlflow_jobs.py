@@ -1,4 +1,4 @@
-"""What a tracking server shows of jobs: descriptions and links. Pure functions; the caller talks to the server."""
+"""What a tracking server shows of jobs: descriptions and links. Pure functions, whose callers talk to the server."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from analysis.reading.records import Record
 from analysis.tables.grid import percent
 
 VIEW_TAG = "mlflow.sharedViewState."
-"""Tags of an experiment in which MLflow's own pages keep the views that one saves and shares."""
+"""Prefix of an experiment's tags in which MLflow's own pages keep saved and shared views."""
 VIEWS = {"jobs": "jobs, best first", "methods": "by method"}
-"""Saved views of a sweep's experiment: key and what it shows."""
+"""Saved views of a sweep's experiment: key, and what the view shows."""
 JOBS, SCORE = "tags.kind = 'job'", "metrics.`test_score`"
 _COLUMNS = ("tags.`method`", "tags.`target`", "tags.`stage`", "tags.`seed`", "tags.`learning_rate`", "tags.`state`", SCORE)
 
 
 def experiment_description(sweep: str) -> str:
-    """Markdown for the experiment: what its runs are and how to find some."""
+    """Return Markdown for the experiment: what its runs are, and how to find some."""
     return (
         f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, "
         "of kind `job`.\n\n"
@@ -34,7 +34,7 @@ def experiment_description(sweep: str) -> str:
 
 
 def run_description(record: Record) -> str:
-    """Markdown for one job's run."""
+    """Return Markdown for one job's run."""
     config: dict[str, Any] = dict(record.config)
     names, tasks = Names(facts_of([record])), [str(entry.get("task")) for entry in config.get("data") or ()]
     titles = ", ".join(names.task_title(task, tasks) for task in tasks)
@@ -56,9 +56,9 @@ def run_description(record: Record) -> str:
 
 
 def saved_views() -> dict[str, str]:
-    """Tags for the experiment: what kind it is, and its saved views.
+    """Return the tags of the experiment: its kind, and its saved views.
 
-    One view has the jobs with the columns that tell them apart, the other groups them by method.
+    One view has the jobs with the columns that tell them apart. The other groups them by method.
     """
     view: dict[str, Any] = {"searchFilter": JOBS, "orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
     groups = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]}
@@ -70,10 +70,10 @@ def saved_views() -> dict[str, str]:
 
 
 def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """Return what each saved view shows -> its address; a plain filter where the experiment has no such views.
+    """Return the address of each saved view, by what it shows. It is a plain filter if the experiment has no such views.
 
     Args:
-        base: Where the UI answers, `http://127.0.0.1:5000`.
+        base: Address of the UI, `http://127.0.0.1:5000`.
         experiment_id: MLflow's id of the experiment.
         tags: The experiment's tags.
     """
@@ -83,12 +83,12 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
 
 
 def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS) -> str:
-    """Address of an experiment's page in the MLflow UI with a filter, ordered by score.
+    """Return the address of an experiment's page in the MLflow UI, with a filter and ordered by score.
 
-    Ordered by anything but time, the page lists child runs flat; by time it hides them under the sweep's run.
+    If ordered by time, the page hides child runs under the sweep's run. In any other order it lists them flat.
 
     Args:
-        base: Where the UI answers, `http://127.0.0.1:5000`.
+        base: Address of the UI, `http://127.0.0.1:5000`.
         experiment_id: MLflow's id of the experiment.
         filter_: MLflow search expression.
     """

@@ -1,4 +1,4 @@
-"""What a tracking server shows of a sweep as a whole: metrics and a description. Pure functions; the caller talks to the server."""
+"""What a tracking server shows of a whole sweep: metrics and a description. Pure functions, whose callers talk to the server."""
 
 from analysis.reading.names import short_name
 from analysis.report.results import Results
@@ -7,11 +7,11 @@ from analysis.tables.benchmark import BenchmarkTable, Row
 from analysis.tables.render import to_markdown
 
 MOST_CHARACTERS = 4900
-"""Length of a description that every MLflow server keeps."""
+"""Most characters of a description. Every MLflow server keeps so many."""
 
 
 def sweep_metrics(table: BenchmarkTable) -> dict[str, float]:
-    """Metrics of the sweep's run, as fractions: `average/<method>` and `average_std/<method>` of complete rows, `score/<method>/<task>`."""
+    """Return the sweep's metrics as fractions: for complete rows `average/<method>`, `average_std/<method>`; `score/<method>/<task>`."""
     metrics: dict[str, float] = {}
     for row in table.rows:
         name = _metric_name(row)
@@ -24,7 +24,7 @@ def sweep_metrics(table: BenchmarkTable) -> dict[str, float]:
 
 
 def sweep_description(results: Results) -> str:
-    """Markdown for the sweep's run: the findings, and the table as far as it fits."""
+    """Return Markdown for the sweep's run: the findings, and as much of the table as fits."""
     backbones = ", ".join(results.table.backbones)
     about = f"`{results.sweep.file or results.sweep.name}`, benchmark {results.table.benchmark}, backbone {backbones}"
     head = f"### Sweep {results.sweep.name}\n\n{about}.\n"
@@ -35,6 +35,6 @@ def sweep_description(results: Results) -> str:
 
 
 def _metric_name(row: Row) -> str:
-    """Return the method's key, and what tells its variant apart in characters that MLflow allows in a metric's name."""
+    """Return the method's key and its variant, in characters that MLflow allows in a metric's name."""
     variant = "".join(letter if letter.isalnum() or letter in "_.- " else "_" for letter in row.variant)
     return f"{row.method} {variant}".strip()

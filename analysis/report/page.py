@@ -1,4 +1,4 @@
-"""A report's page: one HTML file with style, script and pictures inside."""
+"""The page of a report: one HTML file that contains its style, script and pictures."""
 
 import base64
 import re
@@ -19,14 +19,14 @@ from analysis.tables.render import to_html
 from scalearn.secrets import without_secrets
 
 MOST_JOBS = 500
-"""Rows of the page's table of jobs; the file `tables/jobs.csv` has all."""
+"""The most rows of the page's table of jobs. The file `tables/jobs.csv` has all jobs."""
 WIDE_PLOT = 540
-"""Plots wider than this, in points, get the page's whole width."""
+"""Plots wider than this, in points, take the page's whole width."""
 SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets", "ray", "mlflow", "numpy")
 
 
 def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
-    """Return the page, with style, script and pictures (SVGs by the plot's name) inside."""
+    """Return the page, with style, script and pictures (SVGs by the plot's name) in it."""
     loader = PackageLoader("analysis.report", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     jobs = results.tables.get("jobs")
@@ -52,7 +52,7 @@ def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str,
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
-    """Where the numbers come from: (what, value) pairs; values that jobs do not agree on are all given, with counts."""
+    """Return the origin of the numbers as pairs (what, value). If jobs differ in a value, all values are given, with counts."""
     records = [record for record in results.records if record.provenance or record.result]
     packages: dict[str, list[Any]] = {name: [] for name in SHOWN_PACKAGES}
     for record in records:
@@ -73,11 +73,11 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ("Data", _tally(entry.get("origin") for record in records for entry in record.config.get("data") or ())),
         ("Packages", ", ".join(f"{name} {versions}" for name in SHOWN_PACKAGES if (versions := _tally(packages[name])))),
     ]
-    return [(what, without_secrets(value)) for what, value in facts if value]  # jobs of earlier versions may have kept some
+    return [(what, without_secrets(value)) for what, value in facts if value]  # records of earlier versions may contain secrets
 
 
 def _tally(values: Iterable[Any]) -> str:
-    """Return the one value that all share, or each with its count."""
+    """Return the one value that all share, or each value with its count."""
     counts = Counter(str(value) for value in values if value not in (None, ""))
     if len(counts) == 1:
         return next(iter(counts))
@@ -102,7 +102,7 @@ def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """Return what a template prints of a value: of text that is no HTML of ours, what is printable."""
+    """Return the printable form of a value in a template. HTML that we made ourselves stays as it is."""
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -111,7 +111,7 @@ def _first_rows(grid: Grid) -> Grid:
 
 
 def _inline(text: str) -> Markup:
-    """Return the little Markdown that our own sentences use: bold and code."""
+    """Return the HTML of the Markdown that our own sentences use: bold and code."""
     safe = str(escape(printable(text)))
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

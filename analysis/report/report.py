@@ -1,4 +1,4 @@
-"""One folder that shows a sweep: a page that works from disk, and every table and plot as files."""
+"""One folder that shows a sweep: a page that works from disk, with every table and plot as a file."""
 
 import hashlib
 import json
@@ -21,39 +21,39 @@ def write_report(store: str | Path, sweep: str, to: str | Path, *, rule: Rule = 
     Args:
         store: Root of the store that the sweep was run into.
         sweep: Name of the sweep.
-        to: Folder to write; what an earlier report left there is overwritten file by file, or left alone if nothing has changed since.
+        to: Folder to write. Files of an earlier report are overwritten one by one, or left alone if nothing has changed since.
         rule: How learning rates are chosen, as for `analysis.benchmark_table`.
-        against: `paper` to set published scores beside one's own.
+        against: `paper` to show published scores beside the sweep's own.
 
     Returns:
-        Path of the page, `<to>/index.html`. Beside it lie `tables/` (Markdown, CSV, LaTeX, HTML), `plots/` (PNG, SVG) and `summary.json`
+        Path of the page, `<to>/index.html`. Beside it are `tables/` (Markdown, CSV, LaTeX, HTML), `plots/` (PNG, SVG) and `summary.json`
         (the averages as fractions, and the findings in Markdown).
 
     Raises:
-        ResultsError: Nothing to report, or the folder cannot be written.
+        ResultsError: There is nothing to report, or the folder cannot be written.
     """
     return write_report_of(read_sweep(store, sweep), Path(to), rule=check_rule(rule), against=against)
 
 
 def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validation", against: str | None = None) -> Path:
-    """`write_report` for a sweep that was read already."""
+    """Do as `write_report`, for a sweep that was read already."""
     mark = _mark(stored, rule, against)
     if read_summary(folder).get("mark") == mark and (folder / PAGE).exists():
         return folder / PAGE
     if against == "paper" and stored.info.benchmark is not None:
         published_scores(stored.info.benchmark)
     try:
-        folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent on what is to lie in it
+        folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after minutes of work
     except OSError as error:
         raise _unwritable(folder, error) from error
-    # Drawing imports seconds of libraries, which a report that nothing has changed for need not spend.
+    # Imported here: libraries for drawing take seconds to import, saved if nothing has changed.
     from analysis.report.mlflow_sweep import sweep_description, sweep_metrics
     from analysis.report.page import render_page
     from analysis.report.results import gather, write_plots, write_tables
 
     results = gather(stored, rule=rule, against=against)
     try:
-        # What is left of an earlier report must not pass for whole while parts of it are replaced.
+        # While files are replaced, the folder must not look like a whole report.
         (folder / SUMMARY).unlink(missing_ok=True)
         write_tables(results, folder / "tables")
         light = write_plots(results, folder / "plots")
@@ -67,7 +67,7 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what a whole report says about itself: `mark`, `metrics` and `description`; empty where there is none."""
+    """Return the summary of a whole report: `mark`, `metrics` and `description`. It is empty if there is none."""
     try:
         return decode((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _mark(stored: StoredSweep, rule: Rule, against: str | None) -> str:
-    """Names what the report is made from: the sweep, how far each of its jobs is, the options, and the code that draws it."""
+    """Return a mark of what the report is made from: the sweep, the progress of each job, the options, and the code that draws it."""
     info = stored.info
     facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri, facts_of(stored.records))
     digest = hashlib.sha256(repr((stored.store, rule, against, facts)).encode())

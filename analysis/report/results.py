@@ -1,4 +1,4 @@
-"""Everything that a report, a notebook or a tracking server shows of one sweep, gathered once."""
+"""All that a report, a notebook or a tracking server shows of one sweep, computed once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from analysis.tables.omega import OmegaSummary, behind, omegas_of, summarise
 from analysis.tables.render import spreadsheet_text, to_csv, to_html, to_latex, to_markdown
 
 VARIED = ("learning_rate", "few_shot", "train_share", "source_count")
-"""Columns against which scores are plotted where a sweep varies them."""
+"""Columns against which scores are plotted if a sweep varies them."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """One sweep, read."""
+    """The results of one sweep."""
 
     store: str
     sweep: SweepInfo
@@ -34,9 +34,9 @@ class Results:
     frame: pd.DataFrame
     table: BenchmarkTable
     main: Grid
-    """The benchmark table as it is printed, with published scores if they were asked for."""
+    """The benchmark table as printed, with published scores if they were requested."""
     tables: Mapping[str, Grid]
-    """Further tables by file name, in the order in which a report shows them."""
+    """Further tables by file name, in the order of a report."""
     ranks: statistics.Ranks | None
     differences: pd.DataFrame
     omegas: tuple[OmegaSummary, ...]
@@ -46,21 +46,21 @@ class Results:
 
     @property
     def states(self) -> dict[str, int]:
-        """State -> number of jobs, in order of a job's life."""
+        """Number of jobs in each state, in the order of a job's life."""
         states = [record.state for record in self.records]
         return {state: states.count(state) for state in ("succeeded", "running", "pending", "failed", "blocked") if state in states}
 
 
 def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | None = None) -> Results:
-    """Work out a sweep's tables, statistics and plots.
+    """Compute a sweep's tables, statistics and plots.
 
     Args:
         stored: The sweep.
         rule: As for `analysis.benchmark_table`.
-        against: `paper` to set published scores beside one's own.
+        against: `paper` to show published scores beside the sweep's own.
 
     Raises:
-        ResultsError: Nothing is published for its benchmark.
+        ResultsError: Nothing is published for the sweep's benchmark.
     """
     folder, records, frame = stored.folder, stored.records, stored.frame
     table = benchmark_table(frame, rule)
@@ -108,7 +108,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
 
 
 def write_tables(results: Results, folder: Path) -> list[Path]:
-    """Write every table as Markdown, CSV, LaTeX and HTML, and the long frame as CSV; returns the paths."""
+    """Write every table as Markdown, CSV, LaTeX and HTML, and the long frame as CSV. Return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     formats: dict[str, Callable[[Grid], str]] = {"md": to_markdown, "csv": to_csv, "html": to_html}
@@ -129,6 +129,6 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
 
 
 def write_plots(results: Results, folder: Path) -> dict[str, bytes]:
-    """Write every plot as PNG and SVG, in the light theme; returns the SVGs by name."""
+    """Write every plot as PNG and SVG, in the light theme. Return the SVGs by name."""
     folder.mkdir(parents=True, exist_ok=True)
     return {plot.name: plot.save(folder) for plot in results.plots}

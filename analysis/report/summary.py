@@ -1,4 +1,4 @@
-"""What a sweep found, in sentences that one can quote, each with its numbers."""
+"""The findings of a sweep, in sentences that can be quoted, each with its numbers."""
 
 import pandas as pd
 
@@ -10,12 +10,12 @@ from analysis.tables.omega import describe
 
 
 def findings(results: Results) -> list[str]:
-    """Markdown sentences: how far the sweep is, which method is best and how sure that is, if tuning was equal, what little suffices."""
+    """Return Markdown sentences: the progress, the best method and its certainty, whether tuning was equal, and which few suffice."""
     return [*progress(results), *_best(results), *tuning_note(results.table.rows), *_frugal(results), *_targets(results)]
 
 
 def progress(results: Results) -> list[str]:
-    """How many jobs are done, and what that means for the table."""
+    """Return how many jobs are done, and what that means for the table."""
     states = results.states
     done, total = states.get("succeeded", 0), len(results.records)
     if done == total:
@@ -27,12 +27,12 @@ def progress(results: Results) -> list[str]:
 
 
 def omega_findings(results: Results) -> list[str]:
-    """One paragraph per method and target on the learned coefficients."""
+    """Return one paragraph per method and target on the learned coefficients."""
     return [describe(summary) for summary in results.omegas]
 
 
 def markdown(results: Results) -> str:
-    """Return the findings as a Markdown document with the benchmark table, for a tracking server's description."""
+    """Return the findings and the benchmark table as a Markdown document, for a tracking server's description."""
     from_ = f"`{results.sweep.file}`" if results.sweep.file else f"`{results.sweep.name}`"
     lines = [f"Sweep {from_}, benchmark {results.table.benchmark}, backbone {', '.join(results.table.backbones)}.", ""]
     return "\n".join([*lines, *(f"- {line}" for line in findings(results)), ""])

@@ -1,1 +1,1 @@
-"""The frame to tables and statistics."""
+"""Turn the frame into tables and statistics."""

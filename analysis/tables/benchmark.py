@@ -13,60 +13,60 @@ from analysis.reading.selection import Choice, Rule, check_rule, choices, natura
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one target. Scores are fractions."""
+    """The result of one method on one target. Scores are fractions."""
 
     target: str
     scores: tuple[tuple[int, float], ...] = ()
-    """(seed, test score) at the chosen learning rate, sorted by seed."""
+    """Pairs (seed, test score) at the chosen learning rate, sorted by seed."""
     learning_rate: float | None = None
     validation: float | None = None
-    """Mean validation score over the same seeds: what the learning rate was chosen by."""
+    """Mean validation score over the same seeds, by which the learning rate was chosen."""
     parameters: int | None = None
-    """Transfer parameters of one job; for a method without sources the parameters of its own adapter."""
+    """Transfer parameters of one job or, for a method without sources, the parameters of its own adapter."""
     joint: bool = False
     """Whether the job serves several targets, so that its parameters count once."""
     wanted: int = 0
-    """Jobs that the cell should have: the chosen learning rate's, or all where none could be chosen."""
+    """How many jobs the cell should have: those of the chosen learning rate, or all if none could be chosen."""
     problems: tuple[str, ...] = ()
     """Why scores are missing: `2 failed (non-finite loss ...)`, `1 pending`."""
     set_aside: tuple[float, ...] = ()
-    """Learning rates not compared because fewer of their seeds have a score."""
+    """Learning rates that were not compared, because fewer of their seeds have a score."""
     tried: int = 0
-    """Learning rates that the cell's was chosen among."""
+    """How many learning rates the choice was among."""
     nodes: tuple[str, ...] = ()
     halted: int = 0
-    """How many of the `wanted` jobs ended early because other learning rates or seeds did better."""
+    """How many of the `wanted` jobs ended early, because other learning rates or seeds did better."""
     halted_others: int = 0
-    """How many of the target's jobs at other learning rates did."""
+    """How many of the target's jobs at other learning rates ended early for that reason."""
     data_warnings: tuple[str, ...] = ()
-    """What was ambiguous or suspicious about the target's rows."""
+    """What was ambiguous or suspicious in the target's rows."""
 
     @property
     def count(self) -> int:
-        """Number of seeds behind the mean."""
+        """Number of seeds of the mean."""
         return len(self.scores)
 
     @property
     def mean(self) -> float | None:
-        """Mean over seeds; None without a score."""
+        """Mean over seeds. None: there is no score."""
         return fmean(score for _, score in self.scores) if self.scores else None
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds (n - 1); None below two seeds."""
+        """Sample standard deviation over seeds (n - 1). None: there are fewer than two seeds."""
         return stdev(score for _, score in self.scores) if len(self.scores) > 1 else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method, or one variant of it."""
+    """One method, or one variant of a method."""
 
     method: str
     title: str
     family: Family
     variant: str
     cells: tuple[Cell, ...]
-    """In the order of the table's targets."""
+    """Cells in the order of the table's targets."""
 
     @property
     def is_complete(self) -> bool:
@@ -75,19 +75,19 @@ class Row:
 
     @property
     def average(self) -> float | None:
-        """Mean over the targets that have a score: comparable between rows only where `is_complete`."""
+        """Mean over the targets that have a score. It is comparable between rows only if `is_complete`."""
         means = [mean for cell in self.cells if (mean := cell.mean) is not None]
         return fmean(means) if means else None
 
     @property
     def average_seeds(self) -> tuple[int, ...]:
-        """Seeds that all targets share; empty for an incomplete row."""
+        """Seeds that all targets share. Empty for an incomplete row."""
         shared = set.intersection(*({seed for seed, _ in cell.scores} for cell in self.cells)) if self.cells else set()
         return tuple(sorted(shared))
 
     @property
     def tried(self) -> tuple[int, ...]:
-        """How many learning rates its cells' were chosen among, each number once, sorted; empty where nothing was run."""
+        """How many learning rates each cell chose among: the distinct numbers, sorted. Empty if nothing was run."""
         return tuple(sorted({cell.tried for cell in self.cells} - {0}))
 
     @property
@@ -97,18 +97,18 @@ class Row:
 
     @property
     def average_std(self) -> float | None:
-        """Sample standard deviation, over the shared seeds, of the average over targets; None below two shared seeds."""
+        """Sample standard deviation of the average over targets, over the shared seeds. None: fewer than two seeds are shared."""
         averages = [fmean(dict(cell.scores)[seed] for cell in self.cells) for seed in self.average_seeds]
         return stdev(averages) if len(averages) > 1 else None
 
     @property
     def parameters_per_target(self) -> tuple[int | None, ...]:
-        """Transfer parameters of each target's own job; None for joint jobs, which have none of their own, and where unknown."""
+        """Transfer parameters of each target's own job. None: it is not known, or the job is joint and belongs to no single target."""
         return tuple(None if cell.joint else cell.parameters for cell in self.cells)
 
     @property
     def parameters_total(self) -> int | None:
-        """Transfer parameters of all targets together, joint jobs counted once; None unless all are known."""
+        """Transfer parameters of all targets together, with joint jobs counted once. None: not all are known."""
         if not self.cells or any(cell.parameters is None for cell in self.cells):
             return None
         parameters = [cell.parameters or 0 for cell in self.cells]
@@ -117,21 +117,21 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """What `analysis.render` prints, with every number behind it."""
+    """The table that `analysis.render` prints, with all numbers behind it."""
 
     title: str
     targets: tuple[str, ...]
     """Task keys, in column order."""
     target_titles: tuple[str, ...]
     metrics: tuple[str, ...]
-    """Primary metric per target; empty text where no job of the target has finished."""
+    """Primary metric per target. Empty text if no job of the target has finished."""
     rows: tuple[Row, ...]
     rule: Rule
     split: str
     benchmark: str | None
     backbones: tuple[str, ...]
     notes: tuple[str, ...]
-    """What holds for the whole table: selection, seeds, standard deviation."""
+    """Notes on the whole table: selection, seeds, standard deviation."""
 
 
 _NEEDED = (
@@ -148,18 +148,18 @@ def benchmark_table(
     methods: Sequence[str] | None = None,
     split: str = "test",
 ) -> BenchmarkTable:
-    """Return the benchmark table of a frame, in the form of the paper's.
+    """Return the benchmark table of a frame, in the form of the paper's table.
 
-    Means and sample standard deviations are over seeds. With rule `validation` each method's learning rate is chosen per target by the mean
-    validation score over seeds (`analysis.selection.choose_learning_rate`); the test score plays no part. Jobs of a method that differ in
-    more than task, seed and learning rate become rows of their own.
+    Means and sample standard deviations are over seeds. With the rule `validation`, each method's learning rate is chosen per target by the
+    mean validation score over seeds (`analysis.selection.choose_learning_rate`), without use of test scores. Jobs of a method that differ
+    in more than task, seed and learning rate get rows of their own.
 
     Args:
         frame: As `analysis.load` returns it.
         rule: `"validation"`, a learning rate, or a learning rate per method.
-        targets: Task keys in column order. None: the sweep's, or else the tasks of all jobs that are not mere sources.
+        targets: Task keys in column order. None: the sweep's targets, or else the tasks of all jobs that are not only sources.
         methods: Method keys to show. None: the sweep's, or else all.
-        split: Split of the scores shown.
+        split: Split whose scores are shown.
 
     Raises:
         ResultsError: The frame has no job for the table.
@@ -171,7 +171,7 @@ def benchmark_table(
     if frame.empty:
         raise ResultsError("No job of these results fits the table's targets and methods; check the names, or run the sweep.")
     chosen = choices(frame, rule)
-    # Cells are cut out of the frame hundreds of times, so only what they need goes along.
+    # Cells are cut out of the frame hundreds of times, so only the needed columns are kept.
     frame = frame[list(_NEEDED)]
     frame["primary"] = frame["primary"].fillna(False).astype(bool)
     stages = {str(method): str(stage) for method, stage in zip(frame["method"], frame["stage"], strict=True)}
@@ -254,13 +254,13 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
 
 
 def _trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
-    """Transfer parameters; of a method without sources what it learns itself, which the result counts under `source`."""
+    """Return the transfer parameters or, for a method without sources, its own parameters, which are counted under `source`."""
     own = jobs["stage"].isin(["source", "single", "joint"]) & (jobs["parameters_transfer"] == 0)
     return jobs["parameters_transfer"].where(~own, jobs["parameters_source"])
 
 
 def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:
-    """One phrase per way in which the cell's jobs lack a score, most final first."""
+    """Return one phrase for each reason why the cell's jobs lack a score, most final first."""
     phrases = []
     for state in ("failed", "blocked", "running", "pending", "succeeded"):
         those = nodes[(nodes["state"] == state) & ~nodes["node"].isin(scored)]
@@ -292,7 +292,7 @@ def _notes(rows: Sequence[Row], titles: Sequence[str], rule: Rule) -> list[str]:
 
 
 def tuning_note(rows: Sequence[Row]) -> list[str]:
-    """Return what is to be said where not all rows chose among equally many learning rates."""
+    """Return a note if the rows chose among different numbers of learning rates."""
     spans: dict[tuple[int, ...], list[str]] = {}
     for row in rows:
         if row.tried:

@@ -1,4 +1,4 @@
-"""Two sweeps side by side: what differs in their configuration, and what that did to the scores."""
+"""Two sweeps side by side: the differences in their configuration, and the effect on the scores."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,18 +25,18 @@ MOST_VALUES = 6
 
 @dataclass(frozen=True)
 class Difference:
-    """A configuration column that the two sweeps fill differently."""
+    """A configuration column whose values differ between the two sweeps."""
 
     column: str
     method: str
-    """Key of the method in which it differs, or `all`."""
+    """Key of the method in which the column differs, or `all`."""
     first: str
     second: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     first: str
     second: str
@@ -45,20 +45,20 @@ class Comparison:
     """Titles of the rows that only the first sweep has."""
     only_second: tuple[str, ...]
     shared_nodes: int
-    """Jobs that both sweeps consist of: the same artifacts, which cannot differ."""
+    """Number of jobs that are in both sweeps. They are the same artifacts, so they cannot differ."""
     scores: pd.DataFrame
     """Columns method, target, first, second (means), difference (second minus first), low, high, n, paired, p, p_holm."""
     yaml_diff: str
-    """Unified diff of the two sweep files; empty where they are the same or not known."""
+    """Unified diff of the two sweep files. Empty if they are equal or not known."""
     names: Names = field(default_factory=Names)
-    """What the first sweep's results call their methods and tasks."""
+    """Names of methods and tasks in the first sweep's results."""
 
     def grids(self) -> list[Grid]:
-        """Return the configuration's differences and the scores', as tables to render."""
+        """Return the differences in configuration and in scores, as tables to render."""
         return [grid for grid in (_configuration_grid(self), _score_grid(self)) if grid.rows]
 
     def markdown(self) -> str:
-        """All of it as one Markdown document."""
+        """Return the comparison as one Markdown document."""
         parts = [f"# {self.first} and {self.second}", *self.sentences()]
         parts += [to_markdown(grid) for grid in self.grids()]
         if self.yaml_diff:
@@ -66,7 +66,7 @@ class Comparison:
         return "\n\n".join(parts) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values; scores as fractions, null for what is missing."""
+        """Return the comparison as JSON values. Scores are fractions, and null means missing."""
         scores = self.scores.astype(object).where(self.scores.notna(), None)
         return {
             "first": self.first,
@@ -80,7 +80,7 @@ class Comparison:
         }
 
     def sentences(self) -> list[str]:
-        """Return what one would say about it."""
+        """Return the comparison in sentences."""
         lines = []
         if not self.configuration:
             lines.append("The methods that both sweeps have are configured alike.")
@@ -110,9 +110,9 @@ def compare(
 
     Args:
         first: Store, manifest or tracking URI of the first sweep, as for `analysis.load`.
-        second: The same of the second.
-        first_sweep: Name of the first sweep, where the place does not say it.
-        second_sweep: Name of the second.
+        second: The same for the second sweep.
+        first_sweep: Name of the first sweep, if the place does not tell it.
+        second_sweep: Name of the second sweep.
         rule: How learning rates are chosen, as for `analysis.benchmark_table`.
 
     Raises:
@@ -141,14 +141,14 @@ def compare(
 
 
 def _names(frames: Sequence[pd.DataFrame], places: Sequence[str | Path]) -> tuple[str, str]:
-    """Return the sweeps' names; with the stores where the names are the same."""
+    """Return the sweeps' names, with their stores if the names are equal."""
     shown = [without_secrets(str(place)) for place in places]
     one, two = (str(frame.attrs.get("sweep", {}).get("name") or place) for frame, place in zip(frames, shown, strict=True))
     return (one, two) if one != two else (f"{one} ({shown[0]})", f"{two} ({shown[1]})")
 
 
 def _matched(one: BenchmarkTable, two: BenchmarkTable) -> tuple[list[tuple[Row, Row]], tuple[list[str], list[str]]]:
-    """Rows of the same method, and of the same variant where a sweep has several."""
+    """Return pairs of rows of the same method, and of the same variant if a sweep has several, and titles of unpaired rows."""
     pairs = []
     for row in one.rows:
         same_method = [other for other in two.rows if other.method == row.method]
@@ -161,7 +161,7 @@ def _matched(one: BenchmarkTable, two: BenchmarkTable) -> tuple[list[tuple[Row, 
 
 
 def _configuration(frames: Sequence[pd.DataFrame], targets: Sequence[str], methods: set[str]) -> list[Difference]:
-    """Columns whose set of values differs, per method; one entry for all methods where they agree."""
+    """Return the columns whose sets of values differ, per method, or once for all methods if the methods agree."""
     shown = [frame[frame["task"].isin(list(targets)) & frame["backbone"].notna()].drop_duplicates(["node", "task"]) for frame in frames]
     columns = list(
         dict.fromkeys([*("learning_rate", "seed", "source_seed"), *(name for frame in frames for name in setting_columns(frame))])
@@ -191,7 +191,7 @@ def _values(frame: pd.DataFrame, column: str) -> str:
 def _scores(pairs: Sequence[tuple[Row, Row]], table: BenchmarkTable) -> pd.DataFrame:
     frames = []
     for one, two in pairs:
-        # Two rows make a table of their own; the second sweep's comes first, since differences are second minus first.
+        # Each pair of rows makes a table. The second sweep's row comes first, since differences are second minus first.
         both = BenchmarkTable(
             *("", table.targets, table.target_titles, table.metrics), (two, one), table.rule, table.split, table.benchmark, (), ()
         )

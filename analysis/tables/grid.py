@@ -1,4 +1,4 @@
-"""A benchmark table laid out as text cells with marks, which every format then writes in its own way."""
+"""The layout of a benchmark table as text cells with marks, which each format then writes in its own way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,15 +19,15 @@ class GridCell:
 
     text: str
     spread: str = ""
-    """Standard deviation, printed smaller after a plus-minus sign."""
+    """Standard deviation, printed in smaller type after a plus-minus sign."""
     rank: int | None = None
-    """1: best of its column, 2: second."""
+    """1: the best in its column. 2: the second."""
     marks: str = ""
-    """Footnote letters, and a dagger for an average over fewer targets than the table has."""
+    """Footnote letters, and a dagger if an average is over fewer targets than the table has."""
     sort: float | None = None
-    """What a sorting table compares."""
+    """The value by which a table is sorted."""
     extra: str = ""
-    """A further line: the published score and the difference."""
+    """A further line, with the published score and the difference."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,26 @@ class Grid:
     subheader: tuple[str, ...]
     rows: tuple[GridRow, ...]
     footnotes: tuple[tuple[str, str], ...]
-    """(mark, text)"""
+    """Pairs (mark, text)."""
     notes: tuple[str, ...]
     numeric: tuple[bool, ...] = field(default=())
-    """Which columns are numbers, to be set flush right."""
+    """Which columns are numbers and are aligned to the right."""
 
 
 def printable(text: str) -> str:
-    """Return a file's text in one line; control characters, and those that turn the direction of text, become their codes."""
+    """Return a file's text in one line. Control characters, and those that change the direction of text, become their codes."""
     return "".join(
         letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
 
 
 def printable_lines(text: str) -> str:
-    """Do the same for a text of several lines."""
+    """Do the same as `printable` for a text of several lines."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def printable_grid(grid: Grid) -> Grid:
-    """Return the grid with every text printable: names and errors in it come from files that anyone may have written."""
+    """Return the grid with every text printable, since its names and errors come from files that anyone may have written."""
     rows = tuple(
         GridRow(
             printable(row.group),
@@ -86,20 +86,20 @@ def printable_grid(grid: Grid) -> Grid:
 
 
 def percent(fraction: float | None) -> str:
-    """`0.8123` -> `81.23`; a dash for nothing."""
+    """Return a fraction in percent: `81.23` for `0.8123`, a dash for None."""
     return MISSING if fraction is None else f"{100 * fraction:.{DIGITS}f}"
 
 
 def count(number: int | None) -> str:
-    """`73728` -> `73,728`; a dash for nothing."""
+    """Return a number with separators: `73,728` for `73728`, a dash for None."""
     return MISSING if number is None else f"{number:,}"
 
 
 def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> Grid:
     """Return the benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
-    The best of a column and the second are judged by the digits that are printed, so equal numbers are marked alike.
-    Incomplete averages are not ranked.
+    The best and the second of a column are found by the printed digits, so that equal numbers get equal marks. Incomplete averages are not
+    ranked.
 
     Args:
         table: The table.
@@ -138,7 +138,7 @@ def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> 
 
 
 def _beside(against: PublishedScores | None, row: Row, column: str, mean: float | None) -> str:
-    """`paper 86.50, +0.12`; empty where the paper has no such cell. A variant has no published counterpart."""
+    """Return `paper 86.50, +0.12`, or empty text if the paper has no such cell. The paper has no variants."""
     score = against.scores.get(row.method, {}).get(column) if against and not row.variant else None
     if score is None:
         return ""
@@ -147,7 +147,7 @@ def _beside(against: PublishedScores | None, row: Row, column: str, mean: float 
 
 
 def _covers(against: PublishedScores, table: BenchmarkTable) -> bool:
-    """Whether the table's average is over the same tasks as the published one."""
+    """Tell whether the table's average is over the same tasks as the published one."""
     return all({short_name(target) for target in table.targets} == set(scores) - {"average"} for scores in against.scores.values())
 
 

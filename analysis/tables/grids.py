@@ -1,4 +1,4 @@
-"""The tables beside the benchmark table, laid out as grids: learning rates, differences, ranks, coefficients, jobs."""
+"""The other tables beside the benchmark table, as grids: learning rates, differences, ranks, coefficients, jobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from analysis.tables.omega import OmegaSummary, summary_frame
 
 
 def learning_rate_grid(table: BenchmarkTable) -> Grid | None:
-    """Which learning rate stands behind each cell, with its mean validation score and how many were tried."""
+    """Return the learning rate of each cell, with its mean validation score and how many were tried."""
     rows = []
     for row in table.rows:
         cells = [GridCell(row.title)]
@@ -28,7 +28,7 @@ def learning_rate_grid(table: BenchmarkTable) -> Grid | None:
 
 
 def difference_grid(differences: pd.DataFrame, table: BenchmarkTable) -> Grid | None:
-    """Differences in percentage points with intervals and corrected p values."""
+    """Return differences in percentage points, with intervals and corrected p values."""
     if differences.empty:
         return None
     titles = dict(zip(table.targets, table.target_titles, strict=True)) | {"average": "Average"}
@@ -56,7 +56,7 @@ def difference_grid(differences: pd.DataFrame, table: BenchmarkTable) -> Grid | 
 
 
 def comparison_grid(table: BenchmarkTable, reference: str) -> Grid | None:
-    """Wins, ties, losses over targets, and the probability that a random seed beats the reference."""
+    """Return wins, ties and losses over targets, and the probability that a random seed beats the reference."""
     counts = statistics.win_tie_loss(table, reference)
     chances = statistics.superiority(table, reference)
     average = chances[chances["target"] == "average"].set_index("first")["probability"]
@@ -74,7 +74,7 @@ def comparison_grid(table: BenchmarkTable, reference: str) -> Grid | None:
 
 
 def rank_grid(ranks: statistics.Ranks | None) -> Grid | None:
-    """Average ranks, with the critical difference in the notes."""
+    """Return average ranks, with the critical difference in the notes."""
     if ranks is None:
         return None
     rows = tuple(GridRow("", (GridCell(title), GridCell(f"{rank:.2f}", sort=rank))) for title, rank in ranks.average)
@@ -85,7 +85,7 @@ def rank_grid(ranks: statistics.Ranks | None) -> Grid | None:
 
 
 def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
-    """Return the numbers of the omega analysis, a row per method and target."""
+    """Return the numbers of the omega analysis: a row per method and target."""
     if not summaries:
         return None
     rows = []
@@ -108,7 +108,7 @@ def omega_grid(summaries: Sequence[OmegaSummary]) -> Grid | None:
 
 
 def job_grid(frame: pd.DataFrame) -> Grid:
-    """Every job with its state, primary test score and time."""
+    """Return every job with its state, primary test score and time."""
     nodes = frame.drop_duplicates("node")
     primary = frame[frame["primary"].fillna(False).astype(bool) & (frame["split"] == "test")]
     scores = primary.groupby("node")["value"].mean()
@@ -135,13 +135,13 @@ def job_grid(frame: pd.DataFrame) -> Grid:
 
 
 def signed(fraction: float) -> str:
-    """`0.0123` -> `+1.23`, with a proper minus sign."""
+    """Return a fraction in percentage points with a sign: `+1.23` for `0.0123`, with a proper minus sign."""
     text = f"{100 * fraction:+.2f}".replace("-", "−")
     return "0.00" if text in ("+0.00", "−0.00") else text
 
 
 def p_text(p: float | None) -> str:
-    """Return a p value in three digits; a dash where there is none."""
+    """Return a p value in three digits, or a dash for None."""
     if p is None or pd.isna(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,6 +1,6 @@
-"""What the learned scaling coefficients say about transfer.
+"""What the learned scaling coefficients tell about transfer.
 
-omega has the shape [layers, sources, width]: one layer where layers share it, width 1 where it is a scalar per source.
+omega has the shape [layers, sources, width]. There is one layer if all layers share it, and width 1 if each source has a scalar.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ from analysis.tables.benchmark import BenchmarkTable
 
 Nodes = Sequence[str] | Mapping[str, str] | None
 GIVEN = ("scalearn_fixed",)
-"""Methods whose coefficients are given and not learned."""
+"""Methods whose coefficients are given, not learned."""
 HARDLY_MOVED = 0.1
-"""A source whose mean coefficient is within this share of its start says little about transfer."""
+"""If a source's mean coefficient differs from its start by less than this share, it says little about transfer."""
 NEAR_ZERO = 0.1
-"""A coefficient counts as zero below this share of its mean initial size, 2 / T unless the job sets it."""
+"""A coefficient counts as zero if it is below this share of its mean initial size, which is 2 / T unless the job sets it."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class Omega:
     learning_rate: float
     sources: tuple[str, ...]
     values: npt.NDArray[np.float64]
-    """[layers or 1, sources, width or 1]; as the layer uses them, so constrained ones after the constraint."""
+    """[layers or 1, sources, width or 1], as the layer uses them, so after the constraint if there is one."""
     start: float = 2.0
-    """What the coefficients of a dimension sum to at the start of training: 2, unless the job sets it or the method constrains it."""
+    """Sum of the coefficients of a dimension at the start of training: 2, unless the job sets it or the method has a constraint."""
     variant: str = ""
-    """What tells the job's row of the table from other rows of its method."""
+    """Label of the job's row in the table, if the method has several rows."""
     names: Names = field(default_factory=Names)
-    """What the results call their methods and tasks."""
+    """Names of methods and tasks in the results."""
 
     @property
     def title(self) -> str:
-        """The method's title, and the variant."""
+        """The method's title, with the variant."""
         return self.names.method_title(self.method) + (f" ({self.variant})" if self.variant else "")
 
     @property
     def small(self) -> float:
-        """Below this size a coefficient counts as zero."""
+        """The size below which a coefficient counts as zero."""
         return NEAR_ZERO * self.start / len(self.sources)
 
     @property
@@ -74,7 +74,7 @@ class Omega:
 
 @dataclass(frozen=True)
 class OmegaSummary:
-    """What one method learned for one target, over seeds."""
+    """The coefficients that one method learned for one target, over seeds."""
 
     method: str
     title: str
@@ -83,22 +83,22 @@ class OmegaSummary:
     sources: tuple[str, ...]
     seeds: tuple[int, ...]
     means: tuple[float, ...]
-    """Mean omega per source, over seeds, layers and dimensions."""
+    """Mean omega of each source, over seeds, layers and dimensions."""
     stds: tuple[float | None, ...]
-    """Sample standard deviation over seeds of the mean omega per source; None below two seeds."""
+    """Sample standard deviation over seeds of each source's mean omega. None: there are fewer than two seeds."""
     stability: float | None
-    """Mean Spearman correlation, over pairs of seeds, of the sources' mean omegas; None below two seeds or three sources."""
+    """Mean Spearman correlation of the sources' mean omegas over pairs of seeds. None: fewer than two seeds or three sources."""
     near_zero: float
     """Share of coefficients below a tenth of their mean initial size, `start / T`."""
     negative: float
     """Share of negative coefficients."""
     total: float
-    """Sum over sources, averaged over layers, dimensions and seeds; free to move from `start` since omega is not normalised."""
+    """Sum over sources, averaged over layers, dimensions and seeds. It may move away from `start`, since omega is not normalised."""
     start: float
     effective_sources: float
-    """Inverse Simpson index of the sources' mean |omega|: T if all weigh the same, 1 if one source has it all."""
+    """Inverse Simpson index of the sources' mean |omega|: T if all have equal weight, 1 if one source has all of it."""
     other_share: tuple[float, ...]
-    """Per layer, the share of sum |omega| that lies on other sources than the target's own: how much the layer uses transfer."""
+    """For each layer, the share of sum |omega| on sources other than the target's own: how much the layer uses transfer."""
 
     @property
     def ranking(self) -> tuple[str, ...]:
@@ -107,12 +107,12 @@ class OmegaSummary:
 
 
 def load_omegas(store: str | Path, sweep: str | None = None, nodes: Nodes = None) -> list[Omega]:
-    """Coefficients of every finished transfer job that learned some.
+    """Return the coefficients of every finished transfer job that learned some.
 
     Args:
         store: As for `analysis.load`.
         sweep: As for `analysis.load`.
-        nodes: Only these nodes, for example those behind a table's cells (`behind(table)` names each one's variant too).
+        nodes: Only these nodes, for example those of a table's cells (`behind(table)` also gives each one's variant).
 
     Raises:
         ResultsError: An omega file does not fit its job's list of sources.
@@ -122,12 +122,12 @@ def load_omegas(store: str | Path, sweep: str | None = None, nodes: Nodes = None
 
 
 def behind(table: BenchmarkTable) -> dict[str, str]:
-    """Node -> variant of the row that it stands behind."""
+    """Return the variant of the row of each node behind the table, by node."""
     return {node: row.variant for row in table.rows for node in row.nodes}
 
 
 def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) -> list[Omega]:
-    """`load_omegas` for records that were read already."""
+    """Do as `load_omegas`, for records that were read already."""
     wanted, names = None if nodes is None else set(nodes), Names(facts_of(records))
     found = []
     for record in records:
@@ -151,7 +151,7 @@ def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
     """Return the coefficients as a long frame: a row per (node, layer, source).
 
     Returns:
-        Columns node, method, task, seed, learning_rate, layer (from 0), source, mean, std (over dimensions), and as shares negative and
+        Columns node, method, task, seed, learning_rate, layer (from 0), source, mean, std (over dimensions), and the shares negative and
         near_zero.
     """
     rows = []
@@ -165,16 +165,16 @@ def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
 
 
 def heat_map(omegas: Sequence[Omega]) -> pd.DataFrame:
-    """Mean omega of one method, target x source, over seeds, dimensions and layers.
+    """Return the mean omega of one method, target x source, over seeds, dimensions and layers.
 
     Returns:
-        Index: task keys; columns: source names; missing where a target does not have the source.
+        Index: task keys. Columns: source names. A value is missing if the target does not have the source.
     """
     return omega_frame(omegas).pivot_table(index="task", columns="source", values="mean", sort=False)
 
 
 def summarise(omegas: Sequence[Omega]) -> list[OmegaSummary]:
-    """One summary per method, variant, target and source set; other than that, jobs should differ by seed only (take a table's)."""
+    """Return one summary per method, variant, target and set of sources. Otherwise jobs may differ only in seed (use a table's jobs)."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[Omega]] = {}
     for omega in omegas:
         groups.setdefault((omega.title, omega.task, omega.sources), []).append(omega)
@@ -182,7 +182,7 @@ def summarise(omegas: Sequence[Omega]) -> list[OmegaSummary]:
 
 
 def describe(summary: OmegaSummary) -> str:
-    """Return what one method learned for one target, as a sentence or two of Markdown with the numbers in it."""
+    """Return what one method learned for one target, in one or two Markdown sentences with the numbers."""
     count = len(summary.seeds)
     order = np.argsort(-np.array(summary.means), kind="stable")
     parts = []
@@ -239,7 +239,7 @@ def summary_frame(summaries: Sequence[OmegaSummary]) -> pd.DataFrame:
 
 
 def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.float64], variant: str, names: Names) -> Omega:
-    """Return the coefficients as the layer uses them: the artifact holds them before an ablation's constraint (docs/protocol.md)."""
+    """Return the coefficients as the layer uses them. The artifact has them before an ablation's constraint (docs/protocol.md)."""
     config = record.config
     method, start = str(config["method"]), float((config.get("settings") or {}).get("omega_init_scale", 2.0))
     if method == "scalearn_mean":

@@ -1,4 +1,4 @@
-"""A benchmark table for the terminal, Markdown, CSV, LaTeX and HTML."""
+"""Write a benchmark table for the terminal, and as Markdown, CSV, LaTeX and HTML."""
 
 import csv
 import io
@@ -34,19 +34,19 @@ _LATEX = {
     "×": r"$\times$",
     "ω": r"$\omega$",
     "|": r"\textbar{}",
-    # After a line's end an open bracket would begin the length of its gap.
+    # At the beginning of a line, an open bracket would be read as the length of the gap before the line.
     "[": "{[}",
 }
 _MARKDOWN = {letter: f"\\{letter}" for letter in "\\|[]*`"} | {"<": "&lt;", ">": "&gt;"}
-"""What would begin a column, a link, a picture or HTML."""
+"""Characters that would begin a column, a link, a picture or HTML."""
 _FORMULA = ("=", "+", "-", "@")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that a spreadsheet takes for the beginning of a formula."""
 
 
 def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) -> None:
-    """Print the table with rich; best of a column bold, second underlined, footnotes below.
+    """Print the table with rich: the best of a column in bold, the second underlined, footnotes below.
 
-    A table wider than the console is printed in several parts, each with the first column, rather than with cut numbers.
+    A table wider than the console is printed in several parts, each with the first column, so that no number is cut.
     """
     grid, console = as_grid(table), console or Console()
     for part, columns in enumerate(_parts(grid, console.width)):
@@ -67,7 +67,7 @@ def to_terminal(table: BenchmarkTable | Grid, console: Console | None = None) ->
 
 
 def to_markdown(table: BenchmarkTable | Grid) -> str:
-    """Return the table as GitHub Markdown; best bold, second underlined (`<u>`)."""
+    """Return the table as GitHub Markdown, with the best in bold and the second underlined (`<u>`)."""
     grid = as_grid(table)
     header = [f"{name} ({below})" if below else name for name, below in zip(grid.header, grid.subheader, strict=True)]
     lines = [_markdown_line(list(map(_markdown, header))), _markdown_line(["---:" if numeric else ":---" for numeric in grid.numeric])]
@@ -84,7 +84,7 @@ def to_markdown(table: BenchmarkTable | Grid) -> str:
 
 
 def to_csv(table: BenchmarkTable | Grid) -> str:
-    """Return a benchmark table as CSV, a row per (method, target) with every number in full; any other grid as it is printed."""
+    """Return a benchmark table as CSV, with a row per (method, target) and full numbers. Other grids are written as printed."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if isinstance(table, Grid):
@@ -110,7 +110,7 @@ def to_csv(table: BenchmarkTable | Grid) -> str:
 
 
 def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> str:
-    """Return a `table` environment that needs the packages booktabs and graphicx; it compiles with pdflatex."""
+    """Return a `table` environment, which needs the packages booktabs and graphicx and compiles with pdflatex."""
     grid = as_grid(table)
     lines = [r"\begin{table}", r"\centering", r"\small", r"\resizebox{\textwidth}{!}{%"]
     lines += [rf"\begin{{tabular}}{{{''.join('r' if numeric else 'l' for numeric in grid.numeric)}}}", r"\toprule"]
@@ -133,7 +133,7 @@ def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> s
 
 
 def to_html(table: BenchmarkTable | Grid) -> str:
-    """Return a `<figure>` with the table; cells carry `data-sort`, so a script can sort them, and no style of their own."""
+    """Return a `<figure>` with the table. Cells have `data-sort`, so that a script can sort them, but no style of their own."""
     grid = as_grid(table)
     spreads = [any(row.cells[column].spread for row in grid.rows) for column in range(len(grid.header))]
     head = "".join(
@@ -155,7 +155,7 @@ def to_html(table: BenchmarkTable | Grid) -> str:
 
 
 def as_grid(table: BenchmarkTable | Grid) -> Grid:
-    """Return the grid of a benchmark table in its ordinary layout, or a grid, with all that it holds printable."""
+    """Return the grid of a benchmark table in its usual layout, or the given grid, with all its texts printable."""
     return printable_grid(table if isinstance(table, Grid) else layout(table))
 
 
@@ -164,7 +164,7 @@ def _lines(grid: Grid) -> list[str]:
 
 
 def _parts(grid: Grid, width: int) -> list[list[int]]:
-    """Column numbers of each part of a table that is to fit into `width` characters; the first column leads every part."""
+    """Return the column numbers of each part of a table that must fit into `width` characters. Each part has the first column."""
     widths = [
         max(
             len(line)
@@ -185,7 +185,7 @@ def _parts(grid: Grid, width: int) -> list[list[int]]:
 
 
 def spreadsheet_text(text: str) -> str:
-    """Return a text as a spreadsheet may open it: an apostrophe keeps what is no number from being computed."""
+    """Return a text that is safe in a spreadsheet: an apostrophe keeps text that is not a number from being computed."""
     shown = printable(text)
     try:
         float(shown)
@@ -199,7 +199,7 @@ def _plain(cell: GridCell) -> str:
 
 
 def _rich_cell(cell: GridCell, room: int = 0) -> Text:
-    """One cell, its spread in `room` characters so that the numbers of a column stand in line."""
+    """Return one cell, with its spread in `room` characters, so that the numbers of a column are aligned."""
     style = {1: "bold", 2: "underline"}.get(cell.rank or 0, "")
     text = Text(cell.text, style=style)
     if cell.spread:
@@ -227,7 +227,7 @@ def _markdown_cell(cell: GridCell) -> str:
 
 
 def _latex(text: str) -> str:
-    # pdflatex knows the letters of Latin-1 and stops at others.
+    # pdflatex knows the letters of Latin-1, and stops at others.
     return "".join(_LATEX.get(letter) or (letter if letter < "\u0100" else f"U+{ord(letter):04X}") for letter in text)
 
 
@@ -244,7 +244,7 @@ def _latex_cell(cell: GridCell) -> str:
 
 
 def _html_cell(cell: GridCell, numeric: bool, room: bool) -> str:
-    """One cell; `room` keeps a place for the spread where others of its column have one, so that the numbers stand in line."""
+    """Return one cell. With `room`, it keeps space for a spread, which other cells of its column have, so that numbers are aligned."""
     tag = {1: "strong", 2: "u"}.get(cell.rank or 0)
     text = escape(cell.text)
     text = f"<{tag}>{text}</{tag}>" if tag else text

@@ -1,7 +1,7 @@
-"""Differences between methods, and how sure one can be of them.
+"""Differences between methods, and how certain they are.
 
-Everything starts from the seeds' scores in a benchmark table's cells, that is, at the learning rates which validation chose. With the few
-seeds that a sweep has, the tests have little power and bootstrap intervals are too narrow; the counts are always given beside them.
+All statistics use the seeds' scores in a benchmark table's cells, that is, at the learning rates chosen by validation. With the few seeds
+of a sweep, the tests have little power and bootstrap intervals are too narrow. So the counts are always given beside them.
 """
 
 import math
@@ -25,20 +25,20 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks of methods over targets (1 is best; ties share the mean rank) and what they say."""
+    """Average ranks of methods over targets (1 is best, and ties share the mean rank), with their tests."""
 
     average: tuple[tuple[str, float], ...]
-    """(title, average rank), best first; only methods that have a score on every target."""
+    """Pairs (title, average rank), best first, of the methods that have a score on every target."""
     targets: int
     critical_difference: float
-    """Nemenyi: average ranks closer than this do not differ at the level `alpha` (Demsar 2006, JMLR 7)."""
+    """Nemenyi: average ranks that differ by less than this do not differ at the level `alpha` (Demsar 2006, JMLR 7)."""
     friedman_p: float | None
-    """p of Friedman's test that all methods rank alike; None below three methods or two targets."""
+    """p of Friedman's test that all methods have equal ranks. None: fewer than three methods or two targets."""
     alpha: float
 
     @property
     def cliques(self) -> list[tuple[str, ...]]:
-        """Maximal groups of methods whose average ranks do not differ: the bars of a critical-difference plot."""
+        """Largest groups of methods whose average ranks do not differ: the bars of a critical-difference plot."""
         groups: list[tuple[str, ...]] = []
         for start, (_, low) in enumerate(self.average):
             group = tuple(title for title, rank in self.average[start:] if rank - low < self.critical_difference)
@@ -48,7 +48,7 @@ class Ranks:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p values for testing them together (Holm 1979)."""
+    """Return Holm's step-down correction of p values that are tested together (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -59,22 +59,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def differences(table: BenchmarkTable, reference: str | None = None, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """Score differences of pairs of rows per target and on average.
+    """Return the score differences of pairs of rows, per target and on average.
 
-    Seeds are paired where the two cells share at least two; otherwise the scores are two samples. Intervals are percentile bootstraps over
-    seeds (for the average: over the seeds of each target separately). p values: paired or Welch's t test, corrected by Holm over the
-    targets of a pair; missing where a sample has no spread or fewer than two seeds.
+    Seeds are paired if the two cells share at least two. Otherwise the scores are two samples. Intervals are percentile bootstraps over
+    seeds (for the average, over the seeds of each target separately). p values are from a paired or Welch's t test, corrected by Holm over
+    the targets of a pair. They are missing if a sample has no spread or fewer than two seeds.
 
     Args:
         table: The benchmark table.
-        reference: Title of the row that all others are compared with; None: every pair of rows.
+        reference: Title of the row with which all others are compared. None: all pairs of rows are compared.
         confidence: Level of the intervals.
-        seed: Of the bootstrap's random stream.
+        seed: Seed of the bootstrap's random stream.
 
     Returns:
         Columns first, second (titles), target (task key, or `average`), difference (first minus second, fraction), low, high, n (pairs, or
-        the smaller sample), paired, p, p_holm. A row per pair and target that both have a score on; `average` only over these targets, with
-        their number in `targets`.
+        the smaller sample), paired, p, p_holm. There is a row per pair and target on which both have a score. `average` is only over these
+        targets, and `targets` has their number.
     """
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
@@ -97,7 +97,7 @@ def differences(table: BenchmarkTable, reference: str | None = None, *, confiden
 
 
 def superiority(table: BenchmarkTable, reference: str | None = None) -> pd.DataFrame:
-    """Probability that a random seed of the first row beats a random seed of the second, ties counted half (Mann-Whitney's U over n m).
+    """Return the probability that a random seed of the first row beats one of the second; ties count half (Mann-Whitney's U over n m).
 
     Returns:
         Columns first, second, target (task key, or `average`), probability.
@@ -116,7 +116,7 @@ def superiority(table: BenchmarkTable, reference: str | None = None) -> pd.DataF
 
 
 def win_tie_loss(table: BenchmarkTable, reference: str | None = None) -> pd.DataFrame:
-    """On how many targets the first row's mean is above, equal to or below the second's, in the digits that the table prints.
+    """Count the targets where the first row's mean is above, equal to or below the second's, in the digits that the table prints.
 
     Returns:
         Columns first, second, win, tie, loss.
@@ -133,7 +133,7 @@ def win_tie_loss(table: BenchmarkTable, reference: str | None = None) -> pd.Data
 
 
 def ranks(table: BenchmarkTable, *, alpha: float = 0.05) -> Ranks | None:
-    """Average ranks of the complete rows; None with fewer than two of them."""
+    """Return the average ranks of the complete rows. None: there are fewer than two."""
     rows = [row for row in table.rows if row.is_complete]
     if len(rows) < 2:
         return None
@@ -141,19 +141,19 @@ def ranks(table: BenchmarkTable, *, alpha: float = 0.05) -> Ranks | None:
     by_target = stats.rankdata(-means, axis=0)
     average = sorted(((row.title, float(rank)) for row, rank in zip(rows, by_target.mean(axis=1), strict=True)), key=lambda pair: pair[1])
     k, n = means.shape
-    # Friedman's statistic is 0 / 0 where all methods tie on every target.
+    # Friedman's statistic is 0 / 0 if all methods tie on every target.
     p = float(stats.friedmanchisquare(*means).pvalue) if k > 2 and n > 1 and np.ptp(by_target) > 0 else None
     return Ranks(tuple(average), n, critical_difference(k, n, alpha), p, alpha)
 
 
 def critical_difference(methods: int, targets: int, alpha: float = 0.05) -> float:
-    """Nemenyi's critical difference of average ranks: q_alpha sqrt(k (k + 1) / (6 N)) for k methods on N targets."""
+    """Return Nemenyi's critical difference of average ranks: q_alpha sqrt(k (k + 1) / (6 N)) for k methods on N targets."""
     q = float(stats.studentized_range.ppf(1 - alpha, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * targets))
 
 
 def default_reference(table: BenchmarkTable) -> str:
-    """Title of the row to compare with: the single-task adapter where there is one, otherwise the first row."""
+    """Return the title of the row to compare with: the single-task adapter if there is one, otherwise the first row."""
     return next((row.title for row in table.rows if row.method == "adapter"), table.rows[0].title)
 
 
@@ -166,7 +166,7 @@ def _pairs(table: BenchmarkTable, reference: str | None) -> Iterator[tuple[Row, 
 
 
 def _samples(cell: Cell, other: Cell) -> tuple[Array, Array, bool]:
-    """Both cells' scores: of the shared seeds in equal order if there are at least two, otherwise all."""
+    """Return both cells' scores: those of shared seeds in equal order if there are at least two, otherwise all."""
     one, two = dict(cell.scores), dict(other.scores)
     shared = sorted(one.keys() & two.keys())
     if len(shared) > 1 or (len(one) == len(two) == len(shared)):
@@ -208,7 +208,7 @@ def _average_difference(samples: Sequence[tuple[Array, Array, bool]], confidence
 
 
 def _resampled(one: Array, two: Array, paired: bool, rng: np.random.Generator) -> Array:
-    """Bootstrap replicates of the difference of means, shape [RESAMPLES]."""
+    """Return bootstrap replicates of the difference of means, shape [RESAMPLES]."""
     if paired:
         difference = one - two
         return np.asarray(difference[rng.integers(len(difference), size=(RESAMPLES, len(difference)))].mean(axis=1))
@@ -222,7 +222,7 @@ def _interval(replicates: Array, confidence: float) -> tuple[float, float]:
 
 
 def _p_value(one: Array, two: Array, paired: bool) -> float | None:
-    """Two-sided t test; None where the scores do not spread, since their variance then says nothing."""
+    """Return the p value of a two-sided t test. None: the scores have no spread, so their variance says nothing."""
     spread = np.ptp(one - two) if paired else max(np.ptp(one), np.ptp(two))
     if spread < 1e-12:
         return None
