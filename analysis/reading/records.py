@@ -1,4 +1,4 @@
-"""What each node of a store or sweep left behind, as plain records: the step between files and the data frame."""
+"""What each node of a store or sweep left, as plain records: the step between files and the data frame."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,32 +18,32 @@ State = Literal["succeeded", "failed", "blocked", "running", "pending"]
 
 @dataclass(frozen=True)
 class Record:
-    """One node: what it was asked to do, how far it came, and what came out."""
+    """One node: its configuration, its state, and its results."""
 
     node: str
     state: State
-    """`running` means begun and neither finished nor failed: a killed sweep leaves such nodes too."""
+    """`running` means begun but neither finished nor failed. A killed sweep leaves such nodes too."""
     stage: str | None = None
-    """The sweep's view where there is one: an adapter that feeds a transfer job is a `source`, otherwise `single`."""
+    """Stage in the sweep, if there is one: an adapter that feeds a transfer job is a `source`, otherwise `single`."""
     error: str | None = None
-    """First line of the failure; for a blocked node, which parent failed."""
+    """First line of the error; for a blocked node, the parent that failed."""
     attempts: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The job's configuration; only method, task, seed and learning rate are known of a node that has not begun."""
+    """The job's configuration. Of a node that has not begun, only method, task, seed and learning rate are known."""
     parents: tuple[str, ...] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, Any] = field(default_factory=dict)
-    """How its method, tasks and metrics are called, as the sweep's manifest or else the job says; `analysis.reading.names` reads it."""
+    """Names of its method, tasks and metrics, from the sweep's manifest or else the job. `analysis.reading.names` reads them."""
     started: float | None = None
-    """Seconds since 1970 at which the node was first begun."""
+    """When the node was first begun, in seconds since 1970."""
     finished: float | None = None
-    """Seconds since 1970 at which the node succeeded or failed."""
+    """When the node succeeded or failed, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
 class SweepInfo:
-    """What the driver wrote about a sweep before it began."""
+    """What the driver wrote about a sweep before it began the sweep."""
 
     name: str
     benchmark: str | None = None
@@ -52,7 +52,7 @@ class SweepInfo:
     methods: tuple[str, ...] = ()
     yaml: str = ""
     overrides: tuple[str, ...] = ()
-    """What the command line set in place of the file's values, as `key=value`."""
+    """Values that the command line set in place of those in the file, as `key=value`."""
     file: str | None = None
     created: str | None = None
     tracking_uri: str | None = None
@@ -61,10 +61,10 @@ class SweepInfo:
 
 
 def read_json(folder: Folder, path: str) -> dict[str, Any] | None:
-    """Return a JSON object, or None where the file is absent.
+    """Return a JSON object. None: the file is absent.
 
     Raises:
-        ResultsError: The file is there but holds no JSON object.
+        ResultsError: The file exists but holds no JSON object.
     """
     raw = folder.read(path)
     if raw is None:
@@ -79,21 +79,21 @@ def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
     """Return the manifest of a sweep that was run into this store.
 
     Raises:
-        ResultsError: The store knows no sweep of that name, or its manifest was not written by a run.
+        ResultsError: The store has no sweep of that name, or its manifest was not written by a run.
     """
     raw = read_json(folder, f"sweeps/{sweep}.json")
     if raw is None:
         known = ", ".join(folder.manifests()) or "none"
         raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
-    # A manifest that was copied to another name still holds its first one.
+    # A manifest that was copied under another name still holds its first name.
     return replace(parse_manifest(raw, f"{folder.name}/sweeps/{sweep}.json"), name=sweep)
 
 
 def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
-    """Return a manifest's content, with what an older or newer writer left out as empty.
+    """Return a manifest's content. Fields that an older or newer writer left out are empty.
 
     Raises:
-        ResultsError: It was not written by a run, or names a place outside the store; the sentence says `where` it lies.
+        ResultsError: It was not written by a run, or names a place outside the store. The sentence names `where`.
     """
     if not shapes.has_form(raw, shapes.MANIFEST):
         raise ResultsError(f"{where} has not the form that runs write; run the sweep again.")
@@ -115,12 +115,12 @@ def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
 
 
 def _in_full(entry: Mapping[str, Any], values: Any, names: Any) -> Mapping[str, Any]:
-    """Return a node's line with its configuration and names; the manifest keeps each field's values once and their numbers in the lines."""
+    """Return a node's entry with its configuration and names. The manifest lists each field's values once; entries hold their numbers."""
     entry = {**entry, "names": names} if names else entry
     numbers = entry.get("config")
     if not isinstance(numbers, list) or not isinstance(values, Mapping):
         return entry
-    # Fields that only later jobs have are missing from the earlier lines.
+    # Earlier entries lack fields that only later jobs have.
     chosen = zip(values.items(), numbers, strict=False)
     config = {
         name: known[number]
@@ -131,7 +131,7 @@ def _in_full(entry: Mapping[str, Any], values: Any, names: Any) -> Mapping[str, 
 
 
 def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = None, benchmark: str | None = None) -> Record:
-    """Return what one node left; `entry` is its line in a sweep's manifest."""
+    """Return what one node left. `entry` is its entry in a sweep's manifest."""
     entry = entry or {}
     try:
         job, success = read_json(folder, f"{node}/job.json"), read_json(folder, f"{node}/SUCCESS.json")
@@ -147,7 +147,7 @@ def read_record(folder: Folder, node: str, entry: Mapping[str, Any] | None = Non
                 raise ResultsError(f"{node}/{name} has not the form that jobs write; run the sweep again.")
         begun = job is not None or folder.read(f"{node}/history.jsonl") is not None
     except ResultsError as error:
-        # Damage in one node must not hide the others: it counts as a failure of that node.
+        # Damage in one node must not hide the other nodes. It counts as a failure of that node.
         config, names = config_from(entry, node, benchmark), entry.get("names") or {}
         return Record(node, "failed", stage=entry.get("stage"), error=str(error), config=config, names=names)
     state: State = "succeeded" if success else "failed" if failure else "running" if begun else "pending"
@@ -163,16 +163,16 @@ def record_of(
     entry: Mapping[str, Any] | None = None,
     benchmark: str | None = None,
 ) -> Record:
-    """Put a record together from what is known of a node.
+    """Join what is known of a node into a record.
 
     Args:
         node: The node.
-        state: How it stands.
+        state: Its state.
         job: Content of its `job.json`.
-        ending: Of its `SUCCESS.json` or `FAILED.json`.
-        result: Of its `result.json`.
-        entry: Its line in a sweep's manifest.
-        benchmark: The sweep's.
+        ending: Content of its `SUCCESS.json` or `FAILED.json`.
+        result: Content of its `result.json`.
+        entry: Its entry in a sweep's manifest.
+        benchmark: The sweep's benchmark.
     """
     job, ending, entry = job or {}, ending or {}, entry or {}
     return Record(
@@ -192,7 +192,7 @@ def record_of(
 
 
 def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
-    """All nodes of a sweep in the manifest's order, or without a manifest all nodes of the store."""
+    """Return all nodes of a sweep in the manifest's order or, without a manifest, all nodes of the store."""
     nodes = list(folder.nodes()) if manifest is None else [str(entry["node"]) for entry in manifest.nodes]
     folder.prefetch(f"{node}/{name}" for node in nodes for name in _RECORD_FILES)
     if manifest is None:
@@ -203,7 +203,7 @@ def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
 
 
 def _require_node(entry: Any, where: str) -> None:
-    """Refuse a manifest's line that names no node, or a place outside the store."""
+    """Refuse a manifest's entry that names no node, or a place outside the store."""
     node = entry.get("node") if isinstance(entry, Mapping) else None
     sound = isinstance(node, str) and node and ".." not in node.split("/") and not node.startswith("/")
     if not sound or not shapes.has_form(entry, shapes.MANIFEST_LINE):
@@ -211,17 +211,17 @@ def _require_node(entry: Any, where: str) -> None:
 
 
 def mark_blocked(records: Sequence[Record]) -> list[Record]:
-    """Turn `pending` and `running` nodes below a failed one into `blocked` ones that name it."""
+    """Turn `pending` and `running` nodes below a failed node into `blocked` ones that name it."""
     by_node = {record.node: record for record in records}
     culprits: dict[str, str | None] = {}
     waiting = [record.node for record in reversed(records)]
-    while waiting:  # not by recursion: parents may have parents thousands deep
+    while waiting:  # not by recursion, since chains of parents may be thousands long
         node = waiting[-1]
         record = by_node.get(node)
         if record is None or record.state in ("failed", "succeeded"):
             culprits[node] = node if record is not None and record.state == "failed" else None
         elif node not in culprits and (unknown := [parent for parent in record.parents if parent not in culprits]):
-            culprits[node] = None  # so that a circle ends
+            culprits[node] = None  # so that a cycle ends
             waiting.extend(unknown)
             continue
         else:
@@ -238,7 +238,7 @@ def mark_blocked(records: Sequence[Record]) -> list[Record]:
 
 
 def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> dict[str, Any]:
-    """Return the little that a manifest's line, or failing that the node's path, says about a node without `job.json`."""
+    """Return what a manifest's entry, or else the node's path, says about a node without `job.json`."""
     parts = PurePosixPath(node).parts
     # <benchmark>/<backbone>/<stage>/<method>/<task>/<variant>-<fingerprint>
     from_path = dict(zip(("benchmark", "backbone", "stage", "method", "task"), parts[:5], strict=True)) if len(parts) == 6 else {}
@@ -260,7 +260,7 @@ def config_from(entry: Mapping[str, Any], node: str, benchmark: str | None) -> d
 
 
 def _count(value: Any) -> int | None:
-    """Return a small whole number; None for anything else."""
+    """Return a small whole number. None: the value is anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
