@@ -93,8 +93,7 @@ def split(
 def draw(rows: Dataset, count: int | None, stratify: bool) -> Dataset:
     """Return at most `count` of the rows, drawn with seed 42, in proportion to the labels if that is possible.
 
-    It is not possible if `count`, or the number of rows left, is smaller than the number of classes, or if a class has one row. Then the
-    draw is plainly random.
+    If `count`, or what it leaves, is smaller than the number of classes, or a class has one row, the draw is plainly random.
     """
     if count is None or count >= len(rows):
         return rows
