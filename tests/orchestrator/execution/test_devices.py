@@ -128,7 +128,7 @@ def test_what_did_not_fit_is_in_the_store_at_once_and_forgotten_after_a_day(tmp_
 def test_device_that_is_known_is_not_measured_again():
     wanted = samples([source("s0")])
     memory = Memory("CPU", 1e9, 1e8, 1e5, 1e6)
-    assert probe(wanted, {"CPU": {wanted[ADAPTER].kind(ON_CPU): memory}}, ON_CPU) == {ADAPTER: memory}
+    assert probe(wanted, {"CPU": {wanted[ADAPTER].name(ON_CPU): memory}}, ON_CPU) == {ADAPTER: memory}
 
 
 def test_recomputed_activations_take_less_and_are_measured_apart():
@@ -136,7 +136,7 @@ def test_recomputed_activations_take_less_and_are_measured_apart():
     wanted = samples([dataclasses.replace(job, config=dataclasses.replace(job.config, settings=get_method("adapter").settings))])
     recomputed = dataclasses.replace(ON_CPU, gradient_checkpointing=True)
     kept = probe(wanted, {}, ON_CPU)
-    less = probe(wanted, {"CPU": {wanted[ADAPTER].kind(ON_CPU): kept[ADAPTER]}}, recomputed)
+    less = probe(wanted, {"CPU": {wanted[ADAPTER].name(ON_CPU): kept[ADAPTER]}}, recomputed)
     assert less[ADAPTER].per_token < kept[ADAPTER].per_token / 3
 
 
