@@ -140,10 +140,10 @@ class _PackTrainer:
         self.outcomes: dict[int, Outcome] = {}
         started = time.monotonic()
         self.accelerator = open_accelerator(first.optimisation.precision, runtime.device)
-        if self.accelerator.device.type == "cpu":
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
             keep_freed_memory()
-        on_gpu = self.accelerator.device.type != "cpu"
-        self.shared_passes = on_gpu if runtime.shared_passes is None else runtime.shared_passes
+        self.shared_passes = not on_cpu if runtime.shared_passes is None else runtime.shared_passes
         self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)

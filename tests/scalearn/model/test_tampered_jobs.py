@@ -9,23 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
 from scalearn.errors import UserError
-from scalearn.model.model import LoadedBackbone, load_backbone, load_model
-from tests.scalearn.helpers.small import data, job, run, save_backbone
+from scalearn.model.model import LoadedBackbone, load_model
+from tests.scalearn.helpers.small import data, job, run
 
 SOURCES = ("apple", "coachella")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def backbone(place: str) -> LoadedBackbone:
-    return load_backbone(place)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from scalearn.tasks import own_task, register_task
 from scalearn.training.pack import Stop
 from scalearn.training.runtime import Runtime
 from tests.scalearn.helpers.packs import difference, stop_at
-from tests.scalearn.helpers.small import data, job, run, save_backbone
+from tests.scalearn.helpers.small import data, job, run
 
 SOURCES = ("apple", "coachella")
 TEXTS = ["I love my new phone", "what a concert", "meh", "the battery died again, and nobody at the store cared"]
@@ -44,16 +44,6 @@ METHODS = {
     "scalearn_fixed": {"omega": (0.4, 0.6)},
     "adapterfusion": {},
 }
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
-    return save_backbone(tmp_path_factory.mktemp("backbone"), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def backbone(place: str) -> LoadedBackbone:
-    return load_backbone(place)
 
 
 @pytest.fixture(scope="module")
