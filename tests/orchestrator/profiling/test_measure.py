@@ -1,15 +1,23 @@
 """The line through measured packs, what is measured in little time, and one real measurement."""
 
+import dataclasses
+
 import pytest
 
 from orchestrator import cli
 from orchestrator.commands.profile import print_profile
+from orchestrator.definition.graph import Job
 from orchestrator.profiling import measure
 from orchestrator.profiling.deadline import Deadline, Extent, Taken, take
 from orchestrator.profiling.measure import MeasuredPack, fit_pace, measure_profile
 from orchestrator.profiling.profile import Pace, Rates, from_json, load_profile, to_json
 from orchestrator.scheduling.cost import CostModel
 from tests.orchestrator.helpers.doubles import source, transfer
+
+
+def twice_as_long(job: Job) -> Job:
+    optimisation = dataclasses.replace(job.config.optimisation, epochs=2 * job.config.optimisation.epochs)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, optimisation=optimisation))
 
 
 def points(fixed: float, per_job: float, per_token: float) -> list[MeasuredPack]:
@@ -138,7 +146,8 @@ def test_quick_measurement_gives_a_profile_that_plans(capsys):
     assert rates.bytes_per_token > 10_000
     cost = CostModel(profile)
     parents = [source(f"s{number}") for number in range(3)]
-    assert 1 < cost.estimate(parents[0]).seconds < 1000
+    # How long it takes is the machine's affair; that it grows with the steps is the profile's.
+    assert 0 < cost.estimate(parents[0]).seconds < cost.estimate(twice_as_long(parents[0])).seconds
     assert cost.estimate(transfer("t", parents)).seconds > 0
     print_profile(profile, Console(width=200))
     assert "tokens/s" in capsys.readouterr().out
