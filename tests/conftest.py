@@ -44,9 +44,10 @@ settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
-    """Listen to interrupts as in a terminal: what a shell starts in the background ignores them, and so would what the tests start."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Listen to signals as in a terminal: behind `&` and `nohup` they are ignored, and so they would be by what the tests start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_unconfigure() -> None:
