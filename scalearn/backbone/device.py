@@ -1,13 +1,33 @@
-"""The device and precision of a worker's computations, through accelerate."""
+"""A device: its name, its memory, and the precision in which it computes fastest. accelerate is not needed here."""
+
+import os
+import platform
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from scalearn.config import Precision
 from scalearn.errors import UserError
 
-_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+def device_name(device_type: str) -> str:
+    """Return the device's usual name: `NVIDIA H100 80GB HBM3`, `2-core AMD EPYC CPU`."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{len(os.sched_getaffinity(0))}-core {model} CPU"
+
+
+def device_memory(device_type: str) -> float:
+    """Return the bytes of the device, or of the machine's memory that one worker may use."""
+    if device_type == "cuda":
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    # Workers share the machine's memory, and the driver needs some too.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (len(os.sched_getaffinity(0)) + 1)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
@@ -27,39 +47,3 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
-
-
-def open_accelerator(precision: Precision, device: str) -> Accelerator:
-    """Return a new accelerator for one pack.
-
-    accelerate keeps device and precision in a state of the whole process. A warm worker runs packs of different precision, so this clears
-    that state first.
-
-    Args:
-        precision: Precision that the job requests.
-        device: `auto`, `cpu` or `cuda`. With several GPUs, `CUDA_VISIBLE_DEVICES` chooses one.
-
-    Raises:
-        UserError: A GPU was requested where there is none, or by its number.
-    """
-    if device.startswith("cuda:"):
-        raise UserError(f"Device {device} cannot be chosen by its number: use cuda, and set CUDA_VISIBLE_DEVICES to the GPU.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"Device {device} was asked for, but this machine has no usable GPU: use device auto or cpu.")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    resolved = torch.device("cpu" if on_cpu else "cuda")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=_MIXED[resolve_precision(precision, resolved)])
-
-
-def gradient_scaler(accelerator: Accelerator) -> torch.amp.GradScaler | None:
-    """Return a job's own gradient scaler in fp16; None in other precisions.
-
-    A scaler of accelerate would serve the whole pack, so one job's overflow would leave out the steps of all jobs.
-    """
-    return None if accelerator.scaler is None else torch.amp.GradScaler(accelerator.device.type)
-
-
-def precision_name(accelerator: Accelerator) -> str:
-    """Return the precision in which a pack computed: `fp32`, `bf16` or `fp16`."""
-    return {mixed: name for name, mixed in _MIXED.items()}[accelerator.mixed_precision]

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from scalearn.backbone.pretrained import load_pretrained
 from scalearn.backbone.registry import Backbone, require_encoder, shape_of
+from scalearn.backbone.unpadded import leave_out_padding, row_attentions, without_padding
 from scalearn.errors import UserError
 from scalearn.layers.branch import Branch, BranchPack
-from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
 from scalearn.layers.recomputation import PassNumber, tell_passes_apart
 from scalearn.layers.slot import Slot
@@ -50,8 +50,10 @@ class Encoder(nn.Module):
         self._recomputes = False
         model.requires_grad_(False)
         give_each_job_its_stream(model, self.streams)
-        last_layer = [layer for _, layer in self.model.iter_layers()][-1]
-        keep_first_token(last_layer, self.config.model_type, self.config._attn_implementation)
+        self.needs_padding = not leave_out_padding(model, self.streams)
+        """Whether the architecture reads padded rows only."""
+        self.pads = self.needs_padding
+        """Whether rows are padded to the longest of a pass. Several jobs' rows in one pass always are."""
         self.site_names = self._place_slots()
 
     @property
@@ -119,19 +121,21 @@ class Encoder(nn.Module):
             The last hidden state of every row's first token: `[rows, hidden]`.
         """
         self.pass_number.value += 1
-        self.pack.load(branches, blocks)
-        self.streams.blocks = tuple(blocks)
+        layout, accepted = None, {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
+        if not (self.pads or self.needs_padding or len(blocks) > 1):
+            layout, accepted = without_padding(self.model, inputs)
+        self.pack.load(branches, blocks, layout)
+        self.streams.blocks, self.streams.layout = tuple(blocks), layout
         model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
         if model is None:
             model = self.model
             if bool(branches) != bool(model.active_adapters):
                 with quiet_library():  # it warns, since it runs forward hooks while the slot is inactive
                     model.set_active_adapters(SLOT if branches else None)
-        accepted = {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
         states: Tensor = model.base_model(**accepted)[0]
         if not (self._recomputes and states.requires_grad):
             self.pack.end_pass()
-        return states[:, 0]
+        return states[:, 0] if layout is None else layout.first_of(states)[0]
 
     def copy_of_model(self) -> Any:
         """Return a copy of the adapters library's model, for a job to change. Its dropouts use the same streams as the backbone's."""
@@ -139,6 +143,8 @@ class Encoder(nn.Module):
         model = copy.deepcopy(self.model, shared)
         with quiet_library():
             model.delete_adapter(SLOT)
+        for attention in row_attentions(model):
+            attention.plain = False
         return model
 
     def release(self) -> None:
@@ -147,7 +153,17 @@ class Encoder(nn.Module):
         self.pass_number.value += 1
         self.pack.end_pass()
         self.pack.clear()
-        self.streams.blocks = ()
+        self.streams.forget()
+
+    def hold_products_in(self, dtype: torch.dtype) -> None:
+        """Convert the weights of the layers' products, so that autocast to `dtype` need not convert them at every step.
+
+        Products under autocast give the same bits as before. A copy for a job that changes weights must come from an encoder in float32.
+        """
+        for _, layer in self.model.iter_layers():
+            for module in layer.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(dtype)
 
     def recompute_in_backward(self, enabled: bool) -> None:
         """Turn gradient checkpointing on or off. When on, layers keep only their inputs and run again in the backward pass.
@@ -183,7 +199,9 @@ class Encoder(nn.Module):
         self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
 
 
-def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager") -> Encoder:
+def load_encoder(
+    backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager", products_in: torch.dtype = torch.float32
+) -> Encoder:
     """Load a pretrained encoder and freeze it.
 
     Args:
@@ -191,6 +209,7 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
         device: Device for the weights.
         attention: `eager` draws attention dropout from the jobs' own random streams. `sdpa` is faster on long inputs, and draws it from
             the global stream.
+        products_in: Type of the weights of the layers' products. See `Encoder.hold_products_in`.
 
     Raises:
         UserError: The weights cannot be found or read or do not belong to the configuration, the model is no encoder, or the
@@ -198,7 +217,10 @@ def load_encoder(backbone: Backbone, *, device: torch.device | str = "cpu", atte
     """
     model, missing = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
     pooled = not any("pooler" in name for name in missing)
-    return Encoder(model.to(device), pretrained_pooler=pooled).to(device).eval()
+    encoder = Encoder(model.to(device), pretrained_pooler=pooled).to(device).eval()
+    if products_in is not torch.float32:
+        encoder.hold_products_in(products_in)
+    return encoder
 
 
 def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:

@@ -40,6 +40,11 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_mult
     return batch
 
 
+def token_count(ids: Sequence[Any]) -> int:
+    """Count the tokens of a row, given its `input_ids`. A row of several choices counts as its longest choice."""
+    return max(map(len, ids)) if isinstance(ids[0], (Sequence, np.ndarray)) else len(ids)
+
+
 _GROUP = 50
 """Number of batches whose rows are sorted by length together: enough for little padding, few enough to stay random."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scalearn.config import JobConfig
 from scalearn.layers.random_streams import RowBlock, RowStreams
+from scalearn.layers.row_layout import RowLayout
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Branch(nn.Module):
 
         Args:
             site: Index of the site.
-            hidden_states: `[rows, length, hidden]`, the layer-normalised output of the feed-forward block. At the last site it is
-                `[rows, 1, hidden]`, only the first token, since a head reads no other (see `scalearn.layers.first_token`).
+            hidden_states: The layer-normalised output of the feed-forward block: `[1, tokens, hidden]`, the rows' tokens one behind the
+                other, or `[rows, length, hidden]` where rows are padded. At the last site it holds only each row's first token, since a
+                head reads no other (see `scalearn.layers.first_token`).
 
         Returns:
             A tensor of the shape of `hidden_states`.
@@ -58,7 +60,7 @@ class Branch(nn.Module):
 
     def end_pass(self) -> None:
         """Forget the pass. Outside a pass, `added` draws anew in each call."""
-        self.streams.blocks = ()
+        self.streams.forget()
         for name in self.drawn_in_pass:
             setattr(self, name, None)
 
@@ -116,10 +118,16 @@ class BranchPack:
             for branch in branches:
                 branch.end_pass()
 
-    def load(self, branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> None:
-        """Set whose rows the next batch holds, and let every branch draw what its sites share."""
+    def load(self, branches: Sequence[Branch], blocks: Sequence[RowBlock], layout: RowLayout | None = None) -> None:
+        """Set whose rows the next batch holds, and let every branch draw what its sites share.
+
+        Args:
+            branches: One per job.
+            blocks: The rows of each job.
+            layout: The rows of the only job, if they are not padded.
+        """
         for branch, block in zip(branches, blocks, strict=True):
-            branch.streams.blocks = (block,)
+            branch.streams.blocks, branch.streams.layout = (block,), layout
             branch.begin_pass()
         self._groups = []
         rows = [block.rows for block in blocks]
@@ -132,7 +140,7 @@ class BranchPack:
         self._groups = []
 
     def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """Return what each branch adds to its own rows at a site: `[rows, length, hidden]`."""
+        """Return what each branch adds to its own rows at a site, in the shape of `hidden_states`."""
         parts = hidden_states.split([sum(rows) for _, rows in self._groups]) if len(self._groups) > 1 else (hidden_states,)
         outputs = []
         for (branches, rows), part in zip(self._groups, parts, strict=True):

@@ -5,7 +5,6 @@ for the backward pass (gradient checkpointing) draws the same mask again, and a 
 the masks of the whole batch.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,6 +12,8 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from scalearn.layers.row_layout import GRAIN, RowLayout
 
 OMEGA_DROPOUT = 1_000_000
 HEAD_DROPOUT = 2_000_000
@@ -33,17 +34,29 @@ class RowBlock:
     """Index of the rows' task among the job's tasks. It is 0 except for joint jobs."""
     first: int = 0
     """The place of the first row in the job's batch, if the batch is computed in parts."""
-    batch_rows: int | None = None
-    """Rows of the job's batch. None: the batch has no other rows than these."""
+    batch_lengths: tuple[int, ...] | None = None
+    """Tokens of every row of the job's batch, padding not counted. None: the batch has no other rows than these."""
 
-    def dropped_entries(self, shape: Sequence[int], rate: float, device: torch.device, number: int) -> Tensor:
-        """Return the part of the batch's mask that belongs to these rows. It has the given `shape`, whose first dimension is the rows."""
-        whole = dropped_entries((self.batch_rows or shape[0], *shape[1:]), rate, device, self.seed, number)
-        return whole[self.first : self.first + shape[0]]
+    def kept_of_rows(self, values: Tensor, rate: float, number: int) -> Tensor:
+        """Return the part of the batch's mask for `values`, whose first dimension is these rows. See the function `kept`."""
+        rows = values.shape[0] if self.batch_lengths is None else len(self.batch_lengths)
+        return self.kept((rows, *values.shape[1:]), values, rate, number)[self.first : self.first + values.shape[0]]
+
+    def kept_of_tokens(self, values: Tensor, rate: float, number: int) -> Tensor:
+        """Return the part of the batch's mask for `values`, whose first dimension is the tokens of these rows, and what fills them up."""
+        lengths = self.batch_lengths
+        if lengths is None:
+            return self.kept(values.shape, values, rate, number)
+        before = sum(lengths[: self.first])
+        return self.kept((sum(lengths) + GRAIN, *values.shape[1:]), values, rate, number)[before : before + values.shape[0]]
+
+    def kept(self, shape: Sequence[int], like: Tensor, rate: float, number: int) -> Tensor:
+        """Draw a mask from this batch's stream. See the function `kept`."""
+        return kept(shape, like, rate, self.seed, number)
 
     def dropout(self, values: Tensor, rate: float, number: int) -> Tensor:
         """Zero entries of `values`, `[rows, ...]`, and rescale the rest."""
-        return _without(values, self.dropped_entries(values.shape, rate, values.device, number), rate)
+        return dropped(values, self.kept_of_rows(values, rate, number), rate)
 
 
 @dataclass
@@ -51,6 +64,12 @@ class RowStreams:
     """The rows of each job in the batch that is in the backbone. If empty, the global random stream is used."""
 
     blocks: Sequence[RowBlock] = field(default_factory=tuple)
+    layout: RowLayout | None = None
+    """Where the tokens of each row lie, if they lie one behind the other, `[1, tokens, ...]`. None: rows are padded."""
+
+    def forget(self) -> None:
+        """Return to the global random stream, and to padded rows."""
+        self.blocks, self.layout = (), None
 
     @property
     def rows(self) -> int:
@@ -58,32 +77,34 @@ class RowStreams:
         return sum(block.rows for block in self.blocks)
 
 
-def dropped_entries(shape: Sequence[int], rate: float, device: torch.device, seed: int | None, number: int) -> Tensor:
-    """Return a boolean mask that is true with probability `rate`.
+def kept(shape: Sequence[int], like: Tensor, rate: float, seed: int | None, number: int) -> Tensor:
+    """Return a mask that is 0 with probability `rate`, and 1 otherwise, in the type of the values that it is for.
 
     Args:
         shape: Shape of the mask.
+        like: The values, or others of their type and device.
         rate: Dropout probability. On a CPU it is rounded to a multiple of 1 / 65,536.
-        device: Device of the mask.
         seed: Seed of the job's pass. None: the global random stream.
         number: Number of the dropout. Each dropout draws its own mask.
     """
-    generator = None if seed is None else torch.Generator(device=device).manual_seed(_mixed(seed, number))
-    if device.type != "cpu":
-        return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(rate, generator=generator)
-    # Four 16-bit draws from one 64-bit draw take a quarter of the time of `bernoulli_`, which takes a tenth of a step on a CPU.
-    entries = math.prod(shape)
-    words = torch.empty(-(-entries // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return (words.view(torch.int16)[:entries] < round(rate * 65536) - 32768).view(tuple(shape))
+    generator = None if seed is None else torch.Generator(device=like.device).manual_seed(_mixed(seed, number))
+    mask = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+    if like.device.type != "cpu":
+        return mask.bernoulli_(1.0 - rate, generator=generator)
+    # Four 16-bit draws from one 64-bit draw take a quarter of the time of `bernoulli_`. To compare into the values' own type, and to
+    # multiply by it, takes a quarter of the time of a boolean mask.
+    words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return torch.ge(words.view(torch.int16)[: mask.numel()].view(mask.shape), round(rate * 65536) - 32768, out=mask)
 
 
 def dropout(values: Tensor, rate: float, seed: int | None, number: int) -> Tensor:
-    """Zero entries of `values` and rescale the rest. See `dropped_entries` for the arguments."""
-    return _without(values, dropped_entries(values.shape, rate, values.device, seed, number), rate)
+    """Zero entries of `values` and rescale the rest. See `kept` for the arguments."""
+    return dropped(values, kept(values.shape, values, rate, seed, number), rate)
 
 
-def _without(values: Tensor, dropped: Tensor, rate: float) -> Tensor:
-    return (values * (1.0 / (1.0 - rate))).masked_fill_(dropped, 0.0)
+def dropped(values: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """Apply a mask that `kept` drew with `rate`, and rescale what is left."""
+    return (values * (1.0 / (1.0 - rate))).mul_(mask)
 
 
 class RowDropout(nn.Module):
@@ -101,27 +122,35 @@ class RowDropout(nn.Module):
         self.number = number
 
     def forward(self, values: Tensor) -> Tensor:
-        """Zero entries of `[rows, length, ...]` or `[rows, heads, length, length]` and rescale the rest."""
+        """Zero entries of `[rows, length, ...]`, `[rows, heads, length, length]` or `[1, tokens, ...]` and rescale the rest."""
         if not self.training or self.rate == 0.0:
             return values
         if not self.streams.blocks:
             return functional.dropout(values, self.rate)
+        if self.streams.layout is not None:
+            return dropped(values, self._mask_of_tokens(values, self.streams.layout), self.rate)
         if values.dim() < 3 or values.shape[0] != self.streams.rows:
             # All rows share these values (such as DeBERTa's relative positions), so the pack needs one mask. The first job draws it.
             return dropout(values, self.rate, self.streams.blocks[0].seed, self.number)
-        return _without(values, self._mask(values), self.rate)
+        return dropped(values, self._mask(values), self.rate)
+
+    def _mask_of_tokens(self, values: Tensor, layout: RowLayout) -> Tensor:
+        """Draw the mask of rows without padding, of all their tokens or of the first ones, as the last layer has them."""
+        block = self.streams.blocks[0]
+        draw = block.kept_of_tokens if values.shape[1] == layout.tokens else block.kept_of_rows
+        return draw(values[0], self.rate, self.number).unsqueeze(0)
 
     def _mask(self, values: Tensor) -> Tensor:
         blocks = self.streams.blocks
         sequence_dims = (2, 3) if values.dim() == 4 else (1,)
         if len(blocks) == 1 and blocks[0].length == values.shape[sequence_dims[0]]:
-            return blocks[0].dropped_entries(values.shape, self.rate, values.device, self.number)
-        mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+            return blocks[0].kept_of_rows(values, self.rate, self.number)
+        mask = torch.ones_like(values)
         for part, block in zip(mask.split([block.rows for block in blocks]), blocks, strict=True):
             own = part
             for dim in sequence_dims:
                 own = own.narrow(dim, 0, min(block.length, own.shape[dim]))
-            own.copy_(block.dropped_entries(own.shape, self.rate, values.device, self.number))
+            own.copy_(block.kept_of_rows(own, self.rate, self.number))
         return mask
 
 

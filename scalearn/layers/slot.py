@@ -25,12 +25,12 @@ class Slot(nn.Module):
     def pre_forward(
         self, hidden_states: Tensor, input_tensor: Tensor, layer_norm: nn.Module | None, fusion_config: object = None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Run the library's step before the adapter; return hidden states, query and residual, each `[rows, length, hidden]`."""
+        """Run the library's step before the adapter; return hidden states, query and residual, each of the shape of `hidden_states`."""
         placed: tuple[Tensor, Tensor | None, Tensor] = self.placement.pre_forward(hidden_states, input_tensor, layer_norm, fusion_config)
         return placed
 
     def forward(self, hidden_states: Tensor, residual_input: Tensor, output_gating: bool = False) -> tuple[Tensor, None, Tensor]:
-        """Add the jobs' outputs to the residual, both `[rows, length, hidden]`."""
+        """Add the jobs' outputs to the residual, both of one shape."""
         added = self.added(self.site, hidden_states)
         return added + residual_input, None, added
 

@@ -37,7 +37,7 @@ class SourceBranch(Branch):
         return self.combined(site, hidden_states, self._stacks[site].bottleneck(hidden_states))
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:
-        """Combine the sources, from their bottleneck activations `[rows, length, T r]`."""
+        """Combine the sources, from their bottleneck activations `[..., T r]`."""
         raise TypeError(f"{type(self).__name__} does not say how it combines its sources")
 
     def pack_key(self) -> object:

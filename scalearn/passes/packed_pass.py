@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from scalearn.backbone.encoder import Encoder
-from scalearn.data import TokenisedTask, collate
+from scalearn.data import TokenisedTask, collate, token_count
 from scalearn.layers.branch import Branch
 from scalearn.layers.heads import Head
 from scalearn.layers.random_streams import RowBlock
-from scalearn.passes.batches import merge_batches
+from scalearn.passes.batches import BatchPlan, merge_batches
 from scalearn.passes.packed_heads import head_logits
 
 
@@ -45,8 +45,8 @@ class JobBatch:
     """The batch's seed, for its dropout."""
     first: int = 0
     """The place of its first row in the whole batch that it is a part of."""
-    batch_rows: int | None = None
-    """Rows of that whole batch. None: this is the whole batch."""
+    batch_lengths: tuple[int, ...] | None = None
+    """Tokens of every row of that whole batch. None: this is the whole batch."""
 
     @property
     def weight(self) -> int:
@@ -57,13 +57,18 @@ class JobBatch:
     def block(self) -> RowBlock:
         """The description of these rows in a pass through the backbone."""
         rows, length = self.inputs["input_ids"].shape
-        return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_rows)
+        return RowBlock(rows, length, self.seed, self.task, self.first, self.batch_lengths)
 
 
-def collate_rows(run: PackedJob, task: int, split: str, rows: Sequence[int], pad_token_id: int, seed: int = 0) -> JobBatch:
-    """Read and pad rows of one split of one of the job's tasks."""
-    data = run.tasks[task].splits[split]
-    return JobBatch(run, task, collate(data.__getitems__(list(rows)), pad_token_id), seed)
+def collate_rows(run: PackedJob, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
+    """Read and pad rows of one split of one of the job's tasks, in the given order."""
+    return JobBatch(run, task, collate(run.tasks[task].splits[split].__getitems__(list(rows)), pad_token_id))
+
+
+def training_batch(run: PackedJob, plan: BatchPlan, pad_token_id: int, seed: int) -> JobBatch:
+    """Read and pad the rows of a training step, shortest first, since neighbours of like length are attended to together."""
+    rows = run.tasks[plan.task].splits["train"].__getitems__(list(plan.rows))
+    return JobBatch(run, plan.task, collate(sorted(rows, key=lambda row: token_count(row["input_ids"])), pad_token_id), seed)
 
 
 def packed_logits(encoder: Encoder, batches: Sequence[JobBatch], pad_token_id: int) -> list[Tensor]:
@@ -125,10 +130,11 @@ def _parts(batch: JobBatch, room: int) -> Iterator[tuple[JobBatch, float]]:
     if count == 1:
         yield batch, 1.0
         return
+    lengths = tuple(batch.inputs["attention_mask"].sum(dim=1).tolist())
     for examples in torch.arange(batch.weight).tensor_split(count):
         first, last = int(examples[0]), int(examples[-1]) + 1
         inputs = {
             name: tensor[first:last] if name == "labels" else tensor[first * per_example : last * per_example]
             for name, tensor in batch.inputs.items()
         }
-        yield replace(batch, inputs=inputs, first=first * per_example, batch_rows=rows), (last - first) / batch.weight
+        yield replace(batch, inputs=inputs, first=first * per_example, batch_lengths=lengths), (last - first) / batch.weight

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
-from scalearn.data import TokenisedTask
+from scalearn.data import TokenisedTask, token_count
 from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.identity import identifying_fields
@@ -153,11 +153,10 @@ class JobRun:
         return sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def lengths(self, task: int, split: str) -> list[int]:
-        """Return the tokens of every row of a split. A row of several choices has the length of its longest choice."""
+        """Return the tokens of every row of a split. See `token_count`."""
         key = (task, split)
         if key not in self._lengths:
-            inputs = self.tasks[task].splits[split]["input_ids"]
-            self._lengths[key] = [max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids) for ids in inputs]
+            self._lengths[key] = [token_count(ids) for ids in self.tasks[task].splits[split]["input_ids"]]
         return self._lengths[key]
 
     def batch_seed(self) -> int:

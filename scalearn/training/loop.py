@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from scalearn.backbone.device import gradient_scaler, open_accelerator, precision_name
+from scalearn.backbone.accelerator import gradient_scaler, open_accelerator, precision_name, products_type
 from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import JobConfig, Stage
@@ -24,7 +24,7 @@ from scalearn.formats.adapterhub_layout import adapter_directory, require_unchan
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.methods.registry import get_method
 from scalearn.passes.evaluation import ROWS_PER_PASS, Scores, evaluate_runs, primary_metrics
-from scalearn.passes.packed_pass import JobBatch, collate_rows, losses, packed_logits, split_for_memory
+from scalearn.passes.packed_pass import JobBatch, losses, packed_logits, split_for_memory, training_batch
 from scalearn.secrets import clause
 from scalearn.training.allocator import keep_freed_memory, return_freed_memory
 from scalearn.training.history import append_history, cut_history, history_record
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": run_similarity}
 """Functions for the jobs of stages that train nothing."""
 
-_warm: dict[tuple[str, str, str], tuple[Encoder, PreTrainedTokenizerBase]] = {}
+_warm: dict[tuple[str, str, str, torch.dtype], tuple[Encoder, PreTrainedTokenizerBase]] = {}
 """The backbone that this process used last, ready for the next pack."""
 
 
@@ -144,7 +144,8 @@ class _PackTrainer:
         if on_cpu:
             keep_freed_memory()
         self.shared_passes = not on_cpu if runtime.shared_passes is None else runtime.shared_passes
-        self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime)
+        self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime, changes=get_method(first.method).owns_backbone)
+        self.encoder.pads = self.shared_passes or self.encoder.needs_padding
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
         self.load_seconds = time.monotonic() - started
@@ -244,11 +245,7 @@ class _PackTrainer:
             self.encoder.train()
             for run in self.active:
                 run.train_mode(True)
-        batches = []
-        for run in self.active:
-            plan = run.next_batch()
-            batches.append(collate_rows(run, plan.task, "train", plan.rows, self.pad_token_id, run.batch_seed()))
-        return batches
+        return [training_batch(run, run.next_batch(), self.pad_token_id, run.batch_seed()) for run in self.active]
 
     def _together(self, jobs: Sequence[T]) -> list[list[T]]:
         """Return the groups of jobs that share passes: one group of all jobs, or one group per job."""
@@ -373,6 +370,7 @@ class _PackTrainer:
             "device": name,
             "threads": torch.get_num_threads(),
             "attention": self.runtime.attention,
+            "padded": self.encoder.pads,
             "gradient_checkpointing": self.runtime.gradient_checkpointing,
             "pack_size": self.pack_size,
             "evaluation_pass_rows": self.evaluation_rows,
@@ -387,13 +385,14 @@ class _PackTrainer:
         self.outcomes[id(run.member)] = outcome
 
 
-def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime) -> tuple[Encoder, PreTrainedTokenizerBase]:
-    """Return the warm backbone, or load another one in its place."""
+def _encoder(backbone_name: str, accelerator: Accelerator, runtime: Runtime, *, changes: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:
+    """Return the warm backbone, or load another one in its place. A job that changes the backbone needs it in float32."""
     backbone = get_backbone(backbone_name)
-    key = (backbone.origin, str(accelerator.device), runtime.attention)
+    products_in = torch.float32 if changes else products_type(accelerator)
+    key = (backbone.origin, str(accelerator.device), runtime.attention, products_in)
     if key not in _warm:
         _warm.clear()
-        encoder = load_encoder(backbone, device=accelerator.device, attention=runtime.attention)
+        encoder = load_encoder(backbone, device=accelerator.device, attention=runtime.attention, products_in=products_in)
         _warm[key] = (encoder, load_tokenizer(backbone, encoder.config.vocab_size))
     _warm[key][0].recompute_in_backward(runtime.gradient_checkpointing)
     return _warm[key]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from scalearn.backbone.device import open_accelerator
+from scalearn.backbone.accelerator import open_accelerator
 from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig, Setting
 from scalearn.formats.source_adapters import SourceAdapters

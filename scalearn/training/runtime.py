@@ -19,7 +19,8 @@ class Runtime:
     threads: int | None = None
     """CPU threads of this process: the number of its CPUs. None: torch's own number."""
     attention: Literal["eager", "sdpa"] = "eager"
-    """`eager` draws attention dropout from each job's own random stream. `sdpa` saves memory on long inputs."""
+    """`eager` draws attention dropout from each job's own random stream. `sdpa` saves memory on long
+    inputs. Where rows need no padding, as on a CPU, both compute alike."""
     checkpoint_seconds: float = 60.0
     """The most training time that a killed job repeats. Every evaluation also leaves a checkpoint."""
     shared_passes: bool | None = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from scalearn.backbone.device import open_accelerator
+from scalearn.backbone.accelerator import open_accelerator
 from scalearn.backbone.encoder import load_tokenizer
 from scalearn.backbone.pretrained import load_pretrained
 from scalearn.backbone.registry import get_backbone

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.layers.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
+from scalearn.layers.row_layout import GRAIN
 from scalearn.layers.source_stack import BottleneckWeights
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.build import build_branch
@@ -99,8 +100,14 @@ def test_last_site_gets_the_first_token_alone(pair: tuple[Any, Any, SourceAdapte
             lengths.append(hidden_states.shape[1])
             return super().added(site, hidden_states)
 
-    states_of(encoder, Watched(sources.stacks, OmegaConfig()), token_batch())
+    inputs = token_batch()
+    tokens, rows = -(-int(inputs["attention_mask"].sum()) // GRAIN) * GRAIN, inputs["input_ids"].shape[0]
+    states_of(encoder, Watched(sources.stacks, OmegaConfig()), inputs)
+    unpadded, lengths[:] = list(lengths), []
+    encoder.pads = True
+    states_of(encoder, Watched(sources.stacks, OmegaConfig()), inputs)
     assert lengths == [8] * (LAYERS - 1) + [1]
+    assert unpadded == (lengths if encoder.config.model_type == "deberta-v2" else [tokens] * (LAYERS - 1) + [rows])
 
 
 @pytest.mark.parametrize("method", VARIANTS)

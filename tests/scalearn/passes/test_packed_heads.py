@@ -21,7 +21,7 @@ def test_batched_heads_equal_each_head_alone_in_logits_and_gradients(config: Hea
     heads = [Head(config, hidden=16).train(training) for _ in range(3)]
     states = [torch.randn(4, 16, requires_grad=True) for _ in heads]
     inputs = [*states, *(parameter for head in heads for parameter in head.parameters())]
-    blocks = [RowBlock(4, 1, 11), RowBlock(4, 1, 12), RowBlock(4, 1, 13, first=2, batch_rows=6)]
+    blocks = [RowBlock(4, 1, 11), RowBlock(4, 1, 12), RowBlock(4, 1, 13, first=2, batch_lengths=(1,) * 6)]
 
     together = batched_logits(heads, states, blocks)
     alone = [head(rows, block) for head, rows, block in zip(heads, states, blocks, strict=True)]

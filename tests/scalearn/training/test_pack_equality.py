@@ -210,7 +210,7 @@ def test_jobs_whose_target_adapters_saw_other_rows_go_the_same_way_packed_and_al
     assert [outcome.error for outcome in training.train(members, SHARED, lambda *_: None)] == [None] * 4
     for member in members:
         alone = tmp_path / "alone" / member.directory.name
-        assert run(member.config, alone, member.parents).error is None
+        assert [outcome.error for outcome in training.train([replace(member, directory=alone)], SHARED, lambda *_: None)] == [None]
         assert_equal(member.directory, alone, courses)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, DebertaV2Model
 
-from scalearn.backbone.device import open_accelerator, resolve_precision
+from scalearn.backbone.accelerator import open_accelerator
+from scalearn.backbone.device import resolve_precision
 from scalearn.backbone.encoder import Encoder, load_encoder
 from scalearn.backbone.registry import get_backbone
 from scalearn.errors import UserError

@@ -41,6 +41,6 @@ def test_parts_hold_every_row_once_in_order_with_their_share_and_place(passes):
     assert sum(share for _, share in shared) == pytest.approx(len(whole))
     for part, _ in shared:
         origin = next(each for each in whole if each.seed == part.seed)
-        assert part.batch_rows in (None, origin.block.rows)
+        assert part.batch_lengths is None or len(part.batch_lengths) == origin.block.rows
         ids = origin.inputs["input_ids"][part.first : part.first + part.block.rows]
         assert torch.equal(part.inputs["input_ids"], ids)
