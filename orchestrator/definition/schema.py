@@ -165,7 +165,8 @@ class StageResources(Block):
     """The `resources` block."""
 
     attention: Literal["eager", "sdpa"] = "eager"
-    """The backbone's attention, in all jobs. `sdpa` saves memory on long inputs, and draws attention dropout from one common stream."""
+    """The backbone's attention, in all jobs. Where rows are padded, `sdpa` saves memory on long inputs, and draws its dropout from one
+    common stream."""
     gradient_checkpointing: bool = False
     """Whether the backbone's activations are computed again in the backward pass instead of being kept."""
     source: ResourcesBlock = Resources()

@@ -3,13 +3,11 @@
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
-from scipy.optimize import nnls
 
 from orchestrator.profiling.deadline import ESSENTIAL, SECONDS, Deadline, Extent, take
-from orchestrator.profiling.profile import Pace, Profile, Rates
-from scalearn.backbone.device import resolve_precision
+from orchestrator.profiling.fit import EVALUATION_ROWS, MeasuredPack, fit_paces
+from orchestrator.profiling.profile import Profile, Rates
+from scalearn.backbone.device import device_memory, device_name, resolve_precision
 from scalearn.backbone.encoder import load_encoder
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Precision
@@ -37,30 +35,14 @@ SOURCES = 8
 BATCH = 32
 METHODS = (*ESSENTIAL, "adapterfusion")
 
-_TASK = "profile/rows"
-_EVALUATION_ROWS = 64
+_BENCHMARK = "profile"
 
 
 _QUICK = Extent(lengths=(32, 64), packs=(1, 2), methods=ESSENTIAL, steps=1, rounds=1)
 _EXTENTS = {
-    "cpu": Extent(lengths=(32, 128), packs=(1, 2, 4), methods=METHODS, steps=2, rounds=2),
+    "cpu": Extent(lengths=(8, 64), packs=(1, 2, 4), methods=METHODS, steps=4, rounds=2),
     "cuda": Extent(lengths=(64, 128), packs=(1, 4, 16, 32), methods=METHODS, steps=20, rounds=2),
 }
-
-
-@dataclass(frozen=True)
-class MeasuredPack:
-    """The measurement of one pack."""
-
-    jobs: int
-    rows: int
-    """Rows per job."""
-    length: int
-    step_seconds: float
-    evaluation_seconds: float
-    """Seconds per job for 128 rows of validation and test together."""
-    around_seconds: float
-    """Seconds per job outside training and evaluation, without loading the backbone."""
 
 
 class Bench:
@@ -77,7 +59,7 @@ class Bench:
         most_steps: int = 32,
         adapter: Path | None = None,
     ) -> None:
-        """Write the rows.
+        """Begin without rows.
 
         Args:
             folder: An empty directory.
@@ -93,15 +75,22 @@ class Bench:
         self.load_seconds = 0.0
         self._numbers = itertools.count()
         self.adapter = adapter
+        self.most_steps = most_steps
+
+    def _data(self, length: int, rows: int) -> DataConfig:
+        """Return data of rows with a mean length, and write it if it is not there. Where rows need no padding, their lengths differ."""
+        task = f"{_BENCHMARK}/rows{length}"
         definition = {"columns": "text", "labels": ["no", "yes"], "splits": {"train": "train", "validation": "validation", "test": "test"}}
-        self._own = definition_of(own_task(_TASK, definition))
-        place = folder / "data" / _TASK
-        place.mkdir(parents=True)
-        for split, rows in (("train", BATCH * most_steps), ("validation", _EVALUATION_ROWS), ("test", _EVALUATION_ROWS)):
-            # All rows differ, and each is longer than any length that is measured.
-            texts = [f"number {number} " + "so " * 512 for number in range(rows)]
-            table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(rows)]})
-            pyarrow.parquet.write_table(table, place / f"{split}.parquet")
+        place = self.folder / "data" / task
+        if not place.exists():
+            place.mkdir(parents=True)
+            for split, count in (("train", BATCH * self.most_steps), ("validation", EVALUATION_ROWS), ("test", EVALUATION_ROWS)):
+                lengths = [length if self.runtime.device != "cpu" else length // 2 + number % (length + 1) for number in range(count)]
+                # Beside its words, a row has the first token, the last one, and a number, so that all rows differ.
+                texts = [f"{number} " + "so " * (tokens - 3) for number, tokens in enumerate(lengths)]
+                table = pyarrow.table({"text": texts, "label": [number % 2 for number in range(count)]})
+                pyarrow.parquet.write_table(table, place / f"{split}.parquet")
+        return DataConfig(task, "made-up", train_rows=rows, max_length=2 * length, own=definition_of(own_task(task, definition)))
 
     def run(self, method: str, jobs: int, length: int, steps: int, rows: int = BATCH) -> MeasuredPack:
         """Train one pack of equal jobs with different seeds."""
@@ -129,10 +118,10 @@ class Bench:
         known = get_method(method)
         sources = tuple(f"source{number}" for number in range(SOURCES)) if known.needs_sources else ()
         return JobConfig(
-            benchmark="profile",
+            benchmark=_BENCHMARK,
             stage=known.stage,
             method=method,
-            data=(DataConfig(_TASK, "made-up", train_rows=rows * steps, max_length=length, own=self._own),),
+            data=(self._data(length, rows * steps),),
             backbone=self.backbone.name,
             backbone_origin=self.backbone.origin,
             optimisation=OptimisationConfig(learning_rate=1e-4, batch_size=rows, epochs=1, precision=self.precision),
@@ -161,7 +150,6 @@ def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline)
         deadline: When to be done.
     """
     resolved = resolve_precision(bench.precision, torch.device(device))
-    train_paces, evaluate_paces, around = {}, {}, []
     began = time.monotonic()
     bench.run("adapter", 1, extent.lengths[0], 1)
     load_seconds = time.monotonic() - began
@@ -170,12 +158,9 @@ def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline)
     memory = bytes_per_row(encoder, bench.job("adapter", 0, longest, 1), longest) / longest
     weights = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
     taken = take(bench.run, extent, deadline)
-    for method, rounds in taken.points.items():
-        points = [_fastest(measured) for measured in rounds]
-        train_paces[method] = fit_pace(points)
-        evaluate_paces[method] = _fit_evaluation(points)
-        around += [point.around_seconds for point in points if point.jobs == 1]
-    around_job = float(np.median(around))
+    train_paces, evaluate_paces = fit_paces(taken.points)
+    shapes = [shape for rounds in taken.points.values() for shape in rounds if shape[0].jobs == 1]
+    around_job = float(np.median([min(point.around_seconds for point in shape) for shape in shapes]))
     rates = Rates(
         bench.backbone.name,
         resolved,
@@ -188,37 +173,6 @@ def measure_rates(bench: Bench, device: str, extent: Extent, deadline: Deadline)
         SOURCES,
     )
     return rates, taken.left_out
-
-
-def fit_pace(points: Sequence[MeasuredPack]) -> Pace:
-    """Fit the line of a step through measured packs, with no negative part.
-
-    The largest pack is the smallest one whose jobs each take at most 3 % more of the device than in the best pack.
-    """
-    design = np.array([[1.0, point.jobs, point.jobs * point.rows * point.length] for point in points])
-    seconds = np.array([point.step_seconds for point in points])
-    # Relative errors count, and columns of similar size keep the fit well-conditioned.
-    scale = design.max(axis=0)
-    (fixed, per_job, per_token), _ = nnls(design / scale / seconds[:, None], np.ones(len(points)))
-    shortest = min(point.length for point in points)
-    shares = {point.jobs: point.step_seconds / point.jobs for point in points if point.length == shortest}
-    best = min(shares.values())
-    largest = min(jobs for jobs, share in shares.items() if share <= 1.03 * best)
-    measured = tuple((point.jobs, point.rows, point.length, round(point.step_seconds, 5)) for point in points)
-    fixed, per_job, per_token = (float(value) for value in np.array([fixed, per_job, per_token]) / scale)
-    return Pace(_short(fixed), _short(per_job), max(_short(per_token), 1e-12), largest, measured)
-
-
-def _fit_evaluation(points: Sequence[MeasuredPack]) -> Pace:
-    """Fit the line of an evaluation pass of 64 rows. Half of the measured rows are for validation, whose passes a pack shares."""
-    alone = [point for point in points if point.jobs == 1]
-    passes, rows = 2 * _EVALUATION_ROWS / 64, 2 * _EVALUATION_ROWS
-    lengths = np.array([point.length for point in alone], dtype=float)
-    seconds = np.array([point.evaluation_seconds for point in alone])
-    slope, start = np.polyfit(lengths, seconds, 1)
-    per_token, fixed = max(slope / rows, 1e-12), max(0.0, start / passes)
-    measured = tuple((1, 64, point.length, round(point.evaluation_seconds / passes, 5)) for point in alone)
-    return Pace(_short(fixed), 0.0, _short(per_token), 1, measured)
 
 
 def measure_profile(
@@ -264,30 +218,11 @@ def measure_profile(
         measured=True,
         note=f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {threads} threads per worker, load {os.getloadavg()[0]:.1f}"
         + "".join(notes),
-        memory_bytes=_memory(device_type),
+        memory_bytes=device_memory(device_type),
         auto_precision=resolve_precision("auto", torch.device(device_type)),
         worker_seconds=worker_seconds,
         rates=tuple(rates),
     )
-
-
-def device_name(device_type: str) -> str:
-    """Return the device's usual name: `NVIDIA H100 80GB HBM3`, `2-core AMD EPYC CPU`."""
-    if device_type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{len(os.sched_getaffinity(0))}-core {model} CPU"
-
-
-def _memory(device_type: str) -> float:
-    if device_type == "cuda":
-        return float(torch.cuda.get_device_properties(0).total_memory)
-    # Workers share the machine's memory, and the driver needs some too.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (len(os.sched_getaffinity(0)) + 1)
 
 
 def _worker_seconds() -> float:
@@ -297,17 +232,6 @@ def _worker_seconds() -> float:
     return round(time.monotonic() - began, 1)
 
 
-def _fastest(points: Sequence[MeasuredPack]) -> MeasuredPack:
-    """Return the fastest measurement of one shape, which was disturbed least."""
-    evaluation, around = (min(getattr(point, name) for point in points) for name in ("evaluation_seconds", "around_seconds"))
-    step = min(point.step_seconds for point in points)
-    return replace(points[0], step_seconds=step, evaluation_seconds=evaluation, around_seconds=around)
-
-
 def _result(directory: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     return result
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")

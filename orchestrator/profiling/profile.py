@@ -25,7 +25,7 @@ class Pace:
     per_job: float
     """Seconds per job, for its masks, head, loss, clipping and optimiser."""
     per_token: float
-    """Seconds per padded token, of all jobs."""
+    """Seconds per token that goes through the backbone, of all jobs."""
     largest_pack: int = 1
     """The largest pack that was measured to save time."""
     measured: tuple[tuple[int, int, int, float], ...] = ()
@@ -36,7 +36,7 @@ class Pace:
 
         Args:
             jobs: How many jobs share it.
-            tokens: Tokens of all jobs together, padding included.
+            tokens: Tokens of all jobs together that go through the backbone.
         """
         return self.fixed + self.per_job * jobs + self.per_token * tokens
 
@@ -53,7 +53,7 @@ class Rates:
     load_seconds: float
     """Seconds to load the backbone into a worker that has another one, or none."""
     bytes_per_token: float
-    """Bytes that a padded token holds between forward and backward pass."""
+    """Bytes that a token holds between forward and backward pass."""
     fixed_bytes: float
     """Bytes of weights and libraries."""
     train: Mapping[str, Pace]
@@ -68,7 +68,7 @@ class Profile:
     """The measured speeds of one device."""
 
     device: str
-    """Kind of device, for people: `2-core AMD EPYC CPU`."""
+    """Kind of device: `2-core AMD EPYC CPU`, `NVIDIA H100 80GB HBM3`. The name of a processor ends with CPU."""
     measured: bool
     """False: worked out from data sheets, which a plan mentions."""
     note: str
@@ -80,6 +80,11 @@ class Profile:
     worker_seconds: float
     """Seconds to start a worker process and load its libraries."""
     rates: tuple[Rates, ...] = field(default=())
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the jobs of a pack go through the backbone one after the other, without padding, as on a CPU."""
+        return self.device.endswith("CPU")
 
     def resolved(self, precision: str) -> str:
         """Return what a precision, which may be `auto`, means on the device."""

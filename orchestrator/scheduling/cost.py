@@ -50,8 +50,8 @@ class Estimate:
     """Optimiser steps if no job stops early. With a patience, this is an upper bound."""
     rows: int
     """Rows per step that go through the backbone."""
-    padded: float
-    """Tokens per row of a training batch."""
+    tokens: float
+    """Tokens per row of a training batch. On a CPU they are real ones. Elsewhere rows are padded to the longest of the batch."""
     longest: float
     """Tokens per row of the longest batch, padded to the longest row of all jobs. It decides whether a pack fits."""
     evaluations: int
@@ -72,6 +72,8 @@ class Estimate:
     memory: Memory
     room: float
     """Bytes that a pack may fill."""
+    takes_turns: bool
+    """Whether the jobs of a pack go through the backbone one after the other. Otherwise they are padded to the longest row of all."""
 
     @property
     def passes(self) -> int:
@@ -160,9 +162,10 @@ class CostModel:
         validation = _evaluation(sizes, [size.validation for size in sizes])
         test = _evaluation(sizes, [size.test for size in sizes])
         # A joint job draws its tasks in proportion to their size.
-        lengths = [size.length if optimisation.group_by_length else size.padded for size in sizes]
+        turns = self.profile.takes_turns
+        lengths = [size.length if turns or optimisation.group_by_length else size.padded for size in sizes]
         counts = [size.joint or size.train for size in sizes]
-        padded = sum(length * count for length, count in zip(lengths, counts, strict=True)) / sum(counts)
+        tokens = sum(length * count for length, count in zip(lengths, counts, strict=True)) / sum(counts)
         longest = float(max(one.max_length for one in data))
         memory = self._measured.get((stage, method)) or _reckoned(self.profile, rates, factor, part)
         room = memory.total * self._memory_share
@@ -173,7 +176,7 @@ class CostModel:
         evaluations = math.ceil(steps / every)
         around = rates.job_seconds
         alone = Estimate(
-            steps, rows, padded, longest, evaluations, *validation, *test, train, evaluate, around, 0.0, largest, most, memory, room
+            steps, rows, tokens, longest, evaluations, *validation, *test, train, evaluate, around, 0.0, largest, most, memory, room, turns
         )
         seconds = alone.around + _test_seconds(alone) + steps * _step_seconds([alone]) + _validation_seconds([alone])
         return replace(alone, seconds=seconds)
@@ -232,9 +235,11 @@ def _evaluation(sizes: Sequence[Size], rows: Sequence[int]) -> tuple[float, int]
 
 
 def _step_seconds(members: Sequence[Estimate]) -> float:
-    longest = max(member.padded for member in members)
+    longest = max(member.tokens for member in members)
     slowest = max((member.train for member in members), key=lambda pace: pace.per_token)
-    tokens = sum(member.rows * longest * (member.train.per_token / slowest.per_token) for member in members)
+    lengths = [member.tokens if member.takes_turns else longest for member in members]
+    slower = [member.train.per_token / slowest.per_token for member in members]
+    tokens = sum(member.rows * length * factor for member, length, factor in zip(members, lengths, slower, strict=True))
     return slowest.seconds(len(members), tokens)
 
 

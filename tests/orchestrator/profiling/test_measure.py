@@ -9,7 +9,8 @@ from orchestrator.commands.profile import print_profile
 from orchestrator.definition.graph import Job
 from orchestrator.profiling import measure
 from orchestrator.profiling.deadline import Deadline, Extent, Taken, take
-from orchestrator.profiling.measure import MeasuredPack, fit_pace, measure_profile
+from orchestrator.profiling.fit import MeasuredPack, fit_pace
+from orchestrator.profiling.measure import measure_profile
 from orchestrator.profiling.profile import Pace, Rates, from_json, load_profile, to_json
 from orchestrator.scheduling.cost import CostModel
 from tests.orchestrator.helpers.doubles import source, transfer
