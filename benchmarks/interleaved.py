@@ -1,5 +1,6 @@
 """Fair timing on a machine that others use too: every round times each path once, and only ratios within a round count."""
 
+import math
 import os
 import statistics
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.profiling.measure import device_name
+from scalearn.backbone.device import device_name
 
 Run = Callable[[], None]
 
@@ -25,6 +26,27 @@ def interleaved(paths: Mapping[str, Run], rounds: int, device: str, warm_up: int
             if turn >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return times
+
+
+def mean_seconds(run: Callable[[int], object], steps: int, device: str, limit: float = math.inf) -> float:
+    """Return the mean seconds of so many steps, or of fewer if they take longer than a limit, after two that do not count.
+
+    Args:
+        run: Takes a step, given its number.
+        steps: How many count, at least one.
+        device: `cpu` or `cuda`.
+        limit: No step begins after so many seconds of steps that count.
+    """
+    taken: list[float] = []
+    for number in range(steps + 2):
+        began = time.perf_counter()
+        run(number)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+        if sum(taken[2:]) > limit:
+            break
+    return statistics.mean(taken[2:])
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:

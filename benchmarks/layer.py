@@ -153,6 +153,26 @@ def peak_bytes(run: Path) -> int:
     return peak.most
 
 
+HEADER = (
+    "| T | plain / folded | library / folded | folded / five products | saved bytes, peak bytes: plain / folded |"
+    " folded, ms | largest difference: plain, library |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def row_of(layer: Layer, rounds: int, device: str) -> str:
+    """Return the Markdown row of one layer."""
+    differences = [f"{float((folded(layer) - other(layer)).abs().max().detach()):.1e}" for other in (plain, library)]
+    computed = {"folded": folded, "plain": plain, "library": library}
+    paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}
+    times = interleaved({**paths, "products": bare_products(layer)}, rounds, device)
+    saved, peak = saved_bytes(plain, layer) / saved_bytes(folded, layer), peak_bytes(paths["plain"]) / peak_bytes(paths["folded"])
+    milliseconds = statistics.median(times["folded"]) * 1e3
+    pairs = [("plain", "folded"), ("library", "folded"), ("folded", "products")]
+    ratios = " | ".join(ratio(times[above], times[below]) for above, below in pairs)
+    return f"| {len(layer.adapters)} | {ratios} | {saved:.1f}, {peak:.1f} | {milliseconds:.2f} | {', '.join(differences)} |"
+
+
 def main() -> None:
     """Print one Markdown row per number of sources."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -169,25 +189,10 @@ def main() -> None:
     precision = resolve_precision(given.precision, torch.device(given.device))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     print(f"{size}, {precision}, {machine(given.device)}")
-    print(
-        "| T | plain / folded | library / folded | folded / five products | saved bytes, peak bytes: plain / folded |"
-        " folded, ms | largest difference: plain, library |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print(*HEADER, sep="\n")
     for sources in given.sources:
         layer = build_layer(sources, given.hidden, given.width, given.rows, given.length, given.device, dtype)
-        differences = [f"{float((folded(layer) - other(layer)).abs().max().detach()):.1e}" for other in (plain, library)]
-        computed = {"folded": folded, "plain": plain, "library": library}
-        paths = {name: forward_and_backward(compute, layer) for name, compute in computed.items()}
-        times = interleaved({**paths, "products": bare_products(layer)}, given.rounds, given.device)
-        saved, peak = saved_bytes(plain, layer) / saved_bytes(folded, layer), peak_bytes(paths["plain"]) / peak_bytes(paths["folded"])
-        milliseconds = statistics.median(times["folded"]) * 1e3
-        ratios = [
-            ratio(times["plain"], times["folded"]),
-            ratio(times["library"], times["folded"]),
-            ratio(times["folded"], times["products"]),
-        ]
-        print(f"| {sources} | {' | '.join(ratios)} | {saved:.1f}, {peak:.1f} | {milliseconds:.1f} | {', '.join(differences)} |")
+        print(row_of(layer, given.rounds, given.device), flush=True)
 
 
 if __name__ == "__main__":

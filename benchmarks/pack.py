@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from orchestrator.profiling.measure import BATCH, Bench, device_name
+from orchestrator.profiling.measure import BATCH, Bench
+from scalearn.backbone.device import device_name
 from scalearn.backbone.registry import get_backbone
 
 SHAPES = {"minilm": (384, 6, 12), "roberta-base": (768, 12, 12)}
