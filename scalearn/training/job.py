@@ -101,7 +101,7 @@ class JobRun:
         self.heads = _build_heads(encoder, tasks, self.config)
         self.device = encoder.device
         self.generator = torch.Generator().manual_seed(self.config.seed + _DROPOUT_SEED_OFFSET)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.branch, self.heads, self.config))
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.branch, self.heads, self.config), fused=True)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         """The learning rates of the parameter groups before the schedule."""
         self.sizes = [len(task.splits["train"]) for task in tasks]
