@@ -52,14 +52,23 @@ class Encoder(nn.Module):
         give_each_job_its_stream(model, self.streams)
         self.needs_padding = not leave_out_padding(model, self.streams)
         """Whether the architecture reads padded rows only."""
-        self.pads = self.needs_padding
-        """Whether rows are padded to the longest of a pass. Several jobs' rows in one pass always are."""
+        self._pads: bool | None = None
         self.site_names = self._place_slots()
 
     @property
     def sites(self) -> int:
         """Number of sites, each with a slot: one per layer."""
         return len(self.site_names)
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows are padded to the longest of a pass. Several jobs' rows in one pass always are, and so are all where it is not set
+        and the device is no CPU, or the architecture needs it."""
+        return self.needs_padding or (self.device.type != "cpu" if self._pads is None else self._pads)
+
+    @pads.setter
+    def pads(self, padded: bool) -> None:
+        self._pads = padded
 
     @property
     def config(self) -> PretrainedConfig:
@@ -122,7 +131,7 @@ class Encoder(nn.Module):
         """
         self.pass_number.value += 1
         layout, accepted = None, {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
-        if not (self.pads or self.needs_padding or len(blocks) > 1):
+        if not (self.pads or len(blocks) > 1):
             layout, accepted = without_padding(self.model, inputs)
         self.pack.load(branches, blocks, layout)
         self.streams.blocks, self.streams.layout = tuple(blocks), layout

@@ -145,7 +145,7 @@ class _PackTrainer:
             keep_freed_memory()
         self.shared_passes = not on_cpu if runtime.shared_passes is None else runtime.shared_passes
         self.encoder, self.tokenizer = _encoder(first.backbone, self.accelerator, runtime, changes=get_method(first.method).owns_backbone)
-        self.encoder.pads = self.shared_passes or self.encoder.needs_padding
+        self.encoder.pads = self.shared_passes
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
         self.load_seconds = time.monotonic() - started
