@@ -62,8 +62,10 @@ class Encoder(nn.Module):
 
     @property
     def pads(self) -> bool:
-        """Whether rows are padded to the longest of a pass. Several jobs' rows in one pass always are, and so are all where it is not set
-        and the device is no CPU, or the architecture needs it."""
+        """Whether rows are padded to the longest of a pass, as several jobs' rows in one pass always are.
+
+        Where it is not set, rows are padded on every device but a CPU. An architecture that needs padded rows has them anyway.
+        """
         return self.needs_padding or (self.device.type != "cpu" if self._pads is None else self._pads)
 
     @pads.setter
