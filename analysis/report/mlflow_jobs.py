@@ -78,7 +78,7 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
         tags: The experiment's tags.
     """
     runs = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    saved = {what: f"{runs}?viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    saved = {what: f"{runs}?viewStateShareKey={key}&workflowType=machine_learning" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
 

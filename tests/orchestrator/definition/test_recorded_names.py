@@ -20,7 +20,7 @@ RECORDED = {
     "minilm_glue": (48, "d8b4fe0fd07ac8e9"),
     "probing": (2248, "5fbd15116cc8aca0"),
     "probing_pairs": (1723, "4829f401515da543"),
-    "quickstart": (75, "1c20272da01e8223"),
+    "quickstart": (111, "6330d48baa7df383"),
     "quickstart_all": (71, "8e4685457bae70e3"),
     "super_glue": (742, "f860a726819018c2"),
     "super_glue_large": (280, "44f4984febc42a88"),

@@ -130,13 +130,13 @@ def test_gsg_reuses_the_source_adapters_of_both_benchmarks():
     assert adapters("gsg") == (adapters("glue") | adapters("super_glue")) - {node for node in adapters("super_glue") if "/rte/" in node}
 
 
-def test_quickstart_compares_six_methods_over_two_seeds_with_two_learning_rates_each():
+def test_quickstart_compares_six_methods_over_three_seeds_with_two_learning_rates_each():
     sweep = Sweep.load("quickstart")
     graph = sweep.expand()
     assert list(sweep.methods) == ["adapter", *TWO_STAGE]
     targets = {job.config.task for job in graph if job.config.stage == "transfer"}
     trials = Counter((job.config.method, job.config.task) for job in graph if job.config.task in targets)
-    assert trials == {(method, task): 4 for method in sweep.methods for task in targets}
+    assert trials == {(method, task): 6 for method in sweep.methods for task in targets}
     assert Counter(map(graph.stage_of, graph.nodes()))["source"] == 6
 
 
