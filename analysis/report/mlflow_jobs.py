@@ -77,8 +77,9 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
         experiment_id: MLflow's id of the experiment.
         tags: The experiment's tags.
     """
-    runs = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    saved = {what: f"{runs}?viewStateShareKey={key}&workflowType=machine_learning" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    # Without the type, MLflow opens its pages about language models.
+    runs = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    saved = {what: f"{runs}&viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
 
