@@ -1,4 +1,4 @@
-"""The command line: one module of `commands` per command. Errors become one line and an exit code."""
+"""The command line: one module of `commands` per command. Errors become one line each and an exit code."""
 
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ from orchestrator.commands import (
     verify,
 )
 from orchestrator.terminal import make_output_safe
-from scalearn.errors import UserError
+from scalearn.errors import UserError, UserErrors
 
 WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
 
@@ -105,6 +105,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         chosen = _parser().parse_args(arguments)
         code: int = chosen.command(chosen)
         return code
+    except UserErrors as errors:
+        return _complain(*errors.sentences)
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -135,9 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(sentence: str) -> int:
+def _complain(*sentences: str) -> int:
     with contextlib.suppress(OSError):  # nobody would read it
-        print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
+        for sentence in sentences:
+            print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
     return WRONG_INPUT
 
 

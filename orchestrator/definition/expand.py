@@ -7,11 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.definition.combinations import plain_rows
 from orchestrator.definition.comparison import with_compared
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames, per_task
 from orchestrator.definition.settings import setting_points
-from orchestrator.definition.stacking import external_adapters, source_names, stacked, tasks_of
+from orchestrator.definition.stacking import external_adapters, source_names, stacks, tasks_of
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.methods.registry import Method, get_method
@@ -77,21 +78,22 @@ class _Expansion:
         for key, rows in self.sweep.methods.items():
             method = get_method(key)
             for row in rows:
-                yield from self._row(method, row)
+                for plain in plain_rows(method, row):
+                    yield from self._row(method, plain)
 
     def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
         given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
         for tasks, subset in product(groups, self.subsets):
-            chosen = stacked(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ()
-            trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"
             optimisations = [self._optimisation(method, tasks, subset, row.given(), rate, compared=compared) for rate in rates]
-            for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
-                others = [self._similarity(settings, chosen)] if method.needs_similarity else []
-                for seed in self._seeds(row, tasks):
-                    yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+            for chosen in stacks(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ((),):
+                trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
+                for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
+                    others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+                    for seed in self._seeds(row, tasks):
+                        yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
 
     def _job(
         self,

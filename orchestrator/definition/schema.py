@@ -6,7 +6,7 @@ Names of tasks, methods and backbones are checked in `orchestrator.definition.ch
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Discriminator, Field, Tag, create_model
 
 from scalearn.config import Count, Length, OptimisationConfig, Rate, Share, Stage
 
@@ -130,6 +130,40 @@ class Sources(Block):
     """Settings of the method `adapter`."""
 
 
+class Subsets(Block):
+    """Random subsets of the sweep's sources."""
+
+    sizes: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """Numbers of sources, those of `always` included."""
+    draws: Count = 1
+    """How many different subsets of each size. All there are, if they are fewer."""
+    seed: Seed = 0
+    always: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
+    """Sources of every subset, by name. `target` means the target's own."""
+    never: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
+    """Sources of no subset."""
+    nested: bool = False
+    """Whether the smaller subsets of a draw are parts of its larger ones."""
+
+
+class SourceSets(Block):
+    """Several lists of sources, made from the sweep's. Each gives jobs of its own. Exactly one of the keys is given."""
+
+    subsets: Subsets | None = None
+    leave_out: Count | None = None
+    """Every list that lacks so many of the sweep's sources."""
+
+
+def _kind(value: Any) -> str:
+    return "a mapping" if isinstance(value, dict | SourceSets) else "a list"
+
+
+RowSources = Annotated[Annotated[Names, Tag("a list")] | Annotated[SourceSets, Tag("a mapping")], Discriminator(_kind)]
+"""The names of the tags appear in the paths of errors, so they must be no keys of a file."""
+
+ValuesPerName = Annotated[dict[Name, Any], BeforeValidator(_as_block)]
+
+
 class MethodRow(Optimisation):
     """One row of the table: a method, and its differences from the published settings."""
 
@@ -137,10 +171,14 @@ class MethodRow(Optimisation):
     """One or several. The best on validation is reported."""
     seeds: SeedsPerTask | None = None
     """None: the sweep's seeds."""
-    sources: Names | None = None
+    sources: RowSources | None = None
     """Tasks and names of `sources.adapters` that are stacked. `target` means the target's own. None: the sweep's sources."""
-    settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = Field(default={})
+    settings: ValuesPerName = Field(default={})
     """The method's own settings. A list gives one job per value."""
+    grid: ValuesPerName = Field(default={})
+    """Lists of values, by the name of a setting or of a field of `Optimisation`. Every combination gives jobs."""
+    zip: ValuesPerName = Field(default={})
+    """The same, but the values at the same place in all lists go together (`orchestrator.definition.combinations`)."""
 
 
 class Resources(Block):
@@ -213,6 +251,8 @@ class Tracking(Block):
 class SweepSchema(Block):
     """The whole file."""
 
+    extends: None = None
+    """Another file as the basis. `orchestrator.definition.basis` has put the two together before anything is validated."""
     name: Name
     benchmark: Name
     backbone: Name

@@ -31,10 +31,14 @@ def count_points(method: Method, given: Mapping[str, Any]) -> int:
     return math.prod(len(_values(method, name, raw)) for name, raw in given.items())
 
 
+def is_list(method: Method, name: str) -> bool:
+    """Tell whether one value of a setting is a list, as that of `omega` is."""
+    return name in method.rules and isinstance(method.rules[name].default, tuple)
+
+
 def _values(method: Method, name: str, raw: Any) -> list[Setting]:
-    rule = method.rules.get(name)
     listed = isinstance(raw, list) and bool(raw)
-    if listed and rule is not None and (not isinstance(rule.default, tuple) or isinstance(raw[0], list)):
+    if listed and name in method.rules and (not is_list(method, name) or isinstance(raw[0], list)):
         return [_frozen(item) for item in raw]
     return [_frozen(raw)]
 

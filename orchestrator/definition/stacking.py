@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.names import TaskNames, short
+from orchestrator.definition.schema import SourceSets
+from orchestrator.definition.source_sets import Pool, lists, pool_of
 from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import external_adapter
@@ -61,6 +63,34 @@ def stacked(sources: "Sources", own: Sequence[str] | None, target: str, names: T
         taken = {short(task) for task in tasks}
         chosen = [*tasks, *(name for name in given if name not in taken)]
     return tuple(short(name) if short(name) in given else name for name in chosen)
+
+
+def stacks(sources: "Sources", own: Sequence[str] | SourceSets | None, target: str, names: TaskNames) -> tuple[tuple[str, ...], ...]:
+    """Return everything that a row's jobs on one target stack: one list as of `stacked`, or the several that the row asks for.
+
+    Args:
+        sources: The sweep's sources.
+        own: The row's `sources`, checked.
+        target: Full key of the target.
+        names: The names of tasks.
+
+    Raises:
+        UserError: As for `stacked` and `pool_of`.
+    """
+    if isinstance(own, SourceSets):
+        return lists(own, source_pool(sources, own, target, names))
+    return (stacked(sources, own, target, names),)
+
+
+def source_pool(sources: "Sources", sets: SourceSets, target: str, names: TaskNames) -> Pool:
+    """Return what the lists of sources of a target are made from.
+
+    Raises:
+        UserError: As for `stacked` and `pool_of`.
+    """
+    always, never = (sets.subsets.always, sets.subsets.never) if sets.subsets else ((), ())
+    every, kept, left = (stacked(sources, chosen, target, names) for chosen in (None, always, never))
+    return pool_of(target, every, kept, left)
 
 
 def source_names(chosen: Sequence[str]) -> tuple[str, ...]:

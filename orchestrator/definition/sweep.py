@@ -1,21 +1,20 @@
 """A sweep: a YAML file that is checked against the schema and the registries, and expands to a graph."""
 
-import copy
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from orchestrator.definition.check import Misfit, check
+from orchestrator.definition.basis import Source, find_source, overridden, shipped_sweeps, with_basis
+from orchestrator.definition.check import check
 from orchestrator.definition.expand import expand
-from orchestrator.definition.explain import explain, locate
+from orchestrator.definition.explain import Told, describe_misfit, explain, in_order, without_errors
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.schema import SweepSchema
-from orchestrator.definition.yaml_source import Document, Key, describe, parse_mapping, parse_value, read_file
-from scalearn.errors import UserError
-from scalearn.unknown_name import unknown
+from orchestrator.definition.yaml_source import Document
+from scalearn.errors import UserErrors
+
+__all__ = ["Sweep", "shipped_sweeps"]
 
 
 class Sweep(SweepSchema):
@@ -37,14 +36,7 @@ class Sweep(SweepSchema):
         Raises:
             UserError: The file or an override is wrong. The sentence says in which line of which file, and what is allowed.
         """
-        path = Path(source)
-        if len(path.parts) == 1 and path.suffix not in (".yaml", ".yml"):
-            file, text = f"{source}.yaml (shipped)", _shipped_text(str(source))
-            document = parse_mapping(text, file)
-        else:
-            file = str(path)
-            text, document = read_file(path)
-        return cls._checked(document, file, text, overrides, elsewhere=elsewhere)
+        return cls._checked(find_source(source), overrides, elsewhere=elsewhere)
 
     @classmethod
     def from_text(cls, text: str, file: str = "sweep.yaml", overrides: Sequence[str] = ()) -> "Sweep":
@@ -58,23 +50,31 @@ class Sweep(SweepSchema):
         Raises:
             UserError: As for `load`.
         """
-        return cls._checked(parse_mapping(text, file), file, text, overrides)
+        return cls._checked(Source(file, text), overrides)
 
     @classmethod
-    def _checked(cls, document: Document, file: str, text: str, overrides: Sequence[str], *, elsewhere: bool = False) -> "Sweep":
-        document = _overridden(document, overrides)
-        try:
-            sweep = cls.model_validate(document.data)
-        except ValidationError as error:
-            raise UserError(explain(error, document, SweepSchema)) from None
-        try:
-            if not elsewhere:
-                check(sweep)
-        except Misfit as misfit:
-            place, name = locate(document, misfit.key)
-            raise UserError(f"{place}: {str(misfit).replace('{key}', repr(name))}") from None
-        sweep._file, sweep._text, sweep._overrides = file, text, tuple(overrides)
+    def _checked(cls, source: Source, overrides: Sequence[str], *, elsewhere: bool = False) -> "Sweep":
+        basis, text = with_basis(source)
+        document = overridden(basis, overrides)
+        sweep, told = cls._validated(document)
+        if sweep is not None and not elsewhere:
+            told += [describe_misfit(misfit, document) for misfit in check(sweep)]
+        if told or sweep is None:
+            raise UserErrors(in_order(told))
+        sweep._file, sweep._text, sweep._overrides = source.file, text, tuple(overrides)
         return sweep
+
+    @classmethod
+    def _validated(cls, document: Document) -> tuple["Sweep | None", list[Told]]:
+        """Return the sweep without the keys that its schema refuses, and what is wrong with these. None: too little is left to check."""
+        try:
+            return cls.model_validate(document.data), []
+        except ValidationError as error:
+            told, rest = explain(error, document, SweepSchema), without_errors(error, document)
+        try:
+            return None if rest is None else cls.model_validate(rest), told
+        except ValidationError:  # a block lacks what was taken out
+            return None, told
 
     def expand(self) -> Graph:
         """Return the graph of the sweep's jobs.
@@ -91,52 +91,10 @@ class Sweep(SweepSchema):
 
     @property
     def text(self) -> str:
-        """Exact text of the file, without overrides."""
+        """Exact text of the file, without overrides. If it extends others: what they say together, as one text."""
         return self._text
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """The values of `--set`, as given."""
         return self._overrides
-
-
-def shipped_sweeps() -> tuple[str, ...]:
-    """Return the names of the sweeps that the package ships."""
-    names = (entry.name for entry in importlib.resources.files("sweeps").iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
-
-
-def _shipped_text(name: str) -> str:
-    names = shipped_sweeps()
-    if name not in names:
-        raise UserError(f"{unknown('sweep', name, names)} A file of your own is named by its path: {name}.yaml.")
-    return (importlib.resources.files("sweeps") / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _overridden(document: Document, overrides: Sequence[str]) -> Document:
-    """Return the document after every `dotted.key=value` was applied."""
-    data: dict[str, Any] = copy.deepcopy(document.data)
-    places = dict(document.places)
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        keys = name.strip().split(".")
-        if not equals or not all(keys):
-            raise UserError(f"--set '{override}': write it as key=value, e.g. --set training.epochs=3.")
-        place = f"--set {name}"
-        _assign(data, keys, parse_value(text, place), place)
-        target: Key = tuple(keys)
-        places = {key: where for key, where in places.items() if key[: len(target)] != target} | {target: place}
-    return Document(data, places)
-
-
-def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, place: str) -> None:
-    """Set a nested key, and make the blocks above it where they are missing."""
-    block: dict[str, Any] = data
-    for depth, key in enumerate(keys[:-1], start=1):
-        inner = block.get(key)
-        if inner is None:
-            inner = block[key] = {}
-        if not isinstance(inner, dict):
-            raise UserError(f"{place}: '{'.'.join(keys[:depth])}' is {describe(inner)}, which has no keys to set.")
-        block = inner
-    block[keys[-1]] = value

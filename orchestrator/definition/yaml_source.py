@@ -7,6 +7,7 @@ aliases, duplicate keys, several documents, deep nesting, large files. Scalars f
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Document:
     data: dict[str, Any]
     places: dict[Key, str] = field(default_factory=dict)
     """Place of every key and list item, in the form for a sentence: `sweep.yaml, line 3`."""
+    extended: bool = False
+    """Whether it was made on the basis of another."""
 
     def place(self, key: Key) -> str:
         """Return the place of a key, or of the nearest key above it that is in the source."""
@@ -43,12 +46,20 @@ class Document:
                 return self.places[key[:length]]
         return ""
 
+    def rank(self, key: Key) -> int:
+        """Return the number of a key, or of the nearest one above it, among all keys and items in the order of the source."""
+        return max((self._ranks[key[:length]] for length in range(len(key) + 1) if key[:length] in self._ranks), default=-1)
 
-def read_file(path: Path) -> tuple[str, Document]:
-    """Return a file's text and its content.
+    @cached_property
+    def _ranks(self) -> dict[Key, int]:
+        return {key: rank for rank, key in enumerate(self.places)}
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text.
 
     Raises:
-        UserError: It is missing, unreadable, too large, or not plain YAML. The sentence names file and line.
+        UserError: It is missing, unreadable, too large, or not UTF-8. The sentence names the file.
     """
     try:
         with path.open("rb") as stream:
@@ -58,11 +69,10 @@ def read_file(path: Path) -> tuple[str, Document]:
     if len(raw) > MAX_BYTES:
         raise UserError(f"The sweep file {path} is larger than {MAX_BYTES:,} bytes: a sweep lists methods and tasks, not data.")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8.") from None
-    return text, parse_mapping(text, str(path))
 
 
 def parse_mapping(text: str, name: str) -> Document:
@@ -89,6 +99,11 @@ def parse_value(text: str, name: str) -> Any:
         UserError: It is not plain YAML.
     """
     return _Reader(text, name, lines=False).read()
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a text without quotes is read as that text, and not as a number or one of a few words."""
+    return text not in _WORDS and not _INTEGER.fullmatch(text) and not _FLOAT.fullmatch(text)
 
 
 def describe(value: object) -> str:

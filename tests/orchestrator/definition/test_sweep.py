@@ -155,7 +155,7 @@ methods:
   adapter: {{}}
 """
     with monkeypatch.context() as patched:
-        patched.setattr("orchestrator.definition.check.setting_points", never)
+        patched.setattr("orchestrator.definition.check_rows.setting_points", never)
         with pytest.raises(UserError, match=r"line 7: 'methods' .* are 16,000,000,010 jobs: at most 100,000\.$"):
             Sweep.from_text(
                 text, overrides=["seeds={default: [0, 1], bbc: [0, 1, 2, 3, 4, 5]}", "methods.scalearn.seeds=" + str(numbers[:20])]

@@ -1,0 +1,166 @@
+"""What a sweep file says once its basis (`extends`) and the values of `--set` are put together. Both follow the same rules.
+
+Each key of the file, or of `--set`, is assigned to what is there already: dots in its name go down, and its value replaces the old one.
+"""
+
+import copy
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.definition.yaml_source import Document, Key, describe, is_text, parse_mapping, parse_value, read_text
+from scalearn.errors import UserError
+from scalearn.unknown_name import unknown
+
+EXTENDS = "extends"
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sweep file before it is read as YAML."""
+
+    file: str
+    """What error messages call it."""
+    text: str
+    directory: Path | None = None
+    """Where its basis may lie. None: only in the package."""
+
+
+def find_source(source: str | Path) -> Source:
+    """Return the file at a path, or a sweep that the package ships, by a name without directory and suffix.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    path = Path(source)
+    if len(path.parts) == 1 and path.suffix not in _SUFFIXES:
+        names = shipped_sweeps()
+        if source not in names:
+            raise UserError(f"{unknown('sweep', str(source), names)} A file of your own is named by its path: {source}.yaml.")
+        return _shipped(f"{source}.yaml")
+    return Source(str(path), read_text(path), path.parent)
+
+
+def shipped_sweeps() -> tuple[str, ...]:
+    """Return the names of the sweeps that the package ships."""
+    names = (entry.name for entry in importlib.resources.files("sweeps").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def with_basis(source: Source) -> tuple[Document, str]:
+    """Return what a file says on the basis of the file that it extends, and the text that says it without another file.
+
+    Raises:
+        UserError: A file is not plain YAML, or a basis is unknown, extends itself, or has no key that is to be changed.
+    """
+    document = _document(source, ())
+    if not document.extended:
+        return document, source.text
+    return document, f"# {source.file}, with all that it extends\n{_as_yaml(document.data)}"
+
+
+def overridden(document: Document, overrides: Sequence[str]) -> Document:
+    """Return the document after every `dotted.key=value` was applied.
+
+    Raises:
+        UserError: An override is not of this form, or goes down into a value that has no keys.
+    """
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"--set '{override}': write it as key=value, e.g. --set training.epochs=3.")
+        place = f"--set {name}"
+        if keys[0] == EXTENDS:
+            raise UserError(f"{place}: a basis cannot be set; write 'extends' in a file.")
+        document = _assigned(document, keys, parse_value(text, place), {(): place})
+    return document
+
+
+def _document(source: Source, above: tuple[str, ...]) -> Document:
+    """Return a document on its basis. `above` names the files that lead here, each extending the next."""
+    own = parse_mapping(source.text, source.file)
+    if EXTENDS not in own.data:
+        return own
+    place, name = own.place((EXTENDS,)), own.data[EXTENDS]
+    if "name" not in own.data:
+        raise UserError(f"{place}: the key 'name' is missing: a sweep that extends another needs a name of its own.")
+    basis = _basis(source, name, place)
+    files = (*above, source.file)
+    if basis.file in files:
+        circle = " extends ".join((*files[files.index(basis.file) :], basis.file))
+        raise UserError(f"{place}: {circle}, which is a circle: let one of them stand alone.")
+    document = _document(basis, files)
+    for key, value in own.data.items():
+        if key != EXTENDS:
+            keys = key.split(".")
+            if not all(keys):
+                raise UserError(f"{own.place((key,))}: '{key}' has a dot without a name beside it: write for example training.epochs.")
+            places = {place[1:]: where for place, where in own.places.items() if place[:1] == (key,)}
+            document = _assigned(document, keys, value, places)
+    return Document(document.data, document.places | {(): own.place(())}, extended=True)
+
+
+def _basis(source: Source, name: Any, place: str) -> Source:
+    """Return the file of a name: beside the one that extends it, or else in the package."""
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIXES):
+        raise UserError(
+            f"{place}: 'extends' must be the name of a file beside this one or in the package, such as glue.yaml, not {describe(name)}."
+        )
+    beside = {path.name: path for path in source.directory.iterdir() if path.suffix in _SUFFIXES} if source.directory else {}
+    if name in beside:
+        return Source(str(beside[name]), read_text(beside[name]), source.directory)
+    shipped = [f"{sweep}.yaml" for sweep in shipped_sweeps()]
+    if name not in shipped:
+        known = [*(each for each in beside if each != Path(source.file).name), *shipped]
+        raise UserError(f"{place}: {unknown('file', name, known, where='this directory or the package')}")
+    return _shipped(name)
+
+
+def _shipped(name: str) -> Source:
+    return Source(f"{name} (shipped)", (importlib.resources.files("sweeps") / name).read_text(encoding="utf-8"))
+
+
+def _assigned(document: Document, keys: Sequence[str], value: Any, places: dict[Key, str]) -> Document:
+    """Return the document after a nested key was set, with the blocks above it made where they are missing.
+
+    Args:
+        document: The document before.
+        keys: The key, from the top.
+        value: Its value.
+        places: Places of the value, and of the keys and items below it.
+    """
+    data: dict[str, Any] = copy.deepcopy(document.data)
+    block = data
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = block.get(key)
+        if inner is None:
+            inner = block[key] = {}
+        if not isinstance(inner, dict):
+            raise UserError(f"{places[()]}: '{'.'.join(keys[:depth])}' is {describe(inner)}, which has no keys to set.")
+        block = inner
+    block[keys[-1]] = value
+    target: Key = tuple(keys)
+    kept = {key: where for key, where in document.places.items() if key[: len(target)] != target}
+    return Document(data, kept | {(*target, *below): where for below, where in places.items()}, document.extended)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes YAML that our reader reads as the same data. PyYAML's own reader takes fewer texts for numbers, and so quotes fewer."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text(text) else "'")
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _as_yaml(data: dict[str, Any]) -> str:
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=140)
+    return text

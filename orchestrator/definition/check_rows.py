@@ -1,0 +1,175 @@
+"""Checks of the methods' rows: their names, the number of their jobs, and whether sources and settings fit each other.
+
+What needs no other key is checked first. A row in which that is wrong, or of a sweep whose targets or sources are, goes no further, since
+its other errors might only follow from those.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orchestrator.definition.check_forms import check_form
+from orchestrator.definition.combinations import FORMS, RATE, count_rows, plain_rows
+from orchestrator.definition.expand import DEFAULT_SEEDS
+from orchestrator.definition.names import TaskNames, per_task, short
+from orchestrator.definition.problems import Problems, repeated
+from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSets, SweepSchema
+from orchestrator.definition.settings import count_points, setting_points
+from orchestrator.definition.source_sets import count_sets
+from orchestrator.definition.stacking import TARGET, source_names, source_pool, stacks, tasks_of
+from scalearn.backbone.registry import get_backbone
+from scalearn.formats.adapterhub_layout import require_agreement
+from scalearn.methods.registry import METHODS, Method
+
+if TYPE_CHECKING:
+    from orchestrator.definition.yaml_source import Key
+
+MAX_JOBS = 100_000
+"""The most jobs of a sweep: expanding, planning and the manifest were built and measured for so many."""
+
+
+class Adapters(NamedTuple):
+    """What is known of the adapters that transfer jobs may stack."""
+
+    block: Sources
+    external: Mapping[str, Mapping[str, Any] | None]
+    """Configuration of every adapter that exists already, by name. None: only the hub has it."""
+    trained: Mapping[str, Any]
+    """Configuration of the adapters that the sweep trains."""
+
+
+def check_rows(
+    sweep: SweepSchema, names: TaskNames, targets: tuple[str, ...], sources: tuple[str, ...], adapters: Adapters, problems: Problems
+) -> None:
+    """Check all rows of all known methods."""
+    rows: dict[Key, tuple[Method, MethodRow]] = {
+        ("methods", key, index): (METHODS[key], row)
+        for key, several in sweep.methods.items()
+        if not problems.below(("methods", key))
+        for index, row in enumerate(several)
+    }
+    for key, (method, row) in rows.items():
+        _alone(key, method, row, names, adapters, problems)
+    if problems.below(("targets",), ("sources",)):
+        return
+    sound = {key: entry for key, entry in rows.items() if not problems.below(key)}
+    if _few_enough(sweep, sound, names, targets, sources, problems):
+        for key, (method, row) in sound.items():
+            if not problems.below(key):
+                _fitting(key, method, row, names, targets, adapters, problems)
+
+
+def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapters: Adapters, problems: Problems) -> None:
+    """Check what can be judged without the sweep's sources and targets."""
+    if row.learning_rate is not None:
+        problems.unique((*key, RATE), row.learning_rate)
+    if row.seeds is not None:
+        seeds((*key, "seeds"), row.seeds, names, problems)
+    if row.sources is not None:
+        _sources((*key, "sources"), method, row.sources, names, adapters, problems)
+    for form in FORMS:
+        check_form(key, form, method, row, problems)
+
+
+def _sources(
+    key: "Key", method: Method, given: Sequence[str] | SourceSets, names: TaskNames, adapters: Adapters, problems: Problems
+) -> None:
+    if not method.needs_sources:
+        problems.add(key, f"Method '{method.key}' stacks no source adapters: remove 'sources'.")
+        return
+    named: dict[Key, Sequence[str]] = {}
+    if not isinstance(given, SourceSets):
+        named[key] = given
+    elif (given.subsets is None) == (given.leave_out is None):
+        problems.add(key, "{key} must be a list of names, or hold either 'subsets' or 'leave_out'.")
+    elif given.subsets is not None:
+        problems.unique((*key, "subsets", "sizes"), given.subsets.sizes)
+        named = {(*key, "subsets", name): getattr(given.subsets, name) for name in ("always", "never")}
+    for place, listed in named.items():
+        problems.tasks(place, [name for name in listed if name != TARGET and name not in adapters.external], names)
+        problems.unique(place, listed)
+
+
+def _few_enough(
+    sweep: SweepSchema,
+    rows: "Mapping[Key, tuple[Method, MethodRow]]",
+    names: TaskNames,
+    targets: tuple[str, ...],
+    sources: tuple[str, ...],
+    problems: Problems,
+) -> bool:
+    """Refuse a sweep of too many jobs. Only count them, since a small file can name more jobs than memory holds."""
+    points = len(sweep.data.few_shot or sweep.data.train_share or (None,))
+    jobs = points * len({*targets, *sources})
+    for key, (method, row) in rows.items():
+        given = sweep.seeds if row.seeds is None else row.seeds
+        tasks = targets[:1] if method.stage == "joint" else targets
+        runs = sum(len(per_task(given, task, DEFAULT_SEEDS)) * _lists(key, row, sweep, task, names, problems) for task in tasks)
+        settings = count_points(method, row.settings) * count_rows(method, row)
+        jobs += points * runs * len(row.learning_rate or (None,)) * settings
+    if jobs > MAX_JOBS:
+        what = "with their tasks, seeds, learning rates and settings"
+        problems.add(("methods",), f"{{key}} {what} are {jobs:,} jobs: at most {MAX_JOBS:,}.")
+    return jobs <= MAX_JOBS
+
+
+def _lists(key: "Key", row: MethodRow, sweep: SweepSchema, target: str, names: TaskNames, problems: Problems) -> int:
+    """Return how many lists of sources a row has for a target, at most."""
+    if not isinstance(row.sources, SourceSets):
+        return 1
+    place = (*key, "sources", "leave_out" if row.sources.subsets is None else "subsets")
+    pool = problems.at(place, source_pool, sweep.sources, row.sources, target, names)
+    return (problems.at(place, count_sets, row.sources, pool) or 0) if pool is not None else 0
+
+
+def _fitting(
+    key: "Key", method: Method, row: MethodRow, names: TaskNames, targets: tuple[str, ...], adapters: Adapters, problems: Problems
+) -> None:
+    """Check that the sources of a row can be stacked, and that its settings are right for them."""
+    chosen = (
+        {each: None for target in targets for each in stacks(adapters.block, row.sources, target, names)} if method.needs_sources else {}
+    )
+    for each in chosen:
+        _stack((*key, "sources"), each, adapters, problems)
+        if method.needs_similarity:
+            problems.at((*key, "sources"), tasks_of, each, adapters.external, names)
+    for plain in plain_rows(method, row):
+        for count in {len(each): None for each in chosen} or (0,):
+            points = problems.at((*key, "settings"), setting_points, method, plain.settings, count)
+            if points is None:
+                return
+            for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
+                problems.at((*key, "settings", "sentence_encoder"), get_backbone, encoder)
+
+
+def _stack(key: "Key", chosen: Sequence[str], adapters: Adapters, problems: Problems) -> None:
+    """Refuse sources that cannot be stacked on each other, as far as their files show."""
+    if not chosen:
+        problems.add(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
+        return
+    stackable(key, chosen, problems)
+    configs = {name: adapters.external.get(name, adapters.trained) for name in chosen}
+    known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
+    if known:
+        problems.at(("sources", "adapters"), require_agreement, known)
+
+
+def stackable(key: "Key", sources: Sequence[str], problems: Problems) -> None:
+    """Refuse two sources of one short name, since adapters are stacked and saved under it."""
+    clash = next(repeated(map(short, dict.fromkeys(sources))), None)
+    if clash is not None:
+        both = " and ".join(task for task in dict.fromkeys(sources) if short(task) == clash)
+        problems.add(key, f"Two sources are named '{clash}' ({both}): stack each name once.")
+
+
+def seeds(key: "Key", given: Mapping[str, tuple[int, ...]], names: TaskNames, problems: Problems) -> None:
+    """Check seeds per task."""
+    task_keys(key, given, names, problems)
+    for name, values in given.items():
+        problems.unique((*key, name), values)
+
+
+def task_keys(key: "Key", mapping: Iterable[str], names: TaskNames, problems: Problems, *, default: bool = True) -> None:
+    """Check the keys of a mapping from tasks to values. No task may be named twice, by its short name and its full key."""
+    given = [name for name in mapping if not (default and name == DEFAULT)]
+    found = [problems.at((*key, name), names.key, name) for name in given]
+    problems.unique(key, filter(None, found))
