@@ -121,11 +121,17 @@ def _told_apart(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     frame = distinct(frame.drop(columns="variant", errors="ignore"))
     frame = frame[frame[column].notna() & (frame["method"] != "scalearn_fixed")]
     nodes = frame.drop_duplicates(["node", "task"])
-    # Another number of sources means other sources. That is the axis itself, not a variant.
-    same = {column: 0} | ({"sources": "", "parents": ""} if column == "source_count" else {})
+    # Another number of sources means other sources. That is the axis itself; only the target's own source is worth a line of its own.
+    same = {column: 0} | ({"sources": _own_source(nodes), "parents": ""} if column == "source_count" else {})
     nodes = nodes.assign(variant=variants(nodes.assign(**same) if column != "learning_rate" else nodes))
     frame = frame[frame["primary"].fillna(False).astype(bool)]
     return frame.merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
+
+
+def _own_source(nodes: pd.DataFrame) -> list[str]:
+    """Return for each job whether the adapter of its own target is among its sources, as text for a legend."""
+    pairs = zip(nodes["task_name"], nodes["sources"], strict=True)
+    return [f"{'with' if task in str(sources).split(',') else 'without'} the target's own" for task, sources in pairs]
 
 
 def critical_difference(found: Ranks | None) -> Plot | None:

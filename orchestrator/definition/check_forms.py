@@ -38,10 +38,8 @@ def _values(key: "Key", form: Form, method: Method, row: MethodRow, values: Any,
         problems.add(key, "{key} is given elsewhere in this row too: keep one of them.")
     parts = values if is_list(method, name) and isinstance(values, list) else [values]
     if not parts or not all(isinstance(part, list) and part for part in parts):
-        wanted = "a list that holds a list of values for each source" if is_list(method, name) else "a list of values"
-        problems.add(
-            key, f"{{key}} must be {wanted}, not {describe(values)}." if values != [] else "{key} is empty: give at least one value."
-        )
+        listed = "hold a list of values for each source, such as [[0, 0.5], [0, 1]]" if is_list(method, name) else "be a list of values"
+        problems.add(key, f"{{key}} must {listed}, not {describe(values) if values else 'empty'}.")
         return
     for part in parts:
         for value in part:

@@ -13,7 +13,7 @@ from orchestrator.definition.expand import DEFAULT_SEEDS
 from orchestrator.definition.names import TaskNames, per_task, short
 from orchestrator.definition.problems import Problems, repeated
 from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSets, SweepSchema
-from orchestrator.definition.settings import count_points, setting_points
+from orchestrator.definition.settings import check_values, count_points, setting_points
 from orchestrator.definition.source_sets import count_sets
 from orchestrator.definition.stacking import TARGET, source_names, source_pool, stacks, tasks_of
 from scalearn.backbone.registry import get_backbone
@@ -66,6 +66,8 @@ def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapter
         seeds((*key, "seeds"), row.seeds, names, problems)
     if row.sources is not None:
         _sources((*key, "sources"), method, row.sources, names, adapters, problems)
+    for name, raw in row.settings.items():
+        problems.at((*key, "settings", name), check_values, method, name, raw)
     for form in FORMS:
         check_form(key, form, method, row, problems)
 
@@ -103,7 +105,7 @@ def _few_enough(
     for key, (method, row) in rows.items():
         given = sweep.seeds if row.seeds is None else row.seeds
         tasks = targets[:1] if method.stage == "joint" else targets
-        runs = sum(len(per_task(given, task, DEFAULT_SEEDS)) * _lists(key, row, sweep, task, names, problems) for task in tasks)
+        runs = problems.at((*key, "sources"), _runs, sweep, row, given, tasks, names) or 0
         settings = count_points(method, row.settings) * count_rows(method, row)
         jobs += points * runs * len(row.learning_rate or (None,)) * settings
     if jobs > MAX_JOBS:
@@ -112,13 +114,13 @@ def _few_enough(
     return jobs <= MAX_JOBS
 
 
-def _lists(key: "Key", row: MethodRow, sweep: SweepSchema, target: str, names: TaskNames, problems: Problems) -> int:
-    """Return how many lists of sources a row has for a target, at most."""
-    if not isinstance(row.sources, SourceSets):
-        return 1
-    place = (*key, "sources", "leave_out" if row.sources.subsets is None else "subsets")
-    pool = problems.at(place, source_pool, sweep.sources, row.sources, target, names)
-    return (problems.at(place, count_sets, row.sources, pool) or 0) if pool is not None else 0
+def _runs(sweep: SweepSchema, row: MethodRow, seeds: Mapping[str, tuple[int, ...]], tasks: tuple[str, ...], names: TaskNames) -> int:
+    """Return how many pairs of a seed and a list of sources a row has, over all its tasks, at most."""
+    runs = 0
+    for task in tasks:
+        lists = count_sets(row.sources, source_pool(sweep.sources, row.sources, task, names)) if isinstance(row.sources, SourceSets) else 1
+        runs += lists * len(per_task(seeds, task, DEFAULT_SEEDS))
+    return runs
 
 
 def _fitting(

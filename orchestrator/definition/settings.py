@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from scalearn.config import Setting
-from scalearn.methods.registry import Method, resolve_settings
+from scalearn.methods.registry import Method, check_setting, resolve_settings
 
 
 def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tuple[dict[str, Setting], ...]:
@@ -24,6 +24,18 @@ def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tu
     """
     choices = [[(name, value) for value in _values(method, name, raw)] for name, raw in given.items()]
     return tuple(resolve_settings(method, dict(point), sources) for point in product(*choices))
+
+
+def check_values(method: Method, name: str, raw: Any) -> None:
+    """Check one setting as the file gives it, without the others.
+
+    Raises:
+        UserError: It is unknown, or a value is mistyped or out of range.
+    """
+    if name not in method.rules:
+        resolve_settings(method, {name: raw})
+    for value in _values(method, name, raw):
+        check_setting(method, name, value)
 
 
 def count_points(method: Method, given: Mapping[str, Any]) -> int:

@@ -61,8 +61,7 @@ def count_sets(sets: SourceSets, pool: Pool) -> int:
         if sets.leave_out >= most:
             raise UserError(f"'leave_out' is {sets.leave_out}, but {where}: leave out at most {most - 1}.")
         return comb(most, sets.leave_out)
-    if sets.subsets is None:
-        raise UserError("'sources' holds nothing: give 'subsets', 'leave_out' or a list of names.")
+    assert sets.subsets is not None
     for size in sets.subsets.sizes:
         if size > most:
             raise UserError(f"'sizes' holds {size}, but {where}: choose sizes up to {most}.")

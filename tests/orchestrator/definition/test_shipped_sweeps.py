@@ -50,6 +50,20 @@ def test_paper_sweep_plans_its_published_number_of_jobs(name: str):
     assert jobs["by_state"] == {"cached": 0, "pending": jobs["total"]}
 
 
+def test_interference_plans_nested_subsets_with_and_without_the_targets_own():
+    jobs = [job for job in Sweep.load("interference").expand() if job.config.stage == "transfer"]
+    counts = Counter((len(job.config.sources), job.config.task.partition("/")[2] in job.config.sources) for job in jobs)
+    # 8 tasks x 3 seeds x 5 draws, less where there is only one subset, or where two draws share one.
+    assert {size: counts[size, True] for size in (1, 2, 4, 8)} == {1: 24, 2: 120, 4: 114, 8: 24}
+    assert {size: counts[size, False] for size in (1, 2, 4, 7)} == {1: 120, 2: 111, 4: 117, 7: 24}
+    assert len(jobs) == sum(counts.values()) == 657
+
+
+def test_leave_one_out_plans_the_whole_stack_and_each_that_lacks_one():
+    jobs = plan("leave_one_out", Sweep.load("leave_one_out").expand()).to_json()["jobs"]
+    assert jobs["by_stage"] == {"source": 8, "transfer": 8 * 3 * (1 + 8)}
+
+
 def test_glue_optimisation_is_the_published_one():
     published = {
         "full_ft": (2e-5, 5),

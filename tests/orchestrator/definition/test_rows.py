@@ -1,0 +1,153 @@
+"""Short forms of rows: `grid`, `zip` and sets of sources give the jobs that rows written out would give."""
+
+import json
+from collections import Counter
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.definition.graph import Graph, Job
+from orchestrator.definition.sweep import Sweep
+from scalearn.errors import UserError
+
+ALL = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+
+
+def expand(methods: dict[str, Any], **keys: Any) -> Graph:
+    document = {"name": "rows", "benchmark": "glue", "backbone": "roberta-base", "targets": ["cola", "rte"], "methods": methods, **keys}
+    return Sweep.from_text(json.dumps(document)).expand()
+
+
+def stacks(sets: dict[str, Any], target: str, **keys: Any) -> list[tuple[str, ...]]:
+    graph = expand({"scalearn": {"sources": sets}}, targets=[target], **keys)
+    return [job.config.sources for job in graph if job.config.method == "scalearn"]
+
+
+def transfers(graph: Graph) -> list[Job]:
+    return [job for job in graph if job.config.stage == "transfer"]
+
+
+@pytest.mark.parametrize(
+    ("method", "short", "long"),
+    [
+        (
+            "scalearn_fixed",
+            {"sources": ["target", "sst2"], "grid": {"omega": [[0, 0.5], [0, 0.3, 1]]}},
+            [{"sources": ["target", "sst2"], "settings": {"omega": [[one, two] for one in (0, 0.5) for two in (0, 0.3, 1)]}}],
+        ),
+        (
+            "scalearn_fixed",
+            {"sources": ["target", "sst2"], "zip": {"omega": [[0, 0.5, 1], [1, 0.5, 0]]}},
+            [{"sources": ["target", "sst2"], "settings": {"omega": [[0, 1], [0.5, 0.5], [1, 0]]}}],
+        ),
+        (
+            "scalearn",
+            {"grid": {"omega_dropout": [0, 0.3], "learning_rate": [1e-3, 6e-3]}},
+            [{"learning_rate": [1e-3, 6e-3], "settings": {"omega_dropout": [0.0, 0.3]}}],
+        ),
+        (
+            "scalearn",
+            {"grid": {"batch_size": [16, 32]}, "zip": {"omega_dropout": [0, 0.3], "epochs": [5, 9]}, "learning_rate": [1e-3, 6e-3]},
+            [
+                {"learning_rate": [1e-3, 6e-3], "batch_size": size, "epochs": epochs, "settings": {"omega_dropout": dropout}}
+                for size in (16, 32)
+                for dropout, epochs in ((0.0, 5), (0.3, 9))
+            ],
+        ),
+        (
+            "scalearn",
+            {"zip": {"learning_rate": [1e-3, 6e-3], "batch_size": [16, 32]}},
+            [{"learning_rate": 1e-3, "batch_size": 16}, {"learning_rate": 6e-3, "batch_size": 32}],
+        ),
+        (
+            "scalearn",
+            {"sources": {"leave_out": 1}},
+            [{"sources": [name for name in ALL if name != left]} for left in ALL],
+        ),
+        ("scalearn", {"sources": {"subsets": {"sizes": 8, "draws": 3}}}, [{}]),
+        (
+            "scalearn",
+            {"sources": {"subsets": {"sizes": [2], "draws": 100}}},
+            [{"sources": list(pair)} for pair in combinations(ALL, 2)],
+        ),
+    ],
+)
+@pytest.mark.parametrize("early", [None, "asha"])
+def test_short_form_gives_the_jobs_and_fingerprints_of_the_rows_written_out(method: str, short: Any, long: Any, early: str | None):
+    training = {"early_stopping": early}
+    found = expand({method: short}, training=training)
+    assert set(found.nodes()) == set(expand({method: long}, training=training).nodes())
+    assert len(transfers(found)) == len(set(found.nodes())) - sum(job.config.stage == "source" for job in found)
+
+
+def test_row_beside_a_short_form_shares_its_jobs():
+    both = expand({"scalearn": [{}, {"sources": {"subsets": {"sizes": [3, 8], "draws": 2}}}]})
+    assert Counter(len(job.config.sources) for job in transfers(both)) == {3: 4, 8: 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True),
+    draws=st.integers(1, 12),
+    seed=st.integers(0, 5),
+    nested=st.booleans(),
+    kept=st.sampled_from(["always", "never", None]),
+    target=st.sampled_from(["cola", "rte"]),
+)
+def test_subsets_have_the_asked_sizes_in_stacking_order_and_obey_always_and_never(sizes, draws, seed, nested, kept, target):
+    sizes = sorted({min(size, 7) for size in sizes}) if kept == "never" else sorted(sizes)
+    subsets = {"sizes": sizes, "draws": draws, "seed": seed, "nested": nested} | ({kept: ["target"]} if kept else {})
+    found = stacks({"subsets": subsets}, target)
+    assert found == stacks({"subsets": subsets}, target)
+    assert len(set(found)) == len(found)
+    assert all(list(names) == [name for name in ALL if name in names] for names in found)
+    if kept is not None:
+        assert {target in names for names in found} == {kept == "always"}
+    free, fixed = (7, int(kept == "always")) if kept else (8, 0)
+    counts = Counter(map(len, found))
+    assert set(counts) == set(sizes)
+    for size in sizes:
+        wanted = min(draws, comb(free, size - fixed))
+        assert counts[size] <= wanted
+        assert nested or counts[size] == wanted
+
+
+def test_nested_draws_are_chains_and_more_draws_keep_the_earlier_ones():
+    names = {"sizes": [1, 2, 4, 8], "seed": 3}
+    found = stacks({"subsets": {**names, "draws": 4, "nested": True}}, "rte")
+    for small, large in ((1, 2), (2, 4), (4, 8)):
+        outer = [set(subset) for subset in found if len(subset) == large]
+        assert all(any(set(subset) <= other for other in outer) for subset in found if len(subset) == small)
+    few, many = (stacks({"subsets": {**names, "draws": draws}}, "rte") for draws in (2, 5))
+    assert set(few) < set(many)
+    assert set(few) != set(stacks({"subsets": {**names, "draws": 2, "seed": 4}}, "rte"))
+
+
+def test_draws_are_recorded_and_alike_for_all_targets():
+    drawn = stacks({"subsets": {"sizes": [2, 3], "draws": 2, "seed": 0, "always": ["target"]}}, "rte")
+    assert drawn == [("mrpc", "rte"), ("stsb", "rte"), ("sst2", "mnli", "rte"), ("cola", "mnli", "rte")]
+    graph = expand({"scalearn": {"sources": {"subsets": {"sizes": [3], "draws": 4}}}}, targets=["cola", "rte"])
+    by_target = {task: {job.config.sources for job in transfers(graph) if job.config.task == task} for task in ("glue/cola", "glue/rte")}
+    assert by_target["glue/cola"] == by_target["glue/rte"]
+
+
+def test_sources_of_the_sweep_are_what_subsets_are_drawn_from():
+    sources = {"tasks": ["cola", "sst2", "mrpc"]}
+    assert stacks({"leave_out": 2}, "rte", sources=sources) == [("cola",), ("sst2",), ("mrpc",)]
+    own = stacks({"subsets": {"sizes": [2], "draws": 9, "always": ["target"]}}, "rte", sources=sources)
+    assert own == [("rte", "cola"), ("rte", "sst2"), ("rte", "mrpc")]
+
+
+def test_all_errors_are_told_in_the_order_of_the_file_and_very_many_are_counted():
+    text = "name: x\nbenchmark: glue\nbackbone: roberta-base\nmethods:\n" + "".join(
+        f"  unknown_{number:02}: {{}}\n" for number in range(30)
+    )
+    with pytest.raises(UserError) as caught:
+        Sweep.from_text(text)
+    *told, rest = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in told] == [f"sweep.yaml, line {number}" for number in range(5, 25)]
+    assert rest == "There are 10 more such errors."
