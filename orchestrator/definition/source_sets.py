@@ -14,6 +14,9 @@ from orchestrator.definition.names import short
 from orchestrator.definition.schema import SourceSets, Subsets
 from scalearn.errors import UserError
 
+_TRIES = 100
+"""Orders that are tried for a nested draw that shares no subset with those before."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -86,17 +89,18 @@ def _draws(subsets: Subsets, pool: Pool, sizes: Sequence[int]) -> Iterator[tuple
     if len(sizes) == 1 and subsets.draws >= possible[sizes[0]]:
         yield from (_subset(pool, names) for names in combinations(pool.free, sizes[0] - len(pool.always)))
         return
-    # Draws must differ at one size: the one where they are likeliest to be equal, among those that have enough subsets.
+    # Draws differ at every size that has enough subsets, if that is found soon; in any case at the one of them with the fewest.
     enough = [size for size in sizes if possible[size] >= subsets.draws]
     telling = min(enough, key=possible.__getitem__) if enough else max(sizes, key=possible.__getitem__)
-    wanted, seen = min(subsets.draws, possible[telling]), set[tuple[str, ...]]()
+    seen, found, last = set[tuple[str, ...]](), 0, 0
     for draw in count():
         order = _order(pool, f"{subsets.seed}/{draw}/{'nested' if subsets.nested else sizes[0]}")
         parts = {size: _subset(pool, order[: size - len(pool.always)]) for size in sizes}
-        if parts[telling] not in seen:
-            seen.add(parts[telling])
+        if parts[telling] not in seen and (draw - last > _TRIES or not any(parts[size] in seen for size in enough)):
+            found, last = found + 1, draw
+            seen.update(parts.values())
             yield from parts.values()
-        if len(seen) == wanted:
+        if found == min(subsets.draws, possible[telling]):
             return
 
 

@@ -17,7 +17,7 @@ RECORDED = {
     "gsg_large": (511, "c877a0c1d23f1e7a"),
     "humset": (181, "e3936d2013271f73"),
     "humset_large": (181, "1b46806ac71bbd98"),
-    "interference": (665, "4572d209089a9bc1"),
+    "interference": (680, "8c4d9e24794e592f"),
     "leave_one_out": (224, "6521f88275c6840c"),
     "minilm_glue": (48, "d8b4fe0fd07ac8e9"),
     "probing": (2248, "5fbd15116cc8aca0"),
