@@ -100,6 +100,18 @@ def test_score_against_sources_draws_one_line_per_variant(tmp_path: Path) -> Non
     assert points.groupby("variant")["x"].apply(list).to_dict() == {"omega_dropout=0": [2, 3], "omega_dropout=0.3": [2, 3]}
 
 
+def test_score_against_sources_keeps_stacks_with_and_without_the_targets_own_apart(tmp_path: Path) -> None:
+    frames = []
+    stacks = (("apple", "airlines"), ("bbc", "airlines"), ("apple", "airlines", "bbc"), ("bbc", "airlines", "coachella"))
+    for number, tasks in enumerate(stacks):
+        build_store(tmp_path / str(number), StoreSpec(tasks=tasks, targets=("apple",), methods={"scalearn": (6e-3,)}))
+        frames.append(analysis.load(tmp_path / str(number), "demo"))
+    frame = pd.concat(frames)
+    points = curve_points(frame[frame["stage"] == "transfer"], "source_count")
+    lines = points.groupby("variant")["x"].apply(list).to_dict()
+    assert lines == {"sources=with the target's own": [2, 3], "sources=without the target's own": [2, 3]}
+
+
 def test_probing_scores_are_laid_out_by_both_omegas() -> None:
     grid = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)
     common = {"task": "glue/rte", "method": "scalearn_fixed", "sources": "rte,mnli", "source_count": 2, "split": "test", "primary": True}

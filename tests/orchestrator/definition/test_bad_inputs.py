@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
 from orchestrator.definition.yaml_source import MAX_BYTES, parse_mapping
 from scalearn.errors import UserError
@@ -36,6 +37,13 @@ def test_bad_sweep_ends_with_its_sentence(case: str):
         assert sentence.startswith(expected.removesuffix("..."))
     else:
         assert sentence == expected
+
+
+def test_command_line_prints_a_line_for_each_error_of_a_file(capsys: pytest.CaptureFixture[str]):
+    file = CORPUS / "several_errors.yaml"
+    assert main(["plan", str(file)]) == 2
+    expected = (CORPUS / "several_errors.txt").read_text(encoding="utf-8").replace("FILE", str(file)).splitlines()
+    assert capsys.readouterr().err.splitlines() == [f"scalearn: {sentence}" for sentence in expected]
 
 
 def test_corpus_has_a_sentence_for_each_file():

@@ -4,12 +4,16 @@ import json
 from collections import Counter
 from itertools import combinations
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import analysis
+from orchestrator.artifacts.manifest import write_manifest
+from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
@@ -151,3 +155,24 @@ def test_all_errors_are_told_in_the_order_of_the_file_and_very_many_are_counted(
     *told, rest = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in told] == [f"sweep.yaml, line {number}" for number in range(5, 25)]
     assert rest == "There are 10 more such errors."
+
+
+def test_rows_of_short_forms_stay_apart_in_the_table(tmp_path: Path):
+    methods = {
+        "scalearn_fixed": {"sources": ["target", "sst2"], "grid": {"omega": [[0, 0.5], [0, 1]]}},
+        "scalearn": {"zip": {"omega_dropout": [0, 0.3], "batch_size": [16, 32]}},
+        "scalearn_pp": [{}, {"sources": {"leave_out": 1}}],
+    }
+    document = {"name": "apart", "benchmark": "glue", "backbone": "roberta-base", "sources": {"tasks": ["rte", "sst2"]}, "methods": methods}
+    sweep = Sweep.from_text(json.dumps(document | {"targets": ["rte"], "seeds": [0, 1]}))
+    write_manifest(sweep, sweep.expand(), Store(tmp_path), "", None)
+    table = analysis.benchmark_table(analysis.load(tmp_path, "apart"))
+    assert [row.title for row in table.rows] == [
+        "ScaLearn (omega_dropout=0)",
+        "ScaLearn (omega_dropout=0.3)",
+        "ScaLearn++ (source_count=1, sources=rte)",
+        "ScaLearn++ (source_count=1, sources=sst2)",
+        "ScaLearn++ (source_count=2, sources=rte,sst2)",
+        *(f"ScaLearn (fixed) (omega={one},{two})" for one in ("0.0", "0.5") for two in ("0.0", "1.0")),
+    ]
+    assert {cell.wanted for row in table.rows for cell in row.cells} == {2}
