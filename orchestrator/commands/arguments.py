@@ -22,7 +22,9 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what `a
 def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, only: bool = True) -> argparse.ArgumentParser:
     """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, if `only` is true, --only."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
-    parser.add_argument("sweep", metavar="SWEEP", help=f"a sweep file, or the name of a shipped sweep: {', '.join(shipped_sweeps())}")
+    parser.add_argument(
+        "sweep", metavar="SWEEP", help=f"a sweep file, a manifest STORE/sweeps/NAME.json, or a shipped sweep: {', '.join(shipped_sweeps())}"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; dots go down; repeatable"
     )

@@ -1,10 +1,11 @@
-"""What a sweep file says once its basis (`extends`) and the values of `--set` are put together. Both follow the same rules.
+"""Where a sweep file lies, and what it says once its basis (`extends`) and the values of `--set` are put to it, by the same rules.
 
 Each key of the file, or of `--set`, is assigned to what is there already: dots in its name go down, and its value replaces the old one.
 """
 
 import copy
 import importlib.resources
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from orchestrator.definition.yaml_source import Document, Key, describe, is_text, parse_mapping, parse_value, read_text
 from scalearn.errors import UserError
+from scalearn.files.json_files import LARGEST, decode, read_bytes
 from scalearn.unknown_name import unknown
 
 EXTENDS = "extends"
@@ -29,15 +31,19 @@ class Source:
     text: str
     directory: Path | None = None
     """Where its basis may lie. None: only in the package."""
+    overrides: tuple[str, ...] = ()
+    """Values of `--set` that belong to it."""
 
 
 def find_source(source: str | Path) -> Source:
-    """Return the file at a path, or a sweep that the package ships, by a name without directory and suffix.
+    """Return the file at a path, a sweep that the package ships, by a name without directory and suffix, or what a manifest holds.
 
     Raises:
         UserError: There is none, or it cannot be read.
     """
     path = Path(source)
+    if path.suffix == ".json":
+        return _in_manifest(path)
     if len(path.parts) == 1 and path.suffix not in _SUFFIXES:
         names = shipped_sweeps()
         if source not in names:
@@ -50,6 +56,21 @@ def shipped_sweeps() -> tuple[str, ...]:
     """Return the names of the sweeps that the package ships."""
     names = (entry.name for entry in importlib.resources.files("sweeps").iterdir())
     return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def _in_manifest(path: Path) -> Source:
+    """Return the sweep of a manifest `STORE/sweeps/NAME.json`, as it was run, in the store where the manifest lies."""
+    try:
+        content = decode(read_bytes(path, LARGEST))
+    except OSError as error:
+        raise UserError(f"Cannot read the manifest {path}: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no manifest of a sweep: {error}.") from None
+    text, overrides = content.get("yaml"), content.get("overrides")
+    if not isinstance(text, str) or not isinstance(overrides, list) or path.absolute().parent.name != "sweeps":
+        raise UserError(f"{path} is no manifest of a sweep: name a sweep file, or a file STORE/sweeps/NAME.json.")
+    others = (str(override) for override in overrides if not str(override).startswith("store="))
+    return Source(str(path), text, overrides=(*others, f"store={json.dumps(str(path.parent.parent))}"))
 
 
 def with_basis(source: Source) -> tuple[Document, str]:

@@ -26,10 +26,11 @@ class Sweep(SweepSchema):
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] = (), *, elsewhere: bool = False) -> "Sweep":
-        """Return the sweep in a file, or a sweep that the package ships, by its name.
+        """Return the sweep in a file, in a manifest, or a sweep that the package ships, by its name.
 
         Args:
-            source: A path, or the name of a shipped sweep: a word without directory and suffix, for example `quickstart`.
+            source: A path of a file or of a manifest `STORE/sweeps/NAME.json`, or the name of a shipped sweep: a word without directory and
+                suffix, for example `quickstart`.
             overrides: Each `dotted.key=value`, with the value in YAML. They are applied in order and checked like the file.
             elsewhere: Whether another machine will run it. Then only that machine checks the names and places in the file.
 
@@ -55,13 +56,14 @@ class Sweep(SweepSchema):
     @classmethod
     def _checked(cls, source: Source, overrides: Sequence[str], *, elsewhere: bool = False) -> "Sweep":
         basis, text = with_basis(source)
+        overrides = (*source.overrides, *overrides)
         document = overridden(basis, overrides)
         sweep, told = cls._validated(document)
         if sweep is not None and not elsewhere:
             told += [describe_misfit(misfit, document) for misfit in check(sweep)]
         if told or sweep is None:
             raise UserErrors(in_order(told))
-        sweep._file, sweep._text, sweep._overrides = source.file, text, tuple(overrides)
+        sweep._file, sweep._text, sweep._overrides = source.file, text, overrides
         return sweep
 
     @classmethod

@@ -86,18 +86,48 @@ def test_basis_cannot_be_set_from_the_command_line():
         Sweep.load("quickstart", ["extends=glue.yaml"])
 
 
-def test_manifest_holds_a_text_that_needs_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_manifest_stands_for_the_files_where_they_are_not_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write(tmp_path, basis=BASIS, own="name: own\nextends: basis.yaml\ntargets: [bbc]\n")
-    sweep = Sweep.load(tmp_path / "own.yaml")
-    store = Store(tmp_path / "runs")
-    write_manifest(sweep, sweep.expand(), store, "", None)
+    sweep = Sweep.load(tmp_path / "own.yaml", ["seeds=[7]"])
+    manifest = tmp_path / "some store/sweeps/own.json"
+    write_manifest(sweep, sweep.expand(), Store(tmp_path / "some store"), "", None)
     for file in ("own", "basis"):
         (tmp_path / f"{file}.yaml").unlink()
-    text = json.loads(Path(str(store.manifest_path("own"))).read_text())["yaml"]
-    assert "extends:" not in text
-    assert Sweep.from_text(text).expand().nodes() == sweep.expand().nodes()
-    assert main(["report", str(store.manifest_path("own")), "--to", str(tmp_path / "report")]) == 0
-    assert "own" in capsys.readouterr().out
+    assert "extends:" not in json.loads(manifest.read_text())["yaml"]
+    found = Sweep.load(manifest)
+    assert found.expand().nodes() == sweep.expand().nodes()
+    assert found.store == str(tmp_path / "some store")
+    assert Sweep.load(manifest, ["seeds=[8]"]).seeds == {"default": (8,)}
+    assert main(["plan", str(manifest), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"]["total"] == len(sweep.expand())
+    assert main(["status", str(manifest)]) == 0
+    assert main(["report", str(manifest), "--to", str(tmp_path / "report")]) == 0
+
+
+NO_MANIFEST = "FILE is no manifest of a sweep: name a sweep file, or a file STORE/sweeps/NAME.json."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("sweeps/own.json", "{}", NO_MANIFEST),
+        (
+            "own.json",
+            '{"yaml": "", "overrides": []}',
+            "FILE is no manifest of a sweep: name a sweep file, or a file STORE/sweeps/NAME.json.",
+        ),
+        ("sweeps/own.json", "[]", "FILE is no manifest of a sweep: it holds list where an object belongs."),
+        ("sweeps/own.json", None, "Cannot read the manifest FILE: No such file or directory."),
+    ],
+)
+def test_file_that_is_no_manifest_is_refused(name: str, content: str | None, sentence: str, tmp_path: Path):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        Sweep.load(file)
+    assert str(caught.value) == sentence.replace("FILE", str(file))
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cn", "Co", "Zl", "Zp"]), max_size=12)
