@@ -83,7 +83,7 @@ class _Expansion:
 
     def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
-        given = {**self.sweep.sources.settings, **row.settings} if method.stage == "source" else row.settings
+        given = {**self.sweep.sources.settings, **row.settings} if method.key == "adapter" else row.settings
         for tasks, subset in product(groups, self.subsets):
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"

@@ -1,4 +1,4 @@
-"""A frozen pretrained encoder with one slot per layer for the branches of a pack."""
+"""A frozen pretrained encoder with slots for the branches of a pack: one per layer, and at the linear modules that they name."""
 
 import copy
 import logging
@@ -14,6 +14,7 @@ from adapters.methods.bottleneck import BottleneckLayer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from scalearn.backbone.linear_modules import POOLER
 from scalearn.backbone.pretrained import load_pretrained
 from scalearn.backbone.registry import Backbone, require_encoder, shape_of
 from scalearn.backbone.unpadded import leave_out_padding, row_attentions, without_padding
@@ -21,7 +22,7 @@ from scalearn.errors import UserError
 from scalearn.layers.branch import Branch, BranchPack
 from scalearn.layers.random_streams import RowBlock, RowStreams, give_each_job_its_stream
 from scalearn.layers.recomputation import PassNumber, tell_passes_apart
-from scalearn.layers.slot import Slot
+from scalearn.layers.slot import LinearSlot, Slot
 from scalearn.secrets import clause
 
 SLOT = "slot"
@@ -53,11 +54,15 @@ class Encoder(nn.Module):
         self.needs_padding = not leave_out_padding(model, self.streams)
         """Whether the architecture reads padded rows only."""
         self._pads: bool | None = None
+        self.linear_modules = _linear_modules(self.model.base_model)
+        """Inputs and outputs of the linear modules at which jobs can add, by their names below the model's heads."""
+        self._linear_slots: dict[str, Any] = {}
+        """Handles of the hooks, by the name of the module."""
         self.site_names = self._place_slots()
 
     @property
     def sites(self) -> int:
-        """Number of sites, each with a slot: one per layer."""
+        """Number of sites after feed-forward blocks, each with a slot: one per layer."""
         return len(self.site_names)
 
     @property
@@ -103,6 +108,14 @@ class Encoder(nn.Module):
             raise UserError(f"Inputs may have {max_length} tokens, but the backbone reads at most {self.positions}: lower max_length.")
 
     @property
+    def shares_positions(self) -> bool:
+        """Whether queries and keys of relative positions come from the same modules as those of tokens, one table for all rows of a pass.
+
+        Then what jobs add at these modules would differ within the table, so such jobs cannot share a pass (DeBERTa-v3).
+        """
+        return bool(getattr(self.config, "share_att_key", False))
+
+    @property
     def head_dropout(self) -> float:
         """Dropout rate of a head on this backbone: its configuration's rate for classifiers, else for hidden states, else 0."""
         named = [getattr(self.config, name, None) for name in ("classifier_dropout", "hidden_dropout_prob")]
@@ -140,9 +153,11 @@ class Encoder(nn.Module):
         model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
         if model is None:
             model = self.model
-            if bool(branches) != bool(model.active_adapters):
+            after_blocks = any(branch.sites_by_module is None for branch in branches)
+            if after_blocks != bool(model.active_adapters):
                 with quiet_library():  # it warns, since it runs forward hooks while the slot is inactive
-                    model.set_active_adapters(SLOT if branches else None)
+                    model.set_active_adapters(SLOT if after_blocks else None)
+            self._place_linear_slots(branches)
         states: Tensor = model.base_model(**accepted)[0]
         if not (self._recomputes and states.requires_grad):
             self.pack.end_pass()
@@ -165,6 +180,9 @@ class Encoder(nn.Module):
         self.pack.end_pass()
         self.pack.clear()
         self.streams.forget()
+        for handle in self._linear_slots.values():
+            handle.remove()
+        self._linear_slots.clear()
 
     def hold_products_in(self, dtype: torch.dtype) -> None:
         """Convert the weights of the layers' products, so that autocast to `dtype` need not convert them at every step.
@@ -201,13 +219,26 @@ class Encoder(nn.Module):
         layers: list[BottleneckLayer] = []
         self.for_each_bottleneck_layer(lambda layer: layers.append(layer) if SLOT in layer.adapters else None)
         for site, layer in enumerate(layers):
-            layer.adapters[SLOT] = Slot(site, layer.adapters[SLOT], self.pack.added)
+            layer.adapters[SLOT] = Slot(site, layer.adapters[SLOT], self.pack.add)
         names = {id(module): name for name, module in self.model.base_model.named_modules()}
         return [names[id(layer)] for layer in layers]
+
+    def _place_linear_slots(self, branches: Sequence[Branch]) -> None:
+        """Put a slot at every linear module where a branch adds. It stays until `release`, so that layers can be computed again."""
+        for name in {name: None for branch in branches for name in branch.sites_by_module or ()}:
+            if name not in self._linear_slots:
+                module = self.model.base_model.get_submodule(name)
+                self._linear_slots[name] = module.register_forward_hook(LinearSlot(name, self.pack))
 
     def for_each_bottleneck_layer(self, function: Callable[[BottleneckLayer], object]) -> None:
         """Call `function` for every site, first layer first. A site is where the library can put a bottleneck adapter."""
         self.model.apply_to_adapter_layers(lambda _, layer: function(layer) if isinstance(layer, BottleneckLayer) else None)
+
+
+def _linear_modules(model: Any) -> dict[str, tuple[int, int]]:
+    """Return inputs and outputs of a model's linear modules by name, without those of a pooler, which no head reads."""
+    found = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.Linear) and name.partition(".")[0] != POOLER)
+    return {name: (each.in_features, each.out_features) for name, each in found}
 
 
 def load_encoder(

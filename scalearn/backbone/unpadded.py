@@ -17,6 +17,7 @@ from scalearn.layers.first_token import keep_first_token
 from scalearn.layers.random_streams import RowDropout, RowStreams
 from scalearn.layers.row_attention import AttentionDropout, attend
 from scalearn.layers.row_layout import GRAIN, RowLayout
+from scalearn.layers.slot import adds_at
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class RowAttention:
         self.module, self.names, self.streams, self.first_token = module, names, streams, first_token
         self.padded: Callable[..., tuple[Tensor, ...]] = module.forward
         self.plain = True
-        """Whether the projections hold nothing of the adapters library. Then, if they are frozen, they are computed in one product."""
+        """Whether the projections hold nothing of the adapters library. Then they may be computed in one product."""
         self.joined: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, *given: Any, **named: Any) -> tuple[Tensor, ...]:
@@ -70,7 +71,7 @@ class RowAttention:
         if layout is None:
             return self.padded(*given, **named)
         hidden: Tensor = given[0] if given else named["query"]
-        query, key_value = self._apart(hidden, layout) if self._learns() or not self.plain else self._joined(hidden, layout)
+        query, key_value = self._joined(hidden, layout) if self._joins() else self._apart(hidden, layout)
         heads: int = getattr(self.module, self.names.heads)
         attended = attend(query[0], key_value[0], layout, heads, self._dropout()).unsqueeze(0)
         if self.names.output is not None:
@@ -88,11 +89,13 @@ class RowAttention:
     def _projections(self) -> tuple[Any, Any, Any]:
         return tuple(getattr(self.module, name) for name in (self.names.query, self.names.key, self.names.value))
 
-    def _learns(self) -> bool:
-        return any(parameter.requires_grad for each in self._projections() for parameter in (each.weight, each.bias))
+    def _joins(self) -> bool:
+        """Tell whether one product gives what the modules would: they are plain, frozen, and no job of this pass adds at them."""
+        frozen = not any(parameter.requires_grad for each in self._projections() for parameter in (each.weight, each.bias))
+        return self.plain and frozen and not any(map(adds_at, self._projections()))
 
     def _apart(self, hidden: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
-        """Project with the modules themselves, which may learn, or hold something of the adapters library."""
+        """Project with the modules themselves, which may learn, or at which something is added."""
         query, key, value = self._projections()
         return query(layout.first_of(hidden) if self.first_token else hidden), torch.cat([key(hidden), value(hidden)], dim=-1)
 

@@ -24,18 +24,25 @@ class ParameterGroup:
 
 
 class Branch(nn.Module):
-    """The trainable and frozen modules that one job adds after the feed-forward block of every layer.
+    """The trainable and frozen modules that one job adds at its sites.
 
-    A site is a place in the backbone where an adapter sits. Sites are counted from the first layer.
+    A site is a place in the backbone: after the feed-forward block of every layer, or at a linear module. Sites are counted from the first
+    layer.
     """
 
     drawn_in_pass: ClassVar[tuple[str, ...]] = ()
     """Attributes that `begin_pass` sets. They belong to one pass, so in a copy or a file of the branch they are None."""
 
-    def __init__(self) -> None:
-        """Begin on the global random stream. A pack gives each branch the stream of its job."""
+    def __init__(self, modules: Sequence[str] | None = None) -> None:
+        """Begin on the global random stream. A pack gives each branch the stream of its job.
+
+        Args:
+            modules: Names of the linear modules that are the sites, below the model's heads. None: the sites are after the feed-forward
+                blocks.
+        """
         super().__init__()
         self.streams = RowStreams()
+        self.sites_by_module = None if modules is None else {name: site for site, name in enumerate(modules)}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for `copy` and `pickle`, without tensors that belong to a graph, which could not be copied."""
@@ -47,13 +54,24 @@ class Branch(nn.Module):
 
         Args:
             site: Index of the site.
-            hidden_states: The layer-normalised output of the feed-forward block: `[1, tokens, hidden]`, the rows' tokens one behind the
-                other, or `[rows, length, hidden]` where rows are padded. At the last site it holds only each row's first token, since a
-                head reads no other (see `scalearn.layers.first_token`).
+            hidden_states: The layer-normalised output of the feed-forward block, or the linear module's input: `[1, tokens, hidden]`, the
+                rows' tokens one behind the other, or `[rows, length, hidden]` where rows are padded. In the last layer, after the
+                attention and at its query, it holds only each row's first token, since a head reads no other (see
+                `scalearn.layers.first_token`).
 
         Returns:
-            A tensor of the shape of `hidden_states`.
+            A tensor of the shape of `hidden_states`, or of the linear module's output.
         """
+
+    def site_at(self, place: int | str) -> int | None:
+        """Return the number of this job's site at a place. None: the job adds nothing there.
+
+        Args:
+            place: The number of a feed-forward block, or the name of a linear module.
+        """
+        if self.sites_by_module is None:
+            return place if isinstance(place, int) else None
+        return self.sites_by_module.get(place) if isinstance(place, str) else None
 
     def begin_pass(self) -> None:
         """Prepare a pass through the backbone, for example by drawing what all sites share. This is called once before each pass."""
@@ -139,13 +157,28 @@ class BranchPack:
         """Forget the branches, so that a warm worker keeps nothing of a finished job in memory."""
         self._groups = []
 
-    def added(self, site: int, hidden_states: Tensor) -> Tensor:
-        """Return what each branch adds to its own rows at a site, in the shape of `hidden_states`."""
-        parts = hidden_states.split([sum(rows) for _, rows in self._groups]) if len(self._groups) > 1 else (hidden_states,)
+    def adds_at(self, place: int | str) -> bool:
+        """Tell whether any job adds at a place (see `Branch.site_at`)."""
+        return any(branches[0].site_at(place) is not None for branches, _ in self._groups)
+
+    def add(self, place: int | str, hidden_states: Tensor, onto: Tensor) -> Tensor:
+        """Add to each job's rows what its branch adds at a place. Rows of a job without a site there stay as they are.
+
+        Args:
+            place: The number of a feed-forward block, or the name of a linear module.
+            hidden_states: What the branches compute from, `[rows, length, hidden]` or, for one job, `[1, tokens, hidden]`.
+            onto: What is added to, with the same rows and tokens.
+        """
+        counts = [sum(rows) for _, rows in self._groups]
+        alone = len(counts) == 1
+        given, bases = ((hidden_states,), (onto,)) if alone else (hidden_states.split(counts), onto.split(counts))
         outputs = []
-        for (branches, rows), part in zip(self._groups, parts, strict=True):
-            if len(branches) == 1:
-                outputs.append(branches[0].added(site, part))
+        for (branches, rows), part, base in zip(self._groups, given, bases, strict=True):
+            site = branches[0].site_at(place)
+            if site is None:
+                outputs.append(base)
+            elif len(branches) == 1:
+                outputs.append(branches[0].added(site, part) + base)
             else:
-                outputs.append(type(branches[0]).added_packed(branches, site, part, rows))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+                outputs.append(type(branches[0]).added_packed(branches, site, part, rows) + base)
+        return outputs[0] if alone else torch.cat(outputs)

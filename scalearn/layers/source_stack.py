@@ -1,4 +1,4 @@
-"""The frozen source adapters of one backbone layer, side by side, and their weighted sum in two matrix products.
+"""The frozen source adapters of one site, side by side, and their weighted sum in two matrix products.
 
 With down-projections D_t, up-projections U_t, biases a_t and b_t, the transfer layer computes `sum_t omega_t * (U_t f(D_t x + a_t) + b_t)`.
 Stack the D_t to one [T r, d] matrix, and lay the U_t, with rows scaled by omega_t, side by side to one [d, T r] matrix. This gives the same
@@ -36,8 +36,13 @@ def bottleneck_weights(adapter: Adapter) -> BottleneckWeights:
     return BottleneckWeights(down.weight, down.bias, up.weight, up.bias)
 
 
+def identity(values: Tensor) -> Tensor:
+    """Return the values: the activation of a LoRA."""
+    return values
+
+
 class SourceStack(nn.Module):
-    """T frozen bottleneck adapters of width r at one layer of hidden size d."""
+    """T frozen bottleneck adapters of width r at one site, for hidden size d; or LoRAs, from the inputs of a module to its outputs."""
 
     down_weight: Tensor
     down_bias: Tensor

@@ -45,9 +45,9 @@ class BottleneckBranch(Branch):
         adapters = [branch.sites[site] for branch in branches if isinstance(branch, BottleneckBranch)]
         weights = [bottleneck_weights(adapter) for adapter in adapters]
         flat = hidden_states.reshape(len(adapters), -1, hidden_states.shape[-1])
-        down = _batched_linear(flat, [one.down_weight for one in weights], [one.down_bias for one in weights])
+        down = batched_linear(flat, [one.down_weight for one in weights], [one.down_bias for one in weights])
         activated: Tensor = adapters[0].non_linearity(down)
-        return _batched_linear(activated, [one.up_weight for one in weights], [one.up_bias for one in weights]).view_as(hidden_states)
+        return batched_linear(activated, [one.up_weight for one in weights], [one.up_bias for one in weights]).view_as(hidden_states)
 
     def weights(self) -> list[BottleneckWeights]:
         """Return the adapter's weights at each site."""
@@ -59,9 +59,12 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
     return BottleneckBranch(bottleneck_config(config.settings), encoder.sites, encoder.hidden_size)
 
 
-def _batched_linear(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+def batched_linear(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
     """Compute K linear layers, each on its own rows: `[K, rows, in]` to `[K, rows, out]`."""
     device = inputs.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
-    weight, bias = torch.stack(list(weights)).transpose(1, 2), torch.stack(list(biases)).unsqueeze(1)
+    weight = torch.stack(list(weights)).transpose(1, 2)
+    if not biases:
+        return torch.bmm(inputs.to(dtype), weight.to(dtype))
+    bias = torch.stack(list(biases)).unsqueeze(1)
     return torch.baddbmm(bias.to(dtype), inputs.to(dtype), weight.to(dtype))

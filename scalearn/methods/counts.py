@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from scalearn.backbone.linear_modules import linear_modules, matching, usual_targets
 from scalearn.backbone.registry import Shape
 from scalearn.config import Setting
 from scalearn.formats.adapter_tensors import bottleneck_width
@@ -15,6 +16,16 @@ def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> i
     """Count one adapter of width r in every layer: `layers * (2 d r + r + d)`."""
     r = width(shape, settings)
     return shape.layers * (2 * shape.hidden_size * r + r + shape.hidden_size)
+
+
+def lora(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int | None:
+    """Count A and B of rank r at every target module: the sum of `r (inputs + outputs)`."""
+    known, targets, rank = linear_modules(shape), settings.get("target_modules") or usual_targets(shape.architecture), settings["rank"]
+    assert isinstance(targets, tuple)
+    assert isinstance(rank, int)
+    if known is None:
+        return None
+    return sum(rank * sum(known[name]) for name in matching(known, [str(target) for target in targets]))
 
 
 def omega_per_layer(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:

@@ -28,6 +28,8 @@ class SettingRule:
     """Smallest number allowed. None: no bound."""
     high: float | None = None
     """Numbers must be smaller than this. None: no bound."""
+    words: bool = False
+    """Whether a tuple holds words instead of numbers."""
     required: bool = False
     """Whether a sweep must give the setting. The default then only shows the type."""
     meaning: str = ""
@@ -101,6 +103,15 @@ def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **
     )
 
 
+_LORA_RULES = MappingProxyType(
+    {
+        "rank": SettingRule(8, low=1, high=4097, meaning="rank r of A and B"),
+        "alpha": SettingRule(16.0, low=0.0, meaning="B A is scaled by alpha / rank"),
+        "dropout": SettingRule(0.1, low=0.0, high=1.0, meaning="share of the inputs of A that is dropped in training"),
+        "target_modules": SettingRule((), words=True, meaning="names of the linear modules; without any, those of queries and values"),
+        "rslora": SettingRule(False, meaning="whether B A is scaled by alpha / sqrt(rank)"),
+    }
+)
 _REDUCTION = MappingProxyType(
     {"reduction_factor": SettingRule(16, low=1, meaning="hidden size of the backbone divided by the adapter's width")}
 )
@@ -137,6 +148,7 @@ _SOUP_RULES = MappingProxyType(
 _FIXED_RULES = MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")})
 _FULL, _LIBRARY = "scalearn.methods.backbone_copy:build_full", "scalearn.methods.backbone_copy:build_library"
 _BOTTLENECK = "scalearn.methods.bottleneck:build"
+_LORA = "scalearn.methods.lora:build"
 _PROPETL = "scalearn.methods.propetl:build"
 _HYPERFORMER = "scalearn.methods.hyperformer:build"
 _FUSION = "scalearn.methods.fusion:build"
@@ -176,6 +188,7 @@ METHODS: dict[str, Method] = {
     for method in (
         _single("full_ft", "Full fine-tuning", 10, _FULL, 2e-5, counts.everything, owns_backbone=True),
         _single("adapter", "Adapter", 20, _BOTTLENECK, 3e-4, counts.bottleneck, stage="source", rules=_REDUCTION),
+        _single("lora", "LoRA", 25, _LORA, 5e-4, counts.lora, stage="source", rules=_LORA_RULES),
         _single("propetl", "ProPETL", 30, _PROPETL, 1e-3, counts.propetl, weight_decay=0.1, rules=_PROPETL_RULES),
         _single("compacter_pp", "Compacter++", 40, _LIBRARY, 3e-3, counts.compacter, rules=_REDUCTION, owns_backbone=True),
         _single("ia3", "(IA)³", 50, _LIBRARY, 5e-3, counts.ia3, owns_backbone=True),
@@ -280,7 +293,7 @@ def check_setting(method: Method, name: str, value: Any) -> Setting:
     if isinstance(rule.default, tuple):
         if not isinstance(value, list | tuple) or not value:
             raise wrong
-        return tuple(_number(item, rule, wrong) for item in value)
+        return tuple(_word(item, wrong) if rule.words else _number(item, rule, wrong) for item in value)
     if isinstance(rule.default, bool) or isinstance(value, bool) or rule.default is None:
         if type(value) is not type(rule.default):
             raise wrong
@@ -304,7 +317,15 @@ def _number(value: Any, rule: SettingRule, wrong: UserError) -> float:
     return float(value)
 
 
+def _word(value: Any, wrong: UserError) -> str:
+    if not isinstance(value, str) or not value:
+        raise wrong
+    return value
+
+
 def _expectation(rule: SettingRule) -> str:
+    if rule.words:
+        return "a list of words"
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list of numbers"}
     text = kinds.get(type(rule.default), "null")
     if rule.low is not None:

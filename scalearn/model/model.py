@@ -18,6 +18,7 @@ from scalearn.data import TokenisedTask, tokenised
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import library_kind
 from scalearn.formats.library_files import read_head_inputs, read_library_head
+from scalearn.formats.peft_layout import is_peft
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.layers.branch import Branch
 from scalearn.layers.heads import Head
@@ -283,11 +284,13 @@ def load_model(
     place = Path(directory)
     if sources is not None and not isinstance(sources, SourceAdapters):
         sources = load_source_adapters(backbone.encoder, sources, allow_pickle=allow_pickle)
-    for folder in (place / "transfer", place):
+    for folder in (place / "transfer", place / "adapter", place):  # a LoRA's description is beside PEFT's files
         if (folder / CONFIG).is_file():
             return _load_transfer(folder, backbone, sources)
     for folder in (place / "adapter", place):
         if (folder / "adapter_config.json").is_file():
+            if is_peft(folder):
+                raise UserError(f"{folder} holds a LoRA without a head of this package: stack it as a source, or load it with PEFT.")
             return _load_adapter(folder, backbone, allow_pickle)
     raise UserError(f"{place} holds neither transfer/{CONFIG} nor adapter/adapter_config.json: give the directory of a finished job.")
 

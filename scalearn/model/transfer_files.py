@@ -2,7 +2,7 @@
 
 `transfer_config.json` describes method, settings, sources, backbone and heads. The weights are in `omega.safetensors` for the ScaLearn
 family (`omega`, `[layers or 1, sources, hidden or 1]`) and in `transfer.safetensors` for other methods. The head is in `head.safetensors`,
-or, if there are several, each in its own `head_TASK.safetensors`.
+or, if there are several, each in its own `head_TASK.safetensors`. A LoRA's weights are in PEFT's own two files instead, in `adapter/`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scalearn.backbone.encoder import Encoder
 from scalearn.backbone.registry import shape_of
@@ -25,12 +25,15 @@ from scalearn.errors import UserError
 from scalearn.files.json_files import read_json
 from scalearn.files.tensor_files import read_header
 from scalearn.files.weight_files import read_tensors, save_tensors
+from scalearn.formats.lora_files import base_of, write_lora_config
+from scalearn.formats.peft_layout import WEIGHTS as LORA_WEIGHTS
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
 from scalearn.layers.heads import Head, HeadConfig, HeadKind, head_shapes
 from scalearn.layers.omega import Omega
 from scalearn.layers.source_stack import SourceStack
 from scalearn.methods.build import build_branch
+from scalearn.methods.lora import LoraBranch
 from scalearn.methods.registry import get_method
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.methods.source_branch import SourceBranch
@@ -92,7 +95,10 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(_all_of(branch).state_dict(), folder / _weights_file(branch))
+    save_tensors(_tensors(branch), folder / _weights_file(branch))
+    if isinstance(branch, LoraBranch):
+        shape, base = branch.shape, base_of(job_config(spec))
+        write_lora_config(folder, shape.modules, encoder.linear_modules, shape.rank, shape.alpha, shape.rslora, shape.dropout, base)
     for head, each in zip(heads, spec.heads, strict=True):
         save_tensors(head.state_dict(), folder / _head_file(spec, each))
     stacks = branch.given if isinstance(branch, SourceBranch) else ()
@@ -181,7 +187,7 @@ def load_transfer(
     with _damage(folder / CONFIG):
         _require_plausible(folder, spec, encoder)
         branch = build_branch(job_config(spec), encoder, sources)
-    _fill(_all_of(branch), folder / _weights_file(branch), encoder.device)
+    _fill(branch, folder / _weights_file(branch), encoder.device)
     heads = [_load_head(folder, spec, each, encoder) for each in spec.heads]
     return spec, branch.eval(), heads
 
@@ -271,7 +277,7 @@ def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> No
     count = get_method(spec.method).count
     shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.sites)
     described = count(shape, len(spec.sources), spec.settings) if count is not None else None
-    files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors") if file.is_file()]
+    files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors", folder / LORA_WEIGHTS) if file.is_file()]
     if not files:
         raise OSError("neither omega.safetensors nor transfer.safetensors is there")
     held = 0
@@ -292,14 +298,26 @@ def _load_head(folder: Path, spec: TransferSpec, each: HeadSpec, encoder: Encode
     return head.eval()
 
 
-def _fill(module: nn.Module, file: Path, device: torch.device) -> None:
-    """Read a module's weights from a file that holds exactly these."""
-    with _damage(file):
-        state = module.state_dict()
-        module.load_state_dict(read_tensors(file, {name: tuple(tensor.shape) for name, tensor in state.items()}, device))
+def _tensors(branch: Branch) -> dict[str, Tensor]:
+    """Return a branch's weights by their names in its file."""
+    return branch.tensors() if isinstance(branch, LoraBranch) else _all_of(branch).state_dict()
+
+
+def _fill(branch: Branch, file: Path, device: torch.device) -> None:
+    """Read a branch's weights from a file that holds exactly these."""
+    with _damage(file), torch.no_grad():
+        own = _tensors(branch)
+        saved = read_tensors(file, {name: tuple(tensor.shape) for name, tensor in own.items()}, device)
+        if not isinstance(branch, LoraBranch):
+            _all_of(branch).load_state_dict(saved)
+            return
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
 
 
 def _weights_file(branch: Branch) -> str:
+    if isinstance(branch, LoraBranch):
+        return LORA_WEIGHTS
     return "omega.safetensors" if isinstance(_all_of(branch), Omega) else "transfer.safetensors"
 
 

@@ -148,6 +148,8 @@ class _PackTrainer:
         self.encoder.pads = self.shared_passes
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
+        if self.encoder.shares_positions and any(run.branch.sites_by_module for run in self.active):
+            self.shared_passes = False
         self.load_seconds = time.monotonic() - started
         # The limit is a number of rows, so a job that comes from a larger pack need not be divided now.
         self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)

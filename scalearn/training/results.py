@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from scalearn.files.whole_files import write_whole
 from scalearn.formats.library_files import save_adapter, save_head_inputs
 from scalearn.methods.backbone_copy import LibraryBranch
 from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.lora import LoraBranch
 from scalearn.model.transfer_files import HeadSpec, TransferSpec, save_transfer
 from scalearn.training.job import JobRun
 
@@ -32,7 +34,7 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
 
 
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
-    """Save what the job learned: `adapter/` in AdapterHub layout, or `transfer/` with its own weights and head."""
+    """Save what the job learned: `adapter/` in AdapterHub's or PEFT's layout, or `transfer/` with its own weights and head."""
     directory = run.member.directory
     # Remove the weights of another job that was trained here before. Its `adapter/` stays, since it may be one of the sources.
     shutil.rmtree(directory / "transfer", ignore_errors=True)
@@ -45,7 +47,7 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
         run.branch.save(directory / "adapter", run.heads[0])
         save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
         return
-    config = run.config
+    config, branch = run.config, run.branch
     heads = tuple(
         HeadSpec(task.task.key, head.config.kind, head.config.labels, task.label_names, data.max_length, head.config.layers)
         for task, head, data in zip(run.tasks, run.heads, config.data, strict=True)
@@ -53,7 +55,9 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
     spec = TransferSpec(
         config.method, dict(config.settings), config.sources, config.backbone, config.backbone_origin, encoder.hidden_size, heads
     )
-    save_transfer(directory / "transfer", spec, run.branch, run.heads, encoder)
+    if isinstance(branch, LoraBranch) and config.method != "lora":  # what began as an average of LoRAs is an ordinary one now
+        spec = replace(spec, method="lora", settings=branch.shape.settings, sources=())
+    save_transfer(directory / ("adapter" if isinstance(branch, LoraBranch) else "transfer"), spec, branch, run.heads, encoder)
 
 
 def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, str], circumstances: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from scalearn.training.pack import PackMember
 from scalearn.training.runtime import Runtime
 from tests.scalearn.helpers.small import HIDDEN, job
 
-LIBRARY_HEAD = {"adapter", "adapter_m", "propetl", "compacter_pp", "ia3"}
+LIBRARY_HEAD = {"adapter", "lora", "adapter_m", "propetl", "compacter_pp", "ia3"}
 COPA = DataConfig("super_glue/copa", "test", train_rows=12, evaluation_rows=6, max_length=24)
 
 
