@@ -18,7 +18,7 @@ from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.layers.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
-from scalearn.methods.registry import get_method, resolve_settings
+from scalearn.methods.registry import get_method, require_sources_kind, resolve_settings
 from scalearn.model.model import LoadedBackbone, TransferModel, load_backbone, load_model
 from scalearn.model.transfer_files import HeadSpec, TransferSpec, job_config
 from scalearn.tasks import get_task
@@ -56,6 +56,7 @@ def job(
     sources: Sequence[str] = (),
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    source_method: str = "adapter",
     root: Path | None = None,
     **options: Any,
 ) -> JobConfig:
@@ -68,6 +69,7 @@ def job(
         sources: Names of the source adapters, for methods that have sources.
         seed: Seed of initialisation, data order and dropout.
         settings: The method's own settings.
+        source_method: What the sources are: `adapter`, or `lora` for LoRAs in PEFT's layout.
         root: Directory of local data.
         options: Fields of `DataConfig` and `OptimisationConfig`, such as `train_rows`, `learning_rate`, `epochs`.
 
@@ -80,6 +82,7 @@ def job(
     entry = get_method(method)
     if bool(sources) != entry.needs_sources:
         raise UserError(f"Method '{method}' {'needs sources: name them' if entry.needs_sources else 'takes no sources: leave them out'}.")
+    require_sources_kind(entry, source_method)
     data = task_data(task, root=root, **{name: value for name, value in options.items() if name in _DATA})
     encoder = get_backbone(backbone)
     if encoder.shape is not None and data.max_length > encoder.shape.positions:
@@ -97,6 +100,7 @@ def job(
         seed=seed,
         sources=tuple(sources),
         settings=resolve_settings(entry, settings or {}, len(sources)),
+        source_method=source_method if sources else "adapter",
     )
 
 
@@ -115,7 +119,7 @@ def fit(
     Args:
         config: A job, as `job` returns it.
         directory: Created. It receives history, checkpoints, result and weights.
-        sources: Directory of each source: in AdapterHub layout, or of the job that trained it.
+        sources: Directory of each source: in AdapterHub's or PEFT's layout, or of the job that trained it.
         similarity: For AdapterSoup: the directory of a sweep's similarity job, or another with such a `similarity.json`.
         backbone: The backbone for the returned model. Default: it is loaded anew.
         root: Directory of local data, if `job` was given one. Default: `runtime.data_root`.
@@ -149,7 +153,7 @@ def fit(
     loaded, stacked = backbone or load_backbone(config.backbone), None
     if config.sources:
         places = {name: parents[name] for name in config.sources}
-        stacked = load_source_adapters(loaded.encoder, places, allow_pickle=runtime.allow_pickle)
+        stacked = load_source_adapters(loaded.encoder, places, allow_pickle=runtime.allow_pickle, method=config.source_method)
     return load_model(place, loaded, stacked)
 
 

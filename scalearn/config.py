@@ -118,6 +118,8 @@ class JobConfig:
     """The method's own settings. The method's registry entry defines their names and defaults."""
     external: tuple[ExternalAdapter, ...] = field(default=(), metadata=ADDED_LATER)
     """The sources that no job trains, in the order of `sources`."""
+    source_method: str = field(default="adapter", metadata=ADDED_LATER)
+    """What the sources are: the key of the method that trains such, `adapter` or `lora`."""
     compared: tuple[tuple[float, int], ...] = field(default=(), metadata=ADDED_LATER)
     """Sorted learning rates and seeds of the jobs that early stopping compares, with this job's. Empty: the job runs to its end."""
 

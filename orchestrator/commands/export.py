@@ -45,14 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:
     """Write the adapter. Return what to tell the user."""
-    from scalearn.model.export import export_adapter, fold  # imported here: other commands start without torch
+    from scalearn.formats.source_adapters import load_source_adapters  # imported here: other commands start without torch
+    from scalearn.model.export import export_adapter, fold
     from scalearn.model.model import load_backbone, load_model
 
     backbone = load_backbone(job.config.backbone)
     found = dict(zip(job.parent_names, (store.fetch(parent.node) for parent in job.parents), strict=True))
     found |= {adapter.name: Path(adapter.place) for adapter in job.config.external}
     sources = {name: found[name] for name in job.config.sources}
-    model = load_model(store.fetch(job.node), backbone, sources or None, allow_pickle=allow_pickle)
+    stacked = (
+        load_source_adapters(backbone.encoder, sources, allow_pickle=allow_pickle, method=job.config.source_method) if sources else None
+    )
+    model = load_model(store.fetch(job.node), backbone, stacked)
     folded = fold(model, prune=prune)
     scores = (store.result(job.node) or {}).get("scores", {}).get(job.config.task, {})
     notes, told = (

@@ -28,6 +28,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--reduction", type=float, default=16, metavar="FACTOR", help="hidden size divided by an adapter's width (default: 16)"
     )
+    parser.add_argument("--lora", type=int, metavar="RANK", help="sources are LoRAs of this rank at queries and values")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=run)
 
@@ -42,10 +43,18 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if not low <= value < 1e9 or value == 0:
             raise UserError(f"--{name} is {value:g}: give a number above 0 (and below a billion).")
+    if arguments.lora is not None and not 1 <= arguments.lora < 1e9:
+        raise UserError(f"--lora is {arguments.lora}: give the rank of the LoRAs, a number above 0.")
     backbone = get_backbone(arguments.backbone)
     if backbone.shape is None:
         raise UserError(f"The shape of backbone '{backbone.name}' is only known to the hub: give a registered name or a local directory.")
-    counts = all_counts(backbone.shape, sources=arguments.sources, labels=arguments.labels, reduction_factor=arguments.reduction)
+    counts = all_counts(
+        backbone.shape,
+        sources=arguments.sources,
+        labels=arguments.labels,
+        reduction_factor=arguments.reduction,
+        lora_rank=arguments.lora,
+    )
     if arguments.json:
         print(json.dumps(counts, indent=1))
         return 0

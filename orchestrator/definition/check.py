@@ -5,18 +5,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from orchestrator.definition.check_rows import Adapters, check_rows, seeds, stackable, task_keys
+from orchestrator.definition.check_rows import Adapters, check_rows, seeds, stackable, target_modules, task_keys
 from orchestrator.definition.identity import printable, safe_segment
 from orchestrator.definition.names import TaskNames, defined_task
 from orchestrator.definition.problems import Misfit, Problems
 from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, Resources, Sources, SweepSchema
-from orchestrator.definition.settings import setting_points
+from orchestrator.definition.settings import count_points, setting_points
 from orchestrator.definition.stacking import named_adapter
+from scalearn.backbone.linear_modules import linear_modules
 from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_encoder
 from scalearn.config import Stage
 from scalearn.formats.adapterhub_layout import SEQ_BN, read_adapter_config, require_architecture, require_fitting_weights
-from scalearn.methods.registry import get_method
+from scalearn.formats.peft_layout import lora_parts
+from scalearn.methods.registry import Method, get_method
 from scalearn.tasks import PackageSource
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orchestrator.definition.yaml_source import Key
+    from scalearn.backbone.linear_modules import Sizes
 
 
 def check(sweep: SweepSchema) -> list[Misfit]:
@@ -54,8 +57,10 @@ def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, prob
     _per_task(sweep, names, problems)
     seeds(("seeds",), sweep.seeds, names, problems)
     _packages(dict.fromkeys((*targets, *sources)), names, problems)
-    trained = _source_settings(sweep.sources, problems)
-    adapters = Adapters(sweep.sources, _external(sweep.sources, backbone, problems), trained)
+    known = linear_modules(backbone.shape) if backbone and backbone.shape else None
+    trained = _source_settings(sweep.sources, known, problems)
+    external = _external_loras if sweep.sources.method == "lora" else _external
+    adapters = Adapters(sweep.sources, external(sweep.sources, backbone, problems), trained, known)
     check_rows(sweep, names, targets, sources, adapters, problems)
 
 
@@ -74,15 +79,24 @@ def _backbone(sweep: SweepSchema, problems: Problems) -> Backbone | None:
     return None if problems.below(("backbone",)) else backbone
 
 
-def _source_settings(sources: Sources, problems: Problems) -> "Mapping[str, Any]":
+def _source_settings(sources: Sources, known: "Sizes | None", problems: Problems) -> "Mapping[str, Any]":
     """Return the configuration of the adapters that the sweep trains."""
-    listed = next((name for name, value in sources.settings.items() if isinstance(value, list)), None)
+    method = get_method(sources.method)
+    listed = next(
+        (name for name, value in sources.settings.items() if isinstance(value, list) and not _one_list(method, name, value)), None
+    )
     if listed is not None:
         problem = f"Setting '{listed}' of the source adapters must be one value: every target stacks the same ones."
         problems.add(("sources", "settings", listed), problem)
         return SEQ_BN
-    points = problems.at(("sources", "settings"), setting_points, get_method("adapter"), sources.settings, 0)
+    points = problems.at(("sources", "settings"), setting_points, method, sources.settings, 0)
+    target_modules(("sources", "settings", "target_modules"), points or (), known, problems)
     return {**SEQ_BN, **(points[0] if points else {})}
+
+
+def _one_list(method: Method, name: str, value: "list[Any]") -> bool:
+    """Tell whether a list is one value of a setting, such as `target_modules`, and not several values."""
+    return isinstance(method.settings.get(name), tuple) and count_points(method, {name: value}) == 1
 
 
 def _external(sources: Sources, backbone: Backbone | None, problems: Problems) -> "dict[str, Mapping[str, Any] | None]":
@@ -102,6 +116,17 @@ def _external(sources: Sources, backbone: Backbone | None, problems: Problems) -
                 problems.at(key, require_fitting_weights, name, Path(adapter.place), layers=layers, allow_pickle=sources.allow_pickle)
     problems.at(("sources", "adapters"), require_architecture, local_places, shape.architecture if shape else None)
     return configs
+
+
+def _external_loras(sources: Sources, backbone: Backbone | None, problems: Problems) -> "dict[str, Mapping[str, Any] | None]":
+    """Do as `_external` for LoRAs, which need not be alike: their configurations are not compared."""
+    known = linear_modules(backbone.shape) if backbone and backbone.shape else None
+    for name, place in sources.adapters.items():
+        key: Key = ("sources", "adapters", name)
+        adapter = problems.at(key, named_adapter, name, place, sources.allow_pickle)
+        if adapter is not None and adapter.origin.startswith("files:"):
+            problems.at(key, lora_parts, name, Path(adapter.place), known)
+    return dict.fromkeys(sources.adapters)
 
 
 def _sites(backbone: Backbone | None) -> int | None:

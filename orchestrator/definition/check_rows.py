@@ -16,9 +16,10 @@ from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSe
 from orchestrator.definition.settings import check_values, count_points, setting_points
 from orchestrator.definition.source_sets import count_sets
 from orchestrator.definition.stacking import TARGET, source_names, source_pool, stacks, tasks_of
+from scalearn.backbone.linear_modules import Sizes, require_modules
 from scalearn.backbone.registry import get_backbone
 from scalearn.formats.adapterhub_layout import require_agreement
-from scalearn.methods.registry import METHODS, Method
+from scalearn.methods.registry import METHODS, Method, require_sources_kind
 
 if TYPE_CHECKING:
     from orchestrator.definition.yaml_source import Key
@@ -35,6 +36,8 @@ class Adapters(NamedTuple):
     """Configuration of every adapter that exists already, by name. None: only the hub has it."""
     trained: Mapping[str, Any]
     """Configuration of the adapters that the sweep trains."""
+    modules: Sizes | None
+    """The backbone's linear modules. None: they are not known."""
 
 
 def check_rows(
@@ -64,6 +67,8 @@ def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapter
         problems.unique((*key, RATE), row.learning_rate)
     if row.seeds is not None:
         seeds((*key, "seeds"), row.seeds, names, problems)
+    if method.needs_sources:
+        problems.at(key[:2], require_sources_kind, method, adapters.block.method)
     if row.sources is not None:
         _sources((*key, "sources"), method, row.sources, names, adapters, problems)
     for name, raw in row.settings.items():
@@ -139,6 +144,7 @@ def _fitting(
             points = problems.at((*key, "settings"), setting_points, method, plain.settings, count)
             if points is None:
                 return
+            target_modules((*key, "settings", "target_modules"), points, adapters.modules, problems)
             for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
                 problems.at((*key, "settings", "sentence_encoder"), get_backbone, encoder)
 
@@ -151,8 +157,14 @@ def _stack(key: "Key", chosen: Sequence[str], adapters: Adapters, problems: Prob
     stackable(key, chosen, problems)
     configs = {name: adapters.external.get(name, adapters.trained) for name in chosen}
     known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
-    if known:
+    if known and adapters.block.method == "adapter":
         problems.at(("sources", "adapters"), require_agreement, known)
+
+
+def target_modules(key: "Key", points: Iterable[Mapping[str, Any]], known: Sizes | None, problems: Problems) -> None:
+    """Refuse settings that name linear modules which the backbone does not have, as far as it is known."""
+    for point in points if known is not None else ():
+        problems.at(key, require_modules, known or {}, point.get("target_modules", ()))
 
 
 def stackable(key: "Key", sources: Sequence[str], problems: Problems) -> None:

@@ -83,7 +83,7 @@ class _Expansion:
 
     def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
-        given = {**self.sweep.sources.settings, **row.settings} if method.key == "adapter" else row.settings
+        given = {**self.sweep.sources.settings, **row.settings} if method.key == self.sweep.sources.method else row.settings
         for tasks, subset in product(groups, self.subsets):
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"
@@ -120,6 +120,7 @@ class _Expansion:
             sources=source_names(chosen),
             settings=settings,
             external=tuple(self.external[name] for name in chosen if name in self.external),
+            source_method=self.sweep.sources.method if chosen else "adapter",
         )
         return Job(config, parents)
 
@@ -127,7 +128,7 @@ class _Expansion:
         """Return the job whose adapter transfer jobs stack for a task."""
         key = (task, subset)
         if key not in self._sources:
-            adapter = get_method("adapter")
+            adapter = get_method(self.sweep.sources.method)
             (settings,) = setting_points(adapter, self.sweep.sources.settings, 0)
             optimisation = self._optimisation(adapter, (task,), subset, {}, None)
             self._sources[key] = self._job(adapter, (task,), subset, optimisation, settings, self.sweep.sources.seed)

@@ -117,6 +117,8 @@ class Data(Block):
 class Sources(Block):
     """The `sources` block: the adapters that every transfer job stacks."""
 
+    method: Literal["adapter", "lora"] = "adapter"
+    """What the sources are, by the method that trains them."""
     tasks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] | None = None
     """Tasks in the order in which their adapters are stacked. Empty if `adapters` are enough. None: the whole benchmark."""
     adapters: Annotated[dict[Name, Name], BeforeValidator(_as_block)] = {}
@@ -127,7 +129,7 @@ class Sources(Block):
     seed: Seed = 0
     """Seed of every source adapter, whatever the transfer job's seed, as in the published scripts."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
-    """Settings of the method `adapter`."""
+    """Settings of that method."""
 
 
 class Subsets(Block):

@@ -66,7 +66,7 @@ class Sample:
     @property
     def source_size(self) -> int:
         """Parameters of one of its frozen sources, counted in the same way."""
-        return _count("adapter", 0, self.source_settings) if self.config.sources else 0
+        return _count(self.config.source_method, 0, self.source_settings) if self.config.sources else 0
 
 
 def samples(jobs: Iterable[Job]) -> dict[Key, Sample]:
@@ -273,7 +273,7 @@ def _backbone(config: JobConfig) -> str:
 def _sample(job: Job) -> Sample:
     config = job.config
     settings = next((parent.config.settings for parent in job.parents if parent.config.stage == "source"), None)
-    return Sample(config, max(data.max_length for data in config.data), settings or get_method("adapter").settings)
+    return Sample(config, max(data.max_length for data in config.data), settings or get_method(config.source_method).settings)
 
 
 def _size(sample: Sample) -> tuple[int, int, int, int]:

@@ -58,6 +58,13 @@ def kind_of(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
+def kinds_of(names: Sequence[str]) -> tuple[int, ...]:
+    """Return a number for the kind of each module, in the order in which the kinds come: 0, 1, 0, 1, ... for queries and values."""
+    kinds = [kind_of(name) for name in names]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return tuple(numbers[kind] for kind in kinds)
+
+
 def linear_modules(shape: Shape) -> Sizes | None:
     """Return the linear modules in the layers of an encoder, in their order. None: they are not known without the model."""
     if shape.architecture not in _LAYERS:

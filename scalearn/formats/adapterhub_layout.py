@@ -1,5 +1,7 @@
 """Adapters in AdapterHub layout, checked by their files only: what identifies them, and which can be stacked together.
 
+What identifies LoRAs is here too. Their layout is PEFT's: `scalearn.formats.peft_layout`.
+
 Planning imports this module, so it imports neither torch nor the adapters library, and touches no network.
 """
 
@@ -14,6 +16,7 @@ from scalearn.config import ExternalAdapter
 from scalearn.errors import UserError
 from scalearn.files.json_files import read_json
 from scalearn.files.tensor_files import LARGEST, read_header
+from scalearn.formats import peft_layout
 from scalearn.formats.adapter_tensors import Size, require_plausible_file, tensors_by_layer
 from scalearn.secrets import clause
 
@@ -86,8 +89,8 @@ def external_adapter(name: str, place: str, *, allow_pickle: bool = False) -> Ex
 
     Args:
         name: Name under which it is stacked.
-        place: A directory in AdapterHub layout, the directory of a finished job, or a hub id `owner/adapter[@revision]`. A directory
-            wins over a hub id of the same spelling only if it exists.
+        place: A directory in AdapterHub's or PEFT's layout, the directory of a finished job, or a hub id `owner/adapter[@revision]`. A
+            directory wins over a hub id of the same spelling only if it exists.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
 
     Raises:
@@ -129,6 +132,7 @@ def weights_file(name: str, directory: Path, *, allow_pickle: bool) -> Path:
     """
     if not (directory / CONFIG).is_file():
         raise UserError(f"Source adapter '{name}': {directory} holds no {CONFIG}; give a directory that save_adapter wrote.")
+    _refuse_peft(name, directory)
     if (directory / WEIGHTS).is_file():
         return directory / WEIGHTS
     if not (directory / PICKLED).is_file():
@@ -153,6 +157,7 @@ def read_adapter_config(name: str, directory: Path, hidden_size: int | None) -> 
         UserError: It is damaged, has another hidden size, or is not a plain sequential bottleneck at the place of `seq_bn`.
     """
     path = directory / CONFIG
+    _refuse_peft(name, directory)
     config, hidden, _ = _read(name, directory)
     if hidden_size is not None and hidden != hidden_size:
         raise UserError(f"Source adapter '{name}' has hidden size {hidden}, but the backbone has {hidden_size}: train it on this backbone.")
@@ -226,7 +231,7 @@ def saved_for(directory: Path) -> SavedFor:
     """Return what an adapter was trained on, as far as its configuration tells."""
     try:
         saved = read_json(directory / CONFIG)
-        return SavedFor(str(saved.get("model_type") or ""), str(saved.get("model_name") or ""))
+        return SavedFor(str(saved.get("model_type") or ""), str(saved.get("model_name") or saved.get("base_model_name_or_path") or ""))
     except (OSError, ValueError, AttributeError):
         return SavedFor("", "")
 
@@ -283,9 +288,20 @@ def require_architecture(directories: Mapping[str, Path], architecture: str | No
 
 
 def _origin(name: str, directory: Path, allow_pickle: bool) -> str:
+    if peft_layout.is_peft(directory):
+        peft_layout.lora_parts(name, directory, None)
+        return content_origin([directory / CONFIG, peft_layout.lora_weights(name, directory)])
     weights = weights_file(name, directory, allow_pickle=allow_pickle)
     require_fitting_weights(name, directory, allow_pickle=allow_pickle)
     return content_origin([directory / CONFIG, weights])
+
+
+def _refuse_peft(name: str, directory: Path) -> None:
+    if peft_layout.is_peft(directory):
+        raise UserError(
+            f"Source adapter '{name}': {directory} is in PEFT's layout, but the sources are adapters of AdapterHub: "
+            "write sources: {method: lora} to stack LoRAs."
+        )
 
 
 def _read(name: str, directory: Path) -> tuple[dict[str, Any], int, str]:

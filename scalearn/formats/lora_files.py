@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scalearn.backbone.encoder import Encoder
-from scalearn.backbone.linear_modules import POOLER, Sizes, kind_of, matching
+from scalearn.backbone.linear_modules import POOLER, Sizes, matching
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.formats.peft_layout import CONFIG, LoraPart, lora_parts, lora_weights
@@ -27,17 +27,6 @@ class LoraSources:
     """The rank of each source at each of these modules, 0 where it does not add."""
     scales: tuple[tuple[float, ...], ...]
     """Likewise the factor s of `s B A x`."""
-
-    @property
-    def kinds(self) -> tuple[int, ...]:
-        """The kind of each module, such as query or value: modules that are the same in all layers have one number."""
-        names = [kind_of(module) for module in self.modules]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        return tuple(numbers[name] for name in names)
-
-    def parameters(self, known: Sizes) -> int:
-        """Return the sources' parameters, as their files hold them."""
-        return sum(rank * sum(known[module]) for ranks in self.ranks for rank, module in zip(ranks, self.modules, strict=True))
 
 
 def read_loras(encoder: Encoder, directories: Mapping[str, Path]) -> tuple[tuple[SourceStack, ...], LoraSources]:

@@ -55,8 +55,6 @@ class LoraConfig:
     ranks: Mapping[str, int]
     """Other ranks, by the end of a module's name."""
     alphas: Mapping[str, float]
-    base_model: str
-    """A hub id or a directory; empty if the file does not say."""
 
     def at(self, place: str) -> tuple[int, float]:
         """Return rank and factor at a module, by its name in PEFT's model of the backbone."""
@@ -75,11 +73,6 @@ def is_peft(directory: Path) -> bool:
         return "peft_type" in read_json(directory / CONFIG)
     except (OSError, ValueError, TypeError):
         return False
-
-
-def base_model(directory: Path) -> str:
-    """Return the model on which a LoRA was trained, as far as its configuration tells: a hub id, a directory, or nothing."""
-    return str(read_json(directory / CONFIG).get("base_model_name_or_path") or "")
 
 
 def lora_weights(name: str, directory: Path) -> Path:
@@ -119,8 +112,7 @@ def read_lora_config(name: str, directory: Path) -> LoraConfig:
             for alpha in (saved["lora_alpha"], *alphas.values()):
                 if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
                     raise ValueError(f"lora_alpha must be a number, not {str(alpha)[:40]}")
-            base, rslora = str(saved.get("base_model_name_or_path") or ""), bool(saved.get("use_rslora", False))
-            return LoraConfig(saved["r"], saved["lora_alpha"], rslora, ranks, alphas, base)
+            return LoraConfig(saved["r"], saved["lora_alpha"], bool(saved.get("use_rslora", False)), ranks, alphas)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"Source adapter '{name}': {path} is no LoRA configuration ({clause(error)}); save it again with PEFT.") from error
     raise UserError(f"Source adapter '{name}' cannot be added up with others ({problem}): train it with PEFT's LoraConfig without that.")
@@ -162,7 +154,8 @@ def lora_parts(name: str, directory: Path, known: Sizes | None) -> dict[str, Lor
         UserError: The weights are damaged, hold another tensor, or have another rank than the configuration says; or the backbone has no
             such module, or one of another size.
     """
-    config, path = read_lora_config(name, directory), lora_weights(name, directory)
+    path = lora_weights(name, directory)
+    config = read_lora_config(name, directory)
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{path.name} has more than {LARGEST} bytes")

@@ -1,4 +1,4 @@
-"""Find, check and read the source adapters that jobs stack, from the layout of the adapters library."""
+"""Find, check and read the source adapters that jobs stack, from the layout of the adapters library or of PEFT."""
 
 import warnings
 from collections.abc import Mapping
@@ -31,6 +31,9 @@ from scalearn.formats.adapterhub_layout import (
     weights_file,
 )
 from scalearn.formats.library_files import tensors_of
+from scalearn.formats.lora_files import LoraSources, read_loras
+from scalearn.formats.peft_layout import WEIGHTS as LORA_WEIGHTS
+from scalearn.formats.peft_layout import is_peft
 from scalearn.formats.pickled_tensors import read_pickled, shapes_of
 from scalearn.layers.source_stack import Activation, BottleneckWeights, SourceStack
 from scalearn.secrets import clause
@@ -46,6 +49,21 @@ class SourceAdapters:
     """The adapter configuration that all sources share."""
     similarity: Mapping[str, float] = field(default_factory=dict)
     """How similar the task of each source is to the job's, for methods that weigh sources by it."""
+    lora: LoraSources | None = None
+    """Where the sources add, if they are LoRAs. None: they are bottleneck adapters after the feed-forward blocks."""
+
+    @property
+    def modules(self) -> tuple[str, ...] | None:
+        """The linear modules that are the sites. None: the sites are after the feed-forward blocks."""
+        return self.lora.modules if self.lora is not None else None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all sources together, as their files hold them."""
+        if self.lora is None:
+            return sum(buffer.numel() for stack in self.stacks for buffer in stack.buffers())
+        sizes = [stack.down_weight.shape[1] + stack.up_weight.shape[0] for stack in self.stacks]
+        return sum(rank * size for ranks in self.lora.ranks for rank, size in zip(ranks, sizes, strict=True))
 
     @property
     def width(self) -> int:
@@ -53,14 +71,17 @@ class SourceAdapters:
         return self.stacks[0].up_weight.shape[2]
 
 
-def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path], *, allow_pickle: bool = False) -> SourceAdapters:
+def load_source_adapters(
+    encoder: Encoder, directories: Mapping[str, str | Path], *, allow_pickle: bool = False, method: str | None = None
+) -> SourceAdapters:
     """Load, check and stack source adapters.
 
     Args:
         encoder: The backbone on which they were trained.
-        directories: The place of each source by name: a job's directory, a directory in AdapterHub layout, or a hub id. The order is
-            kept, and the rows of omega follow it.
+        directories: The place of each source by name: a job's directory, a directory in AdapterHub's or PEFT's layout, or a hub id. The
+            order is kept, and the rows of omega follow it.
         allow_pickle: Whether weights in `pytorch_adapter.bin` are accepted.
+        method: What all of them are, `adapter` or `lora`. None: what the first one is.
 
     Returns:
         The sources in the given order, on the encoder's device.
@@ -71,7 +92,13 @@ def load_source_adapters(encoder: Encoder, directories: Mapping[str, str | Path]
     """
     if not directories:
         raise UserError("No source adapters were named: a transfer method needs at least one.")
-    resolved = {name: _resolve(name, place, allow_pickle) for name, place in directories.items()}
+    resolved = {name: _resolve(name, place) for name, place in directories.items()}
+    if method == "lora" or (method is None and is_peft(next(iter(resolved.values())))):
+        stacked, lora = read_loras(encoder, resolved)
+        _warn_of_other_models(encoder, resolved)
+        return SourceAdapters(tuple(resolved), stacked, {}, lora=lora)
+    for name, directory in resolved.items():
+        weights_file(name, directory, allow_pickle=allow_pickle)
     configs = {name: read_adapter_config(name, directory, encoder.hidden_size) for name, directory in resolved.items()}
     require_architecture(resolved, encoder.config.model_type)
     _warn_of_other_models(encoder, resolved)
@@ -112,12 +139,9 @@ def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> 
             )
 
 
-def _resolve(name: str, place: str | Path, allow_pickle: bool) -> Path:
+def _resolve(name: str, place: str | Path) -> Path:
     directory = adapter_directory(place)
-    if not directory.is_dir():
-        directory = _download(name, str(place))
-    weights_file(name, directory, allow_pickle=allow_pickle)
-    return directory
+    return directory if directory.is_dir() else _download(name, str(place))
 
 
 def _download(name: str, identifier: str) -> Path:
@@ -127,7 +151,7 @@ def _download(name: str, identifier: str) -> Path:
             f"Source adapter '{name}': {identifier} is neither a directory nor a hub id: give a directory that save_adapter wrote."
         )
     try:
-        return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED]))
+        return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED, LORA_WEIGHTS]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
             f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({clause(error)})."

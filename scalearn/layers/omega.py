@@ -1,5 +1,6 @@
 """The scaling coefficients omega, which ScaLearn learns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ class OmegaConfig:
     per_dimension: bool = True
     """One vector of hidden size per source (ScaLearn), or else one scalar (ScaLearnUniform)."""
     per_layer: bool = True
-    """Own coefficients in every layer, or else one set for all layers (the ++ variants)."""
+    """Own coefficients in every layer, or else one set for all layers (the ++ variants); of LoRAs, one set per kind of module."""
     constraint: Constraint = "none"
     """`mean` divides by the sum over sources; `softmax` normalises over sources. Both are ablations of the paper."""
     dropout: float = 0.3
@@ -30,11 +31,19 @@ class OmegaConfig:
 
 
 class Omega(nn.Module):
-    """The omega of one job: a parameter of shape `[layers or 1, sources, hidden or 1]`."""
+    """The omega of one job: a parameter of shape `[layers or kinds, sources, hidden or 1]`. There is one kind, except for LoRAs."""
 
     INIT_STD = 0.001
 
-    def __init__(self, config: OmegaConfig, layers: int, sources: int, hidden: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: OmegaConfig,
+        layers: int,
+        sources: int,
+        hidden: int,
+        generator: torch.Generator | None = None,
+        kinds: Sequence[int] | None = None,
+    ) -> None:
         """Draw the initial coefficients, or take the fixed ones.
 
         Args:
@@ -43,11 +52,14 @@ class Omega(nn.Module):
             sources: Number of source adapters T.
             hidden: Hidden size d.
             generator: Random stream of the initialisation, on CPU. Default: the global stream.
+            kinds: The kind of each site, counted from 0. What layers share, they share among sites of one kind, such as all queries. None:
+                all are of one kind.
         """
         super().__init__()
         self.config = config
         self.layers = layers
-        shape = (layers if config.per_layer else 1, sources, hidden if config.per_dimension else 1)
+        self.kinds = tuple(kinds) if kinds is not None else (0,) * layers
+        shape = (layers if config.per_layer else max(self.kinds) + 1, sources, hidden if config.per_dimension else 1)
         if config.fixed is not None:
             values = torch.tensor(config.fixed, dtype=torch.float32).view(1, sources, 1).expand(shape).clone()
             self.omega = nn.Parameter(values, requires_grad=False)
@@ -55,8 +67,14 @@ class Omega(nn.Module):
             self.omega = nn.Parameter(torch.empty(shape).normal_(config.init_scale / sources, self.INIT_STD, generator=generator))
 
     def constrained(self) -> Tensor:
-        """Return omega under its constraint, without dropout: `[layers or 1, sources, hidden or 1]`."""
+        """Return omega under its constraint, without dropout: `[layers or kinds, sources, hidden or 1]`."""
         return self._under_constraint(self.omega)
+
+    def by_site(self, omega: Tensor) -> Tensor:
+        """Repeat shared coefficients for each site: `[layers or kinds, ...]` to `[layers, ...]`."""
+        if len(omega) in (1, self.layers):
+            return omega.expand(self.layers, -1, -1)
+        return omega[list(self.kinds)]
 
     def forward(self, seed: int | None = None) -> Tensor:
         """Return the coefficients of one training step or evaluation.
@@ -69,9 +87,9 @@ class Omega(nn.Module):
         """
         rate = self.config.dropout
         if not self.training or rate == 0.0:
-            return self.constrained().expand(self.layers, -1, -1)
+            return self.by_site(self.constrained())
         # As in the official code, entries are dropped first, and the mean or softmax is taken over those that are left.
-        return self._under_constraint(dropout(self.omega.expand(self.layers, -1, -1), rate, seed, OMEGA_DROPOUT))
+        return self._under_constraint(dropout(self.by_site(self.omega), rate, seed, OMEGA_DROPOUT))
 
     def _under_constraint(self, omega: Tensor) -> Tensor:
         if self.config.constraint == "softmax":

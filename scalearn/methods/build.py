@@ -9,7 +9,7 @@ from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
-from scalearn.methods.registry import get_method
+from scalearn.methods.registry import get_method, require_sources_kind
 
 BranchBuilder = Callable[[JobConfig, Encoder, SourceAdapters | None], Branch]
 
@@ -23,9 +23,11 @@ def build_branch(config: JobConfig, encoder: Encoder, sources: SourceAdapters | 
         sources: The job's source adapters. None: the method has none.
 
     Raises:
-        UserError: The method is unknown.
+        UserError: The method is unknown, or cannot combine LoRAs.
     """
-    module, _, function = get_method(config.method).builder.partition(":")
+    method = get_method(config.method)
+    require_sources_kind(method, "adapter" if sources is None or sources.lora is None else "lora")
+    module, _, function = method.builder.partition(":")
     build: BranchBuilder = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

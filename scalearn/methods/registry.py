@@ -56,6 +56,8 @@ class Method:
     needs_similarity: bool = False
     """Whether a job reads how similar the tasks are. Then it also has a similarity job as a parent, and the settings `sentence_encoder` and
     `sentence_rows`."""
+    takes_lora: bool = False
+    """Whether the sources may be LoRAs. Its branch then has their modules as its sites."""
     owns_backbone: bool = False
     """Whether a job changes the backbone itself, on its own copy, and therefore trains alone."""
     optimisation: Mapping[str, object] = field(default_factory=dict)
@@ -99,7 +101,18 @@ _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **rest: Any) -> Method:
     rules = _omega_rules(dropout)
     return Method(
-        key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, optimisation=_SCALEARN, rules=rules, count=count, **rest
+        key,
+        title,
+        "two_stage",
+        "transfer",
+        order,
+        _SCALING,
+        True,
+        takes_lora=True,
+        optimisation=_SCALEARN,
+        rules=rules,
+        count=count,
+        **rest,
     )
 
 
@@ -198,14 +211,16 @@ METHODS: dict[str, Method] = {
         _joint("hyperformer", "HyperFormer", 140, _HYPERFORMER, 3e-4, counts.hyperformer, rules=_HYPER_RULES),
         _joint("hyperformer_pp", "HyperFormer++", 150, _HYPERFORMER, 3e-4, counts.hyperformer_shared, rules=_HYPER_RULES),
         _transfer("adapterfusion", "AdapterFusion", 200, _FUSION, 5e-5, counts.fusion),
-        _transfer("adaptersoup", "AdapterSoup", 210, _SOUP, 3e-4, counts.bottleneck, rules=_SOUP_RULES, needs_similarity=True),
+        _transfer(
+            "adaptersoup", "AdapterSoup", 210, _SOUP, 3e-4, counts.bottleneck, rules=_SOUP_RULES, needs_similarity=True, takes_lora=True
+        ),
         _scalearn("scalearn", "ScaLearn", 220, 0.3, counts.omega_per_layer),
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
         _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
         _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
         _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
-        _transfer("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, 3e-4, counts.nothing, rules=_FIXED_RULES),
+        _transfer("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, 3e-4, counts.nothing, rules=_FIXED_RULES, takes_lora=True),
     )
 }
 
@@ -241,6 +256,21 @@ def get_method(key: str) -> Method:
         return METHODS[key]
     except KeyError:
         raise UserError(" ".join([unknown("method", key, METHODS), *_broken])) from None
+
+
+def require_sources_kind(method: Method, source_method: str) -> None:
+    """Refuse LoRAs as the sources of a method that cannot combine them.
+
+    Args:
+        method: A method with sources.
+        source_method: What the sources are, `adapter` or `lora`.
+
+    Raises:
+        UserError: The method does not take them.
+    """
+    if source_method == "lora" and not method.takes_lora:
+        able = [key for key, each in METHODS.items() if each.takes_lora]
+        raise UserError(f"Method '{method.key}' combines bottleneck adapters, not LoRAs: take one of {', '.join(able)}.")
 
 
 def load_plugins() -> None:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from scalearn.backbone.encoder import Encoder
+from scalearn.backbone.linear_modules import kinds_of
 from scalearn.config import JobConfig
+from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch, ParameterGroup
 from scalearn.layers.omega import Omega, OmegaConfig
@@ -20,17 +22,33 @@ class ScalingBranch(SourceBranch):
 
     drawn_in_pass = ("_drawn",)
 
-    def __init__(self, stacks: Sequence[SourceStack], config: OmegaConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        stacks: Sequence[SourceStack],
+        config: OmegaConfig,
+        generator: torch.Generator | None = None,
+        modules: Sequence[str] | None = None,
+    ) -> None:
         """Initialise omega for the stacks' sources and hidden size.
 
         Args:
             stacks: The frozen sources, one stack per site.
             config: Shape, constraint, dropout and initialisation of omega.
             generator: Random stream of the initialisation, on CPU.
+            modules: The linear modules at which the sources add, if they are LoRAs.
+
+        Raises:
+            UserError: A vector per source was asked for, but modules have outputs of unlike sizes.
         """
-        super().__init__(stacks)
-        hidden = stacks[0].up_bias.shape[1]
-        self.omega = Omega(config, layers=len(stacks), sources=stacks[0].sources, hidden=hidden, generator=generator)
+        super().__init__(stacks, modules)
+        widths = sorted({stack.up_bias.shape[1] for stack in stacks})
+        if config.per_dimension and len(widths) > 1:
+            raise UserError(
+                f"The sources add at modules with {' and '.join(map(str, widths))} outputs, but omega is a vector of one size: "
+                "take a uniform method, or sources at modules of one size."
+            )
+        kinds = None if modules is None else kinds_of(modules)
+        self.omega = Omega(config, len(stacks), stacks[0].sources, widths[0], generator, kinds)
         self._drawn: Tensor | None = None
 
     def begin_pass(self) -> None:
@@ -98,7 +116,7 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(dropout=settings["omega_dropout"], init_scale=settings["omega_init_scale"], **_SHAPES[config.method])
-    return ScalingBranch(sources.stacks, omega)
+    return ScalingBranch(sources.stacks, omega, modules=sources.modules)
 
 
 def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
@@ -106,4 +124,4 @@ def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | N
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
     omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))
-    return ScalingBranch(sources.stacks, omega)
+    return ScalingBranch(sources.stacks, omega, modules=sources.modules)

@@ -11,8 +11,10 @@ from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
 from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters
+from scalearn.layers.branch import Branch
 from scalearn.layers.source_stack import BottleneckWeights
 from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.lora import LoraBranch, LoraShape
 
 
 class SoupBranch(BottleneckBranch):
@@ -36,6 +38,39 @@ class SoupBranch(BottleneckBranch):
                 own.down_bias.copy_(averaged.down_bias)
                 own.up_weight.copy_(averaged.up_weight)
                 own.up_bias.copy_(averaged.up_bias)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the soup's weights by source."""
+        return {"soup": self.soup}
+
+
+class LoraSoupBranch(LoraBranch):
+    """An ordinary LoRA that begins as a weighted average of others: of their A, and of their B."""
+
+    def __init__(self, sources: SourceAdapters, weights: Mapping[str, float]) -> None:
+        """Average the named sources. See `SoupBranch`.
+
+        Raises:
+            UserError: They differ in rank, modules or factor.
+        """
+        assert sources.lora is not None
+        ranks = {rank for each in sources.lora.ranks for rank in each}
+        scales = {scale for each in sources.lora.scales for scale in each}
+        if len(ranks) > 1 or len(scales) > 1:
+            raise UserError(
+                f"Method 'adaptersoup' averages LoRAs of one rank and alpha at the same modules, but {', '.join(sources.names)} differ: "
+                "stack LoRAs that were trained alike."
+            )
+        (rank,), (scale,) = ranks, scales
+        sizes = [(stack.down_weight.shape[1], stack.up_weight.shape[0]) for stack in sources.stacks]
+        super().__init__(LoraShape(dict(zip(sources.lora.modules, sizes, strict=True)), rank, scale * rank))
+        self.soup = dict(weights)
+        shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])
+        with torch.no_grad():
+            for down, up, stack in zip(self.down, self.up, sources.stacks, strict=True):
+                averaged = average(BottleneckWeights(stack.down_weight, stack.down_bias, stack.up_weight, stack.up_bias), shares)
+                down.copy_(averaged.down_weight)
+                up.copy_(averaged.up_weight / scale)
 
     def facts(self) -> dict[str, Any]:
         """Return the soup's weights by source."""
@@ -73,11 +108,11 @@ def soup_weights(similarity: Mapping[str, float], top: int) -> dict[str, float]:
     return {name: value / total for name, value in positive.items()}
 
 
-def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> SoupBranch:
+def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> Branch:
     """Build the soup of the job's sources by their similarity to its task.
 
     Raises:
-        UserError: The similarity of a source is not known.
+        UserError: The similarity of a source is not known, or the sources are unlike LoRAs.
     """
     assert sources is not None
     unknown = [name for name in sources.names if name not in sources.similarity]
@@ -87,4 +122,5 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
         )
     top = config.settings["top"]
     assert isinstance(top, int)
-    return SoupBranch(sources, soup_weights({name: sources.similarity[name] for name in sources.names}, top))
+    weights = soup_weights({name: sources.similarity[name] for name in sources.names}, top)
+    return SoupBranch(sources, weights) if sources.lora is None else LoraSoupBranch(sources, weights)

@@ -14,9 +14,14 @@ from scalearn.layers.source_stack import SourceStack
 class SourceBranch(Branch):
     """A branch on frozen source adapters. Jobs with the same sources share the sources' bottleneck activations."""
 
-    def __init__(self, stacks: Sequence[SourceStack]) -> None:
-        """Refer to the stacks, one per site, without owning them, since they are not part of the job's own state."""
-        super().__init__()
+    def __init__(self, stacks: Sequence[SourceStack], modules: Sequence[str] | None = None) -> None:
+        """Refer to the stacks, one per site, without owning them, since they are not part of the job's own state.
+
+        Args:
+            stacks: The frozen sources.
+            modules: The sites, if the sources are LoRAs (see `Branch`).
+        """
+        super().__init__(modules)
         self.given = tuple(stacks)
         self._stacks = self.given
 

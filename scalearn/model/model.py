@@ -286,7 +286,7 @@ def load_model(
         sources = load_source_adapters(backbone.encoder, sources, allow_pickle=allow_pickle)
     for folder in (place / "transfer", place / "adapter", place):  # a LoRA's description is beside PEFT's files
         if (folder / CONFIG).is_file():
-            return _load_transfer(folder, backbone, sources)
+            return _load_transfer(folder, backbone, None if is_peft(folder) else sources)
     for folder in (place / "adapter", place):
         if (folder / "adapter_config.json").is_file():
             if is_peft(folder):

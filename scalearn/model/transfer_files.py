@@ -185,7 +185,7 @@ def load_transfer(
     for each in spec.heads:
         encoder.require_length(each.max_length)
     with _damage(folder / CONFIG):
-        _require_plausible(folder, spec, encoder)
+        _require_plausible(folder, spec, encoder, sources)
         branch = build_branch(job_config(spec), encoder, sources)
     _fill(branch, folder / _weights_file(branch), encoder.device)
     heads = [_load_head(folder, spec, each, encoder) for each in spec.heads]
@@ -267,7 +267,7 @@ def _all_of(branch: Branch) -> nn.Module:
     return branch.omega if isinstance(branch, ScalingBranch) and list(branch.state_dict()) == ["omega.omega"] else branch
 
 
-def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> None:
+def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder, sources: SourceAdapters | None) -> None:
     """Refuse settings that describe more parameters than the weights file has, before anything of that size is built.
 
     Raises:
@@ -276,6 +276,8 @@ def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder) -> No
     """
     count = get_method(spec.method).count
     shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.sites)
+    if sources is not None and sources.lora is not None:  # of the formulas, only those of omegas
+        shape = replace(shape, layers=len(sources.stacks), hidden_size=sources.stacks[0].up_bias.shape[1])
     described = count(shape, len(spec.sources), spec.settings) if count is not None else None
     files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors", folder / LORA_WEIGHTS) if file.is_file()]
     if not files:

@@ -148,8 +148,7 @@ class _PackTrainer:
         self.encoder.pads = self.shared_passes
         self.pad_token_id = int(self.tokenizer.pad_token_id or 0)
         self.active = self._start(pack)
-        if self.encoder.shares_positions and any(run.branch.sites_by_module for run in self.active):
-            self.shared_passes = False
+        self.shared_passes &= not (self.encoder.shares_positions and any(run.branch.sites_by_module for run in self.active))
         self.load_seconds = time.monotonic() - started
         # The limit is a number of rows, so a job that comes from a larger pack need not be divided now.
         self.pass_rows = min((run.progress.pass_rows for run in self.active if run.progress.pass_rows), default=0)
@@ -157,7 +156,7 @@ class _PackTrainer:
 
     def _start(self, pack: Sequence[PackMember]) -> list[JobRun]:
         runs: list[JobRun] = []
-        stacked: dict[tuple[tuple[str, str], ...], SourceAdapters] = {}
+        stacked: dict[object, SourceAdapters] = {}
         for member in pack:
             try:
                 runs.append(self._start_member(member, stacked))
@@ -165,7 +164,7 @@ class _PackTrainer:
                 self.outcomes[id(member)] = Outcome(member, str(error), traceback.format_exc())
         return runs
 
-    def _start_member(self, member: PackMember, stacked: dict[tuple[tuple[str, str], ...], SourceAdapters]) -> JobRun:
+    def _start_member(self, member: PackMember, stacked: dict[object, SourceAdapters]) -> JobRun:
         config = member.config
         self.encoder.require_length(max(data.max_length for data in config.data))
         root, cache = self.runtime.data_root, self.runtime.cache
@@ -175,9 +174,10 @@ class _PackTrainer:
             places = tuple((name, str(member.parents[name])) for name in config.sources)
             for adapter in config.external:
                 require_unchanged(adapter, adapter_directory(member.parents[adapter.name]), allow_pickle=self.runtime.allow_pickle)
-            if places not in stacked:
-                stacked[places] = load_source_adapters(self.encoder, dict(places), allow_pickle=self.runtime.allow_pickle)
-            sources = stacked[places]
+            key, allow_pickle = (config.source_method, places), self.runtime.allow_pickle
+            if key not in stacked:
+                stacked[key] = load_source_adapters(self.encoder, dict(places), allow_pickle=allow_pickle, method=config.source_method)
+            sources = stacked[key]
             if "similarity" in member.parents:
                 sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
         run = JobRun(member, self.encoder, tasks, sources, gradient_scaler(self.accelerator))

@@ -9,12 +9,15 @@ from torch import Tensor
 from scalearn.backbone.accelerator import open_accelerator
 from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig, Setting
+from scalearn.formats.lora_files import LoraSources
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
 from scalearn.layers.random_streams import RowBlock
-from scalearn.layers.source_stack import SourceStack
+from scalearn.layers.source_stack import BottleneckWeights, SourceStack, identity
 from scalearn.methods.bottleneck import build as build_adapter
 from scalearn.methods.build import build_branch
+from scalearn.methods.lora import LoraBranch
+from scalearn.methods.lora import build as build_lora
 
 _COPIES = 5
 """Copies of a learned parameter: itself, its gradient, the optimiser's two moments, and its value at the best evaluation."""
@@ -67,10 +70,22 @@ def _held(tensors: Iterable[Tensor]) -> int:
 
 
 def _made_up_sources(encoder: Encoder, config: JobConfig, settings: Mapping[str, Setting]) -> SourceAdapters:
+    if config.source_method == "lora":
+        return _made_up_loras(build_lora(replace(config, settings=settings), encoder, None), config.sources, encoder.device)
     adapter = build_adapter(replace(config, settings=settings), encoder, None)
     activation = adapter.sites[0].non_linearity
     stacks = tuple(SourceStack([weights] * len(config.sources), activation.f).to(encoder.device) for weights in adapter.weights())
     return SourceAdapters(config.sources, stacks, adapter.config.to_dict(), dict.fromkeys(config.sources, 1.0))
+
+
+def _made_up_loras(branch: LoraBranch, names: tuple[str, ...], device: torch.device) -> SourceAdapters:
+    rank, modules = branch.shape.rank, tuple(branch.shape.modules)
+    weights = [
+        BottleneckWeights(down, torch.zeros(rank), up, torch.zeros(len(up))) for down, up in zip(branch.down, branch.up, strict=True)
+    ]
+    stacks = tuple(SourceStack([each] * len(names), identity).to(device) for each in weights)
+    lora = LoraSources(modules, ((rank,) * len(modules),) * len(names), ((branch.shape.scale,) * len(modules),) * len(names))
+    return SourceAdapters(names, stacks, {}, dict.fromkeys(names, 1.0), lora)
 
 
 _ROWS = 4

@@ -29,8 +29,7 @@ def parameter_counts(run: JobRun) -> dict[str, int]:
     heads = sum(parameter.numel() for head in run.heads for parameter in head.parameters() if parameter.requires_grad)
     if run.sources is None:
         return {"transfer": 0, "source": learned, "head": heads}
-    sources = sum(buffer.numel() for stack in run.sources.stacks for buffer in stack.buffers())
-    return {"transfer": learned, "source": sources, "head": heads}
+    return {"transfer": learned, "source": run.sources.parameters, "head": heads}
 
 
 def write_artifact(run: JobRun, encoder: Encoder) -> None:
