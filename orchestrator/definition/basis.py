@@ -6,13 +6,14 @@ Each key of the file, or of `--set`, is assigned to what is there already: dots 
 import copy
 import importlib.resources
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from orchestrator.definition.identity import printable
 from orchestrator.definition.yaml_source import Document, Key, describe, is_text, parse_mapping, parse_value, read_text
 from scalearn.errors import UserError
 from scalearn.files.json_files import LARGEST, decode, read_bytes
@@ -82,7 +83,7 @@ def with_basis(source: Source) -> tuple[Document, str]:
     document = _document(source, ())
     if not document.extended:
         return document, source.text
-    return document, f"# {source.file}, with all that it extends\n{_as_yaml(document.data)}"
+    return document, f"# {printable(source.file)}, with all that it extends\n{_as_yaml(document.data)}"
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
@@ -91,6 +92,7 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
     Raises:
         UserError: An override is not of this form, or goes down into a value that has no keys.
     """
+    data, places = copy.deepcopy(document.data), dict(document.places)
     for override in overrides:
         name, equals, text = override.partition("=")
         keys = name.strip().split(".")
@@ -99,8 +101,8 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
         place = f"--set {name}"
         if keys[0] == EXTENDS:
             raise UserError(f"{place}: a basis cannot be set; write 'extends' in a file.")
-        document = _assigned(document, keys, parse_value(text, place), {(): place})
-    return document
+        _assign(data, places, keys, parse_value(text, place), {(): place})
+    return Document(data, places)
 
 
 def _document(source: Source, above: tuple[str, ...]) -> Document:
@@ -116,15 +118,15 @@ def _document(source: Source, above: tuple[str, ...]) -> Document:
     if basis.file in files:
         circle = " extends ".join((*files[files.index(basis.file) :], basis.file))
         raise UserError(f"{place}: {circle}, which is a circle: let one of them stand alone.")
-    document = _document(basis, files)
+    below = _document(basis, files)
+    data, places = copy.deepcopy(below.data), below.places | {(): own.place(())}
     for key, value in own.data.items():
         if key != EXTENDS:
             keys = key.split(".")
             if not all(keys):
                 raise UserError(f"{own.place((key,))}: '{key}' has a dot without a name beside it: write for example training.epochs.")
-            places = {place[1:]: where for place, where in own.places.items() if place[:1] == (key,)}
-            document = _assigned(document, keys, value, places)
-    return Document(document.data, document.places | {(): own.place(())}, extended=True)
+            _assign(data, places, keys, value, own.below(key))
+    return Document(data, places, extended=True)
 
 
 def _basis(source: Source, name: Any, place: str) -> Source:
@@ -147,32 +149,37 @@ def _shipped(name: str) -> Source:
     return Source(f"{name} (shipped)", (importlib.resources.files("sweeps") / name).read_text(encoding="utf-8"))
 
 
-def _assigned(document: Document, keys: Sequence[str], value: Any, places: dict[Key, str]) -> Document:
-    """Return the document after a nested key was set, with the blocks above it made where they are missing.
+def _assign(data: dict[str, Any], places: dict[Key, str], keys: Sequence[str], value: Any, below: Mapping[Key, str]) -> None:
+    """Set a nested key, and make the blocks above it where they are missing.
 
     Args:
-        document: The document before.
+        data: What is changed.
+        places: Places of what is changed, which change too.
         keys: The key, from the top.
         value: Its value.
-        places: Places of the value, and of the keys and items below it.
+        below: Places of the value, and of the keys and items in it.
     """
-    data: dict[str, Any] = copy.deepcopy(document.data)
     block = data
     for depth, key in enumerate(keys[:-1], start=1):
         inner = block.get(key)
         if inner is None:
             inner = block[key] = {}
         if not isinstance(inner, dict):
-            raise UserError(f"{places[()]}: '{'.'.join(keys[:depth])}' is {describe(inner)}, which has no keys to set.")
+            raise UserError(f"{below[()]}: '{'.'.join(keys[:depth])}' is {describe(inner)}, which has no keys to set.")
         block = inner
     block[keys[-1]] = value
     target: Key = tuple(keys)
-    kept = {key: where for key, where in document.places.items() if key[: len(target)] != target}
-    return Document(data, kept | {(*target, *below): where for below, where in places.items()}, document.extended)
+    for old in [place for place in places if place[: len(target)] == target] if target in places else []:
+        del places[old]
+    places.update({(*target, *rest): place for rest, place in below.items()})
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes YAML that our reader reads as the same data. PyYAML's own reader takes fewer texts for numbers, and so quotes fewer."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value out, since our reader refuses aliases."""
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:

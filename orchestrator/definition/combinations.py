@@ -44,14 +44,12 @@ def plain_rows(method: Method, row: MethodRow) -> Iterator[MethodRow]:
     if not (row.grid or row.zip):
         yield row
         return
-    rates = row.grid.get(RATE)
-    crossed, beside = (
-        axes(method, {name: given for name, given in block.items() if name != RATE or block is row.zip}) for block in (row.grid, row.zip)
-    )
-    pairs = zip(*(axis.values for axis in beside), strict=True) if beside else [()]
+    crossed = axes(method, {name: values for name, values in row.grid.items() if name != RATE})
+    beside = axes(method, row.zip)
     names = [axis.name for axis in (*crossed, *beside)]
-    for first, second in product(product(*(axis.values for axis in crossed)), list(pairs)):
-        yield _row_at(method, row, list(zip(names, (*first, *second), strict=True)), rates)
+    steps = list(zip(*(axis.values for axis in beside), strict=True)) if beside else [()]
+    for first, second in product(product(*(axis.values for axis in crossed)), steps):
+        yield _row_at(method, row, list(zip(names, (*first, *second), strict=True)), row.grid.get(RATE))
 
 
 def _row_at(method: Method, row: MethodRow, point: list[tuple[str, Any]], rates: list[float] | None) -> MethodRow:

@@ -5,6 +5,7 @@ aliases, duplicate keys, several documents, deep nesting, large files. Scalars f
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +46,18 @@ class Document:
             if key[:length] in self.places:
                 return self.places[key[:length]]
         return ""
+
+    def below(self, name: str) -> dict[Key, str]:
+        """Return the places of what stands at a key of the top level and below it, without that key."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str | int, dict[Key, str]]:
+        found: dict[str | int, dict[Key, str]] = defaultdict(dict)
+        for key, place in self.places.items():
+            if key:
+                found[key[0]][key[1:]] = place
+        return found
 
     def rank(self, key: Key) -> int:
         """Return the number of a key, or of the nearest one above it, among all keys and items in the order of the source."""
