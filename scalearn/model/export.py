@@ -1,7 +1,8 @@
 """A trained ScaLearn target as an ordinary adapter: its sources and omegas folded into one bottleneck of width T r.
 
 `sum_t omega_t * (U_t f(D_t x + a_t) + b_t)` equals `U f(D x + a) + b` if the D_t are stacked and the scaled U_t lie side by side. So the
-adapters library can run a target without any of this code.
+adapters library can run a target without any of this code. A target on LoRAs becomes one LoRA in the same way, without f, a and b, and PEFT
+can run it.
 """
 
 import shutil
@@ -15,12 +16,13 @@ from adapters.configuration import BnConfig
 from scalearn.errors import UserError
 from scalearn.formats.adapter_tensors import bottleneck_width
 from scalearn.formats.library_files import library_name, save_adapter, save_head_inputs
-from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.layers.source_stack import BottleneckWeights, SourceStack
 from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.lora import LoraBranch, LoraShape
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.model import TransferModel, fill_bottleneck
 from scalearn.model.model_card import SourceOmega, model_card
-from scalearn.model.transfer_files import TransferSpec
+from scalearn.model.transfer_files import TransferSpec, save_transfer
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,20 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
     """
     branch, sources = model.branch, model.sources
     if not isinstance(branch, ScalingBranch) or sources is None:
-        if isinstance(branch, BottleneckBranch):
+        if isinstance(branch, BottleneckBranch | LoraBranch):
             raise UserError(f"Method '{model.spec.method}' left an ordinary adapter already: take the adapter/ folder of its job.")
         raise UserError(
             f"Method '{model.spec.method}' is no weighted sum of source adapters, so it cannot be folded into one adapter: "
             "export a method of the ScaLearn family."
         )
-    omega = branch.omega.constrained().detach().expand(branch.omega.layers, -1, -1)
+    omega = branch.omega.by_site(branch.omega.constrained().detach())
     omegas = tuple(_statistics(name, omega[:, index], prune) for index, name in enumerate(sources.names))
     kept = [index for index, each in enumerate(omegas) if each.kept]
     if not kept:
         largest = max(each.magnitude for each in omegas)
         raise UserError(f"Pruning at {prune:g} leaves no source: the largest mean absolute omega is {largest:.3g}; give a lower threshold.")
+    if sources.lora is not None:
+        return Folded(_with_lora(model, branch.stacks, omega, kept), omegas, model.spec)
     weights = []
     for stack, coefficients in zip(branch.stacks, omega, strict=True):
         up, _ = stack.fold(coefficients)
@@ -84,9 +88,9 @@ def export_adapter(
     scores: Mapping[str, Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write a folded target in AdapterHub layout, with a model card.
+    """Write a folded target in AdapterHub layout, or in PEFT's if it is a LoRA, with its head and a model card.
 
-    The library's own pickled files are written beside the safetensors ones, since a plain `load_adapter(directory)` reads those.
+    The adapters library's own pickled files are written beside the safetensors ones, since a plain `load_adapter(directory)` reads those.
 
     Args:
         folded: Result of `fold`.
@@ -100,14 +104,20 @@ def export_adapter(
     """
     place, model = Path(directory), folded.model
     branch, head = model.branch, model.spec.heads[0]
-    assert isinstance(branch, BottleneckBranch)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} is not empty: name a directory that does not exist yet.")
     name = library_name(name or head.name or "target")
     try:
-        save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
-        save_head_inputs(place, head.task, head.max_length)
-        model_card(folded.trained, name, branch.sites[0].down_sample, folded.omegas, scores or {}, notes).save(place / "README.md")
+        if isinstance(branch, LoraBranch):
+            width = branch.shape.rank
+            save_transfer(place, model.spec, branch, [model.head], model.encoder)
+        else:
+            assert isinstance(branch, BottleneckBranch)
+            width = branch.sites[0].down_sample
+            save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
+            save_head_inputs(place, head.task, head.max_length)
+        lora = isinstance(branch, LoraBranch)
+        model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora).save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error
@@ -149,3 +159,20 @@ def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) ->
         branch = BottleneckBranch(config, encoder.sites, encoder.hidden_size)
     fill_bottleneck(branch, weights)
     return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()
+
+
+def _with_lora(model: TransferModel, stacks: Sequence[SourceStack], omega: torch.Tensor, kept: Sequence[int]) -> TransferModel:
+    """Return the model with one LoRA whose rank is the sum of the kept sources' ranks, without the zeros that fill up smaller ones."""
+    assert model.sources is not None
+    assert model.sources.lora is not None
+    lora, widest = model.sources.lora, model.sources.width
+    rows = [index * widest + row for index in kept for row in range(max(lora.ranks[index]))]
+    sizes = [(stack.down_weight.shape[1], stack.up_weight.shape[0]) for stack in stacks]
+    shape = LoraShape(dict(zip(lora.modules, sizes, strict=True)), len(rows), alpha=float(len(rows)))  # B is scaled already
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        branch = LoraBranch(shape)
+        for down, up, stack, coefficients in zip(branch.down, branch.up, stacks, omega, strict=True):
+            down.copy_(stack.down_weight[rows])
+            up.copy_(stack.fold(coefficients)[0][:, rows])
+    spec = replace(model.spec, method="lora", settings=shape.settings, sources=(), built_on={})
+    return TransferModel(model.backbone, spec, branch.to(model.encoder.device), model.head).eval()

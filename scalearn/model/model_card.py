@@ -32,16 +32,19 @@ def model_card(
     omegas: Sequence[SourceOmega],
     scores: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
+    *,
+    lora: bool = False,
 ) -> ModelCard:
     """Return the card, with the base model and the scores in the front matter that model hubs read.
 
     Args:
         spec: The job that was exported.
         name: Name of adapter and head.
-        width: Bottleneck width of the adapter.
+        width: Bottleneck width of the adapter, or rank of the LoRA.
         omegas: The coefficients of every source.
         scores: Values by split and metric, as shares of 1.
         notes: Further paragraphs.
+        lora: Whether it is a LoRA in PEFT's layout.
     """
     head = spec.heads[0]
     task_type = "multiple-choice" if head.kind == "multiple_choice" else "text-classification"
@@ -52,8 +55,8 @@ def model_card(
     card: ModelCard = ModelCard.from_template(
         ModelCardData(
             base_model=repository if hub else None,
-            library_name="adapters",
-            tags=["adapters", "scalearn"],
+            library_name="peft" if lora else "adapters",
+            tags=["lora" if lora else "adapters", "scalearn"],
             model_name=name,
             eval_results=results or None,
         ),
@@ -63,6 +66,7 @@ def model_card(
         name=name,
         title=get_method(spec.method).title,
         width=width,
+        lora=lora,
         omegas=omegas,
         kept=[omega.name for omega in omegas if omega.kept],
         scores=rows,
