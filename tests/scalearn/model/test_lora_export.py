@@ -42,11 +42,13 @@ def model(place: str, tmp_path_factory: pytest.TempPathFactory) -> TransferModel
     save_lora(loaded.encoder, root / "second", rank=5, seed=2, scale=0.5)
     save_lora(loaded.encoder, root / "third", ("value", "key"), rank=2, seed=3)
     sources = load_source_adapters(loaded.encoder, {name: root / name for name in ("first", "second", "third")})
-    return scalearn.attach(loaded, "scalearn", HeadConfig("classification", 3), sources=sources, label_names=("a", "b", "c"), max_length=32).eval()
+    head = HeadConfig("classification", 3)
+    return scalearn.attach(loaded, "scalearn", head, sources=sources, label_names=("a", "b", "c"), max_length=32).eval()
 
 
 def drawn(model: TransferModel, method: str, seed: int = 7) -> TransferModel:
-    made = scalearn.attach(model.backbone, method, HeadConfig("classification", 3), sources=model.sources, label_names=("a", "b", "c"), max_length=32)
+    head = HeadConfig("classification", 3)
+    made = scalearn.attach(model.backbone, method, head, sources=model.sources, label_names=("a", "b", "c"), max_length=32)
     assert isinstance(made.branch, ScalingBranch)
     torch.nn.init.normal_(made.branch.omega.omega, std=0.7, generator=torch.Generator().manual_seed(seed))
     return made.eval()
