@@ -4,7 +4,7 @@ import copy
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -153,12 +153,13 @@ class Encoder(nn.Module):
         model = next((branch.own_model for branch in branches if branch.own_model is not None), None)
         if model is None:
             model = self.model
-            after_blocks = any(branch.sites_by_module is None for branch in branches)
-            if after_blocks != bool(model.active_adapters):
-                with quiet_library():  # it warns, since it runs forward hooks while the slot is inactive
-                    model.set_active_adapters(SLOT if after_blocks else None)
             self._place_linear_slots(branches)
-        states: Tensor = model.base_model(**accepted)[0]
+        after_blocks = any(branch.sites_by_module is None for branch in branches)
+        if model is self.model and after_blocks != bool(model.active_adapters):
+            with quiet_library():  # it warns, since it runs forward hooks while the slot is inactive
+                model.set_active_adapters(SLOT if after_blocks else None)
+        with nullcontext() if after_blocks else quiet_library():  # it warns of the inactive slot in every pass
+            states: Tensor = model.base_model(**accepted)[0]
         if not (self._recomputes and states.requires_grad):
             self.pack.end_pass()
         return states[:, 0] if layout is None else layout.first_of(states)[0]

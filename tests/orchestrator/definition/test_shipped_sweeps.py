@@ -154,6 +154,19 @@ def test_quickstart_compares_six_methods_over_three_seeds_with_two_learning_rate
     assert Counter(map(graph.stage_of, graph.nodes()))["source"] == 6
 
 
+def test_quickstart_on_loras_stacks_those_of_all_six_domains():
+    sweep = Sweep.load("quickstart_lora")
+    graph = sweep.expand()
+    assert list(sweep.methods) == ["lora", *(key for key in TWO_STAGE if key.startswith("scalearn"))]
+    for job in graph:
+        if job.config.stage == "transfer":
+            assert [parent.config.method for parent in job.parents] == ["lora"] * 6
+            assert job.config.source_method == "lora"
+    assert Counter(map(graph.stage_of, graph.nodes()))["source"] == 6
+    plain = Sweep.load("quickstart").expand()
+    assert len(graph) == len(plain) - 12, "as the quickstart, without AdapterFusion"
+
+
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_no_row_of_a_shipped_sweep_is_tuned_more_than_another(name: str):
     rows = [row for rows in Sweep.load(name, ["data.root=null"]).methods.values() for row in rows]

@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import DebertaV2Config, DebertaV2Model, PreTrainedTokenizerFast
 
 import scalearn
 from scalearn.backbone.linear_modules import linear_modules
@@ -16,7 +17,7 @@ from scalearn.methods.lora import LoraBranch, LoraShape, target_sizes
 from scalearn.methods.registry import get_method, resolve_settings
 from tests.scalearn.backbone.test_unpadded import batch
 from tests.scalearn.helpers import tiny
-from tests.scalearn.helpers.lora import plain_model, states_by_peft_alone
+from tests.scalearn.helpers.lora import plain_model, random_lora, states_by_peft_alone
 from tests.scalearn.helpers.packs import result, train_pack, weights
 from tests.scalearn.helpers.small import HIDDEN, LAYERS, data, job, run
 
@@ -119,3 +120,25 @@ def test_pack_of_loras_and_adapters_goes_the_way_of_each_alone(shared: bool, che
                 assert torch.equal(tensor, theirs[name]), name
     seeds = [weights(tmp_path / "pack" / number) for number in "01"]
     assert all(not torch.equal(tensor, seeds[1][name]) for name, tensor in seeds[0].items() if "lora" in name)
+
+
+def test_loras_on_shared_relative_positions_take_turns_in_a_pack(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """DeBERTa-v3 computes one table of positions for all rows with the modules at which LoRAs add."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    positions = {"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+    place = str(tmp_path / "deberta")
+    DebertaV2Model(DebertaV2Config(**sizes, **positions)).save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    configs = [job("lora", TASK, place, seed=seed, learning_rate=1e-2, patience=None) for seed in (0, 1)]
+    assert [each.error for each in train_pack(configs, tmp_path / "pack", {}, shared_passes=True)] == [None, None]
+    for number, config in enumerate(configs):
+        assert [each.error for each in train_pack([config], tmp_path / f"alone{number}", {}, shared_passes=True)] == [None]
+        mine, theirs = weights(tmp_path / "pack" / str(number)), weights(tmp_path / f"alone{number}" / "0")
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def test_backbone_says_nothing_of_inactive_slots(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = tiny.encoder_of(tiny.library_model("bert"))
+    encoder(batch(), [random_lora(encoder)], [RowBlock(5, 32, 0)])
+    assert not caplog.records

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +208,16 @@ def trained(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def transfer(method: str, backbone: str, seed: int, settings: Mapping[str, Any] = {}, **optimisation: Any) -> JobConfig:
     values = {"learning_rate": 2e-2, "epochs": 2, "patience": None, **optimisation}
     config = job(method, TASK, backbone, settings, seed, ("apple", "coachella"), **values)
-    return JobConfig(**{**vars(config), "source_method": "lora"})
+    return replace(config, source_method="lora")
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one pass", "in turn"])
-def test_pack_goes_the_way_of_each_job_alone(shared: bool, backbone: str, trained: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shared", "precision"), [(True, "fp32"), (False, "fp32"), (False, "bf16")])
+def test_pack_goes_the_way_of_each_job_alone(shared: bool, precision: str, backbone: str, trained: dict[str, Path], tmp_path: Path) -> None:
     kinds: list[tuple[str, Mapping[str, Any]]] = [(method, {}) for method in VARIANTS if method != "scalearn_fixed"]
     configs = [transfer(method, backbone, seed, settings) for seed, (method, settings) in enumerate(kinds)]
     configs += [transfer("scalearn_fixed", backbone, 7, {"omega": (0.4, 0.8)}), job("adapter", TASK, backbone, patience=None, epochs=2)]
     configs += [job("lora", TASK, backbone, seed=3, patience=None, epochs=2)]
+    configs = [replace(each, optimisation=replace(each.optimisation, precision=precision)) for each in configs]  # type: ignore[arg-type]
     outcomes = train_pack(configs, tmp_path / "pack", trained, shared_passes=shared)
     assert [each.error for each in outcomes] == [None] * len(configs)
     for number, config in enumerate(configs):
