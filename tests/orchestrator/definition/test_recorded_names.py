@@ -24,7 +24,7 @@ RECORDED = {
     "probing_pairs": (1723, "4829f401515da543"),
     "quickstart": (111, "6330d48baa7df383"),
     "quickstart_all": (75, "5ba10159daed863d"),
-    "quickstart_lora": (63, "739c3fdc0c1c5372"),
+    "quickstart_lora": (93, "083290ca0751c58d"),
     "super_glue": (742, "f860a726819018c2"),
     "super_glue_large": (280, "44f4984febc42a88"),
 }

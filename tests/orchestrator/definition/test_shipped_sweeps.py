@@ -164,7 +164,7 @@ def test_quickstart_on_loras_stacks_those_of_all_six_domains():
             assert job.config.source_method == "lora"
     assert Counter(map(graph.stage_of, graph.nodes()))["source"] == 6
     plain = Sweep.load("quickstart").expand()
-    assert len(graph) == len(plain) - 12, "as the quickstart, without AdapterFusion"
+    assert len(graph) == len(plain) - 18, "as the quickstart, without AdapterFusion"
 
 
 @pytest.mark.parametrize("name", shipped_sweeps())
