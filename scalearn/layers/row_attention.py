@@ -174,6 +174,9 @@ def attend(query: Tensor, key_value: Tensor, layout: RowLayout, heads: int, drop
     Returns:
         The attended values, in the shape of `query`.
     """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # (IA)3 scales keys and values in float32; the backward pass would meet both types
+        query, key_value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key_value))
     first_token = query.shape[0] != key_value.shape[0]
     masks = [] if dropout is None else dropout.kept(layout, heads, query, first_token=first_token)
     attended: Tensor = _Attend.apply(query, key_value, layout, heads, dropout.rate if dropout else 0.0, *masks)  # type: ignore[no-untyped-call]

@@ -47,10 +47,11 @@ def batch(lengths: tuple[int, ...] = LENGTHS, *, types: bool = False) -> dict[st
     return {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": (torch.arange(longest) > 2) * mask} if types else {})
 
 
-def states_and_gradients(encoder: Encoder, branch: Branch, inputs: dict[str, Tensor], *, pads: bool) -> list[Tensor]:
+def states_and_gradients(encoder: Encoder, branch: Branch, inputs: dict[str, Tensor], *, pads: bool, bf16: bool = False) -> list[Tensor]:
     encoder.pads = pads
     try:
-        states = encoder(inputs, [branch], [RowBlock(*inputs["input_ids"].shape, seed=3)])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):  # not in the backward pass, as in training
+            states = encoder(inputs, [branch], [RowBlock(*inputs["input_ids"].shape, seed=3)])
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
     finally:
         encoder.release()
@@ -86,6 +87,14 @@ def test_every_method_computes_without_padding_what_it_computes_with_it(encoder:
             torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4, msg=lambda text: f"{name} {index}: {text}")  # noqa: B023
 
 
+def test_every_method_trains_in_bf16(encoder: Encoder) -> None:
+    for name, branch in branches_of(encoder).items():
+        without, padded = (states_and_gradients(encoder, branch, batch(), pads=pads, bf16=True) for pads in (False, True))
+        for index, (mine, theirs) in enumerate(zip(without, padded, strict=True)):
+            distance = float((mine - theirs).norm() / theirs.norm().clamp(min=1e-3))
+            assert distance < 0.1, f"{name} {index}"
+
+
 @pytest.mark.parametrize("inputs", [batch((30,)), batch((3, 3, 3)), batch(types=True)], ids=["one row", "equal rows", "two segments"])
 def test_states_are_the_same_for_any_rows(inputs: dict[str, Tensor], encoder: Encoder) -> None:
     if encoder.config.model_type == "distilbert":  # it has no segments
@@ -117,8 +126,7 @@ def test_weights_held_in_bf16_give_the_same_bits_as_weights_cast_at_every_step(m
     branch, results = branches_of(encoder)[method].train(), []
     encoder.train()
     for _ in range(2):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            results.append(states_and_gradients(encoder.train(), branch, batch(), pads=False))
+        results.append(states_and_gradients(encoder.train(), branch, batch(), pads=False, bf16=True))
         encoder.hold_products_in(torch.bfloat16)
     held = [parameter.dtype for name, parameter in encoder.model.named_parameters() if "query.weight" in name or "q_lin.weight" in name]
     assert set(held) == {torch.bfloat16}
