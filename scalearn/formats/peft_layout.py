@@ -27,8 +27,9 @@ _HEADS = ("classifier", "pre_classifier", "qa_outputs", "score", POOLER)
 _TYPES = ("F64", "F32", "F16", "BF16")
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq")
 """Initialisations that change the weights of the backbone, so that A and B are no difference from it."""
-_MORE_THAN_A_PRODUCT = ("use_dora", "use_qalora", "lora_bias", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
-"""Fields that must be off. With them, a LoRA is more than `s B A x` at linear modules."""
+_MORE_THAN_A_PRODUCT = ("lora_bias", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
+"""Fields that must be off. With them, a LoRA is more than `s B A x` at linear modules. So it is with all that begin with `use_` (DoRA, ...),
+except `use_rslora`, so that a variant of tomorrow is not taken for a plain one."""
 _PLAIN_KEY = re.compile(r"\^?[\w.]+")
 
 
@@ -124,7 +125,8 @@ def _obstacle(saved: Mapping[str, Any]) -> str | None:
         return f"peft_type: {str(saved['peft_type'])[:40]}"
     if saved.get("bias", "none") != "none":
         return f"bias: {str(saved['bias'])[:40]}"
-    for field in _MORE_THAN_A_PRODUCT:
+    variants = [field for field in saved if field.startswith("use_") and field != "use_rslora"]
+    for field in (*_MORE_THAN_A_PRODUCT, *variants):
         if saved.get(field):
             return f"{field}: {str(saved[field])[:40]}"
     if str(saved.get("init_lora_weights")).lower().startswith(_OTHER_BASE):

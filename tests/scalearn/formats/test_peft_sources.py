@@ -1,6 +1,8 @@
 """LoRAs of others: what PEFT itself saved is read as it computes, and what cannot be added up is refused by name in one sentence."""
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,9 @@ from scalearn.formats.source_adapters import load_source_adapters
 from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.scaling import ScalingBranch
+from scalearn.model.model import load_backbone
 from tests.scalearn.backbone.test_unpadded import batch
+from tests.scalearn.formats.test_external_adapters import LOAD, REVISION
 from tests.scalearn.helpers import tiny
 from tests.scalearn.helpers.lora import save_lora
 
@@ -98,6 +102,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "bias": ({"bias": "lora_only"}, "(bias: lora_only)"),
     "lora_bias": ({"lora_bias": True}, "(lora_bias: True)"),
     "dora": ({"use_dora": True}, "(use_dora: True)"),
+    "variant of tomorrow": ({"use_other": True}, "(use_other: True)"),
     "modules_to_save": ({"modules_to_save": ["classifier", "embeddings"]}, "(modules_to_save: embeddings)"),
     "pissa": ({"init_lora_weights": "pissa_niter_4"}, "(init_lora_weights: pissa_niter_4, which changes the backbone)"),
     "expression": ({"rank_pattern": {"(a+)+$": 2}}, "(rank_pattern with the expression '(a+)+$'; only names of modules are read)"),
@@ -222,3 +227,18 @@ def test_absent_directory_is_one_sentence(encoder: Encoder, tmp_path: Path) -> N
     assert "is neither a directory nor a" in refusal(encoder, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "holds no adapter_config.json" in refusal(encoder, tmp_path / "empty")
+
+
+@pytest.mark.slow
+def test_lora_of_the_hub_is_downloaded_at_its_revision(
+    backbone: str, tmp_path: Path, hub: Any, hub_environment: Callable[..., dict[str, str]]
+) -> None:
+    save_lora(load_backbone(backbone).encoder, tmp_path / "lora")
+    for name in (CONFIG, WEIGHTS):
+        hub.put("owner/lora", REVISION, name, (tmp_path / "lora" / name).read_bytes())
+    command = [sys.executable, "-c", LOAD, backbone, f"owner/lora@{REVISION}", str(tmp_path / "lora")]
+    done = subprocess.run(command, env=hub_environment(hub.endpoint), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pinned, local = done.stdout.splitlines()
+    assert pinned == local
+    assert float(local) > 1.0
