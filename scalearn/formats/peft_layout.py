@@ -28,7 +28,7 @@ _TYPES = ("F64", "F32", "F16", "BF16")
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq")
 """Initialisations that change the weights of the backbone, so that A and B are no difference from it."""
 _MORE_THAN_A_PRODUCT = ("lora_bias", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
-"""Fields that must be off. With them, a LoRA is more than `s B A x` at linear modules. So it is with all that begin with `use_` (DoRA, ...),
+"""Fields that must be off. With them, a LoRA is more than `s B A x` at linear modules. So do all that begin with `use_` (DoRA, ...),
 except `use_rslora`, so that a variant of tomorrow is not taken for a plain one."""
 _PLAIN_KEY = re.compile(r"\^?[\w.]+")
 
