@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.metadata
 import io
 import os
 import signal
@@ -131,6 +132,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scalearn", description="Two-stage transfer learning with scaled source adapters: one YAML file, one table.")
+    parser.add_argument("--version", action="version", version=f"scalearn {importlib.metadata.version('scalearn-orchestrator')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)

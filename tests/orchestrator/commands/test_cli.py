@@ -1,5 +1,6 @@
 """The command line in this process: what it prints, where, and with which exit code."""
 
+import importlib.metadata
 import json
 import os
 import pwd
@@ -349,3 +350,9 @@ def test_wrong_profile_is_one_line_on_stderr_and_exit_code_2(sweep, capsys, argu
     Path("toy.json").write_text("{}")
     assert main(["plan", sweep, *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_version_is_that_of_the_installed_package(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert (left.value.code, capsys.readouterr().out) == (0, f"scalearn {importlib.metadata.version('scalearn-orchestrator')}\n")
