@@ -61,13 +61,17 @@ def test_params_and_tables_call_and_order_every_method_alike(
         assert titles[titles.index(mine) - 1 : titles.index(mine) + 2] == ["Adapter (joint)", mine, "ProPETL (joint)"]
 
 
-def test_table_of_results_that_say_nothing_is_the_same_for_every_method_of_the_registry(tmp_path: Path) -> None:
-    store = planned(tmp_path, every_method())
+LATER = {"lora"}
+"""Methods that no results have which do not say their names."""
+
+
+def test_table_of_results_that_say_nothing_is_the_same_for_every_method_of_that_time(tmp_path: Path) -> None:
+    store = planned(tmp_path, {key: rows for key, rows in every_method().items() if key not in LATER})
     manifest = store / "sweeps" / "all.json"
     now = analysis.benchmark_table(analysis.load(store, "all"))
     content = json.loads(manifest.read_text())
     names = content.pop("names")
-    assert set(names["methods"]) >= set(METHODS)
+    assert set(names["methods"]) >= set(METHODS) - LATER
     manifest.write_text(json.dumps(content))
     before = analysis.benchmark_table(analysis.load(store, "all"))
     assert analysis.render.to_csv(now) == analysis.render.to_csv(replace(before, metrics=now.metrics))
