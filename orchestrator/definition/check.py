@@ -59,8 +59,9 @@ def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, prob
     _packages(dict.fromkeys((*targets, *sources)), names, problems)
     known = linear_modules(backbone.shape) if backbone and backbone.shape else None
     trained = _source_settings(sweep.sources, known, problems)
-    external = _external_loras if sweep.sources.method == "lora" else _external
-    adapters = Adapters(sweep.sources, external(sweep.sources, backbone, problems), trained, known)
+    loras = sweep.sources.method == "lora"
+    external = _external_loras(sweep.sources, known, problems) if loras else _external(sweep.sources, backbone, problems)
+    adapters = Adapters(sweep.sources, external, trained, known)
     check_rows(sweep, names, targets, sources, adapters, problems)
 
 
@@ -118,9 +119,8 @@ def _external(sources: Sources, backbone: Backbone | None, problems: Problems) -
     return configs
 
 
-def _external_loras(sources: Sources, backbone: Backbone | None, problems: Problems) -> "dict[str, Mapping[str, Any] | None]":
+def _external_loras(sources: Sources, known: "Sizes | None", problems: Problems) -> "dict[str, Mapping[str, Any] | None]":
     """Do as `_external` for LoRAs, which need not be alike: their configurations are not compared."""
-    known = linear_modules(backbone.shape) if backbone and backbone.shape else None
     for name, place in sources.adapters.items():
         key: Key = ("sources", "adapters", name)
         adapter = problems.at(key, named_adapter, name, place, sources.allow_pickle)

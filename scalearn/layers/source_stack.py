@@ -65,6 +65,11 @@ class SourceStack(nn.Module):
         self.register_buffer("up_weight", torch.stack([source.up_weight.detach() for source in sources], dim=1))
         self.register_buffer("up_bias", torch.stack([source.up_bias.detach() for source in sources]))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Inputs of the down-projections, and outputs of the up-projections."""
+        return self.down_weight.shape[1], self.up_weight.shape[0]
+
     def bottleneck(self, hidden_states: Tensor) -> Tensor:
         """Return the bottleneck activations of all sources side by side: `[..., d]` to `[..., T r]`."""
         # In two dimensions the product is no view, so the activation may overwrite it without a copy in the backward pass.

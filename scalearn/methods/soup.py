@@ -62,7 +62,7 @@ class LoraSoupBranch(LoraBranch):
                 "stack LoRAs that were trained alike."
             )
         (rank,), (scale,) = ranks, scales
-        sizes = [(stack.down_weight.shape[1], stack.up_weight.shape[0]) for stack in sources.stacks]
+        sizes = [stack.size for stack in sources.stacks]
         super().__init__(LoraShape(dict(zip(sources.lora.modules, sizes, strict=True)), rank, scale * rank))
         self.soup = dict(weights)
         shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])

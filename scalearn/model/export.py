@@ -107,6 +107,7 @@ def export_adapter(
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} is not empty: name a directory that does not exist yet.")
     name = library_name(name or head.name or "target")
+    lora = isinstance(branch, LoraBranch)
     try:
         if isinstance(branch, LoraBranch):
             width = branch.shape.rank
@@ -116,7 +117,6 @@ def export_adapter(
             width = branch.sites[0].down_sample
             save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
             save_head_inputs(place, head.task, head.max_length)
-        lora = isinstance(branch, LoraBranch)
         model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora).save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
@@ -167,7 +167,7 @@ def _with_lora(model: TransferModel, stacks: Sequence[SourceStack], omega: torch
     assert model.sources.lora is not None
     lora, widest = model.sources.lora, model.sources.width
     rows = [index * widest + row for index in kept for row in range(max(lora.ranks[index]))]
-    sizes = [(stack.down_weight.shape[1], stack.up_weight.shape[0]) for stack in stacks]
+    sizes = [stack.size for stack in stacks]
     shape = LoraShape(dict(zip(lora.modules, sizes, strict=True)), len(rows), alpha=float(len(rows)))  # B is scaled already
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         branch = LoraBranch(shape)

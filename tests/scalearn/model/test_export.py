@@ -28,9 +28,7 @@ from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.export import exact_reduction, export_adapter, fold
 from scalearn.model.model import TransferModel, load_model
 from scalearn.model.transfer_files import HeadSpec, TransferSpec
-from scalearn.training.loop import train
-from scalearn.training.pack import PackMember
-from scalearn.training.runtime import Runtime
+from tests.scalearn.helpers.graphs import train_graph
 from tests.scalearn.helpers.small import save_backbone
 from tests.scalearn.helpers.tiny import CONFIGS, LAYERS, loaded, random_stacks, tiny_encoder, token_batch
 
@@ -190,15 +188,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
     backbone = save_backbone(root / "backbone", tokenizer)
     (root / "toy.yaml").write_text(SWEEP.format(backbone=backbone))
     store, graph = Store(root / "runs"), Sweep.load(root / "toy.yaml").expand()
-    while graph.ready():
-        for node in graph.ready():
-            job = graph.job(node)
-            directory = store.begin(node, {"node": node})
-            parents = {parent.source_name: store.directory(parent.node) for parent in job.parents}
-            (outcome,) = train([PackMember(job.config, directory, parents)], Runtime(device="cpu"), lambda *_: None)
-            assert outcome.error is None
-            store.commit(node)
-            graph.mark(node, "succeeded")
+    train_graph(graph, store)
     return root
 
 

@@ -21,10 +21,8 @@ from scalearn.methods.lora import LoraBranch
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.export import export_adapter, fold
 from scalearn.model.model import TransferModel, load_backbone, load_model
-from scalearn.training.loop import train
-from scalearn.training.pack import PackMember
-from scalearn.training.runtime import Runtime
 from tests.scalearn.backbone.test_unpadded import batch
+from tests.scalearn.helpers.graphs import train_graph
 from tests.scalearn.helpers.lora import save_lora, states_by_peft_alone
 from tests.scalearn.helpers.small import save_backbone
 
@@ -132,15 +130,8 @@ training: {{epochs: 1}}
 """
     Path("loras.yaml").write_text(text)
     store, graph = Store(Path("runs")), Sweep.load("loras.yaml").expand()
-    while graph.ready():
-        for node in graph.ready():
-            job = graph.job(node)
-            directory = store.begin(node, {"node": node})
-            parents = {parent.source_name: store.directory(parent.node) for parent in job.parents}
-            (outcome,) = train([PackMember(job.config, directory, parents)], Runtime(device="cpu"), lambda *_: None)
-            assert outcome.error is None, outcome.error
-            store.commit(node)
-            graph.mark(node, "succeeded")
-    assert main(["export", "loras.yaml", "--node", job.node, "--to", "out"]) == 0
+    train_graph(graph, store)
+    (node,) = (node for node in graph.nodes() if "/transfer/" in node)
+    assert main(["export", "loras.yaml", "--node", node, "--to", "out"]) == 0
     assert "2 of 2 sources (apple, coachella)" in capsys.readouterr().out
     assert json.loads(Path("out/adapter_config.json").read_text())["r"] == 8
