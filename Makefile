@@ -18,7 +18,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --no-input
 
 # Two pips at work in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help quickstart test test-fast lint format install install-dev constraints clean
+.PHONY: help quickstart test test-fast lint format install install-dev reference constraints clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/.package
 	@echo "Installing the test and lint tools"
 	@$(PIP) --build-constraint $(CONSTRAINTS) -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
+
+reference: install ## write what docs/ takes from the code: the tables of keys in sweeps.md, and sweep.schema.json
+	@$(BIN)/python docs/reference.py
 
 constraints: ## write requirements/constraints.txt from what .venv holds
 	@{ echo "# Exactly what the tests ran with. Used with \`pip install -c\`; \`make constraints\` writes it from $(VENV)."; \

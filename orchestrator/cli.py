@@ -22,6 +22,7 @@ from orchestrator.commands import (
     report,
     retry,
     run,
+    schema,
     status,
     submit,
     ui,
@@ -32,7 +33,7 @@ from scalearn.errors import UserError, UserErrors
 
 WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
 
-_COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile)
+_COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

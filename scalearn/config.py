@@ -58,30 +58,35 @@ class OptimisationConfig:
     """AdamW with linear decay, as in the paper unless stated otherwise."""
 
     learning_rate: Rate
+    """Peak of AdamW with linear decay. Not given: the method's published one."""
     batch_size: Annotated[int, Interval(ge=1, le=65536)] = 32
     """Rows per step (for multiple choice, questions per step)."""
     epochs: Annotated[int, Interval(ge=1, le=100_000)] = 30
+    """The most passes over the training rows; the linear decay ends there."""
     max_steps: Count | None = None
     """The most steps; the linear decay ends there. None: only epochs count."""
     evaluate_every: Count | None = None
     """Steps between evaluations. None: at the end of every epoch."""
     patience: Count | None = 5
-    """Evaluations without improvement before the job stops. None: it never stops early."""
+    """Evaluations without improvement before the job stops. None: it never stops early. Many methods have a published value of their
+    own."""
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    """AdamW's, of all that learns but biases and layer norms."""
     warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Share of all steps over which the learning rate rises from 0."""
     selection: Selection = "loss"
     """The best evaluation has the lowest validation `loss` or the highest validation `metric`."""
     max_gradient_norm: Annotated[float, Gt(0)] | None = 1.0
-    """Gradients are clipped per job to this norm. The default is that of the trainer of the published runs."""
+    """Gradients are clipped per job to this norm, by default as in the trainer of the published runs. None: not at all."""
     temperature: Annotated[float, Interval(gt=0, le=1000)] = 1.0
-    """Joint training draws tasks with probability proportional to size ** (1 / temperature)."""
+    """Joint training draws tasks with probability proportional to `size ** (1 / temperature)`."""
     group_by_length: bool = field(default=False, metadata=ADDED_LATER)
     """Draw batches of inputs of similar length. This needs less padding, but is not the paper's order."""
     early_stopping: Literal["asha"] | None = field(default=None, metadata=ADDED_LATER)
-    """Whether jobs that differ only in learning rate and seed are compared while they run, and the worse ones end early."""
+    """`asha`: jobs that differ only in learning rate and seed are compared while they run, and the worse ones end early."""
     precision: Precision = "auto"
-    """`auto` is bf16 if the device multiplies bf16 natively, else fp32. The result records the choice."""
+    """`auto` is bf16 if the device multiplies it natively, else fp32. On a GPU, only `fp32` gives a job in a pack the same result as alone,
+    but for rounding. The result records the choice."""
 
 
 @dataclass(frozen=True)

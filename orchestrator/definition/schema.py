@@ -1,6 +1,7 @@
 """What a sweep file may say: one pydantic model per block, with the ranges of values that `scalearn.config` does not define.
 
-Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which reads the registries.
+Names of tasks, methods and backbones are checked in `orchestrator.definition.check`, which reads the registries. The text below each key is
+what docs/sweeps.md and the JSON schema say of it (docs/reference.py), so it may hold links as they are written there.
 """
 
 from dataclasses import MISSING, fields
@@ -81,9 +82,13 @@ class StageTraining(Optimisation):
     """Optimisation for all jobs, and for the jobs of one stage."""
 
     source: OptimisationBlock = Optimisation()
+    """What differs for source adapters."""
     transfer: OptimisationBlock = Optimisation()
+    """What differs for jobs on frozen sources."""
     joint: OptimisationBlock = Optimisation()
+    """What differs for jobs that learn all tasks at once."""
     single: OptimisationBlock = Optimisation()
+    """What differs for single-task methods other than `adapter` and `lora`, which make source jobs."""
 
     def of(self, stage: Stage) -> dict[str, Any]:
         """Return the values for a stage. Those in the stage's own block win."""
@@ -95,65 +100,72 @@ class Training(StageTraining):
     """The `training` block."""
 
     tasks: Annotated[dict[Name, Annotated[StageTraining, BeforeValidator(_as_block)]], BeforeValidator(_as_block)] = Field(default={})
-    """Optimisation for the jobs of one task, by short name or full key."""
+    """What differs for the jobs of one task, by short name or full key; it may hold blocks of stages."""
 
 
 class Data(Block):
     """The `data` block: which rows the jobs read."""
 
     root: Name | None = None
-    """Directory with `<benchmark>/<task>/<split>.parquet`, relative to the working directory. None: the hub, or the task's package."""
+    """A directory with `<benchmark>/<task>/<split>.parquet`, relative to the working directory. None: the rows come from the hub, or from
+    the package that ships them."""
     train_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
+    """At most so many training rows, per task. `null`, or not given: all."""
     evaluation_rows: Annotated[dict[Name, Count | None], BeforeValidator(_as_mapping)] = {}
+    """At most so many validation rows, and as many test rows, per task. `null`, or not given: all."""
     max_length: Annotated[dict[Name, Length], BeforeValidator(_as_mapping)] = {}
-    """Tokens, by task. For tasks that are not given, the task's own number."""
+    """Tokens per input, per task. Not given: the task's own number."""
     template: Annotated[dict[Name, Name], BeforeValidator(_as_mapping)] = {}
+    """How columns become text, per task. Not given: the task's first template."""
     train_share: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """Shares of the target's training rows, one sweep point each. Other tasks keep all rows."""
+    """A share of the *target's* training rows, [before validation rows are drawn from them](protocol.md#splits), in steps of 0.05, or a
+    list of shares: one point of a curve each. Smaller shares are nested in larger ones."""
     few_shot: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """Numbers of the target's training rows, one sweep point each. Other tasks keep all rows."""
+    """So many training rows of the *target*, the first ones, or a list. Not together with `train_share`."""
 
 
 class Sources(Block):
     """The `sources` block: the adapters that every transfer job stacks."""
 
     method: Literal["adapter", "lora"] = "adapter"
-    """What the sources are, by the method that trains them."""
+    """What the sources are: bottleneck adapters, or [LoRAs](#loras-as-sources) with `lora`."""
     tasks: Annotated[tuple[Name, ...], BeforeValidator(_listed)] | None = None
-    """Tasks in the order in which their adapters are stacked. Empty if `adapters` are enough. None: the whole benchmark."""
+    """The tasks whose adapters are trained and stacked, in that order; `[]` trains none. None: the whole benchmark."""
     adapters: Annotated[dict[Name, Name], BeforeValidator(_as_block)] = {}
-    """Existing adapters, by the name under which they are stacked: a directory, or a hub id `owner/adapter[@revision]`. An adapter with the
-    name of a task replaces that task's own. The others come after the tasks."""
+    """[Adapters that exist already](#adapters-that-exist-already), by name: a directory, or a hub id `owner/adapter` or
+    `owner/adapter@revision`."""
     allow_pickle: bool = False
-    """Whether adapters with pickled weights are accepted. Never part of a job's identity."""
+    """Whether those adapters may hold pickled weights (`pytorch_adapter.bin`), which can run code when they are read."""
     seed: Seed = 0
-    """Seed of every source adapter, whatever the transfer job's seed, as in the published scripts."""
+    """Seed of every source adapter that is trained, whatever the seed of the transfer job."""
     settings: Annotated[dict[Name, Any], BeforeValidator(_as_block)] = {}
-    """Settings of that method."""
+    """Settings of that method: `{reduction_factor: 16}`, or `{rank: 8, target_modules: [query, value]}`."""
 
 
 class Subsets(Block):
     """Random subsets of the sweep's sources."""
 
     sizes: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    """Numbers of sources, those of `always` included."""
+    """How many sources, those of `always` included: a number, or a list."""
     draws: Count = 1
-    """How many different subsets of each size. All there are, if they are fewer."""
+    """How many different subsets of each size; all there are, if they are fewer."""
     seed: Seed = 0
+    """Another seed draws others."""
     always: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
-    """Sources of every subset, by name. `target` means the target's own."""
+    """Sources that every subset has; `target` stands for the target's own."""
     never: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
-    """Sources of no subset."""
+    """Sources that no subset has."""
     nested: bool = False
-    """Whether the smaller subsets of a draw are parts of its larger ones."""
+    """`true`: each draw adds sources to its smaller subset to make the larger one. Draws may then share a subset, which is one job."""
 
 
 class SourceSets(Block):
     """Several lists of sources, made from the sweep's. Each gives jobs of its own. Exactly one of the keys is given."""
 
     subsets: Subsets | None = None
+    """Random subsets, by the keys below; instead of `leave_out`."""
     leave_out: Count | None = None
-    """Every list that lacks so many of the sweep's sources."""
+    """Every list that lacks so many sources; with 1, each source is left out in turn."""
 
 
 def _kind(value: Any) -> str:
@@ -170,32 +182,33 @@ class MethodRow(Optimisation):
     """One row of the table: a method, and its differences from the published settings."""
 
     learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """One or several. The best on validation is reported."""
+    """One, or a list; the one with the best validation score is reported. None: the published one."""
     seeds: SeedsPerTask | None = None
-    """None: the sweep's seeds."""
+    """As at the top level. None: the sweep's."""
     sources: RowSources | None = None
-    """Tasks and names of `sources.adapters` that are stacked. `target` means the target's own. None: the sweep's sources."""
+    """Tasks and names of `sources.adapters` to stack; `target` stands for the target's own: `[target, mnli]`. Or
+    [many such lists](#many-lists-of-sources). None: the sweep's."""
     settings: ValuesPerName = Field(default={})
-    """The method's own settings. A list gives one job per value."""
+    """The method's own; a list makes one job per value: `{omega_dropout: [0.0, 0.3]}`. Not given: the published ones."""
     grid: ValuesPerName = Field(default={})
-    """Lists of values, by the name of a setting or of a field of `Optimisation`. Every combination gives jobs."""
+    """Lists of values, by the name of a setting or of a key of `training`: [every combination](#many-values-at-once) makes jobs."""
     zip: ValuesPerName = Field(default={})
-    """The same, but the values at the same place in all lists go together (`orchestrator.definition.combinations`)."""
+    """The same, but the values at the same place in all lists [go together](#many-values-at-once)."""
 
 
 class Resources(Block):
     """What Ray sets aside for one trial. Never part of a job's identity."""
 
     cpu: Annotated[float, Field(gt=0, le=4096)] = 1.0
-    """CPUs. Also the number of threads of the process, rounded down to at least 1."""
+    """CPUs, and threads of the process, rounded down to at least 1."""
     gpu: Annotated[float, Field(ge=0, le=1024)] | None = None
-    """A fraction of one GPU, or a whole number. None: 1 if the cluster has GPUs, so that one file serves a laptop and a cluster."""
+    """GPUs: a fraction of one, or a whole number; `0` keeps the jobs on CPUs. None: 1 where the cluster has GPUs, else 0."""
     memory: Annotated[ByteSize, Field(ge=1, le=2**60)] | None = None
-    """Bytes, or text such as `8 GiB`. None: Ray counts no memory for the job."""
+    """Main memory: bytes, or text such as `8 GiB`. None: Ray counts none."""
     custom: Annotated[dict[Name, Annotated[float, Field(gt=0, le=1e9)]], BeforeValidator(_as_block)] = {}
-    """Custom resources, by the names that were given when the cluster was started."""
+    """Resources that the cluster's start gave names to: `{fast_disk: 1}`."""
     accelerator_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """Ray's name of the accelerator that the node must have, for example `A100`."""
+    """Ray's name of the accelerator that the node must have, for example `A100`. None: any."""
 
 
 ResourcesBlock = Annotated[Resources, BeforeValidator(_as_block)]
@@ -205,17 +218,23 @@ class StageResources(Block):
     """The `resources` block."""
 
     attention: Literal["eager", "sdpa"] = "eager"
-    """The backbone's attention, in all jobs. Where rows are padded, `sdpa` saves memory on long inputs, and draws its dropout from one
-    common stream."""
+    """The backbone's attention, in all jobs. `sdpa` takes less memory and time on long inputs where rows are padded; not every architecture
+    has it."""
     gradient_checkpointing: bool = False
-    """Whether the backbone's activations are computed again in the backward pass instead of being kept."""
+    """In all jobs: `true` computes the backbone's activations again in the backward pass instead of keeping them. Less memory, longer
+    steps, the same results."""
     source: ResourcesBlock = Resources()
+    """For a trial of source jobs."""
     transfer: ResourcesBlock = Resources()
+    """For a trial of jobs on frozen sources."""
     joint: ResourcesBlock = Resources()
+    """For a trial of a job that learns all tasks at once."""
     single: ResourcesBlock = Resources()
+    """For a trial of single-task jobs."""
     similarity: ResourcesBlock = Resources()
+    """For the comparison of tasks in `adaptersoup`."""
     methods: Annotated[dict[Name, ResourcesBlock], BeforeValidator(_as_block)] = {}
-    """Differences from the stage's block, by key of the method registry."""
+    """What differs from the stage's block, by method."""
 
     def of(self, stage: Stage, method: str | None = None) -> Resources:
         """Return what a trial of a stage needs, or of one method in the stage. Values in the method's block win."""
@@ -228,12 +247,13 @@ class Packing(Block):
     """The `packing` block: how many jobs train together in one process. Never part of a job's identity."""
 
     size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """The most jobs in a pack. `auto`: as many as fit the device's memory and as were measured to save time."""
+    """The most jobs that train together in one process. `auto`: as many as fit the device and were measured to pay."""
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that a pack may fill."""
 
     profile: Name | None = None
-    """A device's speed, as for `plan --profile`. None: a shipped profile of the same kind of device, CPU or GPU."""
+    """The device's measured speed, as for `scalearn plan --profile`: [your own](planning.md#profiles) by its path. None: a shipped one of
+    the same kind of device, CPU or GPU."""
 
     @property
     def limit(self) -> int | None:
@@ -245,36 +265,47 @@ class Tracking(Block):
     """The `tracking` block: where runs are logged. Never part of a job's identity."""
 
     experiment: Name | None = None
-    """MLflow experiment. None: the sweep's name."""
+    """The MLflow experiment. None: the sweep's name."""
     uri: Name | None = None
-    """Tracking URI. None: `MLFLOW_TRACKING_URI`, or an SQLite file in the store."""
+    """The tracking store. None: `MLFLOW_TRACKING_URI`, or an SQLite file in the store (in the working directory, where the store is a
+    URL)."""
 
 
 class SweepSchema(Block):
     """The whole file."""
 
     extends: None = None
-    """Another file as the basis. `orchestrator.definition.basis` has put the two together before anything is validated."""
+    """[Another file as the basis](#a-file-on-the-basis-of-another), beside this one or shipped."""
     name: Name
+    """Names the sweep in the store and in MLflow; part of a path, so ASCII letters, digits, `_`, `-`, `.`."""
     benchmark: Name
+    """The set of tasks: `domains`, `glue`, `super_glue`, ..., or a name for your own."""
     backbone: Name
-    """A registered name, a hub id, or a local directory (`scalearn.backbone.registry`)."""
+    """A registered name, a hub id `owner/model` or `owner/model@revision`, or a local directory."""
     description: Annotated[str, Field(max_length=2000)] = ""
+    """Free text."""
     store: Name = "runs"
-    """Where artifacts go: a path relative to the working directory, or the URL of an object store."""
+    """Where artifacts go: a path relative to the working directory, or the [URL of an object store](cluster.md#a-store-behind-a-url)."""
     tasks: Annotated[dict[Name, dict[Name, Any]], BeforeValidator(_as_block)] = {}
-    """The user's own tasks, by name within the benchmark or by full key (`scalearn.tasks.user_task` describes a definition)."""
+    """[Tasks of your own](#tasks), by name within the benchmark or by full key."""
     data: Annotated[Data, BeforeValidator(_as_block)] = Data()
+    """[Which rows jobs read](#data)."""
     sources: Annotated[Sources, BeforeValidator(_as_block)] = Sources()
+    """[The adapters that every transfer job stacks](#sources)."""
     targets: Names | None = None
-    """Tasks in the order of the table's columns. None: the whole benchmark."""
+    """The tasks that get a column in the table, in that order. None: the whole benchmark."""
     seeds: SeedsPerTask = {DEFAULT: (0,)}
+    """A list, or a list per task: `{default: [0, 1], sst2: [0]}`."""
     methods: Annotated[
         dict[Name, Annotated[tuple[MethodRow, ...], BeforeValidator(_as_rows), Field(min_length=1)]],
         Field(min_length=1),
     ]
-    """Rows of the table in order, by key of the method registry."""
+    """[The rows of the table](#methods) in order, by method."""
     training: Annotated[Training, BeforeValidator(_as_block)] = Training()
+    """[Optimisation](#training)."""
     resources: Annotated[StageResources, BeforeValidator(_as_block)] = StageResources()
+    """[What Ray sets aside per trial](#resources)."""
     packing: Annotated[Packing, BeforeValidator(_as_block)] = Packing()
+    """[How many jobs train together](#packing)."""
     tracking: Annotated[Tracking, BeforeValidator(_as_block)] = Tracking()
+    """[Where MLflow logs](#tracking)."""

@@ -2,22 +2,14 @@
 
     own_task("mine/spam", {"columns": ["subject", "body"], "label": "verdict", "metric": ["macro_f1", "accuracy"]})
 
-reads `<root>/mine/spam/<split>.csv` (or .tsv, .jsonl, .json, .parquet, or what `datasets.save_to_disk` writes). Keys:
-
-    columns     one or two text columns, or format strings over columns such as "{title}: {body}"; what has no brace is a column's
-                name, and in a format string a name with a dot, a colon, a bracket or a brace is quoted: {"review.text"}
-    label       the label column (default: label)
-    kind        classification (default), regression, multi_label or multiple_choice
-    metric      one or several; the first is reported (default: accuracy; regression: pearson; multi_label: macro_f1)
-    labels      names of the classes in the order of their numbers (default: those that occur in train, sorted)
-    choices     multiple_choice: the columns that hold the choices
-    splits      {train: NAME, validation: NAME or null, test: NAME or null}; null is drawn from train with seed 42
-    max_length  tokens per input (default: 128)
+reads `<root>/mine/spam/<split>.csv` (or .tsv, .jsonl, .json, .parquet, or what `datasets.save_to_disk` writes).
+`KEYS` says what each key means.
 """
 
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from scalearn.errors import UserError
@@ -26,7 +18,6 @@ from scalearn.tasks.task import FileSource, Kind, Metric, SplitRule, Task, Templ
 from scalearn.unknown_name import unknown
 
 LABEL = "label"
-KEYS = ("columns", "label", "kind", "metric", "labels", "choices", "splits", "max_length")
 METRICS: dict[Kind, tuple[Metric, ...]] = {
     "classification": ("accuracy", "matthews", "f1", "macro_f1"),
     "multiple_choice": ("accuracy",),
@@ -34,6 +25,23 @@ METRICS: dict[Kind, tuple[Metric, ...]] = {
     "multi_label": ("macro_f1", "accuracy"),
 }
 """The metrics that fit each kind. The first is the default."""
+KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "columns": "One or two text columns, or format strings over columns such as `{title}: {body}`.",
+        "label": "The label column. Not given: `label`.",
+        "kind": "`classification`, unless given: " + ", ".join(f"`{kind}`" for kind in METRICS if kind != "classification") + ".",
+        "metric": "One or several; the first is reported. "
+        + "; ".join(f"{kind}: " + ", ".join(f"`{metric}`" for metric in metrics) for kind, metrics in METRICS.items())
+        + ". Not given: the kind's first.",
+        "labels": "Names of the classes in the order of their numbers; [a label is matched by its text](tasks.md#labels). Not given: "
+        "those in train, sorted.",
+        "choices": "For `multiple_choice`: the columns that hold the choices.",
+        "splits": "Which file serves as which of the splits `train`, `validation`, `test`, by its name without folder and ending; `null` "
+        "is drawn from train with seed 42.",
+        "max_length": "Tokens per input. Not given: 128.",
+    }
+)
+"""The keys of a definition, and what each means, as docs/sweeps.md and the JSON schema of sweep files say it."""
 LONGEST_SPLIT = 200
 """Most bytes of a split's name: the limit of file systems, minus the ending."""
 

@@ -191,8 +191,9 @@ def test_each_sweep_opens_with_the_question_it_answers(repository: Path):
     files = sorted((repository / "sweeps").glob("*.yaml"))
     assert {file.stem for file in files} == set(shipped_sweeps())
     for file in files:
-        first = file.read_text(encoding="utf-8").splitlines()[:2]
-        assert any(line.startswith("#") for line in first), file.name
+        schema, *question = file.read_text(encoding="utf-8").splitlines()[:3]
+        assert schema == "# yaml-language-server: $schema=../docs/sweep.schema.json"
+        assert any(line.startswith("#") for line in question), file.name
 
 
 def test_planning_imports_nothing_heavy_and_touches_no_network():
