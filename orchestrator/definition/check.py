@@ -14,7 +14,7 @@ from orchestrator.definition.schema import DEFAULT, Resources, Sources, SweepSch
 from orchestrator.definition.settings import count_points, setting_points
 from orchestrator.definition.stacking import named_adapter
 from scalearn.backbone.linear_modules import linear_modules
-from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_encoder
+from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_readable
 from scalearn.config import Stage
 from scalearn.formats.adapterhub_layout import SEQ_BN, read_adapter_config, require_architecture, require_fitting_weights
 from scalearn.formats.peft_layout import lora_parts
@@ -61,18 +61,18 @@ def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, prob
     trained = _source_settings(sweep.sources, known, problems)
     loras = sweep.sources.method == "lora"
     external = _external_loras(sweep.sources, known, problems) if loras else _external(sweep.sources, backbone, problems)
-    adapters = Adapters(sweep.sources, external, trained, known)
+    adapters = Adapters(sweep.sources, external, trained, known, backbone.shape.architecture if backbone and backbone.shape else None)
     check_rows(sweep, names, targets, sources, adapters, problems)
 
 
 def _backbone(sweep: SweepSchema, problems: Problems) -> Backbone | None:
-    """Return the backbone, once it is known to be an encoder that reads as many tokens as it shall."""
+    """Return the backbone, once it is known that it can be read, and reads as many tokens as it shall."""
     backbone = problems.at(("backbone",), get_backbone, sweep.backbone)
     if backbone is None:
         return None
     entries = problems.at(("backbone",), config_entries, backbone)
     if entries is not None:
-        problems.at(("backbone",), require_encoder, sweep.backbone, entries)
+        problems.at(("backbone",), require_readable, sweep.backbone, entries)
     longest = backbone.shape.positions if backbone.shape else None
     for name, length in sweep.data.max_length.items():
         if longest is not None and length > longest:

@@ -19,7 +19,7 @@ from orchestrator.definition.stacking import TARGET, source_names, source_pool, 
 from scalearn.backbone.linear_modules import Sizes, require_modules
 from scalearn.backbone.registry import get_backbone
 from scalearn.formats.adapterhub_layout import require_agreement
-from scalearn.methods.registry import METHODS, Method, require_sources_kind
+from scalearn.methods.registry import METHODS, Method, require_backbone, require_sources_kind
 
 if TYPE_CHECKING:
     from orchestrator.definition.yaml_source import Key
@@ -38,6 +38,8 @@ class Adapters(NamedTuple):
     """Configuration of the adapters that the sweep trains."""
     modules: Sizes | None
     """The backbone's linear modules. None: they are not known."""
+    architecture: str | None
+    """The backbone's architecture. None: only the hub knows it."""
 
 
 def check_rows(
@@ -69,6 +71,8 @@ def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapter
         seeds((*key, "seeds"), row.seeds, names, problems)
     if method.needs_sources:
         problems.at(key[:2], require_sources_kind, method, adapters.block.method)
+    if adapters.architecture is not None:
+        problems.at(key[:2], require_backbone, method, adapters.block.method, adapters.architecture)
     if row.sources is not None:
         _sources((*key, "sources"), method, row.sources, names, adapters, problems)
     for name, raw in row.settings.items():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scalearn.backbone.linear_modules import linear_modules
 from scalearn.backbone.registry import Shape, get_backbone
 from scalearn.errors import UserError
 from scalearn.unknown_name import unknown
@@ -109,8 +110,13 @@ class Profile:
 
 
 def _work(shape: Shape | None) -> float | None:
-    """Return multiplications per token, up to a constant: those of four attention maps and two feed-forward maps per layer."""
-    return None if shape is None else float(shape.layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size))
+    """Return multiplications per token: those of the linear modules or, where they are not known, of four attention maps and two more."""
+    if shape is None:
+        return None
+    known = linear_modules(shape)
+    if known is not None:
+        return float(sum(inputs * outputs for inputs, outputs in known.values()))
+    return float(shape.layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size))
 
 
 def _ratio(wanted: float | None, rates: Rates) -> float:

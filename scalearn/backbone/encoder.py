@@ -1,9 +1,10 @@
-"""A frozen pretrained encoder with slots for the branches of a pack: one per layer, and at the linear modules that they name."""
+"""A frozen pretrained model with slots for the branches of a pack: one per layer, and at the linear modules that they name."""
 
 import copy
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,11 +13,13 @@ from adapters import AutoAdapterModel
 from adapters.configuration import BnConfig, SeqBnConfig
 from adapters.methods.bottleneck import BottleneckLayer
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from scalearn.backbone.linear_modules import POOLER
 from scalearn.backbone.pretrained import load_pretrained
-from scalearn.backbone.registry import Backbone, require_encoder, shape_of
+from scalearn.backbone.reading import Reading, pad_behind, read, reading_of
+from scalearn.backbone.registry import Backbone, require_readable, shape_of, takes_adapters
 from scalearn.backbone.unpadded import leave_out_padding, row_attentions, without_padding
 from scalearn.errors import UserError
 from scalearn.layers.branch import Branch, BranchPack
@@ -33,37 +36,53 @@ class Encoder(nn.Module):
     """The frozen backbone. All that a job adds is in its branch and head, so a warm worker's encoder stays clean."""
 
     model: Any
-    """The adapters library's model. Its mixins have no type annotations."""
+    """The adapters library's model, whose mixins have no type annotations, or transformers' plain one."""
 
     def __init__(self, model: nn.Module, *, pretrained_pooler: bool = True) -> None:
         """Freeze a model, and put a slot at every site, where `seq_bn` has an adapter.
 
         Args:
-            model: A model of the adapters library, an `AutoAdapterModel`.
+            model: A model of the adapters library, an `AutoAdapterModel`. A plain `AutoModel` has sites at its linear modules alone.
             pretrained_pooler: Whether the weights of the model's pooler, if it has one, come from its checkpoint.
+
+        Raises:
+            UserError: A plain model has no linear modules, or cannot be read.
         """
         super().__init__()
         self.model = model
+        self.takes_adapters = hasattr(model, "adapters_config")
+        """Whether jobs can add after feed-forward blocks, by the adapters library."""
+        self.linear_modules = _linear_modules(self.model.base_model)
+        """Inputs and outputs of the linear modules at which jobs can add, by their names below the model's heads."""
+        self.reading: Reading = "first" if self.takes_adapters else reading_of(model)
+        """Where a head reads."""
         self._pretrained_pooler = pretrained_pooler
         self.streams = RowStreams()
         self.pack = BranchPack()
         self.pass_number = PassNumber()
         self._recomputes = False
         model.requires_grad_(False)
+        if not self.takes_adapters:
+            self.config.use_cache = False  # of keys and values, for texts that are continued
+            _turn_off_unseeded_dropouts(self.model)
         give_each_job_its_stream(model, self.streams)
-        self.needs_padding = not leave_out_padding(model, self.streams)
+        self.needs_padding = not (self.takes_adapters and leave_out_padding(model, self.streams))
         """Whether the architecture reads padded rows only."""
         self._pads: bool | None = None
-        self.linear_modules = _linear_modules(self.model.base_model)
-        """Inputs and outputs of the linear modules at which jobs can add, by their names below the model's heads."""
+        self._accepted = inspect.signature(self.model.forward).parameters
         self._linear_slots: dict[str, Any] = {}
         """Handles of the hooks, by the name of the module."""
-        self.site_names = self._place_slots()
+        self.site_names = self._place_slots() if self.takes_adapters else []
 
     @property
     def sites(self) -> int:
-        """Number of sites after feed-forward blocks, each with a slot: one per layer."""
+        """Number of sites after feed-forward blocks, each with a slot: one per layer. 0: jobs add at linear modules alone."""
         return len(self.site_names)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers. Those that share all weights count as one."""
+        return self.sites or int(self.config.num_hidden_layers)
 
     @property
     def pads(self) -> bool:
@@ -123,9 +142,9 @@ class Encoder(nn.Module):
 
     @property
     def pooler(self) -> nn.Linear | None:
-        """The pretrained dense layer on the first token. None: the architecture or the checkpoint has none, for example roberta-base."""
+        """The pretrained dense layer on the first token. None: there is none, as in roberta-base, or heads read elsewhere."""
         dense = getattr(getattr(self.model.base_model, "pooler", None), "dense", None)
-        return dense if isinstance(dense, nn.Linear) and self._pretrained_pooler else None
+        return dense if isinstance(dense, nn.Linear) and self._pretrained_pooler and self.reading == "first" else None
 
     @property
     def device(self) -> torch.device:
@@ -142,10 +161,14 @@ class Encoder(nn.Module):
             blocks: The rows of each job.
 
         Returns:
-            The last hidden state of every row's first token: `[rows, hidden]`.
+            What heads read of every row (see `reading`), mostly the last hidden state of its first token: `[rows, hidden]`.
         """
         self.pass_number.value += 1
         layout, accepted = None, {name: inputs[name] for name in _MODEL_INPUTS if name in inputs}
+        if not self.takes_adapters:
+            return self._forward_plain(
+                pad_behind({name: each for name, each in accepted.items() if name in self._accepted}), branches, blocks
+            )
         if not (self.pads or len(blocks) > 1):
             layout, accepted = without_padding(self.model, inputs)
         self.pack.load(branches, blocks, layout)
@@ -163,6 +186,16 @@ class Encoder(nn.Module):
         if not (self._recomputes and states.requires_grad):
             self.pack.end_pass()
         return states[:, 0] if layout is None else layout.first_of(states)[0]
+
+    def _forward_plain(self, inputs: Mapping[str, Tensor], branches: Sequence[Branch], blocks: Sequence[RowBlock]) -> Tensor:
+        """Do as `forward` for a model without the adapters library. Padding stands behind the tokens, where no causal mask sees it."""
+        self.pack.load(branches, blocks)
+        self.streams.blocks, self.streams.layout = tuple(blocks), None
+        self._place_linear_slots(branches)
+        states: Tensor = self.model(**inputs)[0]
+        if not (self._recomputes and states.requires_grad):
+            self.pack.end_pass()
+        return read(states, inputs["attention_mask"], self.reading)
 
     def copy_of_model(self) -> Any:
         """Return a copy of the adapters library's model, for a job to change. Its dropouts use the same streams as the backbone's."""
@@ -190,10 +223,15 @@ class Encoder(nn.Module):
 
         Products under autocast give the same bits as before. A copy for a job that changes weights must come from an encoder in float32.
         """
-        for _, layer in self.model.iter_layers():
+        layers: Sequence[nn.Module] = [layer for _, layer in self.model.iter_layers()] if self.takes_adapters else [self.model]
+        for layer in layers:
             for module in layer.modules():
-                if isinstance(module, nn.Linear):
+                if isinstance(module, nn.Linear | Conv1D):
                     module.to(dtype)
+
+    def stores_transposed(self, modules: Iterable[str]) -> bool:
+        """Tell whether any of these linear modules holds its weight as `[inputs, outputs]`, as those of GPT-2 do."""
+        return any(isinstance(self.model.base_model.get_submodule(name), Conv1D) for name in modules)
 
     def recompute_in_backward(self, enabled: bool) -> None:
         """Turn gradient checkpointing on or off. When on, layers keep only their inputs and run again in the backward pass.
@@ -207,7 +245,8 @@ class Encoder(nn.Module):
         if not enabled:
             self.model.gradient_checkpointing_disable()
         elif self.model.supports_gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            # The plain library's default keeps no gradient where a layer's inputs, as frozen embeddings, need none.
+            self.model.gradient_checkpointing_enable(*(() if self.takes_adapters else ({"use_reentrant": False},)))
             tell_passes_apart(self.model, self.pass_number)
         else:
             raise UserError(f"Architecture {self.config.model_type} has no gradient checkpointing: set gradient_checkpointing to false.")
@@ -237,15 +276,34 @@ class Encoder(nn.Module):
 
 
 def _linear_modules(model: Any) -> dict[str, tuple[int, int]]:
-    """Return inputs and outputs of a model's linear modules by name, without those of a pooler, which no head reads."""
-    found = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.Linear) and name.partition(".")[0] != POOLER)
-    return {name: (each.in_features, each.out_features) for name, each in found}
+    """Return inputs and outputs of a model's linear modules by name, without those of a pooler, which no head reads.
+
+    Raises:
+        UserError: It has none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and name.partition(".")[0] != POOLER:
+            found[name] = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
+    if not found:
+        leaves = (module for module in model.modules() if not list(module.children()) and not isinstance(module, nn.ModuleList))
+        kinds = dict.fromkeys(type(module).__name__ for module in leaves)
+        raise UserError(f"Architecture {model.config.model_type} has no linear modules to add at, only {', '.join(kinds)}: take another.")
+    return found
+
+
+def _turn_off_unseeded_dropouts(model: nn.Module) -> None:
+    """Set rates to 0 that a model applies by a function, as some attentions do: such a mask would come from one stream for all jobs."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
 
 
 def load_encoder(
     backbone: Backbone, *, device: torch.device | str = "cpu", attention: str = "eager", products_in: torch.dtype = torch.float32
 ) -> Encoder:
-    """Load a pretrained encoder and freeze it.
+    """Load a pretrained model and freeze it.
 
     Args:
         backbone: A backbone of `scalearn.backbone.registry.get_backbone`.
@@ -255,10 +313,10 @@ def load_encoder(
         products_in: Type of the weights of the layers' products. See `Encoder.hold_products_in`.
 
     Raises:
-        UserError: The weights cannot be found or read or do not belong to the configuration, the model is no encoder, or the
+        UserError: The weights cannot be found or read or do not belong to the configuration, the model cannot be read, or the
             architecture does not have this attention.
     """
-    model, missing = load_pretrained(AutoAdapterModel, backbone, judge=require_encoder, attn_implementation=attention)
+    model, missing = load_pretrained(_model_class, backbone, attn_implementation=attention)
     pooled = not any("pooler" in name for name in missing)
     encoder = Encoder(model.to(device), pretrained_pooler=pooled).to(device).eval()
     if products_in is not torch.float32:
@@ -266,15 +324,25 @@ def load_encoder(
     return encoder
 
 
+def _model_class(name: str, entries: Mapping[str, Any]) -> Any:
+    """Return what loads a model: the adapters library where it serves the architecture.
+
+    Raises:
+        UserError: The model cannot be read.
+    """
+    require_readable(name, entries)
+    return AutoAdapterModel if takes_adapters(str(entries.get("model_type"))) else AutoModel
+
+
 def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrainedTokenizerBase:
-    """Load the backbone's tokenizer.
+    """Load the backbone's tokenizer. Where it has no padding token, as those of most decoders, the end-of-sequence token pads.
 
     Args:
         backbone: The backbone.
         embeddings: Number of tokens that the model knows. None: it is not compared.
 
     Raises:
-        UserError: It cannot be found or read, has no padding token, or has tokens that the model does not know.
+        UserError: It cannot be found or read, has no token to pad with, or has tokens that the model does not know.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -284,8 +352,13 @@ def load_tokenizer(backbone: Backbone, embeddings: int | None = None) -> PreTrai
         raise
     except Exception as error:  # the files decide which error transformers raises
         raise UserError(f"The tokenizer of '{backbone.name}' cannot be loaded from {backbone.locate()}: {clause(error)}.") from error
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of '{backbone.name}' has no padding token and no end-of-sequence token: name a pad_token in its "
+            "tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
-        raise UserError(f"The tokenizer of '{backbone.name}' has no padding token: name a pad_token in its tokenizer_config.json.")
+        tokenizer.pad_token = tokenizer.eos_token
     largest = max(tokenizer.get_vocab().values(), default=0)
     if embeddings is not None and largest >= embeddings:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The linear modules of an encoder at which a LoRA adds: which there are, the usual ones, and which of them names mean.
+"""The linear modules of a backbone at which a LoRA adds: which there are, the usual ones, and which of them names mean.
 
 Planning imports this module, so it imports no torch.
 """
@@ -15,23 +15,68 @@ Sizes = Mapping[str, tuple[int, int]]
 POOLER = "pooler"
 """The part of some encoders after the last layer, which most heads do not read."""
 
-_REST = ("attention.output.dense", "intermediate.dense", "output.dense")
-_BERT = ("attention.self.query", "attention.self.key", "attention.self.value", *_REST)
-_DEBERTA = ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", *_REST)
-_DISTILBERT = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")
-_LAYERS = {
+_REST = {"attention.output.dense": "dd", "intermediate.dense": "di", "output.dense": "id"}
+_BERT = {"attention.self.query": "dd", "attention.self.key": "dd", "attention.self.value": "dd", **_REST}
+_DEBERTA = {"attention.self.query_proj": "dd", "attention.self.key_proj": "dd", "attention.self.value_proj": "dd", **_REST}
+_DISTILBERT = {
+    **dict.fromkeys(("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"), "dd"),
+    "ffn.lin1": "di",
+    "ffn.lin2": "id",
+}
+_MPNET = {
+    **dict.fromkeys(("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"), "dd"),
+    "intermediate.dense": "di",
+    "output.dense": "id",
+}
+_MODERNBERT = {"attn.Wqkv": "dt", "attn.Wo": "dd", "mlp.Wi": "du", "mlp.Wo": "id"}
+_GPT2 = {"attn.c_attn": "dt", "attn.c_proj": "dd", "mlp.c_fc": "di", "mlp.c_proj": "id"}
+_LLAMA = {
+    "self_attn.q_proj": "dq",
+    "self_attn.k_proj": "dk",
+    "self_attn.v_proj": "dk",
+    "self_attn.o_proj": "qd",
+    "mlp.gate_proj": "di",
+    "mlp.up_proj": "di",
+    "mlp.down_proj": "id",
+}
+_LAYERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     **dict.fromkeys(("bert", "bert-generation", "electra", "roberta", "xlm-roberta"), ("encoder.layer", _BERT)),
     "deberta-v2": ("encoder.layer", _DEBERTA),
     "distilbert": ("transformer.layer", _DISTILBERT),
+    "mpnet": ("encoder.layer", _MPNET),
+    "modernbert": ("layers", _MODERNBERT),
+    "gpt2": ("h", _GPT2),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), ("layers", _LLAMA)),
 }
-"""Where layers are, and their linear modules: four of hidden size, then one to the intermediate size and one back."""
+"""Where layers are, and their linear modules, each with the letters of its inputs and outputs: d is the hidden size, i that of feed-forward
+blocks, q that of queries, k that of keys and of values, t is 3 d, u is 2 i."""
 
-_USUAL = {"deberta": ("in_proj",), "deberta-v2": ("query_proj", "value_proj"), "distilbert": ("q_lin", "v_lin")}
+_USUAL = (
+    ("query", "value"),
+    ("query_proj", "value_proj"),
+    ("q_proj", "v_proj"),
+    ("q_lin", "v_lin"),
+    ("q", "v"),
+    ("Wqkv",),
+    ("c_attn",),
+    ("query_key_value",),
+    ("qkv_proj",),
+    ("in_proj",),
+)
+"""What architectures call their queries and values, or the module that computes them in one, as in PEFT's own table."""
 
 
-def usual_targets(architecture: str) -> tuple[str, ...]:
-    """Return the modules at which a LoRA adds by default, as in PEFT and in Hu et al. 2022: those of queries and values."""
-    return _USUAL.get(architecture, ("query", "value"))
+def usual_targets(known: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules at which a LoRA adds by default, as in PEFT and in Hu et al. 2022: those of queries and values.
+
+    Args:
+        known: Names of a backbone's linear modules.
+
+    Returns:
+        The ends of their names. Empty: no modules have a usual name.
+    """
+    names = tuple(known)
+    return next((targets for targets in _USUAL if all(matching(names, [target]) for target in targets)), ())
 
 
 def matching(names: Iterable[str], targets: Sequence[str]) -> tuple[str, ...]:
@@ -47,10 +92,28 @@ def require_modules(known: Sizes, targets: Sequence[str]) -> None:
     """
     for target in targets:
         if not matching(known, [target]):
-            there = dict.fromkeys(name.rpartition(".")[2] for name in known)
             raise UserError(
-                f"target_modules names {target[:80]!r}, but the backbone's linear modules are {', '.join(there)}: name some of these."
+                f"target_modules names {target[:80]!r}, but the backbone's linear modules are {_ends(known)}: name some of these."
             )
+
+
+def _ends(known: Sizes) -> str:
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in known))
+
+
+def resolve_targets(known: Sizes, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the modules of a backbone that targets name, in the order of the model. No targets: the usual ones.
+
+    Raises:
+        UserError: A target names none, or none was named and no module has a usual name.
+    """
+    wanted = tuple(targets) or usual_targets(known)
+    if not wanted:
+        raise UserError(
+            f"No linear module of the backbone has a usual name of queries and values: set target_modules to some of {_ends(known)}."
+        )
+    require_modules(known, wanted)
+    return matching(known, wanted)
 
 
 def kind_of(name: str) -> str:
@@ -66,10 +129,11 @@ def kinds_of(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def linear_modules(shape: Shape) -> Sizes | None:
-    """Return the linear modules in the layers of an encoder, in their order. None: they are not known without the model."""
+    """Return the linear modules in the layers of a backbone, in their order. None: they are not known without the model."""
     if shape.architecture not in _LAYERS:
         return None
     place, names = _LAYERS[shape.architecture]
     d, i = shape.hidden_size, shape.intermediate_size
-    sizes = dict(zip(names, (*[(d, d)] * 4, (d, i), (i, d)), strict=True))
-    return {f"{place}.{layer}.{name}": size for layer in range(shape.layers) for name, size in sizes.items()}
+    sizes = {"d": d, "i": i, "q": shape.queries or d, "k": shape.keys or d, "t": 3 * d, "u": 2 * i}
+    ends = {name: (sizes[letters[0]], sizes[letters[1]]) for name, letters in names.items()}
+    return {f"{place}.{layer}.{name}": size for layer in range(shape.layers) for name, size in ends.items()}

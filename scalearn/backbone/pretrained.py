@@ -11,24 +11,23 @@ from scalearn.backbone.registry import Backbone, config_entries, require_harmles
 from scalearn.errors import UserError
 from scalearn.secrets import clause
 
-_NUMBERED_LAYER = re.compile(r"layers?\.\d+\.")
+_NUMBERED_LAYER = re.compile(r"\b(?:layers?|h|blocks?)\.\d+\.")
 
 
 def load_pretrained(
-    model_class: Any,
+    choose_class: Callable[[str, Mapping[str, Any]], Any],
     backbone: Backbone,
     *,
     title: str = "Backbone",
-    judge: Callable[[str, Mapping[str, Any]], None] | None = None,
     **settings: Any,
 ) -> tuple[Any, frozenset[str]]:
     """Load a model, but never code that lies beside it.
 
     Args:
-        model_class: Class with `from_pretrained`, such as `AutoModel`.
+        choose_class: Returns a class with `from_pretrained`, such as `AutoModel`, given the backbone's name and the entries of its
+            configuration, or refuses these by a `UserError`.
         backbone: The backbone to load.
         title: Name of the model in error messages.
-        judge: Refuses a configuration, given the backbone's name and the entries. None: all are accepted that name no code.
         settings: Arguments of `from_pretrained`.
 
     Returns:
@@ -43,8 +42,7 @@ def load_pretrained(
         if entries is None:
             entries, _ = PretrainedConfig.get_config_dict(backbone.locate(), revision=backbone.revision)
         require_harmless(backbone.name, entries)
-        if judge is not None:
-            judge(backbone.name, entries)
+        model_class = choose_class(backbone.name, entries)
         config = AutoConfig.from_pretrained(backbone.locate(), **where)
         # The configuration is copied, since the adapters library changes it.
         given = {**where, **settings, "config": copy.deepcopy(config), "output_loading_info": True}

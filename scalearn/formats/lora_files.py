@@ -76,7 +76,16 @@ def _padded(pair: tuple[Tensor, Tensor] | None, size: tuple[int, int], rank: int
 
 
 def write_lora_config(
-    directory: Path, modules: Sizes, known: Sizes, rank: int, alpha: float, rslora: bool, dropout: float, base: str
+    directory: Path,
+    modules: Sizes,
+    known: Sizes,
+    rank: int,
+    alpha: float,
+    rslora: bool,
+    dropout: float,
+    base: str,
+    *,
+    transposed: bool = False,
 ) -> None:
     """Write the configuration beside a LoRA's weights so that PEFT builds the same LoRA on transformers' plain model.
 
@@ -89,6 +98,7 @@ def write_lora_config(
         rslora: Whether it is scaled by alpha / sqrt(rank) instead.
         dropout: Dropout in training.
         base: The backbone: a hub id, a name or a directory.
+        transposed: Whether these modules hold their weights as `[inputs, outputs]` (see `Encoder.stores_transposed`).
 
     Raises:
         OSError: The file cannot be written.
@@ -101,6 +111,7 @@ def write_lora_config(
         "lora_dropout": dropout,
         "target_modules": targets_of(modules, known),
         "use_rslora": rslora,
+        "fan_in_fan_out": transposed,
         "bias": "none",
         "task_type": None,
         "modules_to_save": None,

@@ -97,6 +97,11 @@ def load_source_adapters(
         stacked, lora = read_loras(encoder, resolved)
         _warn_of_other_models(encoder, resolved)
         return SourceAdapters(tuple(resolved), stacked, {}, lora=lora)
+    if not encoder.takes_adapters:
+        raise UserError(
+            f"Bottleneck adapters need an encoder of the adapters library, but the backbone is of architecture "
+            f"'{encoder.config.model_type}': stack LoRAs."
+        )
     for name, directory in resolved.items():
         weights_file(name, directory, allow_pickle=allow_pickle)
     configs = {name: read_adapter_config(name, directory, encoder.hidden_size) for name, directory in resolved.items()}

@@ -121,6 +121,11 @@ class RowDropout(nn.Module):
         self.streams = streams
         self.number = number
 
+    @property
+    def p(self) -> float:
+        """The rate by the name that torch's own dropout gives it, for models that read it there (GPT-2)."""
+        return self.rate
+
     def forward(self, values: Tensor) -> Tensor:
         """Zero entries of `[rows, length, ...]`, `[rows, heads, length, length]` or `[1, tokens, ...]` and rescale the rest."""
         if not self.training or self.rate == 0.0:

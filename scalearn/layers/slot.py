@@ -8,6 +8,7 @@ from collections.abc import Callable
 from adapters.methods.modeling import Adapter
 from torch import Tensor, nn
 
+from scalearn.errors import UserError
 from scalearn.layers.branch import BranchPack
 
 AddAtSite = Callable[[int, Tensor, Tensor], Tensor]
@@ -61,8 +62,18 @@ class LinearSlot:
         return self.pack.adds_at(self.module)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """Return the output `[..., outputs]` with what the jobs add. None: nothing is added."""
-        return self.pack.add(self.module, inputs[0], output).to(output.dtype) if self.used else None
+        """Return the output `[..., outputs]` with what the jobs add. None: nothing is added.
+
+        Raises:
+            UserError: The module gets tokens without their rows, as the experts of a mixture do.
+        """
+        if not self.used:
+            return None
+        if inputs[0].dim() < 3:
+            raise UserError(
+                f"Module {self.module} sees single tokens, not rows, so that jobs cannot be told apart: leave it out of target_modules."
+            )
+        return self.pack.add(self.module, inputs[0], output).to(output.dtype)
 
 
 def adds_at(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from scalearn.backbone.encoder import Encoder
 from scalearn.config import JobConfig
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
-from scalearn.methods.registry import get_method, require_sources_kind
+from scalearn.methods.registry import get_method, require_backbone, require_sources_kind
 
 BranchBuilder = Callable[[JobConfig, Encoder, SourceAdapters | None], Branch]
 
@@ -23,10 +23,12 @@ def build_branch(config: JobConfig, encoder: Encoder, sources: SourceAdapters | 
         sources: The job's source adapters. None: the method has none.
 
     Raises:
-        UserError: The method is unknown, or cannot combine LoRAs.
+        UserError: The method is unknown, cannot combine LoRAs, or cannot add to this backbone.
     """
     method = get_method(config.method)
-    require_sources_kind(method, "adapter" if sources is None or sources.lora is None else "lora")
+    source_method = "adapter" if sources is None or sources.lora is None else "lora"
+    require_sources_kind(method, source_method)
+    require_backbone(method, source_method, encoder.config.model_type)
     module, _, function = method.builder.partition(":")
     build: BranchBuilder = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):

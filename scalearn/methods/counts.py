@@ -20,11 +20,12 @@ def bottleneck(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> i
 
 def lora(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int | None:
     """Count A and B of rank r at every target module: the sum of `r (inputs + outputs)`."""
-    known, targets, rank = linear_modules(shape), settings.get("target_modules") or usual_targets(shape.architecture), settings["rank"]
-    assert isinstance(targets, tuple)
-    assert isinstance(rank, int)
+    known, rank = linear_modules(shape), settings["rank"]
     if known is None:
         return None
+    targets = settings.get("target_modules") or usual_targets(known)
+    assert isinstance(targets, tuple)
+    assert isinstance(rank, int)
     return sum(rank * sum(known[name]) for name in matching(known, [str(target) for target in targets]))
 
 

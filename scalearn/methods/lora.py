@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scalearn.backbone.encoder import Encoder
-from scalearn.backbone.linear_modules import Sizes, matching, require_modules, usual_targets
+from scalearn.backbone.linear_modules import Sizes, resolve_targets
 from scalearn.config import JobConfig, Setting
 from scalearn.formats.peft_layout import tensor_names
 from scalearn.formats.source_adapters import SourceAdapters
@@ -100,8 +100,6 @@ def target_sizes(encoder: Encoder, targets: Sequence[str]) -> Sizes:
     """Return the modules of an encoder that targets name, in the order of the model. No targets: the usual ones.
 
     Raises:
-        UserError: A target names none.
+        UserError: A target names none, or none was named and no module has a usual name.
     """
-    known, wanted = encoder.linear_modules, tuple(targets) or usual_targets(encoder.config.model_type)
-    require_modules(known, wanted)
-    return {name: known[name] for name in matching(known, wanted)}
+    return {name: encoder.linear_modules[name] for name in resolve_targets(encoder.linear_modules, targets)}

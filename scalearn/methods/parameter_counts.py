@@ -6,7 +6,7 @@ from typing import get_args
 from scalearn.backbone.linear_modules import kind_of, linear_modules, matching, usual_targets
 from scalearn.backbone.registry import Shape
 from scalearn.methods import counts
-from scalearn.methods.registry import METHODS, Family, Method
+from scalearn.methods.registry import METHODS, Family, Method, runs_on
 
 Counts = dict[str, int]
 """`transfer`: parameters that the method learns on top of its sources. `source`: those of the adapters that it builds on or, for a method
@@ -29,7 +29,7 @@ def method_counts(
     Returns:
         The counts. None: there is no formula for the method on this backbone, or it cannot combine such sources.
     """
-    if method.count is None:
+    if method.count is None or not runs_on(method, "adapter" if lora_rank is None else "lora", shape.architecture):
         return None
     if method.needs_sources and lora_rank is not None:
         return _on_loras(method, shape, sources, labels, lora_rank)
@@ -52,7 +52,9 @@ def _on_loras(method: Method, shape: Shape, sources: int, labels: int, rank: int
     known = linear_modules(shape)
     if one is None or known is None or method.count is None or not method.takes_lora:
         return None
-    outputs = {kind_of(name): known[name][1] for name in matching(known, usual_targets(shape.architecture))}
+    outputs = {kind_of(name): known[name][1] for name in matching(known, usual_targets(known))}
+    if len(set(outputs.values())) > 1 and method.count in (counts.omega_per_layer, counts.omega_shared):
+        return None  # vectors of one size, which modules of unlike sizes do not take
     each = [method.count(replace(shape, hidden_size=size), sources, method.settings) or 0 for size in outputs.values()]
     learned = one if method.count is counts.bottleneck else sum(each)  # a soup learns one source
     return {"transfer": learned, "source": sources * one, "head": head(shape, labels)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from scalearn.backbone.registry import takes_adapters
 from scalearn.config import Setting, Stage
 from scalearn.errors import UserError
 from scalearn.methods import counts
@@ -271,6 +272,31 @@ def require_sources_kind(method: Method, source_method: str) -> None:
     if source_method == "lora" and not method.takes_lora:
         able = [key for key, each in METHODS.items() if each.takes_lora]
         raise UserError(f"Method '{method.key}' combines bottleneck adapters, not LoRAs: take one of {', '.join(able)}.")
+
+
+def runs_on(method: Method, source_method: str, architecture: str) -> bool:
+    """Tell whether a method can add to backbones of an architecture: at linear modules to all, otherwise to those of the adapters library.
+
+    Args:
+        method: The method.
+        source_method: What its sources are, if it has some: `adapter` or `lora`.
+        architecture: `model_type` of the backbone's configuration.
+    """
+    return takes_adapters(architecture) or method.key == "lora" or (method.needs_sources and source_method == "lora")
+
+
+def require_backbone(method: Method, source_method: str, architecture: str) -> None:
+    """Refuse a method on an architecture to which it cannot add. See `runs_on`.
+
+    Raises:
+        UserError: It needs the adapters library, which does not serve the architecture here.
+    """
+    if not runs_on(method, source_method, architecture):
+        what = f"Method '{method.key}'{' on bottleneck adapters' if method.takes_lora else ''}"
+        instead = "write sources: {method: lora}" if method.takes_lora else "take lora, or a transfer method on LoRAs"
+        raise UserError(
+            f"{what} needs an encoder of the adapters library, but the backbone is of architecture '{architecture[:80]}': {instead}."
+        )
 
 
 def load_plugins() -> None:

@@ -117,7 +117,8 @@ def export_adapter(
             width = branch.sites[0].down_sample
             save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
             save_head_inputs(place, head.task, head.max_length)
-        model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora).save(place / "README.md")
+        reading = model.encoder.reading
+        model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora, reading=reading).save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error

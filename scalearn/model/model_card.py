@@ -6,8 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from scalearn.backbone.reading import Reading
 from scalearn.methods.registry import get_method
 from scalearn.model.transfer_files import TransferSpec
+
+_READ: dict[Reading, str] = {"first": "the first token's", "last": "the last token's", "mean": "the mean of all tokens'"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ def model_card(
     notes: Sequence[str],
     *,
     lora: bool = False,
+    reading: Reading = "first",
 ) -> ModelCard:
     """Return the card, with the base model and the scores in the front matter that model hubs read.
 
@@ -45,6 +49,7 @@ def model_card(
         scores: Values by split and metric, as shares of 1.
         notes: Further paragraphs.
         lora: Whether it is a LoRA in PEFT's layout.
+        reading: Where the head reads.
     """
     head = spec.heads[0]
     task_type = "multiple-choice" if head.kind == "multiple_choice" else "text-classification"
@@ -67,6 +72,7 @@ def model_card(
         title=get_method(spec.method).title,
         width=width,
         lora=lora,
+        read=_READ[reading],
         omegas=omegas,
         kept=[omega.name for omega in omegas if omega.kept],
         scores=rows,

@@ -98,7 +98,8 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
     save_tensors(_tensors(branch), folder / _weights_file(branch))
     if isinstance(branch, LoraBranch):
         shape, base = branch.shape, base_of(job_config(spec))
-        write_lora_config(folder, shape.modules, encoder.linear_modules, shape.rank, shape.alpha, shape.rslora, shape.dropout, base)
+        transposed, known = encoder.stores_transposed(shape.modules), encoder.linear_modules
+        write_lora_config(folder, shape.modules, known, shape.rank, shape.alpha, shape.rslora, shape.dropout, base, transposed=transposed)
     for head, each in zip(heads, spec.heads, strict=True):
         save_tensors(head.state_dict(), folder / _head_file(spec, each))
     stacks = branch.given if isinstance(branch, SourceBranch) else ()
@@ -212,7 +213,7 @@ def job_config(spec: TransferSpec, seed: int = 0) -> JobConfig:
 
 def _identity(encoder: Encoder, stacks: Sequence[SourceStack]) -> dict[str, Any]:
     config = encoder.config
-    shape = {"architecture": config.model_type, "layers": encoder.sites, "vocabulary": config.vocab_size}
+    shape = {"architecture": config.model_type, "layers": encoder.layers, "vocabulary": config.vocab_size}
     return {**shape, "sources": _digests(stacks)}
 
 
@@ -275,7 +276,7 @@ def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder, sourc
         OSError: There are no weights.
     """
     count = get_method(spec.method).count
-    shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.sites)
+    shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.layers)
     if sources is not None and sources.lora is not None:  # of the formulas, only those of omegas
         shape = replace(shape, layers=len(sources.stacks), hidden_size=sources.stacks[0].up_bias.shape[1])
     described = count(shape, len(spec.sources), spec.settings) if count is not None else None

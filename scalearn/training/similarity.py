@@ -48,7 +48,7 @@ def run_similarity(member: PackMember, runtime: Runtime, report: Report) -> Outc
     config = member.config
     accelerator = open_accelerator("fp32", runtime.device)
     backbone = get_backbone(config.backbone)
-    model, _ = load_pretrained(AutoModel, backbone, title="Sentence encoder")
+    model, _ = load_pretrained(lambda name, entries: AutoModel, backbone, title="Sentence encoder")
     model = model.to(accelerator.device).eval()
     tokenizer = load_tokenizer(backbone, model.config.vocab_size)
     loaded = time.monotonic()

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from scalearn.backbone.encoder import Encoder
@@ -51,7 +52,13 @@ def test_usual_targets_are_queries_and_values(encoder: Encoder) -> None:
     assert len(names) == 2 * layers
     assert len({kind_of(name) for name in names}) == 2
     assert all(name.rpartition(".")[2][0] in "qv" for name in names)
-    assert usual_targets("bert") == ("query", "value")
+
+
+def test_usual_targets_are_those_of_peft() -> None:
+    others = {"bloom", "gpt_neox", "gptj", "gpt_bigcode", "opt", "falcon", "codegen", "stablelm", "deberta", "gpt_neo", "mpt"}
+    for kind, theirs in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.items():
+        if kind in others | {"bert", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"}:
+            assert usual_targets([f"layer.0.{name}" for name in theirs]) == tuple(theirs), kind
 
 
 def test_target_that_names_no_module_is_one_sentence(encoder: Encoder) -> None:
@@ -65,7 +72,7 @@ def test_target_that_names_no_module_is_one_sentence(encoder: Encoder) -> None:
 @pytest.mark.parametrize("pads", [False, True], ids=["in a row", "padded"])
 @pytest.mark.parametrize("everywhere", [False, True], ids=["usual", "everywhere"])
 def test_states_are_those_of_peft(pads: bool, everywhere: bool, encoder: Encoder) -> None:
-    targets = all_targets(encoder) if everywhere else list(usual_targets(encoder.config.model_type))
+    targets = all_targets(encoder) if everywhere else list(usual_targets(encoder.linear_modules))
     branch = random_lora(encoder, tuple(targets)).eval()
     inputs = batch()
     reference = peft_model(encoder, branch, targets)
@@ -97,7 +104,7 @@ def test_gradients_are_the_same_padded_in_a_row_and_computed_again(encoder: Enco
 def mixed(encoder: Encoder) -> list[Branch]:
     """Jobs at different kinds of sites, with neighbours that can run in one product."""
     stacks = tiny.random_stacks(encoder.sites, 3, 32, 4)
-    query = matching(encoder.linear_modules, usual_targets(encoder.config.model_type))[0].rpartition(".")[2]
+    query = matching(encoder.linear_modules, usual_targets(encoder.linear_modules))[0].rpartition(".")[2]
     return [
         random_lora(encoder, seed=0, dropout=0.2),
         random_lora(encoder, seed=1, dropout=0.2),
@@ -178,7 +185,7 @@ def test_last_query_gets_first_tokens_alone(encoder: Encoder) -> None:
 
     if encoder.config.model_type in ("albert", "deberta-v2"):
         pytest.skip("all layers are alike there, or all queries are needed")
-    query = usual_targets(encoder.config.model_type)[0]
+    query = usual_targets(encoder.linear_modules)[0]
     branch: Any = Watched(tuple(target_sizes(encoder, (query,))))
     encoder.pads = False
     encoder(batch(), [branch], [RowBlock(len(LENGTHS), 32, 0)])

