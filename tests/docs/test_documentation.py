@@ -31,6 +31,7 @@ _HEAD = "ray start --head --block --num-cpus=2 --port=6379 --dashboard-host=127.
 NOT_RUN: dict[tuple[str, str], str] = {
     # (page, first line of the block): why it cannot be executed here
     ("README.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
+    ("docs/backbones.md", "make mpnet"): "it downloads 440 MB; .ci/run does it before the tests",
     ("docs/quickstart.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "python -m pip install torch==2.13.0"): "the Makefile has run these lines before any test can start",
     ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/analysis/reading/test_mlflow.py does it",

@@ -167,6 +167,14 @@ def test_quickstart_on_loras_stacks_those_of_all_six_domains():
     assert len(graph) == len(plain) - 18, "as the quickstart, without AdapterFusion"
 
 
+def test_glue_on_a_decoder_stacks_the_loras_that_it_reports():
+    graph = Sweep.load("glue_llama").expand()
+    jobs = plan("glue_llama", graph).to_json()["jobs"]
+    assert jobs["by_stage"] == {"source": 8, "single": 16, "similarity": 1, "transfer": 5 * 24}
+    stacked = {parent.config.method for job in graph if job.config.stage == "transfer" for parent in job.parents}
+    assert stacked == {"lora", "sentence_similarity"}
+
+
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_no_row_of_a_shipped_sweep_is_tuned_more_than_another(name: str):
     rows = [row for rows in Sweep.load(name, ["data.root=null"]).methods.values() for row in rows]
