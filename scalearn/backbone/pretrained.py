@@ -11,7 +11,8 @@ from scalearn.backbone.registry import Backbone, config_entries, require_harmles
 from scalearn.errors import UserError
 from scalearn.secrets import clause
 
-_NUMBERED_LAYER = re.compile(r"\b(?:layers?|h|blocks?)\.\d+\.")
+_NUMBERED_LAYER = re.compile(r"\b(?:layers?|h|blocks?)\.\d+\.(?!.*\b(?:attn|attention)\.(?:masked_)?bias$)")
+"""A weight within a layer. Checkpoints of GPT-2 and its like also hold causal masks there, which are no weights."""
 
 
 def load_pretrained(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM
@@ -250,6 +251,17 @@ def test_plan_refuses_what_a_decoder_cannot_do(
     told = capsys.readouterr().err
     assert sentence in told, told
     assert told.count("\n") == 1
+
+
+def test_masks_in_old_checkpoints_are_no_layers_and_deeper_layers_are_refused(tmp_path: Path) -> None:
+    file = Path(save_tiny("gpt2", tmp_path)) / "model.safetensors"
+    held = load_file(file)
+    masks = {f"h.{layer}.attn.{name}": torch.zeros(1) for layer in (0, 1) for name in ("bias", "masked_bias")}
+    save_file({**held, **masks}, file, {"format": "pt"})
+    load_backbone(str(tmp_path))
+    save_file({**held, "h.2.ln_1.weight": torch.zeros(32)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"have layers that its config.json does not describe \(h.2.ln_1.weight, 1 in all\)"):
+        load_backbone(str(tmp_path))
 
 
 def test_loaded_decoder_refuses_adapters_in_one_sentence(gpt2: Path) -> None:
