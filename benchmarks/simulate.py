@@ -10,10 +10,10 @@ import time
 
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
-from orchestrator.forecast.simulate import Barrier, simulate
+from orchestrator.forecast.simulate import Barrier, FirstCome, simulate
 from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.scheduling.cost import CostModel
-from orchestrator.scheduling.policy import FirstCome, Policy
+from orchestrator.scheduling.policy import Policy
 
 SWEEPS = ("glue", "super_glue", "humset", "gsg", "few_shot", "few_shot:super_glue", "probing", "probing_pairs")
 GOALS = {8: 1.05, 64: 1.10, 512: 1.25}

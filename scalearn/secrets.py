@@ -21,9 +21,13 @@ _VARIABLE = re.compile(
 )
 _PAIR = re.compile(rf"(?i)(?P<begin>(['\"])[\w.-]{{0,64}}?{_WORD}\2\s*:\s*(['\"]))(?:(?!\3)[^\\\n]|\\.)+(?=\3)")
 _HEADER = re.compile(r"(?i)(?P<begin>\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\"]+")
-_PATTERNS = (_TOKEN_IN_URL, _QUERY, _VARIABLE, _PAIR, _HEADER)
+_WEBHOOK = re.compile(r"(?i)(?P<begin>webhook['\"]?\s{0,9}[:=]\s{0,9}['\"]?https?://[^\s/?#'\"<>,{}\[\]]{1,256}[/?#])[^\s'\"<>,{}\[\]]+")
+"""Whoever knows the path of a webhook can post to it."""
+_PATTERNS = (_TOKEN_IN_URL, _QUERY, _VARIABLE, _PAIR, _HEADER, _WEBHOOK)
 
-_SECRET_NAME = re.compile(r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(?:API|ACCESS|ACCOUNT|SECRET)_?KEY)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(?:API|ACCESS|ACCOUNT|SECRET)_?KEY|WEBHOOK)$", re.IGNORECASE
+)
 _SHORTEST = 6
 """Characters of the shortest variable's value that is looked for, since a shorter value occurs in many words."""
 
@@ -35,8 +39,9 @@ def without_secrets(text: str) -> str:
     """Return a text with a mask in place of every secret.
 
     A secret is found by its place: the password of a URL (`postgresql://user:secret@host`), a parameter, variable or JSON field with a
-    telling name (`?password=`, `HF_TOKEN=`, `"aws_secret_access_key": `), a header `Authorization`. The value of an environment variable
-    with a telling name (`MLFLOW_TRACKING_PASSWORD`) is found anywhere in the text, if it has at least six characters.
+    telling name (`?password=`, `HF_TOKEN=`, `"aws_secret_access_key": `), a header `Authorization`, the path of a URL called `webhook`.
+    The value of an environment variable with a telling name (`MLFLOW_TRACKING_PASSWORD`) is found anywhere in the text, if it has at least
+    six characters.
 
     >>> without_secrets("postgresql://mlflow:hunter2@db:5432/runs?sslpassword=x")
     'postgresql://mlflow:***@db:5432/runs?sslpassword=***'

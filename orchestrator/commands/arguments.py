@@ -94,6 +94,23 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
+def positive_amount(text: str) -> float:
+    """Read a number above 0 and of at most a million, such as hours or a price."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0 and of at most {_MOST:,}")
+    return amount
+
+
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a run's budget."""
+    parser.add_argument("--max-hours", type=positive_amount, metavar="H", help="end after so many hours, with checkpoints")
+    parser.add_argument("--max-device-hours", type=positive_amount, metavar="H", help="end after so many hours of all devices together")
+
+
 def make_console() -> Console:
     """Return a console that does not break wide tables in a log or a file, for which rich assumes 80 columns."""
     output = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # otherwise rich would draw through the stream that makes text safe

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_number
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_amount, positive_number
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.forecast.forecast import forecast, print_forecast
@@ -21,6 +21,7 @@ def add(commands: "Commands[Any]") -> None:
     parser = add_sweep_command(commands, "plan", "show what a run would do; writes nothing")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--gpus", type=positive_number, metavar="N", help="forecast time and cost on so many devices of the profile's kind")
+    parser.add_argument("--price-per-hour", type=positive_amount, metavar="P", help="price of a device hour (without --gpus: on one)")
     parser.add_argument(
         "--profile",
         default=DEFAULT_PROFILE,
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     sweep, store, graph = open_sweep(arguments)
     result = replace(plan(sweep.name, graph, store.glance(graph.nodes())), warnings=_warnings(sweep, graph))
     cost = cost_of(sweep, load_profile(arguments.profile))
-    expected = forecast(graph, result.cached(), cost, arguments.gpus, sweep.resources) if arguments.gpus else None
+    devices = arguments.gpus or (1 if arguments.price_per_hour else None)
+    expected = forecast(graph, result.cached(), cost, devices, sweep.resources, price=arguments.price_per_hour) if devices else None
     if arguments.json:
         print(json.dumps(result.to_json() | ({"forecast": expected} if expected else {}), indent=2))
         return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_store, whole_number
+from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command, make_console, open_store, whole_number
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.options import Options
 from orchestrator.execution.run import run_sweep
@@ -13,6 +13,7 @@ def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     parser = add_sweep_command(commands, "run", "run a sweep, or resume, extend or repair it; then print its table")
     parser.add_argument("--force", action="store_true", help="train again what --only matches (all, without it), done or not")
+    add_budget_options(parser)
     add_local_options(parser)
     parser.set_defaults(command=run)
 
@@ -27,5 +28,13 @@ def add_local_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run a sweep. Return its exit code."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
-    options = Options(only=arguments.only, force=arguments.force, cpus=arguments.cpus, gpus=arguments.gpus, dashboard=arguments.dashboard)
+    options = Options(
+        only=arguments.only,
+        force=arguments.force,
+        cpus=arguments.cpus,
+        gpus=arguments.gpus,
+        dashboard=arguments.dashboard,
+        hours=arguments.max_hours,
+        device_hours=arguments.max_device_hours,
+    )
     return run_sweep(sweep, open_store(sweep, arguments), options, make_console())

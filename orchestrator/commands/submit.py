@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from orchestrator.commands.arguments import Commands, add_sweep_command
+from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command
 from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.sweep import Sweep
 from orchestrator.remote.upload import pack_directory
@@ -31,6 +31,7 @@ def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     parser = add_sweep_command(commands, "submit", "run a sweep as a job of a Ray cluster, and follow it to its end")
     parser.add_argument("--force", action="store_true", help="as for `run`")
+    add_budget_options(parser)
     parser.add_argument("--address", metavar="URL", help=f"the cluster's dashboard (default: RAY_ADDRESS where it is a URL, else {_LOCAL})")
     parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIRECTORY", help="what to upload (default: this directory)")
     environment = parser.add_mutually_exclusive_group()
@@ -82,6 +83,8 @@ def _command(arguments: argparse.Namespace, sweep: Sweep) -> str:
     words = ["scalearn", "run", source, "--store", store]
     words += [word for override in arguments.set for word in ("--set", override)]
     words += ["--only", arguments.only] if arguments.only is not None else []
+    words += ["--max-hours", f"{arguments.max_hours:g}"] if arguments.max_hours else []
+    words += ["--max-device-hours", f"{arguments.max_device_hours:g}"] if arguments.max_device_hours else []
     return shlex.join([*words, *(["--force"] if arguments.force else [])])
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
+from urllib.parse import urlsplit
 
 from orchestrator.definition.check_rows import Adapters, check_rows, seeds, stackable, target_modules, task_keys
 from orchestrator.definition.identity import printable, safe_segment
@@ -39,6 +40,8 @@ def check(sweep: SweepSchema) -> list[Misfit]:
     _points(sweep, problems)
     _resources(sweep, problems)
     _root(sweep.data.root, problems)
+    if sweep.notify.webhook is not None and not is_web_address(sweep.notify.webhook):
+        problems.add(("notify", "webhook"), "{key} must be a web address, which begins with http:// or https:// and names a host.")
     for key in sweep.methods:
         problems.at(("methods", key), get_method, key)
     backbone = _backbone(sweep, problems)
@@ -185,6 +188,15 @@ def _root(root: str | None, problems: Problems) -> None:
         problems.add(
             ("data", "root"), f"{{key}} is {printable(root)}, which is no directory: it must hold <benchmark>/<task>/<split>.parquet."
         )
+
+
+def is_web_address(text: str) -> bool:
+    """Tell whether a text is the address of a web server, to which can be posted."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def _packages(tasks: Iterable[str], names: TaskNames, problems: Problems) -> None:

@@ -39,6 +39,11 @@ def placement_of(shape: Shape) -> Hashable:
     return tuple(sorted(shape.items()))
 
 
+def devices_of(shape: Shape) -> float:
+    """Return how many devices a trial has: its GPUs, or its part of one. A trial without a GPU counts as one device."""
+    return shape.get("GPU") or 1.0
+
+
 def default_gpu(nodes: Iterable[Shape]) -> float:
     """Return the GPUs of a trial whose sweep file states none: 1 if any node has one, else 0."""
     return 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0

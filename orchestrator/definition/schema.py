@@ -45,6 +45,7 @@ Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 SeedsPerTask = Annotated[dict[Name, Seeds], BeforeValidator(_as_mapping)]
+Hours = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Block(BaseModel):
@@ -261,6 +262,25 @@ class Packing(Block):
         return None if self.size == "auto" else self.size
 
 
+class Budget(Block):
+    """The `budget` block: what one run may take. Never part of a job's identity."""
+
+    hours: Hours | None = None
+    """Hours from the start of the run. None: as many as it takes."""
+    device_hours: Hours | None = None
+    """Hours of all packs, each times its GPUs (a quarter of a GPU: a quarter). A pack without a GPU counts as one device."""
+
+
+class Notify(Block):
+    """The `notify` block: who is told of failures and ends. Never part of a job's identity."""
+
+    webhook: Name | None = None
+    """The web address to post to. Whoever knows it can post there, so it had better not stand in a file that is shared. None: that of
+    the environment variable `SCALEARN_WEBHOOK`, if it is set."""
+    form: Literal["json", "slack"] = "json"
+    """The form of the messages. `slack`: what Slack's incoming webhooks take, and those that imitate them."""
+
+
 class Tracking(Block):
     """The `tracking` block: where runs are logged. Never part of a job's identity."""
 
@@ -307,5 +327,9 @@ class SweepSchema(Block):
     """[What Ray sets aside per trial](#resources)."""
     packing: Annotated[Packing, BeforeValidator(_as_block)] = Packing()
     """[How many jobs train together](#packing)."""
+    budget: Annotated[Budget, BeforeValidator(_as_block)] = Budget()
+    """[What one run may take](#budget)."""
+    notify: Annotated[Notify, BeforeValidator(_as_block)] = Notify()
+    """[Who is told of failures and ends](#notify)."""
     tracking: Annotated[Tracking, BeforeValidator(_as_block)] = Tracking()
     """[Where MLflow logs](#tracking)."""

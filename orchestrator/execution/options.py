@@ -16,6 +16,10 @@ class Options:
     cpus: int | None = None
     gpus: int | None = None
     dashboard: bool = False
+    hours: float | None = None
+    """The most hours of this run, in place of the file's `budget.hours`."""
+    device_hours: float | None = None
+    """The same for `budget.device_hours`."""
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
     first_pause: float = 1.0

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ from orchestrator.artifacts.manifest import content_of, keep_apart, own_name, wr
 from orchestrator.artifacts.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph
 from orchestrator.definition.resources import Shape
+from orchestrator.definition.schema import Budget
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers.events import Journal
+from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.others import refuse_name
 from orchestrator.drivers.prepare import SetAside, prepare
 from orchestrator.execution.options import Options
@@ -29,6 +32,7 @@ from orchestrator.storage.retrying import StoreUnavailable
 from orchestrator.tracking.before_run import check_tracking_uri, is_deleted
 from orchestrator.tracking.ledger import logged_before
 from orchestrator.tracking.writer import Target, Tracker, program
+from orchestrator.watching.notify import LAST_SECONDS, LAST_SECONDS_INTERRUPTED, Notifier
 from orchestrator.watching.progress import ProgressDisplay
 from orchestrator.watching.report import Report, report_folder, show_results
 from scalearn.errors import UserError
@@ -38,8 +42,9 @@ from scalearn.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from orchestrator.execution.cluster import Cluster
+    from orchestrator.execution.search import Listener
 
-SUCCEEDED, SOME_FAILED, INTERRUPTED = 0, 1, 130
+SUCCEEDED, SOME_FAILED, BUDGET_SPENT, INTERRUPTED = 0, 1, 3, 130
 """Exit codes. 2 means wrong input."""
 
 _RAY_COPIES = "/runtime_resources/working_dir_files/"
@@ -58,14 +63,16 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
         console: Where to print.
 
     Returns:
-        The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 130 when interrupted.
+        The exit code: 0 when all jobs are done, 1 when some failed or are blocked, 3 when the budget ended it before that, 130 when
+        interrupted.
 
     Raises:
         UserError: Wrong input, local data without rows, a store that cannot be written to, or a cluster that cannot be reached.
     """
-    with Signals() as signals, _returning():
+    with Signals() as signals, _returning(), Notifier(sweep.notify, sweep.name, store) as notifier:
+        remark = ""
         try:
-            code = _run(sweep, store, options, console, signals)
+            code, remark = _run(sweep, store, options, console, signals, notifier)
         except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: raised by Ray's own handler while Ray starts
             if isinstance(error.__context__, BrokenPipeError):  # or: nobody reads our output any more
                 raise
@@ -74,8 +81,13 @@ def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) ->
             if signals.received is None:
                 raise
             code = INTERRUPTED
-    if code == INTERRUPTED:
-        _warn(console, "Interrupted. Run the same command again to go on from the last checkpoints.")
+        if code == INTERRUPTED:
+            remark = "Interrupted. Run the same command again to go on from the last checkpoints."
+        if remark:
+            _warn(console, remark)
+        patience = LAST_SECONDS_INTERRUPTED if code == INTERRUPTED else LAST_SECONDS
+        if problem := notifier.end("budget" if code == BUDGET_SPENT else "end", code, remark, patience):
+            _warn(console, problem)
     return code
 
 
@@ -90,7 +102,8 @@ def _returning() -> Iterator[None]:
             os.chdir(place)
 
 
-def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals: Signals) -> int:
+def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals: Signals, notifier: Notifier) -> tuple[int, str]:
+    """Return the exit code, and a sentence on it for a run that its budget ended."""
     full = sweep.expand()
     graph = full if options.only is None else full.restrict(options.only)
     if options.nodes is not None:
@@ -102,7 +115,7 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     content = content_of(full.nodes())
     with Journal(store, sweep.name, graph, content=content) as journal:  # first of all: it tells other drivers what this run needs
         refuse_name(store, sweep.name, content)
-        return _run_named(sweep, full, graph, store, target, options, journal, console, signals)
+        return _run_named(sweep, full, graph, store, target, options, journal, console, signals, notifier)
 
 
 def _run_named(
@@ -115,7 +128,8 @@ def _run_named(
     journal: Journal,
     console: Console,
     signals: Signals,
-) -> int:
+    notifier: Notifier,
+) -> tuple[int, str]:
     if kept := keep_apart(sweep.name, full, store):
         _warn(console, f"Another sweep named {sweep.name!r}, with other jobs, was run into this store: its manifest is now {kept}.json.")
     write_manifest(sweep, full, store, target.uri, None)  # before the store is read: `scalearn prune` spares what it names
@@ -131,9 +145,12 @@ def _run_named(
     if is_deleted(target.uri, target.experiment):
         _warn(console, f"The MLflow experiment '{target.experiment}' was deleted: logging to it restores it, with its runs.")
     tracker = Tracker(target, graph, store)
-    report, left = None, 0
+    notifier.begin(graph)
+    report, left, remark = None, 0, ""
     try:
-        code = _run_pending(sweep, graph, store, options, tracker, journal, console, signals)
+        code, remark = _run_pending(
+            sweep, graph, store, options, tracker, [journal.listen, notifier.listen], journal.heartbeat, console, signals
+        )
         store.check_reachable(patient=True)  # otherwise every later step would wait for the store again
         name = own_name(sweep.name, full, store)
         write_manifest(sweep, full, store, target.uri, None, name)
@@ -151,8 +168,9 @@ def _run_named(
     if tracker.report_problem:
         _warn(console, f"The report is not in MLflow yet ({tracker.report_problem}): the next run logs it.")
     if left:
-        _warn(console, f"{left} jobs are not in MLflow yet ({tracker.problem or 'no time was left'}): the next run logs them.")
-    return code
+        reason = tracker.problem or ("they have not ended" if code == BUDGET_SPENT else "no time was left")
+        _warn(console, f"{left} jobs are not in MLflow yet ({reason}): the next run logs them.")
+    return code, remark
 
 
 def _check_data(sweep: Sweep, graph: Graph) -> None:
@@ -169,11 +187,13 @@ def _run_pending(
     store: Store,
     options: Options,
     tracker: Tracker,
-    journal: Journal,
+    listeners: "list[Listener]",
+    heartbeat: Heartbeat,
     console: Console,
     signals: Signals,
-) -> int:
-    """Run the jobs that are not done. Return the exit code of a run that nothing interrupted."""
+) -> tuple[int, str]:
+    """Run the jobs that are not done. Return the exit code of a run that nothing interrupted, and what is left where its budget did."""
+    begun = time.monotonic()
     untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
     for node in untracked:
         tracker.add(node)
@@ -183,14 +203,14 @@ def _run_pending(
     if untracked or pending:
         tracker.start()
     if not pending:
-        return SUCCEEDED
+        return SUCCEEDED, ""
     # Imported now, since it is needed at the end, when the copy of this code in which a Ray job runs may be gone.
     from analysis.report import results  # noqa: F401
 
     # Imported here: Ray takes seconds to load, which a finished sweep saves.
     from orchestrator.execution.cluster import describe_gpus
     from orchestrator.execution.local_ray import RayLost
-    from orchestrator.execution.schedule import Settings, run_graph
+    from orchestrator.execution.schedule import Settings, describe_unfinished, run_graph
 
     settings = Settings(
         resources=sweep.resources,
@@ -204,6 +224,8 @@ def _run_pending(
         provenance=provenance.capture(sweep.file, sweep.overrides),
         options=options,
         cost=_cost(sweep),
+        budget=Budget(hours=options.hours or sweep.budget.hours, device_hours=options.device_hours or sweep.budget.device_hours),
+        begun=begun,
     )
 
     def announce(cluster: "Cluster", shapes: Collection[Shape]) -> None:
@@ -213,13 +235,16 @@ def _run_pending(
 
     # Tune prints a traceback of its own code for every worker that dies. This run reports the job's fate, and the store keeps it.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    unfinished = None
     try:
         with ProgressDisplay(graph, console) as progress:
-            listeners = [progress.listen, tracker.listen, journal.listen]
-            run_graph(graph, settings, journal.heartbeat, signals=signals, listeners=listeners, announce=announce)
+            listeners = [progress.listen, tracker.listen, *listeners]
+            unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce)
     except RayLost as error:
         _warn(console, str(error))
-    return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED
+    if unfinished is not None:
+        return BUDGET_SPENT, describe_unfinished(unfinished)
+    return SUCCEEDED if all(state in DONE for state in graph.states.values()) else SOME_FAILED, ""
 
 
 def _check_home() -> None:
@@ -242,7 +267,7 @@ def _cost(sweep: Sweep) -> Callable[[bool], CostModel]:
 
 
 def _finish_tracking(tracker: Tracker, code: int, report: Report | None) -> int:
-    status = {SUCCEEDED: "FINISHED", SOME_FAILED: "FAILED", INTERRUPTED: "KILLED"}[code]
+    status = {SUCCEEDED: "FINISHED", SOME_FAILED: "FAILED", BUDGET_SPENT: "KILLED", INTERRUPTED: "KILLED"}[code]
     patience = _TRACKING_PATIENCE_INTERRUPTED if code == INTERRUPTED else _TRACKING_PATIENCE
     return tracker.finish(status, patience, report if report and report.problem is None else None)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import sys
@@ -19,8 +20,8 @@ from ray import tune
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import schema_version
-from orchestrator.definition.resources import Shape, placement_of, shape_of
-from orchestrator.definition.schema import StageResources
+from orchestrator.definition.resources import Shape, devices_of, placement_of, shape_of
+from orchestrator.definition.schema import Budget, StageResources
 from orchestrator.definition.titles import names_of
 from orchestrator.drivers.claims import Claims
 from orchestrator.drivers.heartbeat import Heartbeat
@@ -33,16 +34,21 @@ from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
 from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
+from orchestrator.scheduling.budget import Spending
 from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import Turns
 from orchestrator.storage.retrying import StoreUnavailable
+from orchestrator.watching.progress import show_seconds
 from scalearn.identity import to_plain
 from scalearn.tasks import task_of
 from scalearn.training.runtime import Runtime
 
 GRACE_SECONDS = 2.0
 """How long running jobs have to write a checkpoint after a signal. `ray job stop` kills after 3 seconds."""
+
+_BUDGET_GRACE_SECONDS = 60.0
+"""How long they have when the budget is spent, since nobody is about to kill this process."""
 
 _RESOURCES = "resources"
 _MOST_TRIALS = 100_000
@@ -58,6 +64,22 @@ class Settings:
     options: Options
     cost: Callable[[bool], CostModel]
     """Return the cost model by which jobs are ordered and packed. The argument says whether any job has a GPU."""
+    budget: Budget
+    begun: float
+    """When the run began, by `time.monotonic`, since which its budget counts."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a run leaves whose budget is spent. The seconds are those of the cost model, on this cluster."""
+
+    jobs: int
+    seconds: float
+    device_seconds: float
+    spent: tuple[float, float]
+    """Seconds and device seconds that the run has taken."""
+    too_long: float | None
+    """Seconds of the longest job that the whole budget would not admit. None: there is none."""
 
 
 def run_graph(
@@ -68,7 +90,7 @@ def run_graph(
     signals: Signals,
     listeners: Iterable[Listener] = (),
     announce: Callable[[Cluster, Collection[Shape]], None] = lambda cluster, shapes: None,
-) -> None:
+) -> Unfinished | None:
     """Run every pending job of a graph. The graph's states tell how each job ended. The process is left in the root directory.
 
     Args:
@@ -78,6 +100,9 @@ def run_graph(
         signals: Tells of an interruption.
         listeners: Called with every change of a job's state.
         announce: Called once Ray is up, with the resources of the trials that will run.
+
+    Returns:
+        What is left because the budget is spent. None: nothing is left for this reason.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGHUP came. Running jobs were asked for a checkpoint and had a moment to write it.
@@ -112,16 +137,48 @@ def run_graph(
             )
             policy.expect(recall_fitting(store, time.monotonic()))
             retries = Retries(options.max_failures, options.first_pause)
+            spending = Spending(settings.budget, lambda node: devices_of(orders.shape(graph.job(node))), begun=settings.begun)
             searcher = GraphSearcher(
-                graph, store, orders.config, policy=policy, turns=turns, retries=retries, claims=claims, listeners=listeners
+                graph,
+                store,
+                orders.config,
+                policy=policy,
+                turns=turns,
+                retries=retries,
+                claims=claims,
+                spending=spending,
+                listeners=listeners,
             )
             _leave_working_directory()
-            _fit(_tuner(searcher, scratch), searcher, cluster, signals, store, stop_file)
+            _fit(_tuner(searcher, scratch), searcher, spending, cluster, signals, store, stop_file)
+            return _unfinished(graph, policy, spending)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if not store.is_local:
             with contextlib.suppress(StoreUnavailable):  # then an empty file remains, which nobody looks for
                 store.storage.remove_tree(stop_file.parent)
+
+
+def _unfinished(graph: Graph, policy: Policy, spending: Spending) -> Unfinished | None:
+    nodes = [node for node, state in graph.states.items() if state in ("pending", "running")]
+    if not (nodes and spending.is_limited):
+        return None
+    seconds, device_seconds = policy.left(spending.devices)
+    alone = {node: policy.seconds([node]) for node in nodes}
+    too_long = max((seconds for node, seconds in alone.items() if not spending.ever_admits(node, seconds)), default=None)
+    return Unfinished(len(nodes), seconds, device_seconds, spending.spent(), too_long)
+
+
+def describe_unfinished(left: Unfinished) -> str:
+    """Return in words what a budget has left, and what that will take."""
+    seconds, device_seconds = left.spent
+    text = (
+        f"The budget admits no more, after {show_seconds(seconds)} and {device_seconds / 3600:.3g} device hours: {left.jobs} jobs are left,"
+        f" about {show_seconds(left.seconds)} on this cluster, {left.device_seconds / 3600:.3g} device hours."
+    )
+    if left.too_long is not None:
+        return f"{text} One job alone takes about {show_seconds(left.too_long)}, more than the whole budget: give a larger one."
+    return f"{text} Run the same command again to go on."
 
 
 def _leave_working_directory() -> None:
@@ -161,7 +218,9 @@ def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
     )
 
 
-def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: Signals, store: Store, stop_file: Path) -> None:
+def _fit(
+    tuner: tune.Tuner, searcher: GraphSearcher, spending: Spending, cluster: Cluster, signals: Signals, store: Store, stop_file: Path
+) -> None:
     """Run Tune in a thread of its own. Signals then find the main thread idle, and a second signal can end the run at once."""
     failure: list[BaseException] = []
 
@@ -171,20 +230,30 @@ def _fit(tuner: tune.Tuner, searcher: GraphSearcher, cluster: Cluster, signals: 
         except BaseException as error:
             failure.append(error)
 
+    def stop(seconds: float) -> float:
+        """Ask for checkpoints, and return until when to wait for them."""
+        until = time.monotonic() + seconds
+        searcher.stop()
+        try:
+            store.storage.write(stop_file, b"")
+        except StoreUnavailable:  # jobs then continue from what they last wrote there
+            return 0.0
+        return until
+
     thread = threading.Thread(target=fit, name="tune", daemon=True)
     with signals.noted():
         thread.start()
-        while thread.is_alive() and signals.received is None:
+        deadline = math.inf
+        while thread.is_alive() and signals.received is None and time.monotonic() < deadline:
             thread.join(0.2)
             cluster.check()
+            if deadline == math.inf and spending.is_over():
+                deadline = stop(_BUDGET_GRACE_SECONDS)
         if signals.received is not None:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            deadline = time.monotonic() + GRACE_SECONDS
-            searcher.stop()
-            with contextlib.suppress(StoreUnavailable):  # jobs then continue from what they last wrote there
-                store.storage.write(stop_file, b"")
-                while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
-                    thread.join(0.1)
+            deadline = stop(GRACE_SECONDS)
+            while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.1)
             raise Interrupted(signals.received)
     if failure:
         raise failure[0]

@@ -15,10 +15,12 @@ from ray.tune.search import Searcher
 
 from orchestrator.artifacts.store import FAILED, Store
 from orchestrator.definition.graph import Graph, State
+from orchestrator.definition.schema import Budget
 from orchestrator.drivers.claims import Claims
 from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import NODE_LOSSES, Retries
 from orchestrator.execution.trial import ENDING, Ending, describe
+from orchestrator.scheduling.budget import Spending
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
 from orchestrator.storage.retrying import StoreUnavailable
@@ -45,6 +47,7 @@ class GraphSearcher(Searcher):
         turns: Turns,
         retries: Retries,
         claims: Claims,
+        spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
     ) -> None:
@@ -58,6 +61,7 @@ class GraphSearcher(Searcher):
             turns: Knows what the cluster holds.
             retries: Decides which jobs start again after their worker died.
             claims: Keeps two drivers from training the same job.
+            spending: Counts what is spent of the run's budget. None: there is none.
             clock: The clock that all of these share, in seconds.
             listeners: Called with every change of a job's state.
         """
@@ -69,7 +73,9 @@ class GraphSearcher(Searcher):
         self._policy = policy
         self._clock = clock
         self._retries, self._claims = retries, claims
-        self._turns = turns
+        self._turns, self._spending = turns, spending or Spending(Budget(), lambda node: 1.0)
+        if self._spending.is_limited:
+            policy.limit(self._spending.admits)
         self._packs: dict[str, tuple[str, ...]] = {}
         self._pausing: dict[str, float] = {}
         """Jobs whose worker died, and when each may start again."""
@@ -107,6 +113,7 @@ class GraphSearcher(Searcher):
         self._look_elsewhere(now)
         if self._turns.follow(now):
             self._policy.bound(self._turns.room, LOOKAHEAD)
+        self._spending.follow(self._policy, self._graph)
         idle, closed = max(0, self._policy.slots - len(self._packs)), self._turns.held_back(now)
         while taken := self._policy.take(idle, now, closed):
             pack = self._claim(taken)
@@ -114,19 +121,26 @@ class GraphSearcher(Searcher):
             if pack:
                 self._packs[trial_id] = pack
                 self._turns.handed_out(trial_id, self._policy.apart(pack[0]))
+                self._spending.handed_out(trial_id, pack[0], self._policy.seconds(pack))
                 for node in pack:
                     self._mark(node, "running")
                 return self._make_config(pack)
         # FINISHED is final, and a running job may still lose its worker.
-        return str(Searcher.FINISHED) if self._graph.is_finished() else None
+        return str(Searcher.FINISHED) if self._graph.is_finished() or self._nothing_fits() else None
+
+    def _nothing_fits(self) -> bool:
+        """Tell whether the budget admits none of the jobs that are ready, and no other job will become ready."""
+        return self._policy.refuses_all and not (self._packs or self._pausing or self._elsewhere)
 
     def on_trial_start(self, trial_id: str) -> None:
         """Learn that a pack has found a free place."""
         self._turns.started(trial_id)
+        self._spending.started(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn how a pack ended. Tune calls this by keyword. After an error, Tune tells the cause a moment later, through `TrialNews`."""
         self._turns.ended(trial_id)
+        self._spending.ended(trial_id)
         if not error:
             with self._remembering_a_lost_store():
                 self._end(trial_id, result)

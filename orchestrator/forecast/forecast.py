@@ -10,17 +10,18 @@ from rich.table import Table
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.resources import Shape, shape_of
 from orchestrator.definition.schema import StageResources
-from orchestrator.forecast.simulate import Barrier, Forecast, simulate, slices
+from orchestrator.forecast.simulate import Barrier, FirstCome, Forecast, simulate, slices
 from orchestrator.profiling.profile import Profile
 from orchestrator.scheduling.cost import CostModel
-from orchestrator.scheduling.policy import FirstCome
 from orchestrator.scheduling.task_sizes import assumptions
 from orchestrator.watching.progress import show_seconds
 
 _LONGEST = 5
 
 
-def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, resources: StageResources) -> dict[str, Any]:
+def forecast(
+    graph: Graph, done: Iterable[str], cost: CostModel, devices: int, resources: StageResources, *, price: float | None = None
+) -> dict[str, Any]:
     """Return a forecast as JSON values, with all times in seconds.
 
     Args:
@@ -29,6 +30,7 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
         cost: Gives the expected durations.
         devices: Number of devices.
         resources: The resources of trials. A job that states no GPU is planned on a whole device.
+        price: What an hour of one device costs. None: not known.
 
     Raises:
         UserError: A job needs more devices than there are.
@@ -59,6 +61,7 @@ def forecast(graph: Graph, done: Iterable[str], cost: CostModel, devices: int, r
         "by_task": _by_task(graph, played),
         "stand_ins": _stand_ins([graph.job(node) for pack in played.packs for node in pack.nodes], cost.profile),
         "compared": comparison,
+        "price_per_hour": price,
         "assumed": assumptions((data for job in graph for data in job.config.data), cost.root),
     }
 
@@ -80,6 +83,7 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
         f"work {values['least_device_seconds'] / 3600:.1f} device hours; the plan takes {values['over_bound']:.2f} of it",
         f"first come, first served would take {show_seconds(values['compared']['first_come'])}, "
         f"a barrier between the stages {show_seconds(values['compared']['barrier'])}",
+        *_price(values),
         "Jobs with a patience are counted with all their epochs.",
     ]
     for line in lines:
@@ -95,6 +99,14 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     tasks = [f"{row['task']} {row['device_seconds'] / total:.0%}" for row in values["by_task"][:_LONGEST]]
     console.print(f"By task: {', '.join(tasks)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _price(values: Mapping[str, Any]) -> list[str]:
+    """Return the line on money. Devices that wait for work are mostly paid too."""
+    if (price := values["price_per_hour"]) is None:
+        return []
+    used, held = (price * seconds / 3600 for seconds in (values["device_seconds"], values["devices"] * values["seconds"]))
+    return [f"Price: {used:,.2f} at {price:g} per device hour; {held:,.2f} if all devices are paid for from beginning to end"]
 
 
 def _stand_ins(jobs: Iterable[Job], profile: Profile) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
-from orchestrator.definition.resources import Shape, placement_of
+from orchestrator.definition.resources import Shape, devices_of, placement_of
 from orchestrator.forecast.idle_devices import IdleDevices
 from orchestrator.scheduling.cost import CostModel, Estimate
-from orchestrator.scheduling.policy import Policy, pack_key, remaining_paths
+from orchestrator.scheduling.pack_key import pack_key
+from orchestrator.scheduling.policy import Entry, Policy, remaining_paths
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
 from scalearn.errors import UserError
 
@@ -163,14 +164,10 @@ def simulate(
             player.succeeded(node)
 
 
-def _amount(shape: Shape) -> float:
-    return shape.get("GPU") or 1.0
-
-
 def _amounts(graph: Graph, shape: Callable[[Job], Shape]) -> Mapping[Hashable, float]:
     """Return the devices that a trial takes, by placement, for jobs that are not done."""
     shapes = [shape(job) for job in graph if graph.states[job.node] not in DONE]
-    return {placement_of(one): _amount(one) for one in shapes}
+    return {placement_of(one): devices_of(one) for one in shapes}
 
 
 def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[Job], Shape] = whole) -> Bounds:
@@ -188,7 +185,7 @@ def lower_bounds(graph: Graph, cost: CostModel, devices: int, shape: Callable[[J
     for job in graph:
         if graph.states[job.node] not in DONE:
             placement = placement_of(one := shape(job))
-            amounts[placement] = _amount(one)
+            amounts[placement] = devices_of(one)
             by_pack_key[placement, pack_key(job, cost.size)].append(estimates[job.node])
     if not by_pack_key:
         return Bounds(0.0, 0.0, devices)
@@ -210,6 +207,26 @@ def least_work(members: Sequence[Estimate]) -> float:
     steps = sorted((member.steps for member in members), reverse=True)[::largest]
     passes = sorted((member.passes for member in members), reverse=True)[::largest]
     return own + fixed * sum(steps) + fixed_evaluation * sum(passes)
+
+
+class FirstCome(Policy):
+    """A plain queue, for comparison: jobs start in the order in which they became ready, in packs spread over the idle devices."""
+
+    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
+        """See `Policy`."""
+        self._came = 0
+        super().__init__(graph, cost, slots, apart)
+        for heap in self._ready.values():
+            heapify(heap)
+
+    def _add(self, node: str) -> None:
+        self._came += 1
+        self._place[node] = self._came
+        self._path[node] = 0.0
+        super()._add(node)
+
+    def _mates(self, head: Entry, idle: int, horizon: float, wait: float) -> list[Entry]:
+        return super()._mates(head, idle, float("inf"), wait)
 
 
 class Barrier(Policy):

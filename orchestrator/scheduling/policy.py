@@ -3,19 +3,22 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from orchestrator.definition.graph import DONE, Graph, Job
-from orchestrator.scheduling.cost import CostModel, Estimate, packable
+from orchestrator.scheduling.cost import CostModel, Estimate
 from orchestrator.scheduling.memory_load import DOUBT_SECONDS, Limit, Load, stack_of
-from orchestrator.scheduling.task_sizes import Size, size_of
-from scalearn.config import DataConfig
+from orchestrator.scheduling.pack_key import pack_key
 
 _SLACK = 1.01
 """Allows a pack to end a little after the horizon, which is a lower bound."""
 
 Entry = tuple[float, int, str]
-"""Minus the length of the longest path, the place in the listing, and the node. The smallest entry comes first."""
+"""Minus the length of the longest path, or the job's rank if jobs are ranked; the place in the listing; the node. The smallest entry comes
+first."""
+
+Admits = Callable[[str, float, float], bool]
+"""Tells whether a pack may start: its first node, the seconds until it has a device, and the seconds that it then takes."""
 
 
 class Policy:
@@ -74,6 +77,10 @@ class Policy:
         self._queues: dict[Hashable, list[Entry]] = {}
         self._waiting: set[str] = set()
         self._alone: set[str] = set()
+        self._rank: Mapping[str, int] = {}
+        self._admits: Admits | None = None
+        self._refused: list[str] = []
+        """Ready jobs that were not admitted when their turn came."""
         self._fitting: dict[Hashable, Limit] = {}
         """Limits by device, backbone and precision, where a pack did not fit lately."""
         for node in graph.ready():
@@ -91,6 +98,10 @@ class Policy:
         """Return the expected course of a job."""
         return self._estimates[node]
 
+    def seconds(self, pack: Sequence[str]) -> float:
+        """Return the expected duration of a pack."""
+        return self._cost.seconds([self._estimates[node] for node in pack])
+
     def bound(self, room: Mapping[Hashable, int], ahead: int) -> None:
         """Set how many packs may be out at a time, from now on.
 
@@ -104,6 +115,35 @@ class Policy:
         self._most = {key: count + ahead if count else 0 for key, count in room.items()}
         self._ahead, self._most_together = ahead, self.slots + ahead * len(room)
 
+    def limit(self, admits: Admits) -> None:
+        """Hand out only what is admitted. A job that is refused alone is offered again when a pack has ended."""
+        self._admits = admits
+
+    @property
+    def refuses_all(self) -> bool:
+        """Whether jobs are ready and none of them was admitted."""
+        return bool(self._refused) and not self._waiting
+
+    def rank(self, order: Mapping[str, int]) -> None:
+        """Hand out jobs by their rank, the lowest first, in place of the longest path. Jobs without a rank come first."""
+        self._rank = order
+        waiting, self._waiting, self._ready, self._queues = self._waiting, set(), {}, {}
+        for node in waiting:
+            self._add(node)
+
+    def share(self, node: str) -> float:
+        """Return the device seconds of a job in the largest pack of its kind. Raises KeyError if the job was done from the beginning."""
+        return self._shares[node]
+
+    def left(self, devices: Callable[[str], float] = lambda node: 1.0) -> tuple[float, float]:
+        """Return what the jobs that are neither done nor running will take, at least: seconds, and device seconds.
+
+        Args:
+            devices: Returns how many devices a job has.
+        """
+        path = max((self._path[node] for node in self._left), default=0.0)
+        return max(path, self._work_left / self.slots), sum(share * devices(node) for node, share in self._left.items())
+
     def take(self, idle: int = 1, now: float = 0.0, closed: Container[Hashable] = ()) -> tuple[str, ...]:
         """Remove and return the next pack. It is empty if no ready job may start.
 
@@ -114,12 +154,16 @@ class Policy:
         """
         horizon = self.horizon(now)
         self._fitting = {device_key: limit for device_key, limit in self._fitting.items() if now < limit.until}
+        wait = 0.0 if idle or not self._running else max(0.0, min(self._running.values()) - now)
         head = self._head(closed)
+        while head is not None and not self._admitted([head], wait):
+            self._refused.append(head[2])
+            head = self._head(closed)
         if head is None:
             return ()
         most = self._most.get(self._apart[head[2]], self.slots)
         idle = max(1, min(idle, most - self._out[self._apart[head[2]]]) if idle else most - self._ahead)
-        pack = [head, *self._mates(head, idle, horizon)]
+        pack = [head, *self._mates(head, idle, horizon, wait)]
         for _, _, node in pack:
             self._forget(node)
         self._start(pack, now)
@@ -156,6 +200,10 @@ class Policy:
             if node in self._running:
                 self._ends -= self._running.pop(node)
                 self._out[self._apart[node]] -= 1
+        refused, self._refused = self._refused, []
+        for node in refused:
+            if self._graph.states[node] == "pending":
+                self._add(node)
 
     def kept(self, pack: Sequence[str], kept: Sequence[str], now: float = 0.0) -> None:
         """Learn that only some jobs of a pack that was taken start.
@@ -198,7 +246,7 @@ class Policy:
                 heappop(heap)
         while self._paths_running and self._paths_running[0][1] not in self._running:
             heappop(self._paths_running)
-        waiting = max((-heap[0][0] for heap in self._ready.values() if heap), default=0.0)
+        waiting = max((self._path[heap[0][2]] for heap in self._ready.values() if heap), default=0.0)
         running = -self._paths_running[0][0] - now if self._paths_running else 0.0
         occupied = max(0.0, self._ends - now * len(self._running))
         return max(waiting, running, (self._work_left + occupied) / self.slots)
@@ -214,7 +262,7 @@ class Policy:
         ]
         return self._pop(min(open_heaps, key=lambda heap: heap[0])) if open_heaps else None
 
-    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
+    def _mates(self, head: Entry, idle: int, horizon: float, wait: float) -> list[Entry]:
         """Return the jobs that join the first one: as many as memory, time, and the measured size at which packing saves time allow."""
         enough = -(-(len(self._waiting) + 1) // max(1, idle))
         load = Load().plus(self._estimates[head[2]], self._stack(head[2]))
@@ -233,18 +281,19 @@ class Policy:
                 heappush(queue, mate)
                 break
             mates.append(mate)
-        kept = self._largest_in_time(head, mates, max(horizon, -head[0]) * _SLACK)
+        kept = self._largest_in_time(head, mates, max(horizon, self._path[head[2]]) * _SLACK, wait)
         for mate in mates[kept:]:
             self._waiting.add(mate[2])
             heappush(queue, mate)
         return mates[:kept]
 
-    def _largest_in_time(self, head: Entry, mates: list[Entry], horizon: float) -> int:
-        """Return how many mates may join so that neither the pack nor what waits for it ends after the horizon."""
+    def _largest_in_time(self, head: Entry, mates: list[Entry], horizon: float, wait: float) -> int:
+        """Return how many mates may join so that neither the pack nor what waits for it ends after the horizon, and it is admitted."""
         low, high = 0, len(mates)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._path_of([head, *mates[:middle]]) <= horizon:
+            pack = [head, *mates[:middle]]
+            if self._path_of(pack) <= horizon and self._admitted(pack, wait):
                 low = middle
             else:
                 high = middle - 1
@@ -252,13 +301,15 @@ class Policy:
 
     def _path_of(self, pack: list[Entry]) -> float:
         """Return the longest path that begins with a pack. It is longer than the path of each member."""
-        estimates = [self._estimates[node] for _, _, node in pack]
-        behind = max(-path - estimate.seconds for (path, _, _), estimate in zip(pack, estimates, strict=True))
-        return self._cost.seconds(estimates) + behind
+        behind = max(self._path[node] - self._estimates[node].seconds for _, _, node in pack)
+        return self.seconds([node for _, _, node in pack]) + behind
+
+    def _admitted(self, pack: list[Entry], wait: float) -> bool:
+        return self._admits is None or self._admits(pack[0][2], wait, self.seconds([node for _, _, node in pack]))
 
     def _start(self, pack: list[Entry], now: float) -> None:
         first = pack[0][2]
-        end = now + self._cost.seconds([self._estimates[node] for _, _, node in pack])
+        end = now + self.seconds([node for _, _, node in pack])
         self._running[first] = end
         self._out[self._apart[first]] += 1
         self._ends += end
@@ -275,7 +326,8 @@ class Policy:
             heappush(self._queues.setdefault(self._pack_key_of[node], []), entry)
 
     def _entry(self, node: str) -> Entry:
-        return -self._path[node], self._place[node], node
+        first = self._rank.get(node, -1) if self._rank else -self._path[node]
+        return first, self._place[node], node
 
     def _device_kind(self, node: str) -> Hashable:
         job = self._graph.job(node)
@@ -316,26 +368,6 @@ class Policy:
         return None
 
 
-class FirstCome(Policy):
-    """A plain queue, for comparison: jobs start in the order in which they became ready, in packs spread over the idle devices."""
-
-    def __init__(self, graph: Graph, cost: CostModel, slots: int = 1, apart: Callable[[Job], Hashable] = lambda job: None) -> None:
-        """See `Policy`."""
-        self._came = 0
-        super().__init__(graph, cost, slots, apart)
-        for heap in self._ready.values():
-            heapify(heap)
-
-    def _add(self, node: str) -> None:
-        self._came += 1
-        self._place[node] = self._came
-        self._path[node] = 0.0
-        super()._add(node)
-
-    def _mates(self, head: Entry, idle: int, horizon: float) -> list[Entry]:
-        return super()._mates(head, idle, float("inf"))
-
-
 def remaining_paths(
     graph: Graph, estimates: Mapping[str, Estimate], shares: Mapping[str, float] | None = None, slots: float = math.inf
 ) -> dict[str, float]:
@@ -358,32 +390,3 @@ def remaining_paths(
             behind = max(behind, work / slots)
         paths[job.node] = estimates[job.node].seconds + behind
     return paths
-
-
-def pack_key(job: Job, size: Callable[[DataConfig], Size] = size_of) -> Hashable:
-    """Return what jobs must have in common to train in one pack.
-
-    All jobs of a pack share the backbone and the precision. Jobs of the second stage also share their target and their sources' tasks,
-    so that a batch has one length. The sources themselves may differ: the target's own source was trained on as many rows as the job has.
-    Jobs of the first stage only need rows of similar length, since a pack is padded to its longest row. Method, settings, learning rate,
-    seed and few-shot subset may differ.
-    """
-    config = job.config
-    optimisation = config.optimisation
-    if not packable(config.method):
-        return job.node
-    common = (config.stage, config.backbone_origin, optimisation.precision, optimisation.batch_size)
-    if config.stage != "transfer":
-        return (*common, max(length_class(size(data).padded) for data in config.data))
-    rows = tuple((data.task, data.origin, data.template, data.max_length) for data in config.data)
-    steps = (optimisation.epochs, optimisation.max_steps, optimisation.evaluate_every)
-    sources = tuple(parent.config.task for parent in job.parents if parent.config.stage == "source")
-    return (*common, rows, steps, config.sources, sources, config.external)
-
-
-def length_class(tokens: float) -> int:
-    """Return a number that inputs of similar length share. Lengths in one class differ by less than a quarter."""
-    bound, number = 16.0, 0
-    while tokens > bound:
-        bound, number = bound * 1.25, number + 1
-    return number

@@ -35,6 +35,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["run"], "required: SWEEP"),
         (["run", "absent.yaml"], "absent.yaml"),
         (["run", "toy.yaml", "--cpus", "many"], "'many' is not a whole number"),
+        (["run", "toy.yaml", "--max-hours", "nan"], "'nan' is no number above 0"),
+        (["plan", "toy.yaml", "--price-per-hour", "0"], "'0' is no number above 0"),
         (["run", "toy.yaml", "--set", "benchmrk=glue"], "benchmark"),
         (["run", "toy.yaml", "--set", "methods.scalern={}"], "scalearn"),
         (["run", "toy.yaml", "--only", "no such node"], "matches none of the 10 jobs"),

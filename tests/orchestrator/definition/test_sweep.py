@@ -207,3 +207,13 @@ def test_relative_backbone_directory_is_found_from_the_workers_directory(tmp_pat
     assert (
         graph.nodes()[:2] == expand("{adaptersoup: {settings: {sentence_encoder: tiny}}}", *small, f"backbone={tmp_path}/tiny").nodes()[:2]
     )
+
+
+def test_budget_and_webhook_are_no_part_of_any_job():
+    plain = expand("{scalearn: {}}").nodes()
+    assert expand("{scalearn: {}}", "budget={hours: 2, device_hours: 8.5}", "notify={form: slack, webhook: https://a/b}").nodes() == plain
+
+
+def test_budget_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"'budget.hours' must be greater than 0"):
+        expand("{scalearn: {}}", "budget={hours: 0}")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.resources import shape_of
 from orchestrator.definition.sweep import Sweep
-from orchestrator.forecast.simulate import Barrier, lower_bounds, simulate, slices
+from orchestrator.forecast.simulate import Barrier, FirstCome, lower_bounds, simulate, slices
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, cost_of
-from orchestrator.scheduling.policy import FirstCome, Policy
+from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import LOOKAHEAD
 from scalearn.errors import UserError
 from tests.orchestrator.helpers.doubles import make_job, source, transfer, two_stages

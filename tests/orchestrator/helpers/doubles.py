@@ -6,6 +6,7 @@ of the function), and `die`: {"epoch": n, "times": k}: SIGKILL to the worker aft
 after it, in the first k attempts; and `hold`: {"epoch": n, "until": name}: wait before epoch n until the store's root has such a file.
 `fits`: raise `OutOfMemory` out of the function in a pack of more jobs than that.
 `quiet`: report nothing; look as often whether to stop. `looks`: look before each epoch is written down, as training does between passes.
+`saves`: write a checkpoint after each so many epochs only, and when asked to stop, as training does in a long epoch.
 """
 
 import json
@@ -108,18 +109,16 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         hold = behaviour.get("hold")
         while hold and epoch == hold["epoch"] and not (root / hold["until"]).exists():
             time.sleep(0.05)
+            _look(behaviour, runtime, marker, epoch - 1)
         time.sleep(behaviour.get("seconds", 0.01))
-        if behaviour.get("looks") and runtime.should_stop is not None and runtime.should_stop():
-            raise Stop
+        _look(behaviour, runtime, marker, epoch - 1)
         loss = behaviour.get("loss", 1.0) / epoch
         record = {"epoch": epoch, "step": 10 * epoch, "time": time.time(), "seconds": 0.1 * epoch, "learning_rate": 6e-3}
         record |= {"train_loss": loss, "validation": {"loss": loss, "accuracy": 1 - loss / 2}}
         with (member.directory / "history.jsonl").open("a") as history:
             history.write(json.dumps(record) + "\n")
-        marker.parent.mkdir(exist_ok=True)
-        beside = marker.with_suffix(".writing")
-        beside.write_text(str(epoch))
-        beside.replace(marker)  # a kill at this moment must not leave half of it
+        if epoch % behaviour.get("saves", 1) == 0:
+            _save(marker, epoch)
         if behaviour.get("quiet"):
             if runtime.should_stop is not None and runtime.should_stop():
                 raise Stop
@@ -134,6 +133,19 @@ def _train_one(member: PackMember, runtime: Runtime, report: Report, together: i
         return Outcome(member, behaviour["error"])
     _write_result(member, epochs, together)
     return Outcome(member)
+
+
+def _look(behaviour: dict[str, Any], runtime: Runtime, marker: Path, epoch: int) -> None:
+    if behaviour.get("looks") and runtime.should_stop is not None and runtime.should_stop():
+        _save(marker, epoch)
+        raise Stop
+
+
+def _save(marker: Path, epoch: int) -> None:
+    marker.parent.mkdir(exist_ok=True)
+    beside = marker.with_suffix(".writing")
+    beside.write_text(str(epoch))
+    beside.replace(marker)  # a kill at this moment must not leave half of it
 
 
 def _write_result(member: PackMember, epochs: int, together: int, stopped_by: str | None = None) -> None:

@@ -210,9 +210,10 @@ def test_submit_passes_the_run_on_and_an_interruption_leaves_the_sweep_alone(pro
     client = Recorder()
     monkeypatch.setattr(submit, "_client", lambda address: client)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "ray-token")
-    given = ["toy.yaml", "--store", "s3://bucket/my runs", "--set", "targets=[apple, bbc]", "--only", "a|b"]
+    given = ["toy.yaml", "--store", "s3://bucket/my runs", "--set", "targets=[apple, bbc]", "--only", "a|b", "--max-hours", "12"]
     assert main(["submit", *given, "--runtime-env-json", '{"env_vars": {"A": "1"}}']) == 130
-    assert client.submitted["entrypoint"] == "scalearn run toy.yaml --store 's3://bucket/my runs' --set 'targets=[apple, bbc]' --only 'a|b'"
+    command = "scalearn run toy.yaml --store 's3://bucket/my runs' --set 'targets=[apple, bbc]' --only 'a|b' --max-hours 12"
+    assert client.submitted["entrypoint"] == command
     assert client.submitted["runtime_env"]["env_vars"] == {"A": "1"}
     assert client.packed >= {"toy.yaml", "pkg/module.py"}
     assert "ray-token" not in client.packed

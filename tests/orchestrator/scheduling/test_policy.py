@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
+from orchestrator.forecast.simulate import FirstCome
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, Memory
-from orchestrator.scheduling.policy import FirstCome, Policy, length_class, pack_key, remaining_paths
+from orchestrator.scheduling.pack_key import length_class, pack_key
+from orchestrator.scheduling.policy import Policy, remaining_paths
 from tests.orchestrator.helpers.doubles import make_job, source, transfer, two_stages
 
 PROFILE = load_profile("h100_estimate")
