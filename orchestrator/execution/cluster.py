@@ -16,6 +16,7 @@ from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
 from orchestrator.definition.resources import Shape, check_placeable, default_gpu
 from orchestrator.execution import local_ray
 from orchestrator.execution.local_ray import LOCAL, LocalRay
+from orchestrator.execution.node_watch import drained_nodes
 from scalearn.errors import UserError
 from scalearn.secrets import clause
 
@@ -129,8 +130,9 @@ def _torch_sees_gpus() -> bool:
 
 
 def nodes() -> tuple[Mapping[str, float], ...]:
-    """Return the resources of the nodes that are up, and of the nodes that the cluster's autoscaler may start."""
-    alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    """Return the resources of the nodes that are up and stay, and of the nodes that the cluster's autoscaler may start."""
+    drained = drained_nodes()
+    alive = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in drained]
     config = global_state.get_cluster_config()
     added = []
     for group in config.node_group_configs if config else ():

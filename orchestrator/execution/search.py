@@ -19,7 +19,7 @@ from orchestrator.definition.schema import Budget
 from orchestrator.drivers.claims import Claims
 from orchestrator.execution.cluster import died_with_its_node
 from orchestrator.execution.retries import NODE_LOSSES, Retries
-from orchestrator.execution.trial import ENDING, Ending, describe
+from orchestrator.execution.trial import ENDING, Ending, NodeLeaves, describe
 from orchestrator.scheduling.budget import Spending
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
@@ -168,12 +168,18 @@ class GraphSearcher(Searcher):
     def on_trial_death(self, trial_id: str, cause: BaseException | None) -> None:
         """Take back the unfinished jobs of a pack whose worker died. Jobs whose workers died too often fail.
 
+        A worker that left because its node will go is no death: its jobs may start elsewhere at once.
+
         Args:
             trial_id: The trial.
             cause: What Ray says about the death. None: nothing.
         """
+        known = getattr(cause, "cause", None)  # Ray wraps an error that a worker raised
         with self._remembering_a_lost_store():
-            self._end_dead(trial_id, cause)
+            if isinstance(known, NodeLeaves):
+                self._end(trial_id, {ENDING: known.ending})
+            else:
+                self._end_dead(trial_id, cause)
 
     @contextlib.contextmanager
     def _remembering_a_lost_store(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from orchestrator.artifacts.job_history import summary
 from orchestrator.artifacts.job_log import about, logged
 from orchestrator.artifacts.store import CACHE, HISTORY, Store
 from orchestrator.execution.early import must_stop
+from orchestrator.execution.node_watch import NodeWatch
 from orchestrator.storage.directory import size_of
 from orchestrator.storage.retrying import Patience, StoreUnavailable, is_disk_trouble, is_full
 from scalearn.config import JobConfig
@@ -83,6 +84,15 @@ class TakenOver(Exception):
     """Another worker has begun a job of this pack anew, because this worker's driver or machine was taken for dead."""
 
 
+class NodeLeaves(Exception):
+    """The worker's node is about to go, and its jobs have written checkpoints. A worker ends with this, so that Tune gives it no more."""
+
+    def __init__(self, ending: Ending) -> None:
+        """Keep how the pack ended, for the driver."""
+        super().__init__(ending)
+        self.ending = ending
+
+
 class PackTrainable(tune.Trainable):
     """A trial of one step, which trains one pack.
 
@@ -100,6 +110,7 @@ class PackTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Keep the first order."""
         self._order: PackOrder = config[ORDER]
+        self._watch: NodeWatch | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Keep the next order. The process stays the same, so torch and the backbone are still loaded."""
@@ -107,8 +118,15 @@ class PackTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train the pack to its end."""
-        ending = run_pack(self._order)
+        """Train the pack to its end.
+
+        Raises:
+            NodeLeaves: The node announced its end before that.
+        """
+        self._watch = self._watch or NodeWatch()
+        ending = run_pack(self._order, self._watch.is_drained)
+        if ending.how == "stopped" and self._watch.is_drained():
+            raise NodeLeaves(ending)
         return {ENDING: ending, "parts": parts(self._order) if ending.how == "done" else 1, tune.result.DONE: True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -118,16 +136,24 @@ class PackTrainable(tune.Trainable):
         """Load nothing."""
 
 
-def run_pack(order: PackOrder) -> Ending:
-    """Train the jobs of an order that are not done yet. Commit those that succeed, and mark those that fail."""
+def run_pack(order: PackOrder, node_leaves: Callable[[], bool] = lambda: False) -> Ending:
+    """Train the jobs of an order that are not done yet. Commit those that succeed, and mark those that fail.
+
+    Args:
+        order: What to train, and where.
+        node_leaves: Tells whether the node is about to go, so that jobs must write a checkpoint and stop.
+    """
     settled: set[str] = set()
+    store = Store(order.store)
     try:
-        return _run(order, Store(order.store), settled)
+        return _run(order, store, settled, lambda: node_leaves() or _asked_to_stop(store, order.stop_file))
     except StoreUnavailable as error:
         return Ending("away", tuple(member.node for member in order.members if member.node not in settled), str(error))
 
 
-def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
+def _run(order: PackOrder, store: Store, settled: set[str], must_end: Callable[[], bool]) -> Ending:
+    if must_end():
+        return Ending("stopped", tuple(member.node for member in order.members))
     # A worker may have died after a commit but before Tune heard of it.
     waiting = [member for member in order.members if not store.complete(member.node)]
     pack = _open_all(waiting, store, settled)
@@ -136,7 +162,7 @@ def _run(order: PackOrder, store: Store, settled: set[str]) -> Ending:
         """Train the jobs that are not settled yet. A job that a full disk ended continues from its checkpoint at the next attempt."""
         left = {node: member for node, member in pack.items() if node not in settled}
         full = None
-        for node, outcome in _train(order, store, left).items():
+        for node, outcome in _train(order, store, left, must_end).items():
             if store.is_taken_over(node):
                 raise TakenOver
             if outcome.error is None:
@@ -196,7 +222,7 @@ def _open_all(members: Sequence[MemberOrder], store: Store, settled: set[str]) -
     return pack
 
 
-def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> dict[str, Outcome]:
+def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember], must_end: Callable[[], bool]) -> dict[str, Outcome]:
     """Train a pack, and write into each job's log how far it came and how it ended."""
     runtime = order.runtime if order.runtime.cache is None else replace(order.runtime, cache=store.scratch / CACHE)
 
@@ -204,20 +230,20 @@ def _train(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> di
         """Write new checkpoints to the store, as often as that is cheap, so that a job is safe before its next evaluation."""
         with contextlib.suppress(StoreUnavailable):
             _publish_news(pack, store)
-        return _asked_to_stop(store, order.stop_file)
+        return must_end()
 
     runtime = replace(runtime, should_stop=look)
     with logged({node: member.directory for node, member in pack.items()}):
         logger.info("Begun on %s, process %d: %s", socket.gethostname(), os.getpid(), " + ".join(pack))
         try:
-            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack))
+            outcomes = _load(order.train)(list(pack.values()), runtime, _reporter(order, store, pack, must_end))
         except TakenOver:
             for node in pack:
                 if not store.is_taken_over(node):  # a job taken over has its log from another worker by now
                     logger.info("Left with its pack, of which another worker has begun a job anew.", extra=about(node))
             raise
         except Stop:
-            logger.info("Stopped; the next run goes on from the last checkpoint.")
+            logger.info("Stopped; whoever begins it again goes on from the last checkpoint.")
             raise
         except Exception as error:
             logger.exception("Failed: %s", describe(error))
@@ -275,7 +301,7 @@ def _open(member: MemberOrder, store: Store) -> PackMember:
     return PackMember(member.config, store.begin(member.node, record), parents)
 
 
-def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) -> Report:
+def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember], must_end: Callable[[], bool]) -> Report:
     orders = {pack[member.node].directory: member for member in order.members if member.node in pack}
 
     def histories(others: Sequence[str]) -> Iterator[bytes]:
@@ -292,7 +318,7 @@ def _reporter(order: PackOrder, store: Store, pack: Mapping[str, PackMember]) ->
             raise TakenOver
         logger.info(summary(record), extra=about(ordered.node))
         store.publish(ordered.node)
-        if _asked_to_stop(store, order.stop_file):
+        if must_end():
             raise Stop
         if not ordered.rivals:
             return False

@@ -73,9 +73,11 @@ def test_job_that_no_node_can_hold_is_refused_with_what_is_missing(nodes, shape,
     assert sentence in str(caught.value)
 
 
-def test_nodes_that_an_autoscaler_may_start_count_and_dead_ones_do_not(monkeypatch):
-    alive = {"Alive": True, "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
-    monkeypatch.setattr(cluster_module.ray, "nodes", lambda: [alive, {"Alive": False, "Resources": {"CPU": 64.0}}])
+def test_nodes_that_an_autoscaler_may_start_count_and_dead_and_drained_ones_do_not(monkeypatch):
+    alive = {"NodeID": "alive", "Alive": True, "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
+    gone = [{"NodeID": name, "Alive": name == "drained", "Resources": {"CPU": 64.0}} for name in ("dead", "drained")]
+    monkeypatch.setattr(cluster_module.ray, "nodes", lambda: [alive, *gone])
+    monkeypatch.setattr(cluster_module.global_state, "get_draining_nodes", lambda: {"drained": 0})
     groups = [SimpleNamespace(resources={"CPU": 8, "GPU": 2}, max_count=2), SimpleNamespace(resources={"CPU": 96}, max_count=0)]
     config = SimpleNamespace(node_group_configs=groups)
     monkeypatch.setattr(cluster_module.global_state, "get_cluster_config", lambda: config)

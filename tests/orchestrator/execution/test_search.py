@@ -13,7 +13,7 @@ from orchestrator.drivers.claims import Claims
 from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher
-from orchestrator.execution.trial import ENDING, Ending
+from orchestrator.execution.trial import ENDING, Ending, NodeLeaves
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
@@ -168,6 +168,19 @@ def test_loss_of_a_node_uses_up_no_retry_and_casts_no_suspicion(store):
         die(searcher, f"trial{attempt}", NodeDiedError("gone"))
         clock.now += 1.0
     assert [graph.states[node] for node in nodes] == ["pending"] * 3
+
+
+def test_pack_whose_node_leaves_is_ready_at_once_and_together_and_what_failed_in_it_has_failed(store):
+    graph, nodes, searcher = packed(store, max_failures=0, clock=Clock())
+    for attempt in range(30):
+        assert searcher.suggest(f"trial{attempt}") == {"pack": tuple(nodes)}
+        die(searcher, f"trial{attempt}", RayTaskError("step", "a traceback", NodeLeaves(Ending("stopped", tuple(nodes)))))
+    searcher.suggest("last")
+    store.begin(nodes[0], {})
+    store.fail(nodes[0], "The training loss became nan.", "...")
+    die(searcher, "last", RayTaskError("step", "a traceback", NodeLeaves(Ending("stopped", tuple(nodes[1:])))))
+    assert [graph.states[node] for node in nodes] == ["failed", "pending", "pending"]
+    assert searcher.suggest("after")["pack"][0] == nodes[1]
 
 
 def test_job_that_loses_its_node_again_and_again_fails_with_one_sentence(store):

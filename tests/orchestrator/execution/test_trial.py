@@ -52,6 +52,15 @@ def test_memory_that_does_not_hold_a_pack_fails_only_a_job_that_is_alone(store):
     assert store.read_json(NODES[0], "FAILED.json")["error"] == "Memory does not hold these jobs together."
 
 
+def test_pack_on_a_node_that_leaves_stops_before_its_jobs_begin_or_when_they_have_written_a_checkpoint(store):
+    assert run_pack(order(store), lambda: True) == Ending("stopped", NODES)
+    assert not store.directory(NODES[0]).exists()
+    looks = iter([False, False, False, True])  # before the pack, and twice in each epoch
+    behave(store, (".", {"epochs": 10, "looks": True, "saves": 100, "quiet": True}))
+    assert run_pack(order(store, size=1), lambda: next(looks)) == Ending("stopped", NODES[:1])
+    assert (store.directory(NODES[0]) / "checkpoint" / "epoch").read_text() == "1"
+
+
 def test_worker_that_cannot_reach_the_store_tells_the_driver_why_its_jobs_ended(store, monkeypatch):
     def away(*arguments: object) -> None:
         raise StoreUnavailable("The store could not be reached.")
