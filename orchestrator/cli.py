@@ -14,6 +14,7 @@ from orchestrator.commands import (
     cancel,
     compare,
     export,
+    init,
     logs,
     params,
     plan,
@@ -33,7 +34,7 @@ from scalearn.errors import UserError, UserErrors
 
 WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
 
-_COMMANDS = (run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile, schema)
+_COMMANDS = (init, run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

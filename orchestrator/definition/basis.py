@@ -83,7 +83,7 @@ def with_basis(source: Source) -> tuple[Document, str]:
     document = _document(source, ())
     if not document.extended:
         return document, source.text
-    return document, f"# {printable(source.file)}, with all that it extends\n{_as_yaml(document.data)}"
+    return document, f"# {printable(source.file)}, with all that it extends\n{as_yaml(document.data)}"
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
@@ -189,6 +189,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def _as_yaml(data: dict[str, Any]) -> str:
+def as_yaml(data: dict[str, Any]) -> str:
+    """Return YAML that is read as the same data."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=140)
     return text
