@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from orchestrator.commands import (
     cancel,
     compare,
+    doctor,
     export,
     init,
     logs,
@@ -34,7 +35,26 @@ from scalearn.errors import UserError, UserErrors
 
 WRONG_INPUT, INTERRUPTED, READER_LEFT = 2, 130, 141
 
-_COMMANDS = (init, run, submit, plan, status, logs, retry, cancel, verify, prune, report, compare, ui, export, params, profile, schema)
+_COMMANDS = (
+    init,
+    run,
+    submit,
+    plan,
+    status,
+    logs,
+    retry,
+    cancel,
+    verify,
+    prune,
+    report,
+    compare,
+    ui,
+    export,
+    params,
+    profile,
+    schema,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,9 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         to.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{to} cannot be written ({error.strerror}): name another file with --to.") from None
-    print(
-        f"Wrote {to}: {len(tasks)} task{'s' if len(tasks) > 1 else ''}, {jobs} jobs. Look at it, then: scalearn plan {to}, scalearn run {to}"
-    )
+    counted = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+    print(f"Wrote {to}: {counted}, {jobs} jobs. Look at it, then: scalearn plan {to}, scalearn run {to}")
     return 0
 
 
