@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from orchestrator.tracking.writer import Target, Tracker, program
 from orchestrator.watching.notify import LAST_SECONDS, LAST_SECONDS_INTERRUPTED, Notifier
 from orchestrator.watching.progress import ProgressDisplay
 from orchestrator.watching.report import Report, report_folder, show_results
+from orchestrator.watching.running import read_running
 from scalearn.errors import UserError
 from scalearn.secrets import without_secrets
 from scalearn.tasks import task_of
@@ -237,7 +239,7 @@ def _run_pending(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     unfinished = None
     try:
-        with ProgressDisplay(graph, console) as progress:
+        with ProgressDisplay(graph, console, partial(read_running, store)) as progress:
             listeners = [progress.listen, tracker.listen, *listeners]
             unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce)
     except RayLost as error:

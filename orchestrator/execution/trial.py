@@ -294,7 +294,7 @@ def describe(error: BaseException) -> str:
 
 
 def _open(member: MemberOrder, store: Store) -> PackMember:
-    worker = {"host": socket.gethostname(), "pid": os.getpid()}
+    worker = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}  # Ray's choice
     record = {**member.record, "provenance": {**member.record.get("provenance", {}), **worker}}
     parents = {name: store.fetch(node) for name, node in member.parents.items()}
     parents |= {adapter.name: Path(adapter.place) for adapter in member.config.external}

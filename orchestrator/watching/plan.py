@@ -108,7 +108,7 @@ def difference(job: "Job", namesakes: Iterable[Mapping[str, Any]]) -> str | None
 
 
 def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None:
-    """Print counts per stage and method, then warnings, jobs that differ from their stored namesakes, and paths.
+    """Print counts per stage and method, then warnings, jobs that differ from their stored namesakes, and paths; in sum last.
 
     Args:
         result: The plan.
@@ -125,6 +125,9 @@ def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None
         console.print(Text(f"{job.state:<8} ", _STYLES.get(job.state, "")) + Text(job.node), soft_wrap=True, highlight=False)
     if len(result.jobs) > limit:
         console.print(f"... and {len(result.jobs) - limit} more; --json lists them all", highlight=False)
+    states = Counter(job.state for job in result.jobs)
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"{result.sweep}: {len(result.jobs)} jobs ({counted})", highlight=False, soft_wrap=True, markup=False)
 
 
 def _changed(result: PlanResult) -> dict[str, list[PlannedJob]]:
@@ -138,9 +141,9 @@ def _changed(result: PlanResult) -> dict[str, list[PlannedJob]]:
 
 def _counts(result: PlanResult) -> Table:
     states = sorted({"cached", "pending"} | {job.state for job in result.jobs})
-    table = Table(title=f"{result.sweep}: {len(result.jobs)} jobs", title_justify="left")
+    table = Table()
     table.add_column("stage")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for heading in ("jobs", *states):
         table.add_column(heading, justify="right")
     stages = sorted({job.stage for job in result.jobs}, key=_LEGEND.index)

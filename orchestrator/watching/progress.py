@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -11,22 +11,30 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.definition.graph import DONE, Graph, State
+from orchestrator.watching.running import RunningJob
+from scalearn.errors import UserError
 
 STAGES = ("source", "single", "joint", "transfer")
 """The stages in the order in which they tend to run."""
+_SHOWN = 8
+"""How many running jobs are named."""
+_LOOK_SECONDS = 5.0
+"""Seconds between two looks at what running jobs have left in the store."""
 
 
 class ProgressDisplay:
     """Listens to the searcher and shows the sweep's progress. Use as a context manager."""
 
-    def __init__(self, graph: Graph, console: Console) -> None:
+    def __init__(self, graph: Graph, console: Console, read: Callable[[str], RunningJob] = lambda node: RunningJob()) -> None:
         """Prepare.
 
         Args:
             graph: The jobs and their states.
             console: Where to show the progress.
+            read: Returns what a running job has left so far. It is called only where there is a terminal.
         """
-        self._graph, self._console = graph, console
+        self._graph, self._console, self._read = graph, console, read
+        self._seen: dict[str, tuple[float, RunningJob]] = {}
         self._stages = {node: graph.stage_of(node) for node in graph.nodes()}
         self._clock = Clock()
         self._total = sum(state not in DONE for state in graph.states.values())
@@ -62,7 +70,7 @@ class ProgressDisplay:
         """Return the remaining time for one line. It is computed once a second at most, since a sweep may have very many jobs."""
         if self._told is None or time.monotonic() - self._told[0] > 1.0:
             remaining = Counter(self._stages[node] for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
-            self._told = time.monotonic(), f"about {show_seconds(self._clock.left(remaining))} left"
+            self._told = time.monotonic(), show_left(self._clock.left(remaining))
         return self._told[1]
 
     def _render(self) -> RenderableType:
@@ -75,8 +83,26 @@ class ProgressDisplay:
             counts = by_stage[stage]
             remaining[stage] = counts["running"] + counts["pending"]
             table.add_row(stage, *stage_cells(counts), show_seconds(self._clock.left({stage: remaining[stage]})))
-        total = f"{show_seconds(self._clock.elapsed())} gone, about {show_seconds(self._clock.left(remaining))} left"
-        return Group(table, Text(total, style="dim"))
+        total = f"{show_seconds(self._clock.elapsed())} gone, {show_left(self._clock.left(remaining))}"
+        return Group(table, *self._running(), Text(total, style="dim"))
+
+    def _running(self) -> list[Text]:
+        """Return a line for each running job, up to a few."""
+        nodes = [node for node, state in dict(self._graph.states).items() if state == "running"]
+        shown, more = nodes[:_SHOWN], len(nodes) - _SHOWN
+        self._seen = {node: self._look(node) for node in shown}
+        lines = [_line(node, self._seen[node][1]) for node in shown]
+        return [*lines, Text(f"and {more} more")] if more > 0 else lines
+
+    def _look(self, node: str) -> tuple[float, RunningJob]:
+        """Return what a running job has left, and when this was read. A store that is away for the moment is asked again later."""
+        now, seen = time.monotonic(), self._seen.get(node)
+        if seen is not None and now - seen[0] < _LOOK_SECONDS:
+            return seen
+        try:
+            return now, self._read(node)
+        except (OSError, UserError):
+            return now, RunningJob() if seen is None else seen[1]
 
 
 class Clock:
@@ -134,6 +160,18 @@ def stage_cells(counts: Counter[State]) -> list[str | Text]:
     done, failed = counts["succeeded"] + counts["cached"], counts["failed"]
     total = sum(counts.values())
     return [f"{done}/{total}", str(counts["running"]), str(counts["pending"]), _alarm(failed), _alarm(counts["blocked"])]
+
+
+def _line(node: str, job: RunningJob) -> Text:
+    """Return a line for a running job, without the parts of its node that all jobs of a sweep share."""
+    name = "/".join(node.split("/")[2:]).rpartition("-")[0]
+    rest = [job.progress, *(text.removeprefix("validation ") for text in (job.score, job.worker) if text)]
+    return Text(f"{name}  ", no_wrap=True, overflow="ellipsis") + Text(", ".join(rest), style="dim")
+
+
+def show_left(seconds: float | None) -> str:
+    """Return the time left in words: `about 20 s left`."""
+    return "time left not known yet" if seconds is None else f"about {show_seconds(seconds)} left"
 
 
 def show_seconds(seconds: float | None) -> str:

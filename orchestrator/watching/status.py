@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from orchestrator.artifacts.job_history import history_records, scores
-from orchestrator.artifacts.store import FAILED, HISTORY, RESULT, TRACEBACK, Store
+from orchestrator.artifacts.store import FAILED, RESULT, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.drivers.heartbeat import Driver, drivers
-from orchestrator.watching.progress import STAGES, show_seconds, stage_cells, stage_table
+from orchestrator.watching.progress import STAGES, show_left, show_seconds, stage_cells, stage_table
+from orchestrator.watching.running import RunningJob, read_running
 from scalearn.files.json_files import parse
 
 _SAMPLE = 8
@@ -41,6 +41,8 @@ class JobStatus:
     """Newest validation scores of a running job."""
     driver: str | None = None
     """Of a running job: the host and the process of its driver."""
+    worker: str | None = None
+    """Of a running job: the host that trains it, and the device there."""
     seconds: float | None = None
     """Of a running job: seconds of training and evaluation so far. Of some done jobs: their total seconds."""
 
@@ -152,15 +154,16 @@ def lines_of(status: SweepStatus) -> list[RenderableType]:
     found: list[RenderableType] = [table]
     for job in status.jobs:
         if job.state == "running":
-            steps = f"step {job.step}/{job.total_steps}" if job.total_steps else f"step {job.step or 0}"
-            epoch = "" if job.epoch is None else f", epoch {job.epoch:.3g}"
-            found.append(Text(f"running  {job.node}: {steps}{epoch}{'' if job.score is None else ', ' + job.score} ({job.driver})"))
+            progress = RunningJob(job.step, job.total_steps, job.epoch).progress
+            score, worker = ("" if text is None else f"{before}{text}" for before, text in ((", ", job.score), (" on ", job.worker)))
+            found.append(Text(f"running  {job.node}: {progress}{score}{worker} ({job.driver})"))
     for job in status.jobs:
         if job.state in ("failed", "blocked"):
             place = "" if job.traceback is None else f" ({job.traceback})"
             found.append(Text(f"{job.state:<8} {job.node}: {job.error}{place}", style="red"))
     if status.running:
-        found.append(Text(f"About {show_seconds(status.left())} left.", style="dim"))
+        left = show_left(status.left())
+        found.append(Text(f"{left[:1].upper()}{left[1:]}.", style="dim"))
     elif any(job.state == "pending" for job in status.jobs):
         found.append(Text("No driver is at work: `scalearn run` starts or resumes the sweep."))
     return found
@@ -171,7 +174,7 @@ def show_counts(status: SweepStatus) -> str:
     counts = Counter(job.state for job in status.jobs)
     done = sum(counts[state] for state in DONE)
     words = f"{counts['running']} running, {counts['pending']} waiting, {counts['failed']} failed, {counts['blocked']} blocked"
-    left = f", about {show_seconds(status.left())} left" if status.running else ""
+    left = f", {show_left(status.left())}" if status.running else ""
     return f"{status.sweep}: {done}/{len(status.jobs)} done, {words}{left}"
 
 
@@ -200,7 +203,5 @@ def _job_status(graph: Graph, store: Store, node: str, record: dict[str, Any], r
         timing = record.get("timing")
         extra = {"seconds": sum(value for value in timing.values() if isinstance(value, int | float)) if isinstance(timing, dict) else None}
     elif state == "running":
-        newest: dict[str, Any] = next(reversed(list(history_records(store.directory(node) / HISTORY))), {})
-        extra = {"score": scores(newest), "driver": running[node]}
-        extra |= {name: newest.get(name) for name in ("step", "total_steps", "epoch", "seconds")}
+        extra = {"driver": running[node], **vars(read_running(store, node))}
     return JobStatus(node, state, graph.stage_of(node), job.config.method, "+".join(job.tasks), **extra)

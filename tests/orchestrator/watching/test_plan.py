@@ -132,8 +132,17 @@ def test_printed_plan_holds_counts_paths_and_changes():
     result = plan("small", graph("training.transfer.epochs=29"), Records(*graph()))
     print_plan(result, console, limit=4)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "small: 5 jobs" in text
+    assert text.splitlines()[-1] == "small: 5 jobs (3 cached, 2 pending)"
     changed = [line for line in text.splitlines() if line.startswith("changed")]
     assert changed == ["changed  glue/roberta-base/transfer/scalearn/rte/lr6e-03-seed0 and 1 more: optimisation.epochs is 29, stored 30"]
     assert f"cached   {result.jobs[0].node}" in text
     assert "... and 1 more; --json lists them all" in text
+
+
+def test_plan_at_80_columns_shows_whole_names_of_methods():
+    console = Console(file=io.StringIO(), width=80)
+    print_plan(plan("quickstart", Sweep.load("quickstart").expand()), console, limit=0)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for method in ("adapterfusion", "scalearn_uniform", "scalearn_uniform_pp"):
+        assert f" {method} " in text
+    assert text.splitlines()[-1] == "quickstart: 111 jobs (111 pending)"

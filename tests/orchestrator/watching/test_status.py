@@ -62,6 +62,18 @@ def begin(store, graph):
     return node
 
 
+def test_status_names_the_worker_of_each_running_job_and_never_an_unknown_number(store):
+    driven = two_stages()
+    node = begin(store, driven)
+    (store.directory(node) / "job.json").write_text(json.dumps({"provenance": {"host": "node3", "pid": 7, "gpus": "1"}}))
+    with Journal(store, "toy", driven):
+        status = read_status("toy", two_stages(), store)
+    assert f"running  {node}: step 10/40, epoch 1, validation loss 0.5, accuracy 0.75 on node3, GPU 1 (" in printed(status)
+    assert printed(status).splitlines()[-1] == "Time left not known yet."
+    (job,) = [job for job in status.to_json()["nodes"] if job["state"] == "running"]
+    assert job["worker"] == "node3, GPU 1"
+
+
 def test_status_of_a_live_driver_shows_running_jobs_with_step_and_score(store):
     driven = two_stages()
     node = begin(store, driven)
@@ -72,7 +84,7 @@ def test_status_of_a_live_driver_shows_running_jobs_with_step_and_score(store):
     assert (job.node, job.step, job.total_steps, job.score) == (node, 10, 40, "validation loss 0.5, accuracy 0.75")
     assert (job.epoch, job.driver) == (1.0, f"{socket.gethostname()}, process {os.getpid()}")
     assert f"running  {node}: step 10/40, epoch 1, validation loss 0.5, accuracy 0.75 ({job.driver})" in printed(status)
-    assert show_counts(status) == "toy: 0/7 done, 1 running, 6 waiting, 0 failed, 0 blocked, about ? left"
+    assert show_counts(status) == "toy: 0/7 done, 1 running, 6 waiting, 0 failed, 0 blocked, time left not known yet"
     assert read_status("toy", two_stages(), store).running is False
 
 
