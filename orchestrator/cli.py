@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import shtab
+
 from orchestrator.commands import (
     cancel,
     compare,
@@ -125,7 +127,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if arguments is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         _check_working_directory()
-        chosen = _parser().parse_args(arguments)
+        chosen = make_parser().parse_args(arguments)
         code: int = chosen.command(chosen)
         return code
     except UserErrors as errors:
@@ -144,6 +146,13 @@ def _check_working_directory() -> None:
         raise UserError(f"The working directory cannot be used ({error.strerror}): change to one that exists, and try again.") from None
 
 
+class _Help(argparse.HelpFormatter):
+    """Help whose last line, the example, stays whole, so that it can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example: ") else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser that reports errors in one line."""
 
@@ -152,12 +161,16 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message[:1].upper()}{message[1:]} (see {self.prog} --help).")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = _Parser(prog="scalearn", description="Two-stage transfer learning with scaled source adapters: one YAML file, one table.")
     parser.add_argument("--version", action="version", version=f"scalearn {importlib.metadata.version('scalearn-orchestrator')}")
+    shtab.add_argument_to(parser, "--print-completion", help="print the script by which a shell completes this program's arguments")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)
+        added = next(reversed(commands.choices.values()))
+        added.epilog, added.formatter_class = f"example: {command.EXAMPLE}", _Help
     return parser
 
 

@@ -5,6 +5,7 @@ import difflib
 import sys
 from typing import Any
 
+import shtab
 from rich.console import Console
 
 from orchestrator.artifacts.store import Store
@@ -22,15 +23,17 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what `a
 def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, only: bool = True) -> argparse.ArgumentParser:
     """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, if `only` is true, --only."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
-    parser.add_argument(
+    sweep = parser.add_argument(
         "sweep", metavar="SWEEP", help=f"a sweep file, a manifest STORE/sweeps/NAME.json, or a shipped sweep: {', '.join(shipped_sweeps())}"
     )
+    sweep.complete = shtab.FILE  # type: ignore[attr-defined]  # what a shell offers
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file; dots go down; repeatable"
     )
     if only:
         parser.add_argument("--only", metavar="REGEX", help="only the jobs whose node matches, and what they need")
-    parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
+    store = parser.add_argument("--store", metavar="DIRECTORY", help="where artifacts are, in place of the file's `store`")
+    store.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return parser
 
 

@@ -11,6 +11,7 @@ from orchestrator.drivers.heartbeat import Driver, ask_to_stop, drivers
 
 STOPPED, STILL_RUNNING = 0, 1
 _LOOK_SECONDS = 0.5
+EXAMPLE = "scalearn cancel quickstart"
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -9,6 +9,8 @@ from orchestrator.commands.arguments import Commands, make_console
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
 from scalearn.errors import UserError
 
+EXAMPLE = "scalearn compare quickstart other_sweep.yaml --to comparison.md"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

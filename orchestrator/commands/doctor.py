@@ -31,6 +31,8 @@ _RAY_PORT = 6379
 _VARIABLES = ("RAY_", "MLFLOW_", "SCALEARN_", "HF_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 """Beginnings of the names of variables that change what the program does."""
 
+EXAMPLE = "scalearn doctor --store runs"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

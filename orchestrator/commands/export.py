@@ -13,6 +13,8 @@ from scalearn.errors import UserError
 SPLIT = "validation"
 """The split on which pruning is judged, since test scores must not choose anything."""
 
+EXAMPLE = "scalearn export quickstart --node domains/minilm/transfer/scalearn_pp/apple/lr6e-03-seed0 --to exported"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _SHOWN = 6
 """How many classes are shown of a task."""
 
+EXAMPLE = "scalearn init my_data --label verdict --to first.yaml"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -15,6 +15,8 @@ _LOOK_SECONDS = 0.5
 _MOST_BYTES = 1 << 20
 """Bytes read at a time. A log may be larger than memory, and behind a URL no part is fetched twice."""
 
+EXAMPLE = "scalearn logs quickstart domains/minilm/source/adapter/apple/lr3e-03-seed0 --follow"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -12,6 +12,8 @@ from scalearn.errors import UserError
 from scalearn.methods.parameter_counts import all_counts
 from scalearn.methods.registry import get_method
 
+EXAMPLE = "scalearn params --backbone roberta-base --sources 8"
+
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -15,6 +15,8 @@ from orchestrator.scheduling.cost import cost_of
 from orchestrator.watching.plan import plan, print_plan
 from scalearn.tasks import task_of
 
+EXAMPLE = "scalearn plan quickstart --gpus 8"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

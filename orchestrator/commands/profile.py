@@ -14,6 +14,8 @@ from orchestrator.profiling.deadline import SECONDS
 from orchestrator.profiling.profile import PRECISIONS, Profile, to_json
 from scalearn.errors import UserError
 
+EXAMPLE = "scalearn profile --seconds 60 --out mine.json"
+
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -16,6 +16,7 @@ from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.prune import Unnamed, namer, remove, unnamed
 
 _SHOWN = 60
+EXAMPLE = "scalearn prune runs"
 
 
 def add(commands: "Commands[Any]") -> None:

@@ -8,6 +8,8 @@ from orchestrator.commands.arguments import Commands, make_console
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
 from orchestrator.watching.report import report_folder
 
+EXAMPLE = "scalearn report quickstart"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -12,6 +12,8 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.options import Options
 from orchestrator.execution.run import run_sweep
 
+EXAMPLE = "scalearn retry quickstart --only /apple/"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -8,6 +8,8 @@ from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.options import Options
 from orchestrator.execution.run import run_sweep
 
+EXAMPLE = "scalearn run quickstart --set training.epochs=2"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

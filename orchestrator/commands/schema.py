@@ -9,6 +9,8 @@ from orchestrator.definition.json_schema import json_schema
 if TYPE_CHECKING:
     from orchestrator.commands.arguments import Commands
 
+EXAMPLE = "scalearn schema > sweep.schema.json"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

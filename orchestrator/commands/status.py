@@ -16,6 +16,7 @@ from orchestrator.definition.graph import Graph
 from orchestrator.watching.status import SweepStatus, lines_of, print_status, read_status, show_counts
 
 _EVERY = 5.0
+EXAMPLE = "scalearn status quickstart --watch"
 
 
 def add(commands: "Commands[Any]") -> None:

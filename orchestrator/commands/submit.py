@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DETACHED = 130
 _LOCAL = "http://127.0.0.1:8265"
 _TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
+EXAMPLE = "scalearn submit sweeps/quickstart.yaml --address http://127.0.0.1:8265"
 
 
 def add(commands: "Commands[Any]") -> None:

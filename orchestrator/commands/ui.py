@@ -9,6 +9,8 @@ from orchestrator.commands.arguments import Commands, positive_number
 from orchestrator.commands.places import add_results_command, find_place, one_sentence
 from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracked_experiment, without_login
 
+EXAMPLE = "scalearn ui quickstart"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -21,6 +21,8 @@ _WORDS = {
     "absent": "not begun",
 }
 
+EXAMPLE = "scalearn verify quickstart"
+
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""

@@ -1,6 +1,7 @@
 """What a running job has left in the store so far: its newest evaluation, and which worker trains it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.artifacts.artifact import JOB
 from orchestrator.artifacts.job_history import history_records, scores
@@ -31,7 +32,7 @@ class RunningJob:
 
 def read_running(store: Store, node: str) -> RunningJob:
     """Return what a running job has left. Its files may be absent or half written."""
-    newest = next(reversed(list(history_records(store.directory(node) / HISTORY))), {})
+    newest: dict[str, Any] = next(reversed(list(history_records(store.directory(node) / HISTORY))), {})
     provenance = (store.read_json(node, JOB, patient=False) or {}).get("provenance")
     facts = provenance if isinstance(provenance, dict) else {}
     device = {None: "", "": ", CPU"}.get(facts.get("gpus"), f", GPU {facts.get('gpus')}")

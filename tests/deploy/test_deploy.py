@@ -15,7 +15,7 @@ from dockerfile_parse import DockerfileParser
 from lightkube.models.core_v1 import PersistentVolumeClaim, PodSpec, PodTemplateSpec
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.cli import _parser
+from orchestrator.cli import make_parser
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENV", "FROM", "RUN", "USER", "WORKDIR"}
@@ -25,7 +25,7 @@ def checked(command: str) -> None:
     """Parse a `scalearn` command as the program would; a wrong option raises."""
     program, *arguments = shlex.split(command)
     assert program == "scalearn"
-    _parser().parse_args(arguments)
+    make_parser().parse_args(arguments)
 
 
 @pytest.fixture
