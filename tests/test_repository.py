@@ -1,6 +1,7 @@
 """What a newcomer's clone would trip over."""
 
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,10 @@ def test_tracked_files_sizes_are_below_500_kilobytes(tracked: list[Path]) -> Non
 def test_python_files_lengths_are_below_450_lines(tracked: list[Path]) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in tracked if path.suffix == ".py"}
     assert not {path: length for path, length in lengths.items() if length >= 450}
+
+
+def test_changelog_and_citation_name_the_version_of_the_package(repository: Path) -> None:
+    version = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
+    headings = [line for line in (repository / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings[0].startswith(f"## {version}, ")
+    assert f"\nversion: {version}\n" in (repository / "CITATION.cff").read_text()
