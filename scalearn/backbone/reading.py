@@ -40,11 +40,14 @@ def reading_of(model: Any) -> Reading:
         with torch.no_grad():
             states: Tensor = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float()
         changed = _CHANGE * float(states.abs().max())
-        if float((states[1, 0] - states[0, 0]).abs().max()) > changed:
+        if states.shape[-1] != model.config.hidden_size:
+            problem = f"its last states have {states.shape[-1]} entries, not {model.config.hidden_size} as those before"
+        elif float((states[1, 0] - states[0, 0]).abs().max()) > changed:
             return "first"
-        if float((states[2, -1] - states[0, -1]).abs().max()) > changed:
+        elif float((states[2, -1] - states[0, -1]).abs().max()) > changed:
             return "last"
-        problem = "neither its first token nor its last sees the whole text"
+        else:
+            problem = "neither its first token nor its last sees the whole text"
     except (TypeError, ValueError, LookupError, RuntimeError, AttributeError) as error:
         problem = f"it cannot be given token ids and their mask alone ({clause(error)})"
     raise UserError(f"A backbone of architecture '{architecture}' cannot be read, since {problem}: take an encoder or a decoder of texts.")

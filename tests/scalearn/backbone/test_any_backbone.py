@@ -182,6 +182,19 @@ def test_decoder_that_looks_ahead_is_read_at_its_first_token() -> None:
     assert Encoder(tiny_model("gemma3_text")).reading == "last"
 
 
+@pytest.mark.parametrize(
+    ("kind", "entries", "problem"),
+    [
+        ("opt", {"word_embed_proj_dim": 16}, "its last states have 16 entries, not 32 as those before"),
+        ("fnet", {}, "it cannot be given token ids and their mask alone"),
+    ],
+)
+def test_model_that_cannot_be_read_says_why(kind: str, entries: dict[str, int], problem: str) -> None:
+    with pytest.raises(UserError, match=f"A backbone of architecture '{kind}' cannot be read, since {problem}") as told:
+        Encoder(tiny_model(kind, **entries))
+    assert "\n" not in str(told.value)
+
+
 def test_model_without_linear_modules_says_what_it_has() -> None:
     with pytest.raises(
         UserError, match="llama has no linear modules to add at, only Embedding, LlamaRMSNorm, LlamaRotaryEmbedding"
