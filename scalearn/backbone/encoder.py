@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         self.needs_padding = not (self.takes_adapters and leave_out_padding(model, self.streams))
         """Whether the architecture reads padded rows only."""
         self._pads: bool | None = None
-        self._accepted = inspect.signature(self.model.forward).parameters
+        self._accepted = frozenset(inspect.signature(self.model.forward).parameters)
         self._linear_slots: dict[str, Any] = {}
         """Handles of the hooks, by the name of the module."""
         self.site_names = self._place_slots() if self.takes_adapters else []
