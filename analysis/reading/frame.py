@@ -39,6 +39,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "max_length": ("Int64", "Tokens per input."),
     "own": ("str", "Definition of one's own task; missing for registered ones."),
     "learning_rate": ("float64", "Peak learning rate."),
+    "tuned": ("str", "What validation chooses beside the learning rate, as `density=0.2, weight=1`; missing for methods without."),
     "batch_size": ("Int64", "Rows per step."),
     "epochs": ("Int64", "Epochs asked for."),
     "max_steps": ("Int64", "Upper bound on steps; missing: epochs alone decide."),
@@ -77,8 +78,14 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "metric": ("str", "loss, accuracy, matthews, ...; missing for a node without scores."),
     "value": ("float64", "The score; fractions 0 to 1 except for losses."),
     "primary": ("boolean", "Whether the metric is the one that the task's table reports and that selection uses."),
-    "chosen": ("bool", "Whether the sweep's table shows the job: its learning rate is the one that validation chose for the cell."),
-    "tried": ("Int64", "Learning rates that the cell's was chosen among; missing for jobs that belong to no cell."),
+    "chosen": (
+        "bool",
+        "Whether the sweep's table shows the job: its learning rate is the one that validation chose for the cell, and so is `tuned`.",
+    ),
+    "tried": (
+        "Int64",
+        "Learning rates, or combinations with `tuned`, that the cell's was chosen among; missing for jobs that belong to no cell.",
+    ),
 }
 """Type and meaning of each column. There are two more kinds of columns: `setting_<name>` for every setting of a method, and one under its
 own name for every field that a newer configuration adds."""
@@ -105,11 +112,13 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     `analysis.selection.mark_chosen` adds them.
     """
     seeds = {record.node: record.config.get("seed") for record in records}
+    names = facts_of(records)
     units: list[dict[str, Any]] = []
     index: list[int] = []
     scores: list[tuple[str | None, str | None, float | None, bool | None]] = []
     for record in records:
         common = _node_columns(record, seeds)
+        common["tuned"] = _tuned(common, (names["methods"].get(str(common.get("method"))) or {}).get("tuned") or ())
         if manifest is not None:
             common["sweep"] = manifest.name
         for task in _tasks(record):
@@ -125,7 +134,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     frame = typed(table).take(index).reset_index(drop=True)
     for position, column in enumerate(_OF_SCORES):
         frame[column] = pd.Series([row[position] for row in scores], dtype=COLUMNS[column][0])
-    frame.attrs["names"] = facts_of(records)
+    frame.attrs["names"] = names
     if manifest is not None:
         frame.attrs["sweep"] = {
             "name": manifest.name,
@@ -221,6 +230,14 @@ def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
         "finished": record.finished,
     }
     return columns
+
+
+def _tuned(columns: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the values by which jobs in one row of the table differ. None: there are none, or the job's configuration is not known."""
+    values = {name: columns.get("sources" if name == "sources" else f"setting_{name}") for name in names}
+    if not values or any(value is None for value in values.values()):
+        return None
+    return ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
 
 
 def _tasks(record: Record) -> list[str | None]:

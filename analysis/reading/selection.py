@@ -1,4 +1,4 @@
-"""Which jobs are behind a cell of the table, by variants of a method and by the learning rate."""
+"""Which jobs are behind a cell of the table, by variants of a method, by the learning rate and by what else validation chooses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,12 @@ class Choice:
 
     learning_rate: float | None
     """None: no learning rate has a score."""
-    set_aside: tuple[float, ...] = ()
-    """Learning rates that were tried but not compared, because fewer of their seeds have a score."""
+    set_aside: tuple[float | str, ...] = ()
+    """Learning rates that were tried but not compared, because fewer of their seeds have a score. As text if a method chooses more."""
     tried: int = 0
-    """How many learning rates the choice was among: those with a job that succeeded or failed."""
+    """How many learning rates, or combinations with other values, the choice was among: those with a job that succeeded or failed."""
+    tuned: str = ""
+    """What was chosen beside the learning rate, as in the frame's column `tuned`. Empty: nothing."""
 
 
 def check_rule(rule: Rule) -> Rule:
@@ -63,6 +65,7 @@ def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[st
     methods = methods or frame.attrs.get("sweep", {}).get("methods") or list(frame["method"].unique())
     frame = distinct(frame.drop(columns="variant", errors="ignore"))
     frame = frame[(frame["stage"] != "similarity") & frame["task"].isin(list(targets)) & frame["method"].isin(list(methods))]
+    frame = frame.assign(tuned=frame["tuned"].fillna(""))
     nodes = frame.drop_duplicates(["node", "task"])
     nodes = nodes.assign(variant=variants(nodes))
     return frame.merge(nodes[["node", "task", "variant"]], on=["node", "task"], how="left")
@@ -90,10 +93,12 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
     jobs = table_jobs(frame, table_targets(frame))
     found = choices(jobs, "validation")
     marks: dict[tuple[str, str], tuple[bool, int]] = {}
-    for job in jobs.drop_duplicates(["node", "task"])[["node", "task", "method", "variant", "learning_rate"]].itertuples(index=False):
+    columns = ["node", "task", "method", "variant", "learning_rate", "tuned"]
+    for job in jobs.drop_duplicates(["node", "task"])[columns].itertuples(index=False):
         choice = found.get((str(job.method), str(job.variant), str(job.task)))
         if choice is not None:  # a job without a method is in no cell
-            marks[str(job.node), str(job.task)] = (job.learning_rate == choice.learning_rate, choice.tried)
+            shown = (job.learning_rate, job.tuned) == (choice.learning_rate, choice.tuned)
+            marks[str(job.node), str(job.task)] = (shown, choice.tried)
     pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
     for index, column in enumerate(("chosen", "tried")):
         frame[column] = pd.Series([pair[index] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])
@@ -105,34 +110,46 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
 
     Rule `validation` takes the highest mean over seeds of the primary metric on the validation split, and on a tie the smaller learning
     rate. Only the learning rates with the most scored seeds are compared, so that one whose bad seeds crashed cannot win by the others.
+    What else a method chooses (`tuned`) is chosen in the same way, under a fixed learning rate too.
 
     Args:
         jobs: Rows of the method's jobs on the target, or for a joint method on all targets. Other splits and metrics are ignored.
         rule: As `check_rule` returns it.
         method: The method's key, for a rule with one learning rate per method.
     """
-    if isinstance(rule, Mapping) and method not in rule:
-        rule = "validation"
-    ended = set(jobs.loc[jobs["state"].isin(["succeeded", "failed"]), "learning_rate"].dropna())
-    if not isinstance(rule, str):
-        rate = float(rule[method] if isinstance(rule, Mapping) else rule)
-        return Choice(rate, tried=int(rate in ended))
-    scored = jobs[jobs["primary"].fillna(False).astype(bool) & (jobs["split"] == "validation")]
-    scores: dict[float, list[float]] = {}
-    for rate, value in zip(scored["learning_rate"], scored["value"], strict=True):
-        if not pd.isna(rate) and not pd.isna(value):
-            scores.setdefault(float(rate), []).append(float(value))
+    if isinstance(rule, Mapping):
+        rule = rule.get(method, "validation")
+    fixed = None if isinstance(rule, str) else float(rule)
+    if fixed is not None:
+        jobs = jobs[jobs["learning_rate"] == fixed]
+    ended = set(_candidates(jobs[jobs["state"].isin(["succeeded", "failed"])]))
+    scored = jobs[jobs["primary"].fillna(False).astype(bool) & (jobs["split"] == "validation") & jobs["value"].notna()]
+    scores: dict[tuple[float, str], list[float]] = {}
+    for candidate, value in zip(_candidates(scored), scored.loc[scored["learning_rate"].notna(), "value"], strict=True):
+        scores.setdefault(candidate, []).append(float(value))
     if not scores:
-        return Choice(None, tried=len(ended))
+        return Choice(fixed, tried=len(ended))
     most = max(map(len, scores.values()))
     # Rounding keeps floating-point noise from deciding between equal means.
-    means = {rate: round(fmean(values), 12) for rate, values in sorted(scores.items()) if len(values) == most}
-    best = max(means, key=lambda rate: means[rate])
-    return Choice(best, tuple(sorted(ended - set(means))), len(ended))
+    means = {each: round(fmean(scores[each]), 12) for each in sorted(scores, key=_first) if len(scores[each]) == most}
+    rate, tuned = max(means, key=lambda each: means[each])
+    aside = tuple(f"{label} at {each:g}" if label else each for each, label in sorted(ended - set(means), key=_first))
+    return Choice(rate, aside, len(ended), tuned)
+
+
+def _candidates(jobs: pd.DataFrame) -> list[tuple[float, str]]:
+    """Return the learning rate of each row that has one, with what else was chosen."""
+    known = jobs[jobs["learning_rate"].notna()]
+    return [(float(rate), str(tuned)) for rate, tuned in zip(known["learning_rate"], known["tuned"].fillna(""), strict=True)]
+
+
+def _first(candidate: tuple[float, str]) -> tuple[float, list[tuple[bool, float, str]]]:
+    rate, tuned = candidate
+    return rate, natural(tuned)
 
 
 def variants(nodes: pd.DataFrame) -> "pd.Series[str]":
-    """Return a label per row that tells apart jobs of one method that differ in more than task, seed and learning rate.
+    """Return a label per row that tells apart jobs of one method that differ in more than task, seed, learning rate and what is tuned.
 
     A configuration column enters a method's labels if it has several values among the method's jobs on one task. The label is empty if
     there is nothing to tell apart. `source_seed` enters only if it differs between jobs of equal seed and learning rate.
@@ -159,14 +176,14 @@ def natural(label: str) -> list[tuple[bool, float, str]]:
 
 def _telling(group: pd.DataFrame) -> list[str]:
     """Return the fewest columns, in order of interest, that tell the jobs of one task apart."""
-    columns = [column for column in setting_columns(group) if _varies(group, column, ["task"])]
-    if _varies(group, "source_seed", ["task", "seed", "learning_rate"]):
+    columns = [column for column in setting_columns(group) if _varies(group, column, ["task", "tuned"])]
+    if _varies(group, "source_seed", ["task", "tuned", "seed", "learning_rate"]):
         columns.append("source_seed")
     columns.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST) + (not name.startswith("setting_")))
     kept: list[str] = []
     for column in columns:
         # A column that follows from those before it (for example a backbone's origin from its name) tells nothing more.
-        if _varies(group, column, ["task", *kept]):
+        if _varies(group, column, ["task", "tuned", *kept]):
             kept.append(column)
     return kept
 

@@ -7,7 +7,7 @@ LARGEST = 2**63
 """A number larger than any that a job writes. It excludes infinity too, which JSON lacks but 1e999 gives."""
 
 NAMES = {
-    "methods": {"*": {"title": str, "family": str, "order": Number}},
+    "methods": {"*": {"title": str, "family": str, "order": Number, "tuned": [str]}},
     "tasks": {"*": {"title": str, "order": Number, "metric": str}},
 }
 JOB = {

@@ -29,10 +29,12 @@ class Cell:
     """How many jobs the cell should have: those of the chosen learning rate, or all if none could be chosen."""
     problems: tuple[str, ...] = ()
     """Why scores are missing: `2 failed (non-finite loss ...)`, `1 pending`."""
-    set_aside: tuple[float, ...] = ()
+    set_aside: tuple[float | str, ...] = ()
     """Learning rates that were not compared, because fewer of their seeds have a score."""
     tried: int = 0
-    """How many learning rates the choice was among."""
+    """How many learning rates, or combinations with other values, the choice was among."""
+    tuned: str = ""
+    """What was chosen beside the learning rate, such as `density=0.2, weight=1`."""
     nodes: tuple[str, ...] = ()
     halted: int = 0
     """How many of the `wanted` jobs ended early, because other learning rates or seeds did better."""
@@ -135,7 +137,7 @@ class BenchmarkTable:
 
 
 _NEEDED = (
-    *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate"),
+    *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate", "tuned"),
     *("parameters_transfer", "parameters_source", "split", "metric", "value", "primary", "stopped_by", "data_warnings", "variant"),
 )
 
@@ -226,7 +228,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     primary = jobs[jobs["primary"]]
     nodes = jobs.drop_duplicates("node")
     if choice.learning_rate is not None:
-        nodes = nodes[nodes["learning_rate"] == choice.learning_rate]
+        nodes = nodes[(nodes["learning_rate"] == choice.learning_rate) & (nodes["tuned"] == choice.tuned)]
         if nodes.empty:
             return Cell(target, problems=(f"no job with learning rate {choice.learning_rate:g}",))
     chosen = primary[primary["node"].isin(nodes["node"])]
@@ -246,6 +248,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         problems=tuple(_problems(nodes, split, set(shown["node"]))),
         set_aside=choice.set_aside,
         tried=choice.tried,
+        tuned=choice.tuned,
         nodes=tuple(shown["node"]),
         halted=halted_here,
         halted_others=len(halted) - halted_here,
@@ -273,7 +276,9 @@ def _problems(nodes: pd.DataFrame, split: str, scored: set[str]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row], titles: Sequence[str], rule: Rule) -> list[str]:
-    notes = [_rule_note(rule), *tuning_note(rows)]
+    tuned = [row.title for row in rows if _is_tuned(row)]
+    chosen = [f"Chosen and counted likewise: the source or the settings of {', '.join(tuned)}."] if tuned else []
+    notes = [_rule_note(rule), *chosen, *tuning_note(rows)]
     counts = {cell.count for row in rows for cell in row.cells if cell.count}
     if len(counts) == 1:
         (count,) = counts
@@ -304,7 +309,12 @@ def tuning_note(rows: Sequence[Row]) -> list[str]:
         f"{' or '.join(map(str, span))} ({'all others' if len(spans) > 1 and span == most else ', '.join(titles)})"
         for span, titles in sorted(spans.items(), key=lambda pair: (pair[0] == most, pair[0]))
     ]
-    return [f"Rows were not tuned alike: learning rates tried {', '.join(parts)}. Choosing among more favours a row."]
+    what = "learning rates and settings" if any(map(_is_tuned, rows)) else "learning rates"
+    return [f"Rows were not tuned alike: {what} tried {', '.join(parts)}. Choosing among more favours a row."]
+
+
+def _is_tuned(row: Row) -> bool:
+    return any(cell.tuned for cell in row.cells)
 
 
 def _rule_note(rule: Rule) -> str:

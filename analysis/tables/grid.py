@@ -193,7 +193,7 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str)
     elif cell.problems:
         marks.append(footnotes.mark(f"{'; '.join(cell.problems).capitalize()}."))
     if cell.set_aside:
-        rates = ", ".join(f"{rate:g}" for rate in cell.set_aside)
+        rates = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in cell.set_aside)
         marks.append(footnotes.mark(f"Learning rate {rates} was not compared: fewer of its seeds have a score."))
     if cell.halted or cell.halted_others:
         which = f"{cell.halted} of the {cell.wanted} jobs at the chosen learning rate, and {cell.halted_others} at others"

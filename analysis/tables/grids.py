@@ -19,7 +19,8 @@ def learning_rate_grid(table: BenchmarkTable) -> Grid | None:
         cells = [GridCell(row.title)]
         for cell in row.cells:
             text = "–" if cell.learning_rate is None else f"{cell.learning_rate:g}"
-            extra = "" if cell.validation is None else f"validation {percent(cell.validation)}, best of {cell.tried}"
+            chosen = f"{cell.tuned}; " if cell.tuned else ""
+            extra = "" if cell.validation is None else f"{chosen}validation {percent(cell.validation)}, best of {cell.tried}"
             cells.append(GridCell(text, sort=cell.learning_rate, extra=extra))
         rows.append(GridRow("", tuple(cells)))
     width = len(table.targets)

@@ -24,7 +24,7 @@ from analysis.reading.records import Record, read_json, read_records
 from analysis.tables.benchmark import BenchmarkTable
 
 Nodes = Sequence[str] | Mapping[str, str] | None
-GIVEN = ("scalearn_fixed",)
+GIVEN = ("scalearn_fixed", "source_average", "best_source")
 """Methods whose coefficients are given, not learned."""
 HARDLY_MOVED = 0.1
 """If a source's mean coefficient differs from its start by less than this share, it says little about transfer."""

@@ -115,7 +115,7 @@ def _few_enough(
         given = sweep.seeds if row.seeds is None else row.seeds
         tasks = targets[:1] if method.stage == "joint" else targets
         runs = problems.at((*key, "sources"), _runs, sweep, row, given, tasks, names) or 0
-        settings = count_points(method, row.settings) * count_rows(method, row)
+        settings = count_points(method, row.settings) * count_rows(method, row) * (len(sources) if "sources" in method.tuned else 1)
         jobs += points * runs * len(row.learning_rate or (None,)) * settings
     if jobs > MAX_JOBS:
         what = "with their tasks, seeds, learning rates and settings"

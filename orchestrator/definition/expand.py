@@ -88,12 +88,17 @@ class _Expansion:
             rates = row.learning_rate or (None,)
             compared = len(rates) > 1 and method.stage != "joint"
             optimisations = [self._optimisation(method, tasks, subset, row.given(), rate, compared=compared) for rate in rates]
-            for chosen in stacks(self.sweep.sources, row.sources, tasks[0], self.names) if method.needs_sources else ((),):
+            for chosen in self._stacks(method, row, tasks[0]) if method.needs_sources else ((),):
                 trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
                 for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
                     others = [self._similarity(settings, chosen)] if method.needs_similarity else []
                     for seed in self._seeds(row, tasks):
                         yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+
+    def _stacks(self, method: Method, row: "MethodRow", target: str) -> tuple[tuple[str, ...], ...]:
+        """Return all that a row's jobs on one target stack. If the table chooses among sources, each has jobs of its own."""
+        lists = stacks(self.sweep.sources, row.sources, target, self.names)
+        return tuple(dict.fromkeys((source,) for listed in lists for source in listed)) if "sources" in method.tuned else lists
 
     def _job(
         self,

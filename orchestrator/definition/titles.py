@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.definition.graph import Job
-from scalearn.methods.registry import METHODS
+from scalearn.methods.registry import METHODS, Method
 from scalearn.tasks import task_of
 
 
@@ -14,6 +14,11 @@ def names_of(jobs: Iterable[Job]) -> dict[str, Any]:
     methods = {config.method: METHODS[config.method] for config in configs if config.method in METHODS}
     tasks = [task_of(data) for data in {(data.task, data.own): data for config in configs for data in config.data}.values()]
     return {
-        "methods": {key: {"title": method.title, "family": method.family, "order": method.order} for key, method in methods.items()},
+        "methods": {key: _facts(method) for key, method in methods.items()},
         "tasks": {task.key: {"title": task.title, "order": task.order, "metric": task.primary_metric} for task in tasks},
     }
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    tuned = {"tuned": list(method.tuned)} if method.tuned else {}
+    return {"title": method.title, "family": method.family, "order": method.order, **tuned}

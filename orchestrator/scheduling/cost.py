@@ -217,13 +217,15 @@ def _pace(rates: Rates, method: str, sources: int, factor: float, *, training: b
     known = METHODS.get(method)
     key = method if method in table else "scalearn" if sources and "scalearn" in table else "adapter"
     pace = table[key]
+    # Without gradients in the backbone, a step goes through it as an evaluation does.
+    tokens = {each: rate.per_token for each, rate in (rates.evaluate if known is not None and known.learns_only_head else table).items()}
     scale = factor * (_FULL_BACKWARD if training and known is not None and known.owns_backbone else 1.0)
     if key != "adapter" and sources:
         # Each source adds its share of the difference from a single adapter.
-        extra = max(0.0, pace.per_token - table["adapter"].per_token) / rates.sources
-        token = pace.per_token + extra * (sources - rates.sources)
+        extra = max(0.0, tokens[key] - tokens["adapter"]) / rates.sources
+        token = tokens[key] + extra * (sources - rates.sources)
     else:
-        token = pace.per_token
+        token = tokens[key]
     # A deeper backbone launches more of everything. The width does not change how much is launched.
     return Pace(pace.fixed * max(1.0, math.sqrt(factor)), pace.per_job * max(1.0, math.sqrt(factor)), token * scale, pace.largest_pack)
 

@@ -59,6 +59,15 @@ def build(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -
     return BottleneckBranch(bottleneck_config(config.settings), encoder.sites, encoder.hidden_size)
 
 
+@torch.no_grad()
+def fill_bottleneck(branch: BottleneckBranch, weights: Sequence[BottleneckWeights]) -> None:
+    """Copy adapter weights, given per site, into a branch of their shape."""
+    for module, given in zip(branch.sites, weights, strict=True):
+        own = bottleneck_weights(module)
+        for name in ("down_weight", "down_bias", "up_weight", "up_bias"):
+            getattr(own, name).copy_(getattr(given, name))
+
+
 def batched_linear(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
     """Compute K linear layers, each on its own rows: `[K, rows, in]` to `[K, rows, out]`."""
     device = inputs.device.type

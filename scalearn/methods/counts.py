@@ -113,3 +113,8 @@ def width(shape: Shape, settings: Mapping[str, Setting]) -> int:
 def nothing(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
     """Return 0, since only the head is learned."""
     return 0
+
+
+def per_source(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Count one number per source, whatever the sources are: `T`."""
+    return sources

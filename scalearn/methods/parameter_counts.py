@@ -56,7 +56,8 @@ def _on_loras(method: Method, shape: Shape, sources: int, labels: int, rank: int
     if len(set(outputs.values())) > 1 and method.count in (counts.omega_per_layer, counts.omega_shared):
         return None  # vectors of one size, which modules of unlike sizes do not take
     each = [method.count(replace(shape, hidden_size=size), sources, method.settings) or 0 for size in outputs.values()]
-    learned = one if method.count is counts.bottleneck else sum(each)  # a soup learns one source
+    whole: dict[counts.Count, int] = {counts.bottleneck: one, counts.per_source: sources}  # whatever the modules
+    learned = whole.get(method.count, sum(each))
     return {"transfer": learned, "source": sources * one, "head": head(shape, labels)}
 
 

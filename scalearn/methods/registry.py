@@ -65,6 +65,9 @@ class Method:
     """Published values of `OptimisationConfig` fields, where they differ from its defaults (docs/protocol.md, Training)."""
     rules: Mapping[str, SettingRule] = field(default_factory=dict)
     """The method's own settings by name."""
+    tuned: tuple[str, ...] = ()
+    """Settings whose values share one row of the table, which shows the one with the best validation score, as it does with learning rates.
+    `sources`: each job has one source, and the row shows the best one."""
     revised_settings: tuple[str, ...] = ()
     """Settings that, unless they are 0, make a job compute otherwise than the first version did, so its schema version is higher."""
     count: Count | None = None
@@ -77,6 +80,11 @@ class Method:
         As published, this holds in transfer jobs, in joint jobs except `adapter_m`, and in full fine-tuning (docs/protocol.md, Heads).
         """
         return self.key != "adapter_m" if self.stage in ("transfer", "joint") else self.key == "full_ft"
+
+    @property
+    def learns_only_head(self) -> bool:
+        """Whether no gradient goes through the backbone, so that a training step costs little more than a forward pass."""
+        return self.count in (counts.nothing, counts.per_source)
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -100,21 +108,8 @@ _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 
 
 def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **rest: Any) -> Method:
-    rules = _omega_rules(dropout)
-    return Method(
-        key,
-        title,
-        "two_stage",
-        "transfer",
-        order,
-        _SCALING,
-        True,
-        takes_lora=True,
-        optimisation=_SCALEARN,
-        rules=rules,
-        count=count,
-        **rest,
-    )
+    given: dict[str, Any] = {"optimisation": _SCALEARN, "rules": _omega_rules(dropout), "count": count, **rest}
+    return Method(key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, takes_lora=True, **given)
 
 
 _LORA_RULES = MappingProxyType(
@@ -160,6 +155,21 @@ _SOUP_RULES = MappingProxyType(
     }
 )
 _FIXED_RULES = MappingProxyType({"omega": SettingRule((), required=True, meaning="one number per source, in the order of the sources")})
+_WEIGHT = "weight of every source: one source alone would become weight times itself"
+_ARITHMETIC_RULES = MappingProxyType({"weight": SettingRule(0.4, low=0.0, meaning=_WEIGHT)})
+_TIES_RULES = MappingProxyType(
+    {
+        "density": SettingRule(0.2, low=0.01, high=1.0, meaning="share of each source's entries that are kept"),
+        "weight": SettingRule(1.0, low=0.0, meaning=_WEIGHT),
+    }
+)
+_LORAHUB_RULES = MappingProxyType(
+    {
+        "search_rows": SettingRule(64, low=1, meaning="training rows on which weights are compared"),
+        "search_evaluations": SettingRule(40, low=1, meaning="how many weights are compared"),
+        "search_l1": SettingRule(0.05, low=0.0, meaning="factor of the weights' absolute values, added to the loss"),
+    }
+)
 _FULL, _LIBRARY = "scalearn.methods.backbone_copy:build_full", "scalearn.methods.backbone_copy:build_library"
 _BOTTLENECK = "scalearn.methods.bottleneck:build"
 _LORA = "scalearn.methods.lora:build"
@@ -167,12 +177,19 @@ _PROPETL = "scalearn.methods.propetl:build"
 _HYPERFORMER = "scalearn.methods.hyperformer:build"
 _FUSION = "scalearn.methods.fusion:build"
 _SOUP = "scalearn.methods.soup:build"
-_FIXED = "scalearn.methods.scaling:build_fixed"
+_FIXED, _AVERAGE, _SINGLE = (f"scalearn.methods.scaling:{name}" for name in ("build_fixed", "build_average", "build_single"))
+_MERGED = "scalearn.methods.merging:build"
+_LORAHUB = "scalearn.methods.lorahub:build"
 
 
 def _transfer(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
     optimisation = MappingProxyType({"learning_rate": rate})
     return Method(key, title, "two_stage", "transfer", order, builder, needs_sources=True, optimisation=optimisation, count=count, **rest)
+
+
+def _frozen(key: str, title: str, order: int, builder: str, **rest: Any) -> Method:
+    """Return a method that learns nothing but the head on what it makes of the sources."""
+    return _transfer(key, title, order, builder, 3e-4, counts.nothing, takes_lora=True, **rest)
 
 
 def _joint(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
@@ -215,13 +232,19 @@ METHODS: dict[str, Method] = {
         _transfer(
             "adaptersoup", "AdapterSoup", 210, _SOUP, 3e-4, counts.bottleneck, rules=_SOUP_RULES, needs_similarity=True, takes_lora=True
         ),
+        _frozen("source_average", "Source average", 211, _AVERAGE),
+        _frozen("best_source", "Best source", 212, _SINGLE, tuned=("sources",)),
+        _frozen("task_arithmetic", "Task arithmetic", 213, _MERGED, rules=_ARITHMETIC_RULES, tuned=("weight",)),
+        _frozen("ties", "TIES", 214, _MERGED, rules=_TIES_RULES, tuned=("density", "weight")),
+        _frozen("dare_ties", "DARE-TIES", 215, _MERGED, rules=_TIES_RULES, tuned=("density", "weight")),
+        _transfer("lorahub", "LoraHub", 216, _LORAHUB, 3e-4, counts.per_source, rules=_LORAHUB_RULES, takes_lora=True),
         _scalearn("scalearn", "ScaLearn", 220, 0.3, counts.omega_per_layer),
         _scalearn("scalearn_uniform", "ScaLearnUniform", 230, 0.3, counts.omega_per_layer_uniform),
         _scalearn("scalearn_pp", "ScaLearn++", 240, 0.3, counts.omega_shared),
         _scalearn("scalearn_uniform_pp", "ScaLearnUniform++", 250, 0.0, counts.omega_shared_uniform),
         _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
-        _transfer("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, 3e-4, counts.nothing, rules=_FIXED_RULES, takes_lora=True),
+        _frozen("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, rules=_FIXED_RULES),
     )
 }
 

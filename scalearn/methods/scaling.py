@@ -123,5 +123,31 @@ def build_fixed(config: JobConfig, encoder: Encoder, sources: SourceAdapters | N
     """Build omegas that keep the values of the job's setting `omega`. Only the head is learned (docs/protocol.md, Analyses)."""
     assert sources is not None
     settings: dict[str, Any] = dict(config.settings)
-    omega = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=tuple(settings["omega"]))
-    return ScalingBranch(sources.stacks, omega, modules=sources.modules)
+    return _fixed(sources, tuple(settings["omega"]))
+
+
+def build_average(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
+    """Build the mean of the sources' outputs: omegas that stay at 1 / T. Of one source, it is the source."""
+    assert sources is not None
+    count = len(sources.names)
+    return _fixed(sources, (1.0 / count,) * count)
+
+
+def build_single(config: JobConfig, encoder: Encoder, sources: SourceAdapters | None) -> ScalingBranch:
+    """Build one source as it is.
+
+    Raises:
+        UserError: The job has several.
+    """
+    assert sources is not None
+    if len(sources.names) > 1:
+        raise UserError(
+            f"Method '{config.method}' has one source in each job, not {', '.join(sources.names)}: "
+            "make one job per source, as a sweep does, and keep the one with the best validation score."
+        )
+    return build_average(config, encoder, sources)
+
+
+def _fixed(sources: SourceAdapters, omega: tuple[float, ...]) -> ScalingBranch:
+    config = OmegaConfig(per_dimension=False, per_layer=False, dropout=0.0, fixed=omega)
+    return ScalingBranch(sources.stacks, config, modules=sources.modules)

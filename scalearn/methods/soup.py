@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from adapters.configuration import BnConfig
 from torch import Tensor
 
 from scalearn.backbone.encoder import Encoder
@@ -13,11 +12,10 @@ from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
 from scalearn.layers.source_stack import BottleneckWeights
-from scalearn.methods.bottleneck import BottleneckBranch
-from scalearn.methods.lora import LoraBranch, LoraShape
+from scalearn.methods.one_module import OneAdapter, OneLora, stacked_weights
 
 
-class SoupBranch(BottleneckBranch):
+class SoupBranch(OneAdapter):
     """An ordinary adapter that begins as a weighted average of others."""
 
     def __init__(self, sources: SourceAdapters, weights: Mapping[str, float]) -> None:
@@ -27,24 +25,16 @@ class SoupBranch(BottleneckBranch):
             sources: All candidates.
             weights: Weights of the sources in the soup, by name. Their sum is 1.
         """
-        hidden = sources.stacks[0].up_bias.shape[1]
-        super().__init__(BnConfig.from_dict(dict(sources.config)), len(sources.stacks), hidden)
+        super().__init__(sources)
         self.soup = dict(weights)
-        shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])
-        with torch.no_grad():
-            for own, stack in zip(self.weights(), sources.stacks, strict=True):
-                averaged = average(BottleneckWeights(stack.down_weight, stack.down_bias, stack.up_weight, stack.up_bias), shares)
-                own.down_weight.copy_(averaged.down_weight)
-                own.down_bias.copy_(averaged.down_bias)
-                own.up_weight.copy_(averaged.up_weight)
-                own.up_bias.copy_(averaged.up_bias)
+        self.take(_averages(sources, weights))
 
     def facts(self) -> dict[str, Any]:
         """Return the soup's weights by source."""
         return {"soup": self.soup}
 
 
-class LoraSoupBranch(LoraBranch):
+class LoraSoupBranch(OneLora):
     """An ordinary LoRA that begins as a weighted average of others: of their A, and of their B."""
 
     def __init__(self, sources: SourceAdapters, weights: Mapping[str, float]) -> None:
@@ -53,28 +43,18 @@ class LoraSoupBranch(LoraBranch):
         Raises:
             UserError: They differ in rank, modules or factor.
         """
-        assert sources.lora is not None
-        ranks = {rank for each in sources.lora.ranks for rank in each}
-        scales = {scale for each in sources.lora.scales for scale in each}
-        if len(ranks) > 1 or len(scales) > 1:
-            raise UserError(
-                f"Method 'adaptersoup' averages LoRAs of one rank and alpha at the same modules, but {', '.join(sources.names)} differ: "
-                "stack LoRAs that were trained alike."
-            )
-        (rank,), (scale,) = ranks, scales
-        sizes = [stack.size for stack in sources.stacks]
-        super().__init__(LoraShape(dict(zip(sources.lora.modules, sizes, strict=True)), rank, scale * rank))
+        super().__init__(sources, "adaptersoup")
         self.soup = dict(weights)
-        shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])
-        with torch.no_grad():
-            for down, up, stack in zip(self.down, self.up, sources.stacks, strict=True):
-                averaged = average(BottleneckWeights(stack.down_weight, stack.down_bias, stack.up_weight, stack.up_bias), shares)
-                down.copy_(averaged.down_weight)
-                up.copy_(averaged.up_weight / scale)
+        self.take(_averages(sources, weights))
 
     def facts(self) -> dict[str, Any]:
         """Return the soup's weights by source."""
         return {"soup": self.soup}
+
+
+def _averages(sources: SourceAdapters, weights: Mapping[str, float]) -> list[BottleneckWeights]:
+    shares = torch.tensor([weights.get(name, 0.0) for name in sources.names])
+    return [average(stacked_weights(stack), shares) for stack in sources.stacks]
 
 
 def average(stacked: BottleneckWeights, shares: Tensor) -> BottleneckWeights:

@@ -17,10 +17,10 @@ from scalearn.errors import UserError
 from scalearn.formats.adapter_tensors import bottleneck_width
 from scalearn.formats.library_files import library_name, save_adapter, save_head_inputs
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack
-from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
 from scalearn.methods.lora import LoraBranch, LoraShape
 from scalearn.methods.scaling import ScalingBranch
-from scalearn.model.model import TransferModel, fill_bottleneck
+from scalearn.model.model import TransferModel
 from scalearn.model.model_card import SourceOmega, model_card
 from scalearn.model.transfer_files import TransferSpec, save_transfer
 

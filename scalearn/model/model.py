@@ -23,8 +23,8 @@ from scalearn.formats.source_adapters import SourceAdapters, load_source_adapter
 from scalearn.layers.branch import Branch
 from scalearn.layers.heads import Head
 from scalearn.layers.random_streams import RowBlock
-from scalearn.layers.source_stack import BottleneckWeights, bottleneck_weights
-from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.layers.source_stack import BottleneckWeights
+from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
 from scalearn.methods.parameter_groups import parameter_groups
 from scalearn.model.transfer_files import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, save_transfer
 from scalearn.passes.evaluation import evaluate_runs
@@ -320,12 +320,3 @@ def _load_adapter(folder: Path, backbone: LoadedBackbone, allow_pickle: bool) ->
     settings = {field: adapter.config[field] for field in ("reduction_factor", "non_linearity")}
     spec = TransferSpec("adapter", settings, (), backbone.backbone.name, backbone.backbone.origin, encoder.hidden_size, heads)
     return TransferModel(backbone, spec, branch.to(encoder.device), head.to(encoder.device)).eval()
-
-
-@torch.no_grad()
-def fill_bottleneck(branch: BottleneckBranch, weights: Sequence[BottleneckWeights]) -> None:
-    """Copy adapter weights, given per site, into a branch of their shape."""
-    for module, given in zip(branch.sites, weights, strict=True):
-        own = bottleneck_weights(module)
-        for name in ("down_weight", "down_bias", "up_weight", "up_bias"):
-            getattr(own, name).copy_(getattr(given, name))

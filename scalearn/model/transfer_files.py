@@ -97,6 +97,8 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(_tensors(branch), folder / _weights_file(branch))
     if isinstance(branch, LoraBranch):
+        if spec.method != "lora":  # what was made of several LoRAs is an ordinary one now
+            spec = replace(spec, method="lora", settings=branch.shape.settings, sources=())
         shape, base = branch.shape, base_of(job_config(spec))
         transposed, known = encoder.stores_transposed(shape.modules), encoder.linear_modules
         write_lora_config(folder, shape.modules, known, shape.rank, shape.alpha, shape.rslora, shape.dropout, base, transposed=transposed)

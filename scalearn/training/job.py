@@ -65,6 +65,8 @@ class TrainingProgress:
     """Rows of one pass that fitted, when the rows of a whole step did not. 0: no limit is known."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the gradient scaler at the last checkpoint. Empty unless the precision is fp16."""
+    searched: bool = False
+    """Whether the weights of the sources were searched (`scalearn.training.weight_search`)."""
     best_validation: dict[str, Any] = field(default_factory=dict)
     """Scores of the best evaluation, by task."""
 

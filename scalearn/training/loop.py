@@ -29,12 +29,13 @@ from scalearn.secrets import clause
 from scalearn.training.allocator import keep_freed_memory, return_freed_memory
 from scalearn.training.history import append_history, cut_history, history_record
 from scalearn.training.job import JobRun
-from scalearn.training.memory import ran_out
+from scalearn.training.memory import free_memory, ran_out
 from scalearn.training.pack import Outcome, OutOfMemory, PackMember, Report, Stop
 from scalearn.training.results import write_artifact, write_result
 from scalearn.training.runtime import Runtime
 from scalearn.training.similarity import read_similarity, run_similarity
 from scalearn.training.stop_signal import StopSignal
+from scalearn.training.weight_search import search_where_due
 
 T = TypeVar("T")
 
@@ -189,6 +190,7 @@ class _PackTrainer:
             self._settle()
             while self.active:
                 self.stop.check()
+                search_where_due(self.active, self.encoder, self.accelerator.autocast, self.pad_token_id, self.stop)
                 self._step()
                 self._settle()
         except Stop:
@@ -228,7 +230,7 @@ class _PackTrainer:
                     raise
                 self.pass_rows = -(-largest // 2)
                 logger.warning("Out of memory: a pass now holds at most %d rows.", self.pass_rows)
-            self._free_memory()
+            free_memory(self.encoder.device)
         of_one_job = max(Counter(id(batch.run) for parts in passes for batch, _ in parts).values())
         self.micro_batches = max(self.micro_batches, len(passes) if self.shared_passes else of_one_job)
         self._update(step_losses)
@@ -236,11 +238,6 @@ class _PackTrainer:
         for run in self.active:
             run.progress.train_seconds += seconds / len(self.active)
             run.progress.micro_batches, run.progress.pass_rows = self.micro_batches, self.pass_rows
-
-    def _free_memory(self) -> None:
-        """Free the memory of an attempt that ran out. Call this when the error is gone, since the error refers to the attempt's tensors."""
-        if self.encoder.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _next_batches(self) -> list[JobBatch]:
         if not self.encoder.training:
@@ -344,7 +341,7 @@ class _PackTrainer:
                     raise
                 self.evaluation_rows //= 2
                 logger.warning("Out of memory: jobs are now evaluated on %d rows at a time.", self.evaluation_rows)
-            self._free_memory()
+            free_memory(self.encoder.device)
 
     def _finish(self, run: JobRun) -> None:
         """Score the best parameters on the test split, and write the results."""

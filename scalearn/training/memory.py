@@ -33,6 +33,12 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
+def free_memory(device: torch.device) -> None:
+    """Free the memory of an attempt that ran out. Call this when the error is gone, since the error refers to the attempt's tensors."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 @dataclass(frozen=True)
 class Footprint:
     """The memory that jobs of one kind take, in bytes."""

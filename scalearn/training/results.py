@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,6 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
     spec = TransferSpec(
         config.method, dict(config.settings), config.sources, config.backbone, config.backbone_origin, encoder.hidden_size, heads
     )
-    if isinstance(branch, LoraBranch) and config.method != "lora":  # what began as an average of LoRAs is an ordinary one now
-        spec = replace(spec, method="lora", settings=branch.shape.settings, sources=())
     save_transfer(directory / ("adapter" if isinstance(branch, LoraBranch) else "transfer"), spec, branch, run.heads, encoder)
 
 

@@ -150,7 +150,7 @@ def test_table_joint_method_has_one_learning_rate_and_counts_its_parameters_once
             "data_warnings": None,
         }
         rows += [common | {"split": "validation", "value": value}, common | {"split": "test", "value": 0.5}]
-    table = analysis.benchmark_table(pd.DataFrame(rows).assign(source_seed=None, sources=None, source_count=None))
+    table = analysis.benchmark_table(pd.DataFrame(rows).assign(tuned=None, source_seed=None, sources=None, source_count=None))
     (joint,) = table.rows
     assert [cell.learning_rate for cell in joint.cells] == [3e-4, 3e-4]
     assert (joint.parameters_total, joint.parameters_per_target) == (500, (None, None))

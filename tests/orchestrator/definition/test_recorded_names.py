@@ -9,6 +9,7 @@ from orchestrator.definition.sweep import Sweep, shipped_sweeps
 RECORDED = {
     # sweep: number of jobs, beginning of the SHA-256 of their sorted names, which hold their fingerprints
     "all_tasks_smoke": (45, "c727f150dfc9e32d"),
+    "compositions": (1665, "ed30a04f0316b14d"),
     "few_shot": (968, "4a6b2c6a35fa3817"),
     "glue": (588, "6f0d944afc291434"),
     "glue_large": (280, "10bf938dc6e6df6c"),
@@ -24,7 +25,7 @@ RECORDED = {
     "probing": (2248, "5fbd15116cc8aca0"),
     "probing_pairs": (1723, "4829f401515da543"),
     "quickstart": (111, "6330d48baa7df383"),
-    "quickstart_all": (75, "5ba10159daed863d"),
+    "quickstart_all": (107, "54da2b01f1555bd9"),
     "quickstart_lora": (93, "083290ca0751c58d"),
     "super_glue": (742, "f860a726819018c2"),
     "super_glue_large": (280, "44f4984febc42a88"),

@@ -64,6 +64,19 @@ def test_leave_one_out_plans_the_whole_stack_and_each_that_lacks_one():
     assert jobs["by_stage"] == {"source": 8, "transfer": 8 * 3 * (1 + 8)}
 
 
+def test_compositions_compare_on_the_sources_of_glue_and_choose_among_each_alone():
+    graph = Sweep.load("compositions").expand()
+    glue = Sweep.load("glue").expand()
+    ours, theirs = ({node for node in each.nodes() if each.stage_of(node) == "source"} for each in (graph, glue))
+    assert ours == theirs
+    best = [job for job in graph if job.config.method == "best_source"]
+    assert {len(job.parents) for job in best} == {1}
+    assert len({(job.config.task, job.config.seed, job.config.sources) for job in best}) == len(best) == 52 * 8
+    counts = Counter(job.config.method for job in graph if job.config.stage == "transfer")
+    once = ("adapterfusion", "adaptersoup", "source_average", "lorahub", *TWO_STAGE[1:])
+    assert counts == {"best_source": 416, "task_arithmetic": 156, "ties": 312, "dare_ties": 312, **dict.fromkeys(once, 52)}
+
+
 def test_glue_optimisation_is_the_published_one():
     published = {
         "full_ft": (2e-5, 5),

@@ -41,8 +41,14 @@ MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("scalearn_softmax", {}, {"learning_rate": 1e-2}),
     ("adapterfusion", {}, {"learning_rate": 5e-5}),
     ("scalearn_fixed", {"omega": (0.3, 0.0, 0.9)}, {"learning_rate": 6e-3}),
+    ("source_average", {}, {"learning_rate": 6e-3}),
+    ("task_arithmetic", {}, {"learning_rate": 6e-3}),
+    ("ties", {}, {"learning_rate": 2e-2}),
+    ("dare_ties", {"density": 0.5}, {"learning_rate": 6e-3}),
+    ("lorahub", {"search_rows": 12, "search_evaluations": 10}, {"learning_rate": 1e-2}),
 )
-"""Variants, ablations, AdapterFusion and a probe, with different rates, settings and, by position, seeds; the fifth on few-shot rows."""
+"""Variants, ablations, AdapterFusion, a probe and other compositions, with different rates, settings and, by position, seeds; the fifth on
+few-shot rows."""
 
 
 @dataclass
@@ -151,7 +157,7 @@ def weights(directory: Path) -> dict[str, Tensor]:
     return {f"{path.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
 
 
-def test_eight_mixed_jobs_go_the_same_way_packed_and_alone(
+def test_mixed_jobs_go_the_same_way_packed_and_alone(
     backbone: str, parents: Mapping[str, Path], courses: dict[Path, Course], tmp_path: Path
 ) -> None:
     configs = mixed_jobs(backbone)
