@@ -108,11 +108,11 @@ def curve_points(frame: pd.DataFrame, column: str, *, split: str = "test", rule:
     rows: list[tuple[str, str, str, float, float, float, int, float | None]] = []
     for keys, jobs in primary.groupby(["task", "method", "variant", column]):
         task, method, variant, value = (str(keys[0]), str(keys[1]), str(keys[2]), float(str(keys[3])))
-        choice = choose_learning_rate(jobs, value if column == "learning_rate" else rule, method)
-        rate, tuned = choice.learning_rate, jobs["tuned"].fillna("")
-        scores = jobs.loc[(jobs["split"] == split) & (jobs["learning_rate"] == rate) & (tuned == choice.tuned), "value"]
+        by_rate = column == "learning_rate"
+        choice = choose_learning_rate(jobs, value if by_rate else rule, method)
+        scores = jobs.loc[(jobs["split"] == split) & choice.picks(jobs), "value"]
         if len(scores):
-            rows.append((task, method, variant, value, float(scores.mean()), float(scores.std()), len(scores), rate))
+            rows.append((task, method, variant, value, float(scores.mean()), float(scores.std()), len(scores), choice.learning_rate))
     return pd.DataFrame(rows, columns=["task", "method", "variant", "x", "mean", "std", "n", "chosen"])
 
 

@@ -118,9 +118,12 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     scores: list[tuple[str | None, str | None, float | None, bool | None]] = []
     for record in records:
         common = _node_columns(record, seeds)
-        common["tuned"] = _tuned(common, (names["methods"].get(str(common.get("method"))) or {}).get("tuned") or ())
+        method = str(common.get("method"))
+        tuned = (names["methods"].get(method) or {}).get("tuned") or ()
         if manifest is not None:
             common["sweep"] = manifest.name
+            tuned = (*tuned, *manifest.searched.get(method, ()))
+        common["tuned"] = _tuned(common, tuned)
         for task in _tasks(record):
             units.append(common | _task_columns(record, task))
             before = len(scores)
@@ -141,6 +144,7 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
             "benchmark": manifest.benchmark,
             "targets": list(manifest.targets),
             "methods": list(manifest.methods),
+            "objectives": list(manifest.objectives),
         }
     return frame
 

@@ -50,6 +50,9 @@ class SweepInfo:
     targets: tuple[str, ...] = ()
     """Task keys in the order of the table's columns."""
     methods: tuple[str, ...] = ()
+    searched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Settings that a search chose values for, by method."""
+    objectives: tuple[str, ...] = ("score",)
     yaml: str = ""
     overrides: tuple[str, ...] = ()
     """Values that the command line set in place of those in the file, as `key=value`."""
@@ -104,6 +107,8 @@ def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:
         benchmark=raw.get("benchmark"),
         targets=tuple(raw.get("targets") or ()),
         methods=tuple(raw.get("methods") or ()),
+        searched=raw.get("searched") or {},
+        objectives=tuple(raw.get("objectives") or ("score",)),
         yaml=str(raw.get("yaml") or ""),
         overrides=tuple(map(str, raw.get("overrides") or ())),
         file=raw.get("file"),

@@ -32,6 +32,10 @@ class Choice:
     tuned: str = ""
     """What was chosen beside the learning rate, as in the frame's column `tuned`. Empty: nothing."""
 
+    def picks(self, jobs: pd.DataFrame) -> "pd.Series[bool]":
+        """Tell which of a cell's rows are those of the choice."""
+        return (jobs["learning_rate"] == self.learning_rate) & (jobs["tuned"] == self.tuned)
+
 
 def check_rule(rule: Rule) -> Rule:
     """Return the rule, with text turned into numbers.
@@ -93,12 +97,10 @@ def mark_chosen(frame: pd.DataFrame) -> pd.DataFrame:
     jobs = table_jobs(frame, table_targets(frame))
     found = choices(jobs, "validation")
     marks: dict[tuple[str, str], tuple[bool, int]] = {}
-    columns = ["node", "task", "method", "variant", "learning_rate", "tuned"]
-    for job in jobs.drop_duplicates(["node", "task"])[columns].itertuples(index=False):
-        choice = found.get((str(job.method), str(job.variant), str(job.task)))
-        if choice is not None:  # a job without a method is in no cell
-            shown = (job.learning_rate, job.tuned) == (choice.learning_rate, choice.tuned)
-            marks[str(job.node), str(job.task)] = (shown, choice.tried)
+    for (method, variant, task), cell in jobs.drop_duplicates(["node", "task"]).groupby(["method", "variant", "task"]):
+        choice = found[str(method), str(variant), str(task)]
+        for node, picked in zip(cell["node"], choice.picks(cell), strict=True):
+            marks[str(node), str(task)] = (bool(picked), choice.tried)
     pairs = [marks.get((node, task), (False, None)) for node, task in zip(frame["node"], frame["task"], strict=True)]
     for index, column in enumerate(("chosen", "tried")):
         frame[column] = pd.Series([pair[index] for pair in pairs], index=frame.index, dtype=COLUMNS[column][0])

@@ -45,6 +45,8 @@ MANIFEST = {
     **dict.fromkeys(("name", "yaml", "benchmark", "file", "created", "tracking_uri", "run_id"), str),
     "targets": [str],
     "methods": [str],
+    "searched": {"*": [str]},
+    "objectives": [str],
     **dict.fromkeys(("overrides", "nodes"), list),
 }
 MANIFEST_LINE = {

@@ -18,6 +18,7 @@ from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 from analysis.tables.grid import Grid, layout
 from analysis.tables.grids import comparison_grid, difference_grid, job_grid, learning_rate_grid, omega_grid, rank_grid
 from analysis.tables.omega import OmegaSummary, behind, omegas_of, summarise
+from analysis.tables.pareto import pareto_grid
 from analysis.tables.render import spreadsheet_text, to_csv, to_html, to_latex, to_markdown
 
 VARIED = ("learning_rate", "few_shot", "train_share", "source_count")
@@ -75,6 +76,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     metrics = ["loss", *dict.fromkeys(metric for metric in table.metrics if metric)]
     drawn = [
         plots.efficiency(table),
+        plots.pareto_plot(frame),
         plots.critical_difference(ranks),
         *(plots.score_against(frame, column, rule=rule) for column in VARIED),
         plots.probing_grid(frame),
@@ -87,6 +89,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
         "learning_rates": learning_rate_grid(table),
         "differences": difference_grid(differences, table),
         "comparisons": comparison_grid(table, reference),
+        "pareto": pareto_grid(frame),
         "ranks": rank_grid(ranks),
         "omegas": omega_grid(summaries),
         "jobs": job_grid(frame),

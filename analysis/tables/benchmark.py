@@ -228,13 +228,13 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     primary = jobs[jobs["primary"]]
     nodes = jobs.drop_duplicates("node")
     if choice.learning_rate is not None:
-        nodes = nodes[(nodes["learning_rate"] == choice.learning_rate) & (nodes["tuned"] == choice.tuned)]
+        nodes = nodes[choice.picks(nodes)]
         if nodes.empty:
             return Cell(target, problems=(f"no job with learning rate {choice.learning_rate:g}",))
     chosen = primary[primary["node"].isin(nodes["node"])]
     shown = chosen[chosen["split"] == split].sort_values(["seed", "node"])
     validation = chosen[(chosen["split"] == "validation") & chosen["node"].isin(shown["node"])]
-    parameters = _trained_parameters(shown).dropna()
+    parameters = trained_parameters(shown).dropna()
     halted = jobs.loc[jobs["stopped_by"] == "asha", "node"].drop_duplicates()
     halted_here = int(halted.isin(nodes["node"]).sum())
     return Cell(
@@ -256,7 +256,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
     )
 
 
-def _trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
+def trained_parameters(jobs: pd.DataFrame) -> "pd.Series[int]":
     """Return the transfer parameters or, for a method without sources, its own parameters, which are counted under `source`."""
     own = jobs["stage"].isin(["source", "single", "joint"]) & (jobs["parameters_transfer"] == 0)
     return jobs["parameters_transfer"].where(~own, jobs["parameters_source"])

@@ -92,20 +92,20 @@ def to_csv(table: BenchmarkTable | Grid) -> str:
         writer.writerows([spreadsheet_text(_plain(cell)) for cell in row.cells] for row in table.rows)
         return stream.getvalue()
     columns = ("method", "title", "family", "variant", "target", "task", "metric", "split", "mean", "std", "n")
-    writer.writerow((*columns, "seeds", "scores", "learning_rate", "tried", "validation", "parameters", "problems"))
+    writer.writerow((*columns, "seeds", "scores", "learning_rate", "tuned", "tried", "validation", "parameters", "problems"))
     for row in table.rows:
         about = tuple(map(spreadsheet_text, (row.method, row.title, row.family, row.variant)))
         for cell, metric in zip(row.cells, table.metrics, strict=True):
             seeds, scores = (" ".join(str(pair[index]) for pair in cell.scores) for index in (0, 1))
             names = tuple(map(spreadsheet_text, (cell.target, short_name(cell.target), metric)))
             first = (*about, *names, table.split, cell.mean, cell.std, cell.count)
-            numbers = (cell.learning_rate, cell.tried, cell.validation, cell.parameters)
+            numbers = (cell.learning_rate, cell.tuned, cell.tried, cell.validation, cell.parameters)
             writer.writerow((*first, seeds, scores, *numbers, spreadsheet_text("; ".join(cell.problems))))
         averaged = sum(1 for cell in row.cells if cell.scores)
         problem = "" if row.is_complete else f"average over {averaged} of {len(row.cells)} targets"
         seeds = " ".join(map(str, row.average_seeds))
         first = (*about, "average", "average", "", table.split, row.average, row.average_std, len(row.average_seeds))
-        writer.writerow((*first, seeds, "", "", row.tried[0] if len(row.tried) == 1 else "", "", row.parameters_total, problem))
+        writer.writerow((*first, seeds, "", "", "", row.tried[0] if len(row.tried) == 1 else "", "", row.parameters_total, problem))
     return stream.getvalue()
 
 

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.artifacts.store import SCHEMA, Store
+from orchestrator.definition.combinations import RATE
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames
+from orchestrator.definition.ranges import ranges_of
 from orchestrator.definition.sweep import Sweep
 from orchestrator.definition.titles import names_of
 from scalearn.files.json_files import LARGEST
 from scalearn.identity import to_plain
+from scalearn.methods.registry import METHODS
 from scalearn.secrets import without_secrets
 
 
@@ -43,7 +46,7 @@ def keep_apart(sweep: str, graph: Graph, store: Store) -> str | None:
 def own_name(sweep: str, graph: Graph, store: Store) -> str:
     """Return the name of a sweep's own manifest. Another sweep may have taken the sweep's name while this driver seemed dead."""
     named = named_by(store, sweep)
-    return sweep if not named or named == set(graph.nodes()) else f"{sweep}-{content_of(graph.nodes())}"
+    return sweep if named <= set(graph.nodes()) else f"{sweep}-{content_of(graph.nodes())}"
 
 
 def named_by(store: Store, sweep: str) -> set[str]:
@@ -83,6 +86,7 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
             "benchmark": sweep.benchmark,
             "targets": list(TaskNames.of(sweep.benchmark, sweep.tasks).keys(sweep.targets)),
             "methods": list(sweep.methods),
+            **_weighed(sweep),
             "names": names_of(graph),
             "tracking_uri": tracking_uri,
             "experiment": sweep.tracking.experiment or sweep.name,
@@ -91,6 +95,13 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
             **_nodes(graph),
         },
     )
+
+
+def _weighed(sweep: Sweep) -> dict[str, Any]:
+    """Return what tables have to know of searches: the settings that ranges were given for, by method, and the objectives."""
+    searched = {key: [name for row in rows for name in ranges_of(METHODS[key], row) if name != RATE] for key, rows in sweep.methods.items()}
+    known = {"searched": {key: list(dict.fromkeys(names)) for key, names in searched.items() if names}}
+    return {name: value for name, value in {**known, "objectives": list(sweep.objectives)}.items() if value not in ({}, ["score"])}
 
 
 def _nodes(graph: Graph) -> dict[str, Any]:

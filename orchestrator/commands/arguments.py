@@ -9,6 +9,7 @@ import shtab
 from rich.console import Console
 
 from orchestrator.artifacts.store import Store
+from orchestrator.artifacts.trials import graph_in
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import is_called
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
@@ -44,8 +45,9 @@ def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
         UserError: There is no such sweep, a key is wrong, or the pattern matches nothing.
     """
     sweep = Sweep.load(arguments.sweep, arguments.set)
-    graph = sweep.expand()
-    return sweep, open_store(sweep, arguments), graph if arguments.only is None else graph.restrict(arguments.only)
+    store = open_store(sweep, arguments)
+    graph = graph_in(store, sweep)
+    return sweep, store, graph if arguments.only is None else graph.restrict(arguments.only)
 
 
 def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:

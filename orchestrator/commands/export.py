@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.store import Store
+from orchestrator.artifacts.trials import graph_in
 from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
 from orchestrator.definition.graph import Job
 from orchestrator.definition.sweep import Sweep
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prune is not None and not 0 <= arguments.prune < float("inf"):
         raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
     sweep = Sweep.load(arguments.sweep, arguments.set)
-    store, graph = open_store(sweep, arguments), sweep.expand()
+    store = open_store(sweep, arguments)
+    graph = graph_in(store, sweep)
     job = find_job(graph, arguments.node)
     for node in (*graph.parents(job.node), job.node):
         if not store.complete(node):

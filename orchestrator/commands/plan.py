@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.store import Store
+from orchestrator.artifacts.trials import expand_in
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_amount, positive_number
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
@@ -37,10 +39,11 @@ def add(commands: "Commands[Any]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     sweep, store, graph = open_sweep(arguments)
-    result = replace(plan(sweep.name, graph, store.glance(graph.nodes())), warnings=_warnings(sweep, graph))
+    ahead = _ahead(arguments, sweep, store, graph)
+    result = replace(plan(sweep.name, graph, store.glance(graph.nodes()), ahead), warnings=_warnings(sweep, graph))
     cost = cost_of(sweep, load_profile(arguments.profile))
     devices = arguments.gpus or (1 if arguments.price_per_hour else None)
-    expected = forecast(graph, result.cached(), cost, devices, sweep.resources, price=arguments.price_per_hour) if devices else None
+    expected = forecast(ahead, result.cached(), cost, devices, sweep.resources, price=arguments.price_per_hour) if devices else None
     if arguments.json:
         print(json.dumps(result.to_json() | ({"forecast": expected} if expected else {}), indent=2))
         return 0
@@ -48,6 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     if expected:
         print_forecast(expected, make_console())
     return 0
+
+
+def _ahead(arguments: argparse.Namespace, sweep: Sweep, store: Store, graph: Graph) -> Graph:
+    """Return the graph with stand-ins for the trials that are still to be proposed. Only a run of the whole sweep proposes any."""
+    whole = sweep.search is not None and arguments.only is None
+    return expand_in(store, sweep, ahead=True).graph if whole else graph
 
 
 def _warnings(sweep: Sweep, graph: Graph) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from orchestrator.artifacts.store import Store
+from orchestrator.artifacts.trials import graph_in
 from orchestrator.commands.arguments import Commands, make_console, whole_number
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers.claims import Claims
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     store.check_reachable()
     claims = Claims(Heartbeat(store))
-    named = namer(store, _given(arguments.sweeps, arguments.set))
+    named = namer(store, _given(store, arguments.sweeps, arguments.set))
     found = unnamed(store, named(), claims.is_free, fresh_seconds=60.0 * arguments.minutes)
     going = [item for item in found if item.kept_because is None]
     if not arguments.json:
@@ -66,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _given(sweeps: Sequence[str], overrides: Sequence[str]) -> set[str] | None:
+def _given(store: Store, sweeps: Sequence[str], overrides: Sequence[str]) -> set[str] | None:
     if not sweeps:
         return None
-    return {node for sweep in sweeps for node in Sweep.load(sweep, overrides).expand().nodes()}
+    return {node for sweep in sweeps for node in graph_in(store, Sweep.load(sweep, overrides)).nodes()}
 
 
 def _agreed(as_json: bool) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -44,44 +45,45 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(status.to_json(), indent=2))
         else:
             print_status(status, console)
-    elif console.is_terminal and not arguments.json:
-        _draw(sweep.name, graph, store, arguments.watch, console)
+        return 0
+
+    def anew() -> Graph:
+        """Return the graph with all jobs pending, since reading the status marks them, and with trials that were proposed meanwhile."""
+        return graph.restrict("") if sweep.search is None else open_sweep(arguments)[2]
+
+    if console.is_terminal and not arguments.json:
+        _draw(sweep.name, anew, store, arguments.watch, console)
     else:
-        _write_lines(sweep.name, graph, store, arguments.watch, as_json=arguments.json)
+        _write_lines(sweep.name, anew, store, arguments.watch, as_json=arguments.json)
     return 0
 
 
-def _draw(sweep: str, graph: Graph, store: Store, seconds: float, console: Console) -> None:
+def _draw(sweep: str, anew: Callable[[], Graph], store: Store, seconds: float, console: Console) -> None:
     """Redraw the status in place."""
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         for look in itertools.count():
             if look:
                 time.sleep(seconds)
-            status = read_status(sweep, _anew(graph), store)
+            status = read_status(sweep, anew(), store)
             shown: list[RenderableType] = [*lines_of(status), Text(time.strftime("%H:%M:%S"), style="dim")]
             live.update(Group(*shown), refresh=True)
             if _is_over(status):
                 return
 
 
-def _write_lines(sweep: str, graph: Graph, store: Store, seconds: float, *, as_json: bool) -> None:
+def _write_lines(sweep: str, anew: Callable[[], Graph], store: Store, seconds: float, *, as_json: bool) -> None:
     """Write a line at each look at which something has changed."""
     before = ""
     for look in itertools.count():
         if look:
             time.sleep(seconds)
-        status = read_status(sweep, _anew(graph), store)
+        status = read_status(sweep, anew(), store)
         line = json.dumps(status.to_json()) if as_json else show_counts(status)
         if as_json or line != before:
             print(line if as_json else f"{time.strftime('%H:%M:%S')} {line}", flush=True)
         before = line
         if _is_over(status):
             return
-
-
-def _anew(graph: Graph) -> Graph:
-    """Return the graph with all jobs pending, since reading the status marks them."""
-    return graph.restrict("")
 
 
 def _is_over(status: SweepStatus) -> bool:

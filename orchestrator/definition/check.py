@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
 
 from orchestrator.definition.check_rows import Adapters, check_rows, seeds, stackable, target_modules, task_keys
+from orchestrator.definition.check_search import check_search
 from orchestrator.definition.identity import printable, safe_segment
 from orchestrator.definition.names import TaskNames, defined_task
 from orchestrator.definition.problems import Misfit, Problems
@@ -44,6 +45,7 @@ def check(sweep: SweepSchema) -> list[Misfit]:
         problems.add(("notify", "webhook"), "{key} must be a web address, which begins with http:// or https:// and names a host.")
     for key in sweep.methods:
         problems.at(("methods", key), get_method, key)
+    check_search(sweep, problems)
     backbone = _backbone(sweep, problems)
     defined = [problems.at(("tasks", name), defined_task, sweep.benchmark, name, text) for name, text in sweep.tasks.items()]
     names = None if None in defined else problems.at(("benchmark",), TaskNames.of, sweep.benchmark, sweep.tasks)

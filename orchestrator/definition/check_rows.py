@@ -12,6 +12,7 @@ from orchestrator.definition.combinations import FORMS, RATE, count_rows, plain_
 from orchestrator.definition.expand import DEFAULT_SEEDS
 from orchestrator.definition.names import TaskNames, per_task, short
 from orchestrator.definition.problems import Problems, repeated
+from orchestrator.definition.ranges import is_range, ranges_of
 from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSets, SweepSchema
 from orchestrator.definition.settings import check_values, count_points, setting_points
 from orchestrator.definition.source_sets import count_sets
@@ -65,7 +66,7 @@ def check_rows(
 
 def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapters: Adapters, problems: Problems) -> None:
     """Check what can be judged without the sweep's sources and targets."""
-    if row.learning_rate is not None:
+    if isinstance(row.learning_rate, tuple):
         problems.unique((*key, RATE), row.learning_rate)
     if row.seeds is not None:
         seeds((*key, "seeds"), row.seeds, names, problems)
@@ -76,6 +77,8 @@ def _alone(key: "Key", method: Method, row: MethodRow, names: TaskNames, adapter
     if row.sources is not None:
         _sources((*key, "sources"), method, row.sources, names, adapters, problems)
     for name, raw in row.settings.items():
+        if is_range(method, name, raw):
+            continue  # `check_search` judges ranges
         problems.at((*key, "settings", name), check_values, method, name, raw)
     for form in FORMS:
         check_form(key, form, method, row, problems)
@@ -116,7 +119,9 @@ def _few_enough(
         tasks = targets[:1] if method.stage == "joint" else targets
         runs = problems.at((*key, "sources"), _runs, sweep, row, given, tasks, names) or 0
         settings = count_points(method, row.settings) * count_rows(method, row) * (len(sources) if "sources" in method.tuned else 1)
-        jobs += points * runs * len(row.learning_rate or (None,)) * settings
+        rates = len(row.learning_rate) if isinstance(row.learning_rate, tuple) else 1
+        trials = sweep.search.trials if sweep.search and ranges_of(method, row) else 1
+        jobs += points * runs * rates * trials * settings
     if jobs > MAX_JOBS:
         what = "with their tasks, seeds, learning rates and settings"
         problems.add(("methods",), f"{{key}} {what} are {jobs:,} jobs: at most {MAX_JOBS:,}.")
@@ -143,9 +148,10 @@ def _fitting(
         _stack((*key, "sources"), each, adapters, problems)
         if method.needs_similarity:
             problems.at((*key, "sources"), tasks_of, each, adapters.external, names)
+    ends = {name: span.low for name, span in ranges_of(method, row).items() if name in row.settings}
     for plain in plain_rows(method, row):
         for count in {len(each): None for each in chosen} or (0,):
-            points = problems.at((*key, "settings"), setting_points, method, plain.settings, count)
+            points = problems.at((*key, "settings"), setting_points, method, {**plain.settings, **ends}, count)
             if points is None:
                 return
             target_modules((*key, "settings", "target_modules"), points, adapters.modules, problems)

@@ -18,10 +18,11 @@ def compared_group(job: Job) -> str:
 def with_compared(jobs: Iterable[Job]) -> Iterator[Job]:
     """Iterate over a sweep's jobs in order. Jobs that early stopping may end get the learning rates and seeds of their group.
 
-    Early stopping ends a job by comparison with its group. So in another group it is another job, though its path is the same.
+    Early stopping ends a job by comparison with its group. So in another group it is another job, though its path is the same. Jobs that
+    have a group already, such as those of a search, which are compared within their round, keep it.
     """
     listed = list(jobs)
-    groups = [None if job.config.optimisation.early_stopping is None else compared_group(job) for job in listed]
+    groups = [None if job.config.optimisation.early_stopping is None or job.config.compared else compared_group(job) for job in listed]
     members: dict[str, set[tuple[float, int]]] = defaultdict(set)
     for job, group in zip(listed, groups, strict=True):
         if group is not None:

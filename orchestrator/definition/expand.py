@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import product
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,11 +12,13 @@ from orchestrator.definition.combinations import plain_rows
 from orchestrator.definition.comparison import with_compared
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames, per_task
+from orchestrator.definition.ranges import Point, Range, ranges_of
 from orchestrator.definition.settings import setting_points
 from orchestrator.definition.stacking import external_adapters, source_names, stacks, tasks_of
+from orchestrator.definition.trials import NOTHING_KNOWN, Group, Known, Trial, group_key, points_of, rounds
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
-from scalearn.methods.registry import Method, get_method
+from scalearn.methods.registry import Method, check_setting, get_method
 from scalearn.tasks import Task, definition_of
 from scalearn.tasks.origin import data_origin
 
@@ -44,6 +47,13 @@ class Subset(NamedTuple):
 WHOLE = Subset()
 
 
+class Expanded(NamedTuple):
+    """A sweep's jobs, and the searches that more jobs may come of."""
+
+    graph: Graph
+    groups: tuple[Group, ...]
+
+
 def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = data_origin) -> Graph:
     """Return the graph of a sweep's jobs: source adapters first, then every method's jobs in the order of the file.
 
@@ -54,13 +64,14 @@ def expand(sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = da
     Raises:
         UserError: The data of a task is missing.
     """
-    return Graph(with_compared(_Expansion(sweep, origin).jobs()))
+    return Expansion(sweep, origin).expand().graph
 
 
-class _Expansion:
-    """One expansion. It keeps what many jobs share, so that 100,000 jobs stay small."""
+class Expansion:
+    """How a sweep expands. It keeps what many jobs share, so that 100,000 jobs stay small, and another expansion is quick."""
 
-    def __init__(self, sweep: "SweepSchema", origin: Callable[[Task, Path | None], str]) -> None:
+    def __init__(self, sweep: "SweepSchema", origin: Callable[[Task, Path | None], str] = data_origin) -> None:
+        """Prepare. The arguments are those of `expand`."""
         self.sweep = sweep
         self.origin = origin
         self.names = TaskNames.of(sweep.benchmark, sweep.tasks)
@@ -73,8 +84,24 @@ class _Expansion:
         self._optimisations: dict[OptimisationConfig, OptimisationConfig] = {}
         self._datasets: dict[tuple[str, Subset], DataConfig] = {}
         self._origins: dict[str, str] = {}
+        self._known: Known = NOTHING_KNOWN
+        self._ahead = False
+        self._groups: list[Group] = []
 
-    def jobs(self) -> Iterator[Job]:
+    def expand(self, known: Known = NOTHING_KNOWN, *, ahead: bool = False) -> Expanded:
+        """Return the sweep's jobs and searches.
+
+        Args:
+            known: The trials that were proposed so far.
+            ahead: Whether other trials stand in for those that are still to be proposed.
+
+        Raises:
+            UserError: The data of a task is missing.
+        """
+        self._known, self._ahead, self._groups = known, ahead, []
+        return Expanded(Graph(with_compared(self._jobs())), tuple(self._groups))
+
+    def _jobs(self) -> Iterator[Job]:
         for key, rows in self.sweep.methods.items():
             method = get_method(key)
             for row in rows:
@@ -84,12 +111,16 @@ class _Expansion:
     def _row(self, method: Method, row: "MethodRow") -> Iterator[Job]:
         groups = (self.targets,) if method.stage == "joint" else tuple((task,) for task in self.targets)
         given = {**self.sweep.sources.settings, **row.settings} if method.key == self.sweep.sources.method else row.settings
+        space = ranges_of(method, row)
         for tasks, subset in product(groups, self.subsets):
-            rates = row.learning_rate or (None,)
+            rates = _rates(row)
             compared = len(rates) > 1 and method.stage != "joint"
             optimisations = [self._optimisation(method, tasks, subset, row.given(), rate, compared=compared) for rate in rates]
             for chosen in self._stacks(method, row, tasks[0]) if method.needs_sources else ((),):
                 trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
+                if space:
+                    yield from self._searched(method, row, tasks, subset, chosen, trained, given, space)
+                    continue
                 for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
                     others = [self._similarity(settings, chosen)] if method.needs_similarity else []
                     for seed in self._seeds(row, tasks):
@@ -99,6 +130,41 @@ class _Expansion:
         """Return all that a row's jobs on one target stack. If the table chooses among sources, each has jobs of its own."""
         lists = stacks(self.sweep.sources, row.sources, target, self.names)
         return tuple(dict.fromkeys((source,) for listed in lists for source in listed)) if "sources" in method.tuned else lists
+
+    def _searched(
+        self,
+        method: Method,
+        row: "MethodRow",
+        tasks: tuple[str, ...],
+        subset: Subset,
+        chosen: tuple[str, ...],
+        trained: list[Job],
+        given: Mapping[str, Any],
+        space: Mapping[str, Range],
+    ) -> Iterator[Job]:
+        """Iterate over the jobs of the trials of one method on one target. Each combination of the other values is a search of its own."""
+        assert self.sweep.search is not None
+        seeds, rated = self._seeds(row, tasks), "learning_rate" in space
+        fixed = {**given, **{name: span.low for name, span in space.items() if name != "learning_rate"}}
+
+        def jobs_at(point: Point, rate: float | None, settings: Mapping[str, Setting], *, compared: bool) -> Iterator[Job]:
+            settings = {**settings, **{name: check_setting(method, name, point[name]) for name in point if name in method.rules}}
+            optimisation = self._optimisation(method, tasks, subset, row.given(), point.get("learning_rate", rate), compared=compared)
+            others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+            for seed in seeds:
+                yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+
+        for rate, settings in product(_rates(row), setting_points(method, fixed, len(chosen))):
+            make = partial(jobs_at, rate=rate, settings=settings, compared=rated and method.stage != "joint")
+            likeness = [job.fingerprint for job in make({name: span.low for name, span in space.items()})]
+            key = group_key(self.sweep.search, space, self.sweep.objectives, likeness)
+            points = points_of(self.sweep.search, space, self._known.get(key, ()), ahead=self._ahead)
+            trials: list[Trial] = []
+            for part in rounds(self.sweep.search, points):
+                made = iter(list(with_compared(job for point in part for job in make(point))))
+                trials += [Trial(point, tuple(islice(made, len(seeds)))) for point in part]
+            self._groups.append(Group(key, self.sweep.search, space, tuple(trials)))
+            yield from (job for trial in trials for job in trial.jobs)
 
     def _job(
         self,
@@ -205,6 +271,11 @@ class _Expansion:
     def _seeds(self, row: "MethodRow", tasks: tuple[str, ...]) -> tuple[int, ...]:
         seeds = row.seeds if row.seeds is not None else self.sweep.seeds
         return per_task(seeds, tasks[0], DEFAULT_SEEDS) if len(tasks) == 1 else seeds.get("default", DEFAULT_SEEDS)
+
+
+def _rates(row: "MethodRow") -> tuple[float | None, ...]:
+    """Return the learning rates that a row lists. None stands for the published one, or for those of a range."""
+    return row.learning_rate if isinstance(row.learning_rate, tuple) else (None,)
 
 
 def _subsets(data: "Data") -> tuple[Subset, ...]:

@@ -25,7 +25,7 @@ _TYPES = {
     "byte_size": "a size such as 8 GiB",
     "byte_size_unit": "a size such as 8 GiB",
 }
-_JUDGED_BY = {"tasks", "sources", "settings", "grid", "zip"}
+_JUDGED_BY = {"tasks", "sources", "settings", "grid", "zip", "search"}
 """Keys by which others are judged: names that they refer to, and numbers that must agree."""
 _MOST = 20
 """Most sentences for one file."""

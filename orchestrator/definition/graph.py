@@ -274,6 +274,17 @@ class Graph:
     def _rank(self, node: str) -> tuple[int, int]:
         return -self.descendants(node), self._index[node]
 
+    def extend(self, jobs: Iterable[Job]) -> None:
+        """Add jobs, and all jobs that they need, as pending. All others keep their states and come first.
+
+        All of it happens in one step, for other threads that read the graph meanwhile.
+        """
+        grown = Graph([*self, *jobs], feeding=self._feeding)
+        for node, state in self._states.items():  # parents before children
+            if state not in ("pending", "blocked"):
+                grown.mark(node, state)
+        vars(self).update(vars(grown))
+
     def restrict(self, pattern: str) -> "Graph":
         """Return the graph of the jobs whose node matches a regular expression, and of the jobs that they need. All are pending.
 

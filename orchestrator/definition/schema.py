@@ -170,7 +170,7 @@ class SourceSets(Block):
 
 
 def _kind(value: Any) -> str:
-    return "a mapping" if isinstance(value, dict | SourceSets) else "a list"
+    return "a mapping" if isinstance(value, dict | Block) else "a list"
 
 
 RowSources = Annotated[Annotated[Names, Tag("a list")] | Annotated[SourceSets, Tag("a mapping")], Discriminator(_kind)]
@@ -179,22 +179,52 @@ RowSources = Annotated[Annotated[Names, Tag("a list")] | Annotated[SourceSets, T
 ValuesPerName = Annotated[dict[Name, Any], BeforeValidator(_as_block)]
 
 
+class RateRange(Block):
+    """A range of learning rates that the sweep's `search` draws from."""
+
+    low: Rate
+    """The smallest value."""
+    high: Rate
+    """The largest value."""
+    log: bool = False
+    """Whether equal factors are equally likely, not equal distances."""
+
+
+_Rates = Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Rates = Annotated[Annotated[_Rates, Tag("a list")] | Annotated[RateRange, Tag("a mapping")], Discriminator(_kind)]
+
+
 class MethodRow(Optimisation):
     """One row of the table: a method, and its differences from the published settings."""
 
-    learning_rate: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
-    """One, or a list; the one with the best validation score is reported. None: the published one."""
+    learning_rate: Rates | None = None
+    """One, a list, or a [range](#ranges); the one with the best validation score is reported. None: the published one."""
     seeds: SeedsPerTask | None = None
     """As at the top level. None: the sweep's."""
     sources: RowSources | None = None
     """Tasks and names of `sources.adapters` to stack; `target` stands for the target's own: `[target, mnli]`. Or
     [many such lists](#many-lists-of-sources). None: the sweep's."""
     settings: ValuesPerName = Field(default={})
-    """The method's own; a list makes one job per value: `{omega_dropout: [0.0, 0.3]}`. Not given: the published ones."""
+    """The method's own; a list makes one job per value: `{omega_dropout: [0.0, 0.3]}`. A number may be a [range](#ranges). Not given: the
+    published ones."""
     grid: ValuesPerName = Field(default={})
     """Lists of values, by the name of a setting or of a key of `training`: [every combination](#many-values-at-once) makes jobs."""
     zip: ValuesPerName = Field(default={})
     """The same, but the values at the same place in all lists [go together](#many-values-at-once)."""
+
+
+class Search(Block):
+    """The `search` block: how the ranges of the methods' rows are searched, for each method and target by itself."""
+
+    by: Literal["random", "optuna"]
+    """`random`: all points are drawn before anything runs. `optuna`: after a random first round, each round is proposed from the validation
+    scores of all rounds before it."""
+    trials: Annotated[int, Field(ge=1, le=1000)]
+    """How many points are tried for each method and target, and for each combination of what else the row lists."""
+    seed: Seed = 0
+    """Another seed draws others."""
+    round: Annotated[int, Field(ge=1, le=1000)] = 4
+    """How many trials `optuna` proposes at once; they run side by side, and in packs."""
 
 
 class Resources(Block):
@@ -321,6 +351,10 @@ class SweepSchema(Block):
         Field(min_length=1),
     ]
     """[The rows of the table](#methods) in order, by method."""
+    search: Search | None = None
+    """[How ranges are searched](#ranges). None: no row has one."""
+    objectives: Annotated[tuple[Literal["score", "parameters"], ...], BeforeValidator(_listed), Field(min_length=1)] = ("score",)
+    """[What is weighed](#ranges): the score, or `[score, parameters]`."""
     training: Annotated[Training, BeforeValidator(_as_block)] = Training()
     """[Optimisation](#training)."""
     resources: Annotated[StageResources, BeforeValidator(_as_block)] = StageResources()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator import provenance
-from orchestrator.artifacts.manifest import content_of, keep_apart, own_name, write_manifest
+from orchestrator.artifacts.manifest import keep_apart, own_name, write_manifest
 from orchestrator.artifacts.store import CACHE, FAILED, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph
 from orchestrator.definition.resources import Shape
@@ -26,6 +26,7 @@ from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.others import refuse_name
 from orchestrator.drivers.prepare import SetAside, prepare
 from orchestrator.execution.options import Options
+from orchestrator.execution.rounds import Rounds
 from orchestrator.execution.signals import Signals
 from orchestrator.profiling.profile import DEFAULT_CPU_PROFILE, DEFAULT_PROFILE, load_profile
 from orchestrator.scheduling.cost import CostModel, cost_of
@@ -106,7 +107,8 @@ def _returning() -> Iterator[None]:
 
 def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals: Signals, notifier: Notifier) -> tuple[int, str]:
     """Return the exit code, and a sentence on it for a run that its budget ended."""
-    full = sweep.expand()
+    rounds = Rounds(sweep, store)
+    full = rounds.expanded.graph
     graph = full if options.only is None else full.restrict(options.only)
     if options.nodes is not None:
         graph = full.keep(options.nodes)
@@ -114,15 +116,15 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     target = Target.of(sweep.tracking.uri, sweep.tracking.experiment, sweep.name, _note(sweep), store)
     check_tracking_uri(target.uri)
     store.check_writable()
-    content = content_of(full.nodes())
+    content = rounds.content()
     with Journal(store, sweep.name, graph, content=content) as journal:  # first of all: it tells other drivers what this run needs
         refuse_name(store, sweep.name, content)
-        return _run_named(sweep, full, graph, store, target, options, journal, console, signals, notifier)
+        return _run_named(sweep, rounds, graph, store, target, options, journal, console, signals, notifier)
 
 
 def _run_named(
     sweep: Sweep,
-    full: Graph,
+    rounds: Rounds,
     graph: Graph,
     store: Store,
     target: Target,
@@ -132,6 +134,7 @@ def _run_named(
     signals: Signals,
     notifier: Notifier,
 ) -> tuple[int, str]:
+    full = rounds.expanded.graph  # it grows, if all of it is run
     if kept := keep_apart(sweep.name, full, store):
         _warn(console, f"Another sweep named {sweep.name!r}, with other jobs, was run into this store: its manifest is now {kept}.json.")
     write_manifest(sweep, full, store, target.uri, None)  # before the store is read: `scalearn prune` spares what it names
@@ -147,11 +150,19 @@ def _run_named(
     if is_deleted(target.uri, target.experiment):
         _warn(console, f"The MLflow experiment '{target.experiment}' was deleted: logging to it restores it, with its runs.")
     tracker = Tracker(target, graph, store)
+
+    def grow() -> list[str]:
+        new = rounds.grow(graph) if graph is full else []
+        if new:
+            write_manifest(sweep, full, store, target.uri, None, own_name(sweep.name, full, store))
+        return new
+
     notifier.begin(graph)
     report, left, remark = None, 0, ""
     try:
+        grow()  # an earlier run may have ended between two rounds
         code, remark = _run_pending(
-            sweep, graph, store, options, tracker, [journal.listen, notifier.listen], journal.heartbeat, console, signals
+            sweep, graph, store, options, tracker, [journal.listen, notifier.listen], journal.heartbeat, console, signals, grow
         )
         store.check_reachable(patient=True)  # otherwise every later step would wait for the store again
         name = own_name(sweep.name, full, store)
@@ -193,6 +204,7 @@ def _run_pending(
     heartbeat: Heartbeat,
     console: Console,
     signals: Signals,
+    grow: Callable[[], list[str]],
 ) -> tuple[int, str]:
     """Run the jobs that are not done. Return the exit code of a run that nothing interrupted, and what is left where its budget did."""
     begun = time.monotonic()
@@ -241,7 +253,7 @@ def _run_pending(
     try:
         with ProgressDisplay(graph, console, partial(read_running, store)) as progress:
             listeners = [progress.listen, tracker.listen, *listeners]
-            unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce)
+            unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce, grow=grow)
     except RayLost as error:
         _warn(console, str(error))
     if unfinished is not None:

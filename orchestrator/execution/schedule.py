@@ -28,7 +28,7 @@ from orchestrator.drivers.heartbeat import Heartbeat
 from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure_memory, recall_fitting, remember_fitting
-from orchestrator.execution.early import rivals
+from orchestrator.execution.early import rivals as rivals_in
 from orchestrator.execution.options import Options
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
@@ -90,6 +90,7 @@ def run_graph(
     signals: Signals,
     listeners: Iterable[Listener] = (),
     announce: Callable[[Cluster, Collection[Shape]], None] = lambda cluster, shapes: None,
+    grow: Callable[[], list[str]] = list,
 ) -> Unfinished | None:
     """Run every pending job of a graph. The graph's states tell how each job ended. The process is left in the root directory.
 
@@ -100,6 +101,7 @@ def run_graph(
         signals: Tells of an interruption.
         listeners: Called with every change of a job's state.
         announce: Called once Ray is up, with the resources of the trials that will run.
+        grow: As for `GraphSearcher`. New jobs need what jobs at the start needed.
 
     Returns:
         What is left because the budget is spent. None: nothing is left for this reason.
@@ -148,6 +150,7 @@ def run_graph(
                 claims=claims,
                 spending=spending,
                 listeners=listeners,
+                grow=grow,
             )
             _leave_working_directory()
             _fit(_tuner(searcher, scratch), searcher, spending, cluster, signals, store, stop_file)
@@ -268,7 +271,7 @@ class _Orders:
         self._store = store
         self._settings = settings
         self._stop_file = stop_file
-        self._rivals = rivals(graph)
+        self._rivals = rivals_in(graph)
 
     def shape(self, job: Job) -> dict[str, float]:
         """Return the resources of one trial of a job, by Ray's names."""
@@ -300,5 +303,7 @@ class _Orders:
             "provenance": dict(self._settings.provenance),
         }
         parents = dict(zip(job.parent_names, (parent.node for parent in job.parents), strict=True))
+        if job.config.compared and job.node not in self._rivals:  # the graph has grown
+            self._rivals = rivals_in(self._graph)
         rivals = self._rivals.get(job.node, ())
         return MemberOrder(job.node, job.config, record, parents, rivals, task_of(job.config.data[0]).primary_metric if rivals else "")

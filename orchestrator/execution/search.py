@@ -50,6 +50,7 @@ class GraphSearcher(Searcher):
         spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
         listeners: Iterable[Listener] = (),
+        grow: Callable[[], list[str]] = list,
     ) -> None:
         """Queue the jobs that are ready.
 
@@ -64,12 +65,14 @@ class GraphSearcher(Searcher):
             spending: Counts what is spent of the run's budget. None: there is none.
             clock: The clock that all of these share, in seconds.
             listeners: Called with every change of a job's state.
+            grow: Called after jobs have ended. Lets the graph grow by what is then due, and returns the new nodes.
         """
         super().__init__()
         self._graph = graph
         self._store = store
         self._make_config = make_config
         self._listeners = tuple(listeners)
+        self._grow, self._may_grow = grow, False
         self._policy = policy
         self._clock = clock
         self._retries, self._claims = retries, claims
@@ -111,6 +114,7 @@ class GraphSearcher(Searcher):
         now = self._clock()
         self._end_pauses(now)
         self._look_elsewhere(now)
+        self._extend()
         if self._turns.follow(now):
             self._policy.bound(self._turns.room, LOOKAHEAD)
         self._spending.follow(self._policy, self._graph)
@@ -125,12 +129,24 @@ class GraphSearcher(Searcher):
                 for node in pack:
                     self._mark(node, "running")
                 return self._make_config(pack)
-        # FINISHED is final, and a running job may still lose its worker.
-        return str(Searcher.FINISHED) if self._graph.is_finished() or self._nothing_fits() else None
+        # FINISHED is final, and a running job may still lose its worker. Jobs that were just found done may let the graph grow.
+        over = self._graph.is_finished() or self._nothing_fits()
+        return str(Searcher.FINISHED) if over and not self._may_grow else None
 
     def _nothing_fits(self) -> bool:
         """Tell whether the budget admits none of the jobs that are ready, and no other job will become ready."""
         return self._policy.refuses_all and not (self._packs or self._pausing or self._elsewhere)
+
+    def _extend(self) -> None:
+        """Let the graph grow if jobs have ended since it last did."""
+        if not self._may_grow:
+            return
+        self._may_grow = False
+        if new := self._grow():
+            self._policy.grown()
+            for node in new:
+                if self._graph.states[node] == "cached":
+                    self._tell(node, "cached")
 
     def on_trial_start(self, trial_id: str) -> None:
         """Learn that a pack has found a free place."""
@@ -266,6 +282,10 @@ class GraphSearcher(Searcher):
 
     def _mark(self, node: str, state: State) -> None:
         self._graph.mark(node, state)
+        self._may_grow |= state not in ("pending", "running")
+        self._tell(node, state)
+
+    def _tell(self, node: str, state: State) -> None:
         for listener in self._listeners:
             listener(node, state)
 

@@ -11,7 +11,8 @@ from orchestrator.definition.resources import Shape, devices_of, placement_of
 from orchestrator.forecast.idle_devices import IdleDevices
 from orchestrator.scheduling.cost import CostModel, Estimate
 from orchestrator.scheduling.pack_key import pack_key
-from orchestrator.scheduling.policy import Entry, Policy, remaining_paths
+from orchestrator.scheduling.paths import remaining_paths
+from orchestrator.scheduling.policy import Entry, Policy
 from orchestrator.scheduling.turns import LOOKAHEAD, Turns
 from scalearn.errors import UserError
 

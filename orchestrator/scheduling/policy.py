@@ -9,6 +9,7 @@ from orchestrator.definition.graph import DONE, Graph, Job
 from orchestrator.scheduling.cost import CostModel, Estimate
 from orchestrator.scheduling.memory_load import DOUBT_SECONDS, Limit, Load, stack_of
 from orchestrator.scheduling.pack_key import pack_key
+from orchestrator.scheduling.paths import remaining_paths
 
 _SLACK = 1.01
 """Allows a pack to end a little after the horizon, which is a lower bound."""
@@ -53,15 +54,15 @@ class Policy:
             learned: Called at once when a pack did not fit, with device, backbone and precision, and with the tokens of a step that fits.
         """
         self._graph, self._cost, self.slots = graph, cost, max(1, slots)
-        self._device, self._learned = device, learned
-        self._place = {node: place for place, node in enumerate(graph.nodes())}
-        self._estimates = {job.node: cost.estimate(job) for job in graph}
-        self._apart = {job.node: apart(job) for job in graph}
-        self._pack_key_of: dict[str, Hashable] = {job.node: (pack_key(job, cost.size), self._apart[job.node]) for job in graph}
-        self._shares = self._least_shares()
-        self._path = remaining_paths(graph, self._estimates, self._shares, self.slots)
-        self._left = {node: share for node, share in self._shares.items() if graph.states[node] == "pending"}
-        self._work_left = sum(self._left.values())
+        self._device, self._learned, self._apart_of = device, learned, apart
+        self._place: dict[str, int] = {}
+        self._estimates: dict[str, Estimate] = {}
+        self._apart: dict[str, Hashable] = {}
+        self._pack_key_of: dict[str, Hashable] = {}
+        self._shares: dict[str, float] = {}
+        self._path: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+        self._work_left = 0.0
         self._running: dict[str, float] = {}
         """The first node of every running pack, and when the pack is expected to end."""
         self._ends = 0.0
@@ -83,8 +84,7 @@ class Policy:
         """Ready jobs that were not admitted when their turn came."""
         self._fitting: dict[Hashable, Limit] = {}
         """Limits by device, backbone and precision, where a pack did not fit lately."""
-        for node in graph.ready():
-            self._add(node)
+        self.grown()
 
     def __len__(self) -> int:
         """Return how many jobs are ready and wait to be taken."""
@@ -170,6 +170,24 @@ class Policy:
         # Jobs of one method with the same sources become neighbours in the batch, where they can share computation.
         members = (self._graph.job(node) for _, _, node in pack)
         return tuple(job.node for job in sorted(members, key=self._place_in_pack))
+
+    def grown(self) -> None:
+        """Learn that the graph has more jobs than before, and queue those that are ready."""
+        new = {job.node: job for job in self._graph if job.node not in self._place}
+        for node, job in new.items():
+            self._place[node] = len(self._place)
+            self._estimates[node] = self._cost.estimate(job)
+            self._apart[node] = self._apart_of(job)
+            self._pack_key_of[node] = (pack_key(job, self._cost.size), self._apart[node])
+        shares = self._least_shares()
+        paths = remaining_paths(self._graph, self._estimates, shares, self.slots)
+        self._path |= {node: paths[node] for node in new}
+        self._shares |= {node: shares[node] for node in new if node in shares}
+        for node in (node for node in new if self._graph.states[node] == "pending"):
+            self._left[node] = shares[node]
+            self._work_left += shares[node]
+        for node in (node for node in self._graph.ready() if node in new):
+            self._add(node)
 
     def succeeded(self, node: str) -> None:
         """Learn that a job is done, and queue the jobs that waited only for it."""
@@ -366,27 +384,3 @@ class Policy:
                 self._waiting.discard(entry[2])
                 return entry
         return None
-
-
-def remaining_paths(
-    graph: Graph, estimates: Mapping[str, Estimate], shares: Mapping[str, float] | None = None, slots: float = math.inf
-) -> dict[str, float]:
-    """Return, for each job, the least seconds from its start to the end of the last job behind it.
-
-    This is the longest chain of jobs. Where so much work waits for the job that the devices need longer for it, it is that work.
-
-    Args:
-        graph: The jobs.
-        estimates: The estimate of each job.
-        shares: The least device seconds of each job that is not done. None: only the chain counts.
-        slots: How many packs can run at a time.
-    """
-    paths: dict[str, float] = {}
-    for job in reversed(list(graph)):
-        children = [child for child in graph.children(job.node) if graph.states[child] not in DONE]
-        behind = max((paths[child] for child in children), default=0.0)
-        if children and shares is not None:
-            work = sum(shares[below] for below in graph.below(job.node) if below in shares)
-            behind = max(behind, work / slots)
-        paths[job.node] = estimates[job.node].seconds + behind
-    return paths

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.graph import Graph, Job
 
 _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
+UNPROPOSED = "unproposed"
 _SHOWN = 4
 """How many differences are named. A job with more of them is simply another job."""
 _LEGEND = ("similarity", "source", "transfer", "joint", "single")
@@ -38,7 +39,8 @@ class PlannedJob:
     node: str
     path: str
     state: str
-    """`cached`: done. `pending`: to be run. `failed`: failed before and will be tried again. `running`: another driver has it."""
+    """`cached`: done. `pending`: to be run. `failed`: failed before and will be tried again. `running`: another driver has it.
+    `unproposed`: it stands in for a job of a trial that the search has yet to propose, so its node is not known."""
     stage: str
     method: str
     task: str
@@ -71,17 +73,18 @@ class PlanResult:
                 "by_state": {"cached": 0, "pending": 0} | Counter(job.state for job in self.jobs),
             },
             "warnings": list(self.warnings),
-            "nodes": [_row(job) for job in self.jobs],
+            "nodes": [_row(job) for job in self.jobs if job.state != UNPROPOSED],
         }
 
 
-def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
+def plan(name: str, graph: "Graph", store: Records | None = None, ahead: "Graph | None" = None) -> PlanResult:
     """Return what a run of a graph would do.
 
     Args:
         name: The sweep's name.
         graph: Its jobs, all or some of them.
         store: Where artifacts lie. None: nothing is done yet.
+        ahead: The same jobs, and stand-ins for those of trials that are still to be proposed. None: there are none.
     """
     jobs = []
     for job in graph:
@@ -90,6 +93,11 @@ def plan(name: str, graph: "Graph", store: Records | None = None) -> PlanResult:
         why = difference(job, store.namesakes(job.path)) if store is not None and state == "pending" else None
         method, task = job.config.method, "+".join(job.tasks)
         jobs.append(PlannedJob(job.node, job.path, state, graph.stage_of(job.node), method, task, why))
+    if ahead is not None:
+        new = (job for job in ahead if job.node not in graph)
+        jobs += [
+            PlannedJob(job.node, job.path, UNPROPOSED, ahead.stage_of(job.node), job.config.method, "+".join(job.tasks)) for job in new
+        ]
     return PlanResult(name, tuple(jobs))
 
 
@@ -121,10 +129,13 @@ def print_plan(result: PlanResult, console: Console, *, limit: int = 60) -> None
     for why, jobs in _changed(result).items():
         more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         console.print(f"changed  {jobs[0].path}{more}: {why}", soft_wrap=True, highlight=False, markup=False)
-    for job in result.jobs[:limit]:
+    known = [job for job in result.jobs if job.state != UNPROPOSED]
+    for job in known[:limit]:
         console.print(Text(f"{job.state:<8} ", _STYLES.get(job.state, "")) + Text(job.node), soft_wrap=True, highlight=False)
-    if len(result.jobs) > limit:
-        console.print(f"... and {len(result.jobs) - limit} more; --json lists them all", highlight=False)
+    if len(known) > limit:
+        console.print(f"... and {len(known) - limit} more; --json lists them all", highlight=False)
+    if unproposed := len(result.jobs) - len(known):
+        console.print(f"... and {unproposed} of trials that the search has yet to propose, planned as random ones", highlight=False)
     states = Counter(job.state for job in result.jobs)
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"{result.sweep}: {len(result.jobs)} jobs ({counted})", highlight=False, soft_wrap=True, markup=False)

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.definition.graph import DONE, Graph, State
+from orchestrator.definition.graph import Graph, State
 from orchestrator.watching.running import RunningJob
 from scalearn.errors import UserError
 
@@ -37,7 +37,6 @@ class ProgressDisplay:
         self._seen: dict[str, tuple[float, RunningJob]] = {}
         self._stages = {node: graph.stage_of(node) for node in graph.nodes()}
         self._clock = Clock()
-        self._total = sum(state not in DONE for state in graph.states.values())
         self._ended = 0
         self._told: tuple[float, str] | None = None
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
@@ -56,27 +55,34 @@ class ProgressDisplay:
 
     def listen(self, node: str, state: State) -> None:
         """Record a change of state."""
-        seconds = self._clock.note(node, self._stages[node], state)
+        seconds = self._clock.note(node, self._stage(node), state)
         if state not in ("succeeded", "failed"):
             return
         self._ended += 1
         if not self._draws or state == "failed":
             style = "red" if state == "failed" else ""
-            line = Text(f"{time.strftime('%H:%M:%S')} {self._ended:>{len(str(self._total))}}/{self._total} ")
+            counts = self._graph.counts()
+            total = self._ended + counts["running"] + counts["pending"] + counts["blocked"]
+            line = Text(f"{time.strftime('%H:%M:%S')} {self._ended:>{len(str(total))}}/{total} ")
             line += Text(state, style) + Text(f" {node} in {show_seconds(seconds)}, {self._left()}")
             self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _stage(self, node: str) -> str:
+        if node not in self._stages:  # the graph has grown
+            self._stages[node] = self._graph.stage_of(node)
+        return self._stages[node]
 
     def _left(self) -> str:
         """Return the remaining time for one line. It is computed once a second at most, since a sweep may have very many jobs."""
         if self._told is None or time.monotonic() - self._told[0] > 1.0:
-            remaining = Counter(self._stages[node] for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
+            remaining = Counter(self._stage(node) for node, state in dict(self._graph.states).items() if state in ("running", "pending"))
             self._told = time.monotonic(), show_left(self._clock.left(remaining))
         return self._told[1]
 
     def _render(self) -> RenderableType:
         by_stage: dict[str, Counter[State]] = defaultdict(Counter)
         for node, state in dict(self._graph.states).items():
-            by_stage[self._stages[node]][state] += 1
+            by_stage[self._stage(node)][state] += 1
         table = stage_table()
         remaining = {}
         for stage in sorted(by_stage, key=_rank):

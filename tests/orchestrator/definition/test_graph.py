@@ -197,3 +197,27 @@ def test_any_order_of_running_ends_with_each_job_started_once_after_its_parents(
         graph.mark(node, random.choice(["succeeded", "succeeded", "failed"]))
     assert len(started) == len(set(started))
     assert graph.counts()["pending"] == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(dags(), st.data())
+def test_extended_graph_is_that_of_all_jobs_with_the_states_that_were_known(jobs: list[Job], data: st.DataObject):
+    count = data.draw(st.integers(1, len(jobs)))
+    graph = Graph(jobs[:count])
+    for node in data.draw(st.lists(st.sampled_from(graph.nodes()))):
+        graph.mark(node, data.draw(st.sampled_from(("succeeded", "cached", "failed", "pending"))))
+    whole = Graph([*graph, *jobs])
+    for node, state in graph.states.items():
+        if state not in ("pending", "blocked"):
+            whole.mark(node, state)
+    graph.extend(jobs)
+    assert graph.nodes() == whole.nodes()
+    assert (dict(graph.states), graph.ready(), graph.counts()) == (dict(whole.states), whole.ready(), whole.counts())
+
+
+def test_jobs_keep_running_while_the_graph_is_extended():
+    first, later = (make_job(number) for number in (0, 1))
+    graph = Graph([first])
+    graph.mark(first.node, "running")
+    graph.extend([later])
+    assert dict(graph.states) == {first.node: "running", later.node: "pending"}

@@ -29,6 +29,7 @@ RECORDED = {
     "quickstart_lora": (93, "083290ca0751c58d"),
     "super_glue": (742, "f860a726819018c2"),
     "super_glue_large": (280, "44f4984febc42a88"),
+    "tuning": (11, "2ef7efb37791ca55"),
 }
 """Whoever changes what a job computes raises the schema version of the jobs concerned, and records here what follows from it."""
 

@@ -191,7 +191,7 @@ def test_glue_on_a_decoder_stacks_the_loras_that_it_reports():
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_no_row_of_a_shipped_sweep_is_tuned_more_than_another(name: str):
     rows = [row for rows in Sweep.load(name, ["data.root=null"]).methods.values() for row in rows]
-    assert len({len(row.learning_rate or (None,)) for row in rows}) == 1
+    assert len({len(row.learning_rate) if isinstance(row.learning_rate, tuple) else 1 for row in rows}) == 1
 
 
 @pytest.mark.parametrize("name", ["glue_smoke", "minilm_glue", "all_tasks_smoke"])

@@ -15,7 +15,8 @@ from orchestrator.forecast.simulate import FirstCome
 from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, Memory
 from orchestrator.scheduling.pack_key import length_class, pack_key
-from orchestrator.scheduling.policy import Policy, remaining_paths
+from orchestrator.scheduling.paths import remaining_paths
+from orchestrator.scheduling.policy import Policy
 from tests.orchestrator.helpers.doubles import make_job, source, transfer, two_stages
 
 PROFILE = load_profile("h100_estimate")
@@ -289,3 +290,19 @@ def test_path_of_a_job_is_longer_than_that_of_anything_that_needs_it(graph):
     for job in graph:
         for child in graph.children(job.node):
             assert paths[job.node] > paths[child]
+
+
+def test_jobs_of_a_grown_graph_are_queued_and_packed_with_those_that_wait():
+    top = source("s0")
+    graph = Graph([transfer("t0", [top], seed) for seed in range(2)])
+    graph.mark(top.node, "cached")
+    policy = Policy(graph, make_cost(pack=4))
+    before = policy.horizon()
+    graph.extend([transfer("t0", [top], seed) for seed in range(2, 4)])
+    policy.grown()
+    assert len(policy) == 4
+    assert policy.horizon() > before
+    (pack,) = drain(policy)
+    assert set(pack) == {job.node for job in graph if job.config.stage == "transfer"}
+    policy.grown()
+    assert drain(policy) == []

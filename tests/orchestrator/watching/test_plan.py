@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.definition.expand import Expansion
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
 from orchestrator.watching.plan import PlanResult, plan, print_plan
@@ -146,3 +147,19 @@ def test_plan_at_80_columns_shows_whole_names_of_methods():
     for method in ("adapterfusion", "scalearn_uniform", "scalearn_uniform_pp"):
         assert f" {method} " in text
     assert text.splitlines()[-1] == "quickstart: 111 jobs (111 pending)"
+
+
+def test_trials_that_are_yet_to_be_proposed_are_counted_and_not_named():
+    sweep = Sweep.from_text(
+        SWEEP.replace("scalearn: {}", "scalearn: {learning_rate: {low: 1e-3, high: 1e-1, log: true}}"),
+        overrides=["search={by: optuna, trials: 7}"],
+    )
+    known, ahead = Expansion(sweep).expand().graph, Expansion(sweep).expand(ahead=True).graph
+    result = plan(sweep.name, known, None, ahead)
+    shown = result.to_json()
+    assert shown["jobs"]["by_method"] == {"scalearn": 14}
+    assert shown["jobs"]["by_state"] == {"cached": 0, "pending": len(known), "unproposed": 6}
+    assert [row["node"] for row in shown["nodes"]] == list(known.nodes())
+    console = Console(file=io.StringIO(), width=300)
+    print_plan(result, console)
+    assert "and 6 of trials that the search has yet to propose" in console.file.getvalue()  # type: ignore[attr-defined]

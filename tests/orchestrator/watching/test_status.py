@@ -144,7 +144,7 @@ def test_watch_without_a_terminal_writes_lines_until_the_sweep_is_over(store, tm
 def test_watch_on_a_terminal_draws_the_table(store):
     run_jobs(two_stages(), store)
     console = Console(force_terminal=True, width=120, file=io.StringIO())
-    status_command._draw("toy", two_stages(), store, 0.05, console)
+    status_command._draw("toy", two_stages, store, 0.05, console)
     assert "scalearn" in console.file.getvalue()
     assert "4/4" in console.file.getvalue()
 
