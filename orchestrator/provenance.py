@@ -32,6 +32,11 @@ def capture(file: str, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def job_metadata(sweep: str, store: str) -> dict[str, str]:
+    """Return what Ray shows of a sweep among its jobs: its name, the store, and this package's version."""
+    return {"sweep": sweep, "store": without_secrets(store), "version": importlib.metadata.version(_PACKAGES[0])}
+
+
 def _versions() -> list[tuple[str, str]]:
     found = []
     for name in _PACKAGES:

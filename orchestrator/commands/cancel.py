@@ -8,6 +8,7 @@ from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
 from orchestrator.definition.sweep import Sweep
 from orchestrator.drivers.heartbeat import Driver, ask_to_stop, drivers
+from orchestrator.remote import slurm
 
 STOPPED, STILL_RUNNING = 0, 1
 _LOOK_SECONDS = 0.5
@@ -24,12 +25,17 @@ def add(commands: "Commands[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask every driver of a sweep to stop, and wait for them. Return 1 if one is still at work at the end."""
+    """Take a sweep out of SLURM's queue; ask every driver to stop, and wait for them. Return 1 if one is still at work at the end."""
     sweep = Sweep.load(arguments.sweep, arguments.set)
     store = open_store(sweep, arguments)
     asked = {driver.name: driver for driver in drivers(store, sweep.name)}
-    if not asked:
+    # One that runs without a driver is starting, or between two starts.
+    if jobs := slurm.queued(sweep.name, store.url, waiting=bool(asked)):
+        slurm.cancel(jobs)
+        print(f"Cancelled job {', '.join(jobs)} of SLURM, which was waiting.")
+    elif not asked:
         print(f"No driver is at work on sweep {sweep.name} in {store.url}.")
+    if not asked:
         return STOPPED
     for driver in asked.values():
         ask_to_stop(store, driver)

@@ -1,4 +1,4 @@
-"""`scalearn submit`: run a sweep as a job of a Ray cluster, follow it, and exit with the sweep's own exit code."""
+"""`scalearn submit`: run a sweep as a job of a Ray cluster, follow it, and exit with the sweep's own exit code; or queue it in SLURM."""
 
 import argparse
 import json
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from orchestrator.commands import submit_slurm
 from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command
 from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.sweep import Sweep
+from orchestrator.provenance import job_metadata
 from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
 from scalearn.secrets import clause
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
 
 DETACHED = 130
 _LOCAL = "http://127.0.0.1:8265"
+_NO_AGENT = "No available agent"
+"""What Ray's job server says if the agent on the head node has no port."""
 _TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 EXAMPLE = "scalearn submit sweeps/quickstart.yaml --address http://127.0.0.1:8265"
 
 
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
-    parser = add_sweep_command(commands, "submit", "run a sweep as a job of a Ray cluster, and follow it to its end")
+    parser = add_sweep_command(commands, "submit", "run a sweep as a job of a Ray cluster, or of SLURM")
     parser.add_argument("--force", action="store_true", help="as for `run`")
     add_budget_options(parser)
     parser.add_argument("--address", metavar="URL", help=f"the cluster's dashboard (default: RAY_ADDRESS where it is a URL, else {_LOCAL})")
@@ -40,17 +44,21 @@ def add(commands: "Commands[Any]") -> None:
     environment.add_argument("--runtime-env-file", type=Path, metavar="FILE", help="the same in a YAML file")
     parser.add_argument("--follow", metavar="JOB", help="follow a job that was submitted before, instead of submitting one")
     parser.add_argument("--no-wait", action="store_true", help="leave once the job is submitted")
+    submit_slurm.add_options(parser)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Submit the job and follow it. Return the sweep's exit code, or 130 if the user left the job running.
+    """Submit the job and follow it. Return the sweep's exit code, or 130 if the user left the job running. With `--slurm`: queue it.
 
     Raises:
         UserError: The sweep file or an option is wrong, the directory is too large, or the cluster does not answer or refuses us.
     """
-    sweep = Sweep.load(arguments.sweep, arguments.set, elsewhere=True)
+    submit_slurm.refuse_options(arguments)
+    sweep = Sweep.load(arguments.sweep, arguments.set, elsewhere=not arguments.slurm)
     safe_segment(sweep.name, "sweep name")
+    if arguments.slurm:
+        return submit_slurm.submit(arguments, sweep, _words(arguments, arguments.sweep, arguments.store))
     if arguments.follow:
         client = _client(arguments.address)
         job = arguments.follow
@@ -58,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         command = _command(arguments, sweep)
         environment = _runtime_environment(arguments)
         client = _client(arguments.address)
-        job = _submit(client, command, environment, arguments.working_dir, sweep.name)
+        job = _submit(client, command, environment, arguments.working_dir, sweep, arguments.store or sweep.store)
         print(f"Submitted {job} to {client.get_address()}: {command}", flush=True)
     if arguments.no_wait:
         print(_commands(arguments, job))
@@ -81,12 +89,17 @@ def _command(arguments: argparse.Namespace, sweep: Sweep) -> str:
         raise UserError(
             f"The store '{store}' is relative, and would lie in the cluster's copy of this directory: name a lasting one with --store."
         )
-    words = ["scalearn", "run", source, "--store", store]
+    return shlex.join(["scalearn", *_words(arguments, source, store)])
+
+
+def _words(arguments: argparse.Namespace, source: str, store: str | None) -> list[str]:
+    """Return the arguments of `scalearn` that run the sweep."""
+    words = ["run", source, *(["--store", store] if store else [])]
     words += [word for override in arguments.set for word in ("--set", override)]
     words += ["--only", arguments.only] if arguments.only is not None else []
     words += ["--max-hours", f"{arguments.max_hours:g}"] if arguments.max_hours else []
     words += ["--max-device-hours", f"{arguments.max_device_hours:g}"] if arguments.max_device_hours else []
-    return shlex.join([*words, *(["--force"] if arguments.force else [])])
+    return [*words, *(["--force"] if arguments.force else [])]
 
 
 def _runtime_environment(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -136,7 +149,7 @@ def _is_url(address: str | None) -> bool:
     return address is not None and address.startswith(("http://", "https://"))
 
 
-def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, Any], directory: Path, name: str) -> str:
+def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, Any], directory: Path, sweep: Sweep, store: str) -> str:
     if not directory.is_dir():
         raise UserError(f"--working-dir {directory} is not a directory.")
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -146,10 +159,16 @@ def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, 
         try:
             return client.submit_job(
                 entrypoint=command,
-                submission_id=f"{name}-{uuid.uuid4().hex[:8]}",
+                submission_id=f"{sweep.name}-{uuid.uuid4().hex[:8]}",
                 runtime_env={**environment, "working_dir": str(archive)},
+                metadata=job_metadata(sweep.name, store),
             )
         except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if _NO_AGENT in str(error):
+                raise UserError(
+                    "No agent of the cluster takes jobs. If another Ray runs on the head's machine, it holds port 52365:"
+                    " start the head with --dashboard-agent-listen-port=0, which takes a free one."
+                ) from None
             raise UserError(f"The job was not accepted: {' '.join(str(error).split())}.") from None
 
 

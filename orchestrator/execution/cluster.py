@@ -12,6 +12,7 @@ import ray
 from ray._private import auto_init_hook
 from ray._private.state import state as global_state  # an autoscaler's limits have no public name
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError
+from ray.job_config import JobConfig
 
 from orchestrator.definition.resources import Shape, check_placeable, default_gpu
 from orchestrator.execution import local_ray
@@ -61,7 +62,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) -> Iterator[Cluster]:
+def connected(
+    cpus: int | None, gpus: int | None, *, dashboard: bool = False, metadata: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
     """Hold a connection to Ray.
 
     Token authentication stays as Ray sets it: on for a local Ray, and as the cluster is configured elsewhere.
@@ -70,6 +73,7 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
         cpus: CPUs of a local Ray. None: all that this process may use.
         gpus: GPUs of a local Ray. None: all that Ray finds.
         dashboard: Whether a local Ray serves its dashboard on loopback. That costs a few seconds.
+        metadata: What Ray shows of this process among its jobs.
 
     Raises:
         UserError: There is no Ray at RAY_ADDRESS, it refuses the connection, or none can be started on this machine.
@@ -79,6 +83,7 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
     # For good: a thread that calls Ray after this connection has ended would otherwise join any cluster that runs on the machine.
     auto_init_hook.enable_auto_connect = False
     address, local = os.environ.get("RAY_ADDRESS"), None
+    job = JobConfig(metadata=dict(metadata or {}))
     if not address or address == LOCAL:
         local, context = local_ray.start(
             num_cpus=cpus or len(os.sched_getaffinity(0)),
@@ -88,9 +93,10 @@ def connected(cpus: int | None, gpus: int | None, *, dashboard: bool = False) ->
             object_store_memory=_OBJECT_STORE_BYTES,
             logging_level=logging.ERROR,
             log_to_driver=False,
+            job_config=job,
         )
     else:
-        context = _connect(address)
+        context = _connect(address, job)
     try:
         up = ray.cluster_resources().get("GPU", 0.0)
         sees = local is None or gpus is not None or not up or _torch_sees_gpus()
@@ -116,9 +122,9 @@ _SETTINGS = {
 }
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str, job: JobConfig) -> Any:
     try:
-        return ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        return ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=job)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {clause(error)}. Unset it to run locally.") from None
 

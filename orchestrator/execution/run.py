@@ -227,6 +227,7 @@ def _run_pending(
     from orchestrator.execution.schedule import Settings, describe_unfinished, run_graph
 
     settings = Settings(
+        name=sweep.name,
         resources=sweep.resources,
         runtime=Runtime(
             data_root=_absolute(sweep.data.root),

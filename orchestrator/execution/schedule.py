@@ -33,12 +33,13 @@ from orchestrator.execution.options import Options
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
 from orchestrator.execution.signals import Interrupted, Signals
-from orchestrator.execution.trial import ORDER, MemberOrder, PackOrder, PackTrainable
+from orchestrator.execution.trial import ORDER, RESOURCES, MemberOrder, PackOrder, PackTrainable
+from orchestrator.provenance import job_metadata
 from orchestrator.scheduling.budget import Spending
 from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.policy import Policy
 from orchestrator.scheduling.turns import Turns
-from orchestrator.storage.retrying import StoreUnavailable
+from orchestrator.storage.retrying import StoreUnavailable, stated_seconds
 from orchestrator.watching.progress import show_seconds
 from scalearn.identity import to_plain
 from scalearn.tasks import task_of
@@ -47,10 +48,12 @@ from scalearn.training.runtime import Runtime
 GRACE_SECONDS = 2.0
 """How long running jobs have to write a checkpoint after a signal. `ray job stop` kills after 3 seconds."""
 
+GRACE = "SCALEARN_GRACE_SECONDS"
+"""Environment variable with another number of seconds."""
+
 _BUDGET_GRACE_SECONDS = 60.0
 """How long they have when the budget is spent, since nobody is about to kill this process."""
 
-_RESOURCES = "resources"
 _MOST_TRIALS = 100_000
 
 
@@ -58,6 +61,8 @@ _MOST_TRIALS = 100_000
 class Settings:
     """How the jobs of a sweep run. None of it enters a job's identity."""
 
+    name: str
+    """The sweep's, under which Ray shows its job and its workers."""
     resources: StageResources
     runtime: Runtime
     provenance: Mapping[str, Any]
@@ -117,7 +122,7 @@ def run_graph(
     scratch, stop_file = store.scratch / place, store.root / place / "stop"
     scratch.mkdir(parents=True)
     try:
-        with connected(options.cpus, options.gpus, dashboard=options.dashboard) as cluster:
+        with connected(options.cpus, options.gpus, dashboard=options.dashboard, metadata=job_metadata(settings.name, store.url)) as cluster:
             remove_leftovers(store, claims.signs, scratch)
             signals.install()  # Ray has replaced them by its own
             orders = _Orders(graph, store, settings, stop_file, cluster.default_gpu)
@@ -153,7 +158,7 @@ def run_graph(
                 grow=grow,
             )
             _leave_working_directory()
-            _fit(_tuner(searcher, scratch), searcher, spending, cluster, signals, store, stop_file)
+            _fit(_tuner(searcher, scratch, settings.name), searcher, spending, cluster, signals, store, stop_file)
             return _unfinished(graph, policy, spending)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -190,17 +195,14 @@ def _leave_working_directory() -> None:
     os.chdir("/")
 
 
-def _tuner(searcher: GraphSearcher, scratch: Path) -> tune.Tuner:
+def _tuner(searcher: GraphSearcher, scratch: Path, sweep: str) -> tune.Tuner:
     names = count()
-
-    def place(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([config[_RESOURCES]])
 
     # Tune registers classes in the cluster by job and name. It takes the number of a process's first job for all its later jobs, and
     # removes the classes of a driver that ends. Under one common name, drivers of one cluster could remove each other's classes.
-    trainable = type(f"{PackTrainable.__name__}-{scratch.name}", (PackTrainable,), {})
+    trainable = type(f"{sweep} by {scratch.name}", (PackTrainable,), {"sweep": sweep})
     return tune.Tuner(
-        tune.with_resources(trainable, place),
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,  # until the searcher has finished, since a pack whose worker died is handed out again
@@ -254,7 +256,7 @@ def _fit(
                 deadline = stop(_BUDGET_GRACE_SECONDS)
         if signals.received is not None:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            deadline = stop(GRACE_SECONDS)
+            deadline = stop(stated_seconds(GRACE, GRACE_SECONDS))
             while searcher.handed_out and thread.is_alive() and time.monotonic() < deadline:
                 thread.join(0.1)
             raise Interrupted(signals.received)
@@ -288,7 +290,7 @@ class _Orders:
         device = self._settings.runtime.device if "GPU" in shape else "cpu"
         runtime = dataclasses.replace(self._settings.runtime, threads=max(1, int(shape["CPU"])), device=device)
         members = tuple(map(self._member, jobs))
-        return {ORDER: PackOrder(members, self._store.url, self._settings.options.train, runtime, self._stop_file), _RESOURCES: shape}
+        return {ORDER: PackOrder(members, self._store.url, self._settings.options.train, runtime, self._stop_file), RESOURCES: shape}
 
     def _member(self, job: Job) -> MemberOrder:
         record = {

@@ -35,6 +35,9 @@ ENDING = "ending"
 ORDER = "order"
 """Key of the `PackOrder` in a trial's configuration."""
 
+RESOURCES = "resources"
+"""Key of what Ray sets aside for a trial, by Ray's names, in its configuration."""
+
 Train = Callable[[Sequence[PackMember], Runtime, Report], list[Outcome]]
 
 
@@ -99,6 +102,14 @@ class PackTrainable(tune.Trainable):
     `setup` and `reset_config` only keep the order: Ray may call them in two processes for one trial, so they must not touch the store.
     """
 
+    sweep = ""
+    """The sweep's name, set by the class that the driver derives for itself."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return what Ray sets aside. `tune.with_resources` would hide the class behind one of its own, and so its name."""
+        return tune.PlacementGroupFactory([config[RESOURCES]])
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Go to a directory that exists, since Tune asks for the current one: where Ray was started, or its copy, may be gone."""
         try:
@@ -106,6 +117,11 @@ class PackTrainable(tune.Trainable):
         except FileNotFoundError:
             os.chdir("/")
         super().__init__(*arguments, **named)
+
+    def __repr__(self) -> str:
+        """Return what Ray shows of this actor: the sweep and the pack."""
+        first, more = self._order.members[0].node, len(self._order.members) - 1
+        return f"{self.sweep}: {first}{f' and {more} more' if more else ''}"
 
     def setup(self, config: dict[str, Any]) -> None:
         """Keep the first order."""

@@ -1,6 +1,7 @@
 """`ray job submit` and `scalearn submit` to a cluster that is real."""
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import re
@@ -41,7 +42,8 @@ resources: {transfer: {custom: {fast: 1}}}
 class Head:
     """A cluster of two nodes, as `docs/cluster.md` starts it, with ports and a token of its own; the second has a resource `fast`."""
 
-    def __init__(self) -> None:
+    def __init__(self, agent: int = 0) -> None:
+        self._agent = agent
         # Short: Ray puts sockets below it, whose paths may have 107 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="sl", dir="/tmp"))
         token = self.directory / "token"
@@ -59,10 +61,10 @@ class Head:
         self._start()
 
     def _start(self) -> None:
-        port, dashboard, client, agent, second = free_ports(5)
+        port, dashboard, client, second = free_ports(4)
         self.environment = {**self._own_environment, "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--dashboard-host=127.0.0.1"]
-        command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={self._agent}"]
         command += [f"--temp-dir={self.directory / 'ray'}", "--object-store-memory=200000000", "--disable-usage-stats"]
         self.address = f"127.0.0.1:{port}"
         self._join = ["ray", "start", "--block", f"--address={self.address}", "--disable-usage-stats", "--num-cpus=1"]
@@ -75,7 +77,7 @@ class Head:
         with self.log.open("a") as log:
             return subprocess.Popen(command, env=self._own_environment, stdout=log, stderr=log)
 
-    def wait(self) -> None:
+    def wait(self, *, second: bool = True) -> None:
         """Wait until the job server answers. Ray gives its own start 30 seconds, which a busy machine may need more than once."""
         deadline, starts = time.monotonic() + 400, 1
         while self.call("ray", "job", "list").returncode:
@@ -85,6 +87,8 @@ class Head:
                 self._start()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(1)
+        if not second:
+            return
         self.second = self._call_ray(self._join)
         while "fast" not in self.call("ray", "status", f"--address={self.address}").stdout:
             assert self.second.poll() is None, self.log.read_text()
@@ -281,6 +285,23 @@ def test_submit_survives_a_broken_connection_and_leaves_with_the_sweeps_exit_cod
 
 
 @pytest.mark.slow
+def test_ray_shows_the_sweep_of_a_job_and_the_pack_of_a_worker(head, project, tmp_path):
+    store = tmp_path / "runs"
+    submission = Submission(head, project, "small.yaml", "--store", str(store), "--only", "source/adapter/apple/")
+    assert submission.end() == 0, submission.printed
+    facts = {"sweep": "submitted", "store": str(store), "version": importlib.metadata.version("scalearn-orchestrator")}
+    direct = f"import orchestrator.execution.cluster as c\nwith c.connected(None, None, metadata={facts | {'sweep': 'direct'}}): pass"
+    done = head.call("env", f"RAY_ADDRESS={head.address}", sys.executable, "-c", direct, directory=project)  # as `scalearn run` does
+    assert done.returncode == 0, done.stderr
+    jobs = json.loads(head.call("ray", "list", "jobs", "--detail", "--format=json").stdout)
+    for kind, sweep in (("SUBMISSION", "submitted"), ("DRIVER", "direct")):
+        assert facts | {"sweep": sweep} in [{key: job["metadata"].get(key) for key in facts} for job in jobs if job["type"] == kind]
+    (node,) = [path.parent.relative_to(store) for path in store.glob("domains/**/SUCCESS.json")]
+    actors = json.loads(head.call("ray", "list", "actors", "--detail", "--format=json").stdout)
+    assert [actor["repr_name"] for actor in actors if actor["class_name"].startswith("submitted by ")].count(f"submitted: {node}") == 1
+
+
+@pytest.mark.slow
 def test_submit_passes_on_that_the_cluster_refused_the_sweep(head, project, tmp_path):
     refused = Submission(head, project, "small.yaml", "--store", str(tmp_path / "runs"), "--set", "data.root=/no/such/directory")
     assert refused.end() == 2, refused.printed
@@ -330,3 +351,21 @@ def test_job_without_the_clusters_token_is_refused_in_one_sentence(head, project
     done = subprocess.run(command, cwd=project, env=stranger, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file with the cluster's token" in done.stderr
+
+
+@pytest.mark.slow
+def test_job_agent_whose_port_is_taken_is_named_with_the_flag(project, tmp_path):
+    with contextlib.ExitStack() as ends:
+        taken = socket.socket()
+        ends.callback(taken.close)
+        with contextlib.suppress(OSError):  # another Ray of this machine has it
+            taken.bind(("0.0.0.0", 52365))
+            taken.listen()
+        alone = Head(agent=52365)
+        ends.callback(alone.stop)
+        alone.wait(second=False)
+        done = alone.call(sys.executable, "-m", "orchestrator.cli", "submit", "small.yaml", "--store", str(tmp_path), directory=project)
+        assert done.returncode == 2, done.stderr
+        sentence = done.stderr.splitlines()[-1]  # after Ray's own line on the upload
+        assert sentence.startswith("scalearn: No agent of the cluster takes jobs. ")
+        assert "start the head with --dashboard-agent-listen-port=0" in sentence
