@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.artifacts.store import Store
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_seconds
 from orchestrator.definition.graph import Graph
+from orchestrator.remote import slurm
 from orchestrator.watching.status import SweepStatus, lines_of, print_status, read_status, show_counts
 
 _EVERY = 5.0
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(status.to_json(), indent=2))
         else:
             print_status(status, console)
+            if waiting := slurm.queued(sweep.name, store.url, waiting=True):
+                console.print(f"Waiting in SLURM's queue: job {', '.join(waiting)}.", highlight=False)
         return 0
 
     def anew() -> Graph:

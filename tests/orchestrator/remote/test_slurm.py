@@ -153,6 +153,8 @@ def test_cancel_stops_a_running_sweep_for_good_and_takes_a_waiting_one_from_the_
     assert slurm.job(batch.number)["Restarts"] == "0"
 
     batch.submit(capsys, "--sbatch=--hold")
+    assert main(["status", str(batch.file)]) == 0
+    assert f"Waiting in SLURM's queue: job {batch.number}." in capsys.readouterr().out
     assert main(["cancel", str(batch.file)]) == 0
     assert capsys.readouterr().out == f"Cancelled job {batch.number} of SLURM, which was waiting.\n"
     assert batch.end()[0] == "CANCELLED"
