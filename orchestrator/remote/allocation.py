@@ -85,7 +85,7 @@ def _run(command: Sequence[str], *, requeue: bool) -> int:
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         os.environ.pop(name, None)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # `srun` passes them on
-    os.environ.setdefault("SCALEARN_GRACE_SECONDS", "20")  # SLURM warns two minutes ahead, and kills 30 s after SIGTERM
+    os.environ.setdefault("SCALEARN_GRACE_SECONDS", "10")  # SLURM warns two minutes ahead, and kills 30 s after SIGTERM
     try:
         nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
         with _head() as (head, address), _others(address, nodes - 1):

@@ -146,7 +146,10 @@ def test_cancel_stops_a_running_sweep_for_good_and_takes_a_waiting_one_from_the_
     batch.submit(capsys, "--requeue", "--time", "60")
     batch.until(lambda: any(batch.epoch(node) > 2 for node in sources(batch)))
     assert main(["status", str(batch.file), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["counts"]["running"] == 1
+    assert json.loads(capsys.readouterr().out)["running"] is True
+    begun = next(node for node in sources(batch) if batch.epoch(node))
+    assert main(["logs", str(batch.file), begun]) == 0
+    assert "epoch 1:" in capsys.readouterr().out
     assert main(["cancel", str(batch.file)]) == 0
     assert "has stopped." in capsys.readouterr().out
     assert batch.end() == ("FAILED", "130:0"), batch.told()
