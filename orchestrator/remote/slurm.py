@@ -70,7 +70,8 @@ def queue(script: str) -> str:
         raise UserError("--slurm needs the program sbatch, and it is not on the PATH: submit from a login node, or use --dry-run.")
     done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"SLURM does not take the job: {' '.join(done.stderr.split()).removeprefix('sbatch: error: ')}")
+        reasons = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
+        raise UserError(f"SLURM does not take the job: {reasons}.")
     return done.stdout.strip().partition(";")[0]  # what follows is the name of the cluster
 
 

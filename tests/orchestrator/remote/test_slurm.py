@@ -168,5 +168,5 @@ def test_cancel_stops_a_running_sweep_for_good_and_takes_a_waiting_one_from_the_
 def test_what_slurm_refuses_is_one_sentence(slurm, tmp_path, repository, environment, capsys):
     batch = Batch(slurm, tmp_path / "refused", repository, "refused")
     assert main(["submit", str(batch.file), "--slurm", "--partition", "nowhere"]) == 2
-    sentence = "scalearn: SLURM does not take the job: Batch job submission failed: Invalid partition name specified\n"
-    assert capsys.readouterr() == ("", sentence)
+    reason = "invalid partition specified: nowhere; Batch job submission failed: Invalid partition name specified"
+    assert capsys.readouterr() == ("", f"scalearn: SLURM does not take the job: {reason}.\n")
