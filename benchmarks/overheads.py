@@ -20,12 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # Workers import the training function of this file by name.
 os.environ["PYTHONPATH"] = f"{ROOT / 'benchmarks'}:{ROOT}"
 
+import psutil  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from orchestrator.artifacts.store import Store  # noqa: E402
+from orchestrator.definition.graph import State  # noqa: E402
 from orchestrator.definition.sweep import Sweep  # noqa: E402
+from orchestrator.execution import run  # noqa: E402
 from orchestrator.execution.options import Options  # noqa: E402
-from orchestrator.execution.run import run_sweep  # noqa: E402
 from scalearn.training.pack import Outcome, PackMember, Report  # noqa: E402
 from scalearn.training.runtime import Runtime  # noqa: E402
 
@@ -71,11 +73,29 @@ def noop(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[O
     return [Outcome(member) for member in pack]
 
 
+class Sampling(run.ProgressDisplay):
+    """Notes the memory of this driver, in MiB, at every hundredth job that is done."""
+
+    done = 0
+    seen: list[float] = []  # noqa: RUF012
+
+    def listen(self, node: str, state: State) -> None:
+        """Look at the memory."""
+        super().listen(node, state)
+        if state == "succeeded":
+            Sampling.done += 1
+            if Sampling.done % 100 == 0:
+                Sampling.seen.append(psutil.Process().memory_info().rss / 2**20)
+
+
+run.ProgressDisplay = Sampling  # type: ignore[misc]
+
+
 def our_seconds(jobs: int, cpus: int, root: Path) -> float:
     """Run a sweep of jobs that do nothing, from the sweep to the table, tracking included; return its seconds."""
     sweep = Sweep.from_text(sweep_text(jobs))
     began = time.perf_counter()
-    code = run_sweep(sweep, Store(root), Options(cpus=cpus, train="overheads:noop"), Console(file=open(os.devnull, "w")))  # noqa: SIM115
+    code = run.run_sweep(sweep, Store(root), Options(cpus=cpus, train="overheads:noop"), Console(file=open(os.devnull, "w")))  # noqa: SIM115
     assert code == 0
     return time.perf_counter() - began
 
@@ -152,6 +172,9 @@ def main() -> None:
         root = Path(folder)
         small = our_seconds(10, arguments.cpus, root / "small")
         ours = our_seconds(arguments.jobs, arguments.cpus, root / "runs")
+        middle = Sampling.seen[len(Sampling.seen) // 2 :]
+        grown = (middle[-1] - middle[0]) * 1024 / max(1, 100 * (len(middle) - 1))
+        print(f"driver: {Sampling.seen[0]:.0f} MiB after 100 jobs, {middle[-1]:.0f} after all, {grown:.1f} KiB a job in their second half")
         warm = (ours - small) / (arguments.jobs - 10)
         print(f"ours: {ours:.1f} s for {arguments.jobs} jobs, start included")
         print(f"ours: {warm:.3f} s per further job, that is {warm * arguments.cpus:.3f} s of a worker (goal 0.3)")

@@ -29,6 +29,7 @@ from orchestrator.drivers.leftovers import TUNE, remove_leftovers
 from orchestrator.execution.cluster import Cluster, connected, nodes, refuse_unplaceable
 from orchestrator.execution.devices import measure_memory, recall_fitting, remember_fitting
 from orchestrator.execution.early import rivals as rivals_in
+from orchestrator.execution.ended_trials import ForgetfulScheduler, SilentProgress
 from orchestrator.execution.options import Options
 from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import GraphSearcher, Listener, TrialNews
@@ -205,6 +206,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path, sweep: str) -> tune.Tuner:
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=ForgetfulScheduler(),  # type: ignore[no-untyped-call]  # Ray's own constructor has no types
             num_samples=-1,  # until the searcher has finished, since a pack whose worker died is handed out again
             # Without this, a Searcher gets one pending trial at a time. It decides itself how many there are, since nodes come and go.
             max_concurrent_trials=_MOST_TRIALS,
@@ -216,7 +218,7 @@ def _tuner(searcher: GraphSearcher, scratch: Path, sweep: str) -> tune.Tuner:
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[TrialNews(searcher)],
+            callbacks=[TrialNews(searcher), SilentProgress()],
             verbose=0,
             log_to_file=False,
         ),
