@@ -119,9 +119,10 @@ def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> 
         cells.append(_tried_cell(row))
         cells.extend(_parameter_cells(row))
         rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
+    others = "Other settings" if any(cell.tuned for row in table.rows for cell in row.cells) else "Settings"
     notes = [
         *table.notes,
-        "Rates tried: learning rates that a cell's was chosen among. Settings are not chosen: each makes a row of its own.",
+        f"Rates tried: learning rates that a cell's was chosen among. {others} are not chosen: each makes a row of its own.",
         "Parameters: those trained for the target; the backbone, frozen sources and heads are not counted.",
     ]
     if against:
