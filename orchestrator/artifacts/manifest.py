@@ -80,7 +80,7 @@ def write_manifest(sweep: Sweep, graph: Graph, store: Store, tracking_uri: str, 
         {
             "schema": SCHEMA,
             "name": sweep.name,
-            "file": sweep.file,
+            "file": before.get("file", sweep.file) if sweep.file.endswith(".json") else sweep.file,  # it was run by its manifest
             "yaml": without_secrets(sweep.text),
             "overrides": list(map(without_secrets, sweep.overrides)),
             "benchmark": sweep.benchmark,

@@ -8,8 +8,8 @@ from typing import Any
 import shtab
 from rich.console import Console
 
+from orchestrator.artifacts.as_run import Run, find_run
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import graph_in
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import is_called
 from orchestrator.definition.sweep import Sweep, shipped_sweeps
@@ -25,7 +25,10 @@ def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, onl
     """Add a command on a sweep, with the arguments that such commands share: SWEEP, --set, --store and, if `only` is true, --only."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
     sweep = parser.add_argument(
-        "sweep", metavar="SWEEP", help=f"a sweep file, a manifest STORE/sweeps/NAME.json, or a shipped sweep: {', '.join(shipped_sweeps())}"
+        "sweep",
+        metavar="SWEEP",
+        help="a sweep file, a manifest STORE/sweeps/NAME.json, the name of a sweep that was run into the store, or of a shipped one: "
+        + ", ".join(shipped_sweeps()),
     )
     sweep.complete = shtab.FILE  # type: ignore[attr-defined]  # what a shell offers
     parser.add_argument(
@@ -38,16 +41,20 @@ def add_sweep_command(commands: "Commands[Any]", name: str, summary: str, *, onl
     return parser
 
 
-def open_sweep(arguments: argparse.Namespace) -> tuple[Sweep, Store, Graph]:
-    """Return the sweep that the arguments name, its store, and its graph, restricted to the jobs that `--only` matches.
+def open_run(arguments: argparse.Namespace, text: str | None = None) -> Run:
+    """Return the sweep that the arguments name, as it was run. Tell the user on stderr if its file says other jobs.
+
+    Args:
+        arguments: Arguments with `sweep`, `set` and `store`.
+        text: What names the sweep. None: the argument `sweep`.
 
     Raises:
-        UserError: There is no such sweep, a key is wrong, or the pattern matches nothing.
+        UserError: There is no such sweep, or a key is wrong.
     """
-    sweep = Sweep.load(arguments.sweep, arguments.set)
-    store = open_store(sweep, arguments)
-    graph = graph_in(store, sweep)
-    return sweep, store, graph if arguments.only is None else graph.restrict(arguments.only)
+    run = find_run(text or arguments.sweep, arguments.set, arguments.store)
+    if run.remark:
+        print(f"scalearn: {run.remark}", file=sys.stderr)
+    return run
 
 
 def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:

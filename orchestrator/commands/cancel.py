@@ -4,9 +4,9 @@ import argparse
 import time
 from typing import Any
 
+from orchestrator.artifacts.as_run import load_sweep
 from orchestrator.artifacts.store import Store
-from orchestrator.commands.arguments import Commands, add_sweep_command, open_store, positive_seconds
-from orchestrator.definition.sweep import Sweep
+from orchestrator.commands.arguments import Commands, add_sweep_command, positive_seconds
 from orchestrator.drivers.heartbeat import Driver, ask_to_stop, drivers
 from orchestrator.remote import slurm
 
@@ -26,8 +26,7 @@ def add(commands: "Commands[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Take a sweep out of SLURM's queue; ask every driver to stop, and wait for them. Return 1 if one is still at work at the end."""
-    sweep = Sweep.load(arguments.sweep, arguments.set)
-    store = open_store(sweep, arguments)
+    sweep, store = load_sweep(arguments.sweep, arguments.set, arguments.store, to_look=True)
     asked = {driver.name: driver for driver in drivers(store, sweep.name)}
     # One that runs without a driver is starting, or between two starts.
     if jobs := slurm.queued(sweep.name, store.url, waiting=bool(asked)):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, make_console
-from orchestrator.commands.places import add_results_command, find_place, one_sentence
+from orchestrator.commands.places import add_results_command, find_place
+from orchestrator.watching.report import one_sentence
 from scalearn.errors import UserError
 
 EXAMPLE = "scalearn compare quickstart other_sweep.yaml --to comparison.md"

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.as_run import Run
+from orchestrator.artifacts.best import best_job
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import graph_in
-from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
+from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_run
 from orchestrator.definition.graph import Job
-from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
 
 SPLIT = "validation"
@@ -21,7 +21,11 @@ def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     summary = "fold a trained target into one ordinary adapter, with its head and a model card"
     parser = add_sweep_command(commands, "export", summary, only=False)
-    parser.add_argument("--node", required=True, metavar="NODE", help="the job, as `scalearn status` names it")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--node", metavar="NODE", help="the job, as `scalearn status` names it")
+    which.add_argument("--best", action="store_true", help="the job with the best validation score of those that can be folded")
+    parser.add_argument("--method", metavar="METHOD", help="with --best: of this method alone")
+    parser.add_argument("--target", metavar="TASK", help="with --best: on this target; needed where the sweep has several")
     parser.add_argument("--to", required=True, type=Path, metavar="DIRECTORY", help="where the adapter goes; must not exist yet")
     parser.add_argument("--prune", type=float, metavar="THRESHOLD", help="leave out sources whose mean absolute omega is below this")
     parser.set_defaults(command=run)
@@ -35,16 +39,23 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.prune is not None and not 0 <= arguments.prune < float("inf"):
         raise UserError(f"--prune is {arguments.prune:g}: give a threshold of at least 0.")
-    sweep = Sweep.load(arguments.sweep, arguments.set)
-    store = open_store(sweep, arguments)
-    graph = graph_in(store, sweep)
-    job = find_job(graph, arguments.node)
-    for node in (*graph.parents(job.node), job.node):
+    if arguments.node and (arguments.method or arguments.target):
+        raise UserError("--method and --target go with --best; --node names the job alone.")
+    run = open_run(arguments)
+    sweep, store = run.sweep, run.store
+    job = find_job(run.graph, arguments.node) if arguments.node else _best(run, arguments)
+    for node in (*run.graph.parents(job.node), job.node):
         if not store.complete(node):
             raise UserError(f"{node} is not done in {store.url}: run the sweep first.")
     root = Path(sweep.data.root) if sweep.data.root is not None else None
     print(_export(job, store, root, arguments.to, arguments.prune, allow_pickle=sweep.sources.allow_pickle))
     return 0
+
+
+def _best(run: Run, arguments: argparse.Namespace) -> Job:
+    job, score = best_job(run, arguments.method, arguments.target)
+    print(f"{job.node} has the best validation score, {score:.4f}.", flush=True)
+    return job
 
 
 def _export(job: Job, store: Store, root: Path | None, to: Path, prune: float | None, *, allow_pickle: bool) -> str:

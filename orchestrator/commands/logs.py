@@ -6,9 +6,7 @@ from typing import Any
 
 from orchestrator.artifacts.job_log import LOG, follow
 from orchestrator.artifacts.store import FAILED, TRACEBACK, Store
-from orchestrator.artifacts.trials import graph_in
-from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_store
-from orchestrator.definition.sweep import Sweep
+from orchestrator.commands.arguments import Commands, add_sweep_command, find_job, open_run
 from orchestrator.drivers.heartbeat import drivers
 from scalearn.errors import UserError
 
@@ -33,9 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: There is no such job, or it has no log.
     """
-    sweep = Sweep.load(arguments.sweep, arguments.set)
-    store = open_store(sweep, arguments)
-    node = find_job(graph_in(store, sweep), arguments.node).node
+    run = open_run(arguments)
+    sweep, store, node = run.sweep, run.store, find_job(run.graph, arguments.node).node
 
     def read(start: int) -> tuple[bytes, int]:
         return store.storage.read_from(store.directory(node) / LOG, start, _MOST_BYTES)

@@ -1,17 +1,14 @@
 """Which sweep's results a command means, by a sweep file, a manifest in a store, or a name."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.artifacts.as_run import manifest_named
 from orchestrator.artifacts.store import Store
-from orchestrator.commands.arguments import Commands, open_store
-from orchestrator.definition.sweep import Sweep
-from scalearn.errors import UserError
+from orchestrator.commands.arguments import Commands, open_run
 
-_NAMED = "a sweep file, the name of a shipped sweep, a manifest STORE/sweeps/NAME.json, or with --store the name of a sweep in it"
+_NAMED = "a sweep file, a manifest STORE/sweeps/NAME.json, the name of a sweep that was run into the store, or of a shipped one"
 
 
 @dataclass(frozen=True)
@@ -53,25 +50,8 @@ def find_place(arguments: argparse.Namespace, text: str) -> Place:
     Raises:
         UserError: There is no such sweep.
     """
-    if text.endswith(".json"):
-        root, _, name = ("./" + text).rpartition("/sweeps/") if "://" not in text else text.rpartition("/sweeps/")
-        if not root or "/" in name:
-            raise UserError(f"{text} is not a sweep's manifest: name a file STORE/sweeps/NAME.json.")
-        return Place(Store(root.removeprefix("./") or "."), name.removesuffix(".json"))
-    if arguments.store and "/" not in text and not text.endswith((".yaml", ".yml")):
-        store = Store(arguments.store)
-        if store.load_json(store.manifest_path(text)) is not None:
-            return Place(store, text)
-    sweep = Sweep.load(text, arguments.set)
-    return Place(open_store(sweep, arguments), sweep.name, sweep.tracking.uri)
-
-
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """Turn errors about results that the user can mend into the errors that the command line prints in one line."""
-    from analysis.errors import ResultsError  # it loads pandas, most of a second that other commands save
-
-    try:
-        yield
-    except ResultsError as error:
-        raise UserError(str(error)) from error
+    named = manifest_named(text, arguments.store)
+    if named is not None:
+        return Place(*named)
+    run = open_run(arguments, text)
+    return Place(run.store, run.name, run.sweep.tracking.uri)

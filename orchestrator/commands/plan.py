@@ -2,20 +2,18 @@
 
 import argparse
 import json
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.as_run import load_sweep
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import expand_in
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_amount, positive_number
+from orchestrator.artifacts.trials import expand_in, graph_in
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, positive_amount, positive_number
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.forecast.forecast import forecast, print_forecast
 from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile, profile_names
 from orchestrator.scheduling.cost import cost_of
-from orchestrator.watching.plan import plan, print_plan
-from scalearn.tasks import task_of
+from orchestrator.watching.plan import plan_sweep, print_plan
 
 EXAMPLE = "scalearn plan quickstart --gpus 8"
 
@@ -38,9 +36,11 @@ def add(commands: "Commands[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
-    sweep, store, graph = open_sweep(arguments)
+    sweep, store = load_sweep(arguments.sweep, arguments.set, arguments.store)
+    graph = graph_in(store, sweep)
+    graph = graph if arguments.only is None else graph.restrict(arguments.only)
     ahead = _ahead(arguments, sweep, store, graph)
-    result = replace(plan(sweep.name, graph, store.glance(graph.nodes()), ahead), warnings=_warnings(sweep, graph))
+    result = plan_sweep(sweep, graph, store, ahead)
     cost = cost_of(sweep, load_profile(arguments.profile))
     devices = arguments.gpus or (1 if arguments.price_per_hour else None)
     expected = forecast(ahead, result.cached(), cost, devices, sweep.resources, price=arguments.price_per_hour) if devices else None
@@ -57,14 +57,3 @@ def _ahead(arguments: argparse.Namespace, sweep: Sweep, store: Store, graph: Gra
     """Return the graph with stand-ins for the trials that are still to be proposed. Only a run of the whole sweep proposes any."""
     whole = sweep.search is not None and arguments.only is None
     return expand_in(store, sweep, ahead=True).graph if whole else graph
-
-
-def _warnings(sweep: Sweep, graph: Graph) -> tuple[str, ...]:
-    """Return what is ambiguous or suspicious in the files of the user's own tasks."""
-    own = {data.task: task_of(data) for job in graph for data in job.config.data if data.own is not None}
-    if not own:
-        return ()
-    from scalearn.tasks.local_labels import local_warnings  # it loads pyarrow, which plans of published tasks do not need
-
-    root = None if sweep.data.root is None else Path(sweep.data.root)
-    return tuple(sentence for task in own.values() for sentence in local_warnings(task, root))

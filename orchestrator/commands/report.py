@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, make_console
-from orchestrator.commands.places import add_results_command, find_place, one_sentence
-from orchestrator.watching.report import report_folder
+from orchestrator.commands.places import add_results_command, find_place
+from orchestrator.watching.report import write_report
 
 EXAMPLE = "scalearn report quickstart"
 
@@ -33,24 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     place = find_place(arguments, arguments.sweep)
     console = make_console()
-    with one_sentence():
-        import analysis
-        from analysis.published import published_scores
-        from analysis.reading.load import read_sweep
-        from analysis.reading.selection import check_rule
-        from analysis.report.report import write_report_of
-        from analysis.tables.grid import layout
+    page, table = write_report(place.store, place.sweep, arguments.to, rule=arguments.rule, against=arguments.against)
+    from analysis.tables.render import to_terminal  # loaded by now
 
-        rule = check_rule(arguments.rule)
-        # A report with its own options must not replace the report that `run` keeps up to date.
-        variant = "-".join(
-            filter(None, [arguments.against and f"against-{arguments.against}", "" if rule == "validation" else f"lr{rule:g}"])
-        )
-        folder = arguments.to or report_folder(place.store, place.sweep, variant)
-        stored = read_sweep(place.store.url, place.sweep)
-        page = write_report_of(stored, folder, rule=rule, against=arguments.against)
-        table = analysis.benchmark_table(stored.frame, rule)
-        published = published_scores(table.benchmark) if arguments.against else None
-        analysis.render.to_terminal(layout(table, against=published), console)
+    to_terminal(table, console)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -5,11 +5,9 @@ from collections import Counter
 from typing import Any
 
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import graph_in
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_store
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_run
 from orchestrator.commands.run import add_local_options
 from orchestrator.definition.graph import Graph, node_pattern
-from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.options import Options
 from orchestrator.execution.run import run_sweep
 
@@ -26,9 +24,8 @@ def add(commands: "Commands[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the failed part of a sweep. Return the exit code of that part."""
-    sweep = Sweep.load(arguments.sweep, arguments.set)
-    store, console = open_store(sweep, arguments), make_console()
-    graph = graph_in(store, sweep)
+    run = open_run(arguments)
+    sweep, store, graph, console = run.sweep, run.store, run.graph, make_console()
     chosen = failed_part(graph, store, arguments.only)
     if not chosen:
         matching = "" if arguments.only is None else f" that matches '{arguments.only}'"

@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command, make_console, open_store, whole_number
-from orchestrator.definition.sweep import Sweep
+from orchestrator.artifacts.as_run import load_sweep
+from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command, make_console, whole_number
 from orchestrator.execution.options import Options
 from orchestrator.execution.run import run_sweep
 
@@ -29,7 +29,7 @@ def add_local_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a sweep. Return its exit code."""
-    sweep = Sweep.load(arguments.sweep, arguments.set)
+    sweep, store = load_sweep(arguments.sweep, arguments.set, arguments.store)
     options = Options(
         only=arguments.only,
         force=arguments.force,
@@ -39,4 +39,4 @@ def run(arguments: argparse.Namespace) -> int:
         hours=arguments.max_hours,
         device_hours=arguments.max_device_hours,
     )
-    return run_sweep(sweep, open_store(sweep, arguments), options, make_console())
+    return run_sweep(sweep, store, options, make_console())

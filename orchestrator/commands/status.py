@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,7 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.artifacts.store import Store
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep, positive_seconds
+from orchestrator.artifacts.trials import graph_in
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_run, positive_seconds
 from orchestrator.definition.graph import Graph
 from orchestrator.remote import slurm
 from orchestrator.watching.status import SweepStatus, lines_of, print_status, read_status, show_counts
@@ -24,6 +26,7 @@ EXAMPLE = "scalearn status quickstart --watch"
 def add(commands: "Commands[Any]") -> None:
     """Add the subcommand to a parser."""
     parser = add_sweep_command(commands, "status", "show how far a sweep is; from any process that can read the store")
+    parser.add_argument("--done", action="store_true", help="list the finished jobs too")
     parser.add_argument("--json", action="store_true", help="as JSON; with --watch, one line per look")
     parser.add_argument(
         "--watch",
@@ -38,37 +41,38 @@ def add(commands: "Commands[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status, once or again and again."""
-    sweep, store, graph = open_sweep(arguments)
+    run = open_run(arguments).restricted(arguments.only)
+    sweep, store, graph = run.sweep, run.store, run.graph
     console = make_console()
     if arguments.watch is None:
         status = read_status(sweep.name, graph, store)
         if arguments.json:
             print(json.dumps(status.to_json(), indent=2))
         else:
-            print_status(status, console)
+            print_status(status, console, done=arguments.done)
             if waiting := slurm.queued(sweep.name, store.url, waiting=True):
                 console.print(f"Waiting in SLURM's queue: job {', '.join(waiting)}.", highlight=False)
         return 0
 
     def anew() -> Graph:
         """Return the graph with all jobs pending, since reading the status marks them, and with trials that were proposed meanwhile."""
-        return graph.restrict("") if sweep.search is None else open_sweep(arguments)[2]
+        return graph.restrict("") if sweep.search is None else replace(run, graph=graph_in(store, sweep)).restricted(arguments.only).graph
 
     if console.is_terminal and not arguments.json:
-        _draw(sweep.name, anew, store, arguments.watch, console)
+        _draw(sweep.name, anew, store, arguments.watch, console, done=arguments.done)
     else:
         _write_lines(sweep.name, anew, store, arguments.watch, as_json=arguments.json)
     return 0
 
 
-def _draw(sweep: str, anew: Callable[[], Graph], store: Store, seconds: float, console: Console) -> None:
+def _draw(sweep: str, anew: Callable[[], Graph], store: Store, seconds: float, console: Console, *, done: bool = False) -> None:
     """Redraw the status in place."""
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         for look in itertools.count():
             if look:
                 time.sleep(seconds)
             status = read_status(sweep, anew(), store)
-            shown: list[RenderableType] = [*lines_of(status), Text(time.strftime("%H:%M:%S"), style="dim")]
+            shown: list[RenderableType] = [*lines_of(status, done=done), Text(time.strftime("%H:%M:%S"), style="dim")]
             live.update(Group(*shown), refresh=True)
             if _is_over(status):
                 return

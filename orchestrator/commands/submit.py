@@ -2,11 +2,8 @@
 
 import argparse
 import json
-import os
 import shlex
 import sys
-import tempfile
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +13,13 @@ from orchestrator.commands import submit_slurm
 from orchestrator.commands.arguments import Commands, add_budget_options, add_sweep_command
 from orchestrator.definition.identity import safe_segment
 from orchestrator.definition.sweep import Sweep
-from orchestrator.provenance import job_metadata
-from orchestrator.remote.upload import pack_directory
+from orchestrator.remote.job_server import LOCAL, check_store, connect, submit
 from scalearn.errors import UserError
-from scalearn.secrets import clause
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DETACHED = 130
-_LOCAL = "http://127.0.0.1:8265"
-_NO_AGENT = "No available agent"
-"""What Ray's job server says if the agent on the head node has no port."""
-_TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 EXAMPLE = "scalearn submit sweeps/quickstart.yaml --address http://127.0.0.1:8265"
 
 
@@ -37,7 +28,7 @@ def add(commands: "Commands[Any]") -> None:
     parser = add_sweep_command(commands, "submit", "run a sweep as a job of a Ray cluster, or of SLURM")
     parser.add_argument("--force", action="store_true", help="as for `run`")
     add_budget_options(parser)
-    parser.add_argument("--address", metavar="URL", help=f"the cluster's dashboard (default: RAY_ADDRESS where it is a URL, else {_LOCAL})")
+    parser.add_argument("--address", metavar="URL", help=f"the cluster's dashboard (default: RAY_ADDRESS where it is a URL, else {LOCAL})")
     parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIRECTORY", help="what to upload (default: this directory)")
     environment = parser.add_mutually_exclusive_group()
     environment.add_argument("--runtime-env-json", metavar="JSON", help="Ray's runtime environment of the job: pip, env_vars, ...")
@@ -60,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.slurm:
         return submit_slurm.submit(arguments, sweep, _words(arguments, arguments.sweep, arguments.store))
     if arguments.follow:
-        client = _client(arguments.address)
+        client = connect(arguments.address)
         job = arguments.follow
     else:
         command = _command(arguments, sweep)
         environment = _runtime_environment(arguments)
-        client = _client(arguments.address)
-        job = _submit(client, command, environment, arguments.working_dir, sweep, arguments.store or sweep.store)
+        client = connect(arguments.address)
+        job = submit(client, command, environment, arguments.working_dir, sweep.name, arguments.store or sweep.store)
         print(f"Submitted {job} to {client.get_address()}: {command}", flush=True)
     if arguments.no_wait:
         print(_commands(arguments, job))
@@ -85,10 +76,7 @@ def _command(arguments: argparse.Namespace, sweep: Sweep) -> str:
             )
         source = inside.relative_to(arguments.working_dir.resolve()).as_posix()
     store = arguments.store or sweep.store
-    if "://" not in store and not Path(store).is_absolute():
-        raise UserError(
-            f"The store '{store}' is relative, and would lie in the cluster's copy of this directory: name a lasting one with --store."
-        )
+    check_store(store)
     return shlex.join(["scalearn", *_words(arguments, source, store)])
 
 
@@ -120,56 +108,6 @@ def _runtime_environment(arguments: argparse.Namespace) -> dict[str, Any]:
     if "working_dir" in value:
         raise UserError(f"{flag} holds 'working_dir': use --working-dir, which leaves out what no job needs.")
     return value
-
-
-def _client(address: str | None) -> "JobSubmissionClient":
-    """Connect to the job server."""
-    chosen = address or next(filter(_is_url, map(os.environ.get, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))), _LOCAL)
-    if not _is_url(chosen):
-        raise UserError(f"--address {chosen}: give the URL of the cluster's dashboard, such as {_LOCAL}.")
-    os.environ["RAY_API_SERVER_ADDRESS"] = str(chosen)  # Ray's variables win over arguments
-    if any(os.environ.get(name) for name in _TOKENS):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of `ray.init`, but not of the job client
-    from ray.exceptions import AuthenticationError  # it loads Ray, seconds that a wrong file or option should not cost
-    from ray.job_submission import JobSubmissionClient
-
-    from orchestrator.remote.submission import refused
-
-    try:
-        return JobSubmissionClient(chosen)
-    except AuthenticationError as error:
-        raise refused(error) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"No job server of Ray answers at {chosen} ({clause(error)}): is the cluster up, and the tunnel to it open?"
-        ) from None
-
-
-def _is_url(address: str | None) -> bool:
-    return address is not None and address.startswith(("http://", "https://"))
-
-
-def _submit(client: "JobSubmissionClient", command: str, environment: dict[str, Any], directory: Path, sweep: Sweep, store: str) -> str:
-    if not directory.is_dir():
-        raise UserError(f"--working-dir {directory} is not a directory.")
-    token = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch) / "working_dir.zip"
-        pack_directory(directory.resolve(), archive, frozenset({Path(token).absolute()} if token else ()))
-        try:
-            return client.submit_job(
-                entrypoint=command,
-                submission_id=f"{sweep.name}-{uuid.uuid4().hex[:8]}",
-                runtime_env={**environment, "working_dir": str(archive)},
-                metadata=job_metadata(sweep.name, store),
-            )
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            if _NO_AGENT in str(error):
-                raise UserError(
-                    "No agent of the cluster takes jobs. If another Ray runs on the head's machine, it holds port 52365:"
-                    " start the head with --dashboard-agent-listen-port=0, which takes a free one."
-                ) from None
-            raise UserError(f"The job was not accepted: {' '.join(str(error).split())}.") from None
 
 
 def _follow(client: "JobSubmissionClient", job: str, arguments: argparse.Namespace) -> int:

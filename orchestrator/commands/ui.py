@@ -6,8 +6,9 @@ import webbrowser
 from typing import Any
 
 from orchestrator.commands.arguments import Commands, positive_number
-from orchestrator.commands.places import add_results_command, find_place, one_sentence
+from orchestrator.commands.places import add_results_command, find_place
 from orchestrator.tracking.mlflow_server import Server, find_experiment, is_server, tracked_experiment, without_login
+from orchestrator.watching.report import one_sentence
 
 EXAMPLE = "scalearn ui quickstart"
 

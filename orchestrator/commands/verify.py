@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from orchestrator.artifacts.artifact import Verdict
-from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_sweep
+from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, open_run
 from orchestrator.definition.graph import Graph
 
 WHOLE, DAMAGED = 0, 1
@@ -33,7 +33,8 @@ def add(commands: "Commands[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check and print. Return 1 if an artifact is damaged."""
-    sweep, store, graph = open_sweep(arguments)
+    run = open_run(arguments).restricted(arguments.only)
+    sweep, store, graph = run.sweep, run.store, run.graph
     verdicts = store.verify_all(graph.nodes())
     counts = Counter(verdict.state for verdict in verdicts.values())
     if arguments.json:

@@ -8,7 +8,7 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -34,6 +34,8 @@ class Source:
     """Where its basis may lie. None: only in the package."""
     overrides: tuple[str, ...] = ()
     """Values of `--set` that belong to it."""
+    lines: bool = True
+    """Whether error messages say in which line of the text something stands."""
 
 
 def find_source(source: str | Path) -> Source:
@@ -53,6 +55,18 @@ def find_source(source: str | Path) -> Source:
     return Source(str(path), read_text(path), path.parent)
 
 
+def from_keys(keys: Mapping[str, Any], file: str) -> Source:
+    """Return the text of a sweep that a program holds as keys and values, as its file would say it.
+
+    Raises:
+        UserError: A value is no plain data.
+    """
+    try:
+        return Source(file, _as_yaml(dict(keys)), Path(), lines=False)
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not plain data, of which a file could be made: {' '.join(str(error).split())}.") from None
+
+
 def shipped_sweeps() -> tuple[str, ...]:
     """Return the names of the sweeps that the package ships."""
     names = (entry.name for entry in importlib.resources.files("sweeps").iterdir())
@@ -67,11 +81,27 @@ def _in_manifest(path: Path) -> Source:
         raise UserError(f"Cannot read the manifest {path}: {error.strerror or error}.") from None
     except ValueError as error:
         raise UserError(f"{path} is no manifest of a sweep: {error}.") from None
-    text, overrides = content.get("yaml"), content.get("overrides")
-    if not isinstance(text, str) or not isinstance(overrides, list) or path.absolute().parent.name != "sweeps":
+    if path.absolute().parent.name != "sweeps":
         raise UserError(f"{path} is no manifest of a sweep: name a sweep file, or a file STORE/sweeps/NAME.json.")
+    return manifest_source(content, str(path), str(path.parent.parent))
+
+
+def manifest_source(content: Mapping[str, Any], file: str, store: str) -> Source:
+    """Return the sweep that a manifest holds, as it was run, in the store where the manifest lies.
+
+    Args:
+        content: The manifest.
+        file: Its place.
+        store: The store's directory or URL.
+
+    Raises:
+        UserError: It is no manifest.
+    """
+    text, overrides = content.get("yaml"), content.get("overrides")
+    if not isinstance(text, str) or not isinstance(overrides, list):
+        raise UserError(f"{file} is no manifest of a sweep: name a sweep file, or a file STORE/sweeps/NAME.json.")
     others = (str(override) for override in overrides if not str(override).startswith("store="))
-    return Source(str(path), text, overrides=(*others, f"store={json.dumps(str(path.parent.parent))}"))
+    return Source(file, text, overrides=(*others, f"store={json.dumps(store)}"))
 
 
 def with_basis(source: Source) -> tuple[Document, str]:
@@ -107,7 +137,7 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
 
 def _document(source: Source, above: tuple[str, ...]) -> Document:
     """Return a document on its basis. `above` names the files that lead here, each extending the next."""
-    own = parse_mapping(source.text, source.file)
+    own = parse_mapping(source.text, source.file, lines=source.lines)
     if EXTENDS not in own.data:
         return own
     place, name = own.place((EXTENDS,)), own.data[EXTENDS]
@@ -187,6 +217,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _text)
+_Dumper.add_multi_representer(PurePath, lambda dumper, path: _text(dumper, str(path)))
 
 
 def as_yaml(data: dict[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """A sweep: a YAML file that is checked against the schema and the registries, and expands to a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from orchestrator.definition.basis import Source, find_source, overridden, shipped_sweeps, with_basis
+from orchestrator.definition.basis import Source, find_source, from_keys, manifest_source, overridden, shipped_sweeps, with_basis
 from orchestrator.definition.check import check
 from orchestrator.definition.expand import expand
 from orchestrator.definition.explain import Told, describe_misfit, explain, in_order, without_errors
@@ -52,6 +53,37 @@ class Sweep(SweepSchema):
             UserError: As for `load`.
         """
         return cls._checked(Source(file, text), overrides)
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Any], file: str) -> "Sweep":
+        """Return the sweep of some keys and values, by the same rules as for a file.
+
+        Args:
+            keys: What would stand in the file.
+            file: What error messages call it.
+
+        Raises:
+            UserError: As for `load`.
+        """
+        return cls._checked(from_keys(keys, file), ())
+
+    @classmethod
+    def in_manifest(
+        cls, content: Mapping[str, Any], file: str, store: str, overrides: Sequence[str] = (), *, elsewhere: bool = False
+    ) -> "Sweep":
+        """Return the sweep that a manifest holds, as it was run.
+
+        Args:
+            content: The manifest.
+            file: What error messages call it.
+            store: The store in which it lies.
+            overrides: As for `load`.
+            elsewhere: As for `load`. What is only looked at may have been run on another machine.
+
+        Raises:
+            UserError: It is no manifest, or one of another version that said other things.
+        """
+        return cls._checked(manifest_source(content, file, store), overrides, elsewhere=elsewhere)
 
     @classmethod
     def _checked(cls, source: Source, overrides: Sequence[str], *, elsewhere: bool = False) -> "Sweep":

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -59,13 +61,24 @@ def tracked_experiment(store: Store, sweep: str, named: str | None = None) -> Tr
             "address, or name the sweep file whose tracking.uri is it."
         )
     file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        # A store that was moved brings its own database along, but the manifest still gives the old place.
-        moved = store.root / file.name
-        if not store.is_local or not moved.exists():
+    if file is not None:
+        # A store that was moved or copied brings its own database along, but the manifest still gives the old place.
+        own = store.root / file.name
+        if store.is_local and (_holds(own, str(manifest.get("run_id"))) or (own.exists() and not file.exists())):
+            uri = sqlite_uri(own)
+        elif not file.exists():
             raise UserError(f"The runs of sweep '{sweep}' are not at {uri}: `scalearn run` logs them again from the store.")
-        uri = sqlite_uri(moved)
     return TrackedExperiment(uri, str(manifest.get("experiment") or sweep))
+
+
+def _holds(database: Path, run_id: str) -> bool:
+    """Tell whether an SQLite file is a database of MLflow's that holds a run."""
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as found,
+    ):
+        return found.execute("SELECT 1 FROM runs WHERE run_uuid = ?", [run_id]).fetchone() is not None
+    return False
 
 
 def is_server(uri: str) -> bool:

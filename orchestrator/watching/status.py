@@ -12,6 +12,7 @@ from rich.text import Text
 from orchestrator.artifacts.store import FAILED, RESULT, TRACEBACK, Store
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.drivers.heartbeat import Driver, drivers
+from orchestrator.terminal import as_html
 from orchestrator.watching.progress import STAGES, show_left, show_seconds, stage_cells, stage_table
 from orchestrator.watching.running import RunningJob, read_running
 from scalearn.files.json_files import parse
@@ -98,6 +99,9 @@ class SweepStatus:
                     taken.setdefault(key, []).append(job.seconds)
         return {key: sum(values) / len(values) for key, values in taken.items()}
 
+    def _repr_html_(self) -> str:
+        return as_html(lambda console: print_status(self, console))
+
     def to_json(self) -> dict[str, Any]:
         """Return the status as JSON values, with the same counts as a plan."""
         return {
@@ -141,17 +145,18 @@ def read_status(sweep: str, graph: Graph, store: Store) -> SweepStatus:
     return SweepStatus(sweep, tuple(_job_status(graph, store, node, records.get(node) or {}, running) for node in graph.nodes()), at_work)
 
 
-def print_status(status: SweepStatus, console: Console) -> None:
-    """Print a table per stage and method, then the running jobs, then the failed ones."""
-    console.print(Group(*lines_of(status)), soft_wrap=True, highlight=False)
+def print_status(status: SweepStatus, console: Console, *, done: bool = False) -> None:
+    """Print a table per stage and method, then the running jobs, then the failed ones; before them the finished ones, if wanted."""
+    console.print(Group(*lines_of(status, done=done)), soft_wrap=True, highlight=False)
 
 
-def lines_of(status: SweepStatus) -> list[RenderableType]:
-    """Return what is shown: the table, then lines."""
+def lines_of(status: SweepStatus, *, done: bool = False) -> list[RenderableType]:
+    """Return what is shown: the table, then lines. `done` says whether finished jobs have lines too."""
     table = stage_table(status.sweep, "method")
     for (stage, method), counts in status.groups().items():
         table.add_row(stage, method, *stage_cells(counts), show_seconds(status.left(stage, method)))
     found: list[RenderableType] = [table]
+    found += [Text(f"done     {job.node}", style="green") for job in status.jobs if done and job.state in DONE]
     for job in status.jobs:
         if job.state == "running":
             progress = RunningJob(job.step, job.total_steps, job.epoch).progress

@@ -74,6 +74,11 @@ class Method:
     """Formula for the parameters that a job learns besides its heads. None: only the built model can tell."""
 
     @property
+    def folds(self) -> bool:
+        """Whether a finished job can be folded into one ordinary adapter: its branch is a weighted sum of its sources' outputs."""
+        return self.builder.startswith("scalearn.methods.scaling:")
+
+    @property
     def pools_choices(self) -> bool:
         """Whether multiple choice is scored by one linear layer on the encoder's pooler, instead of the library's head.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.tracking import mlflow_server
 from orchestrator.tracking.before_run import is_deleted
@@ -72,6 +73,7 @@ def test_store_that_is_copied_or_moved_logs_its_report_beside_itself_alone(tmp_p
     else:
         other.parent.mkdir()
         store.root.rename(other)
+    assert tracked_experiment(Store(other), "small").uri == sqlite_uri(other / "mlflow.db")
     # A process of its own: MLflow remembers where a run's artifacts are.
     again = [sys.executable, "-m", "orchestrator.cli", "run", str(file), "--store", str(other)]
     assert subprocess.run(again, cwd=repository, timeout=600).returncode == 0

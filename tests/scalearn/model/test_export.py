@@ -222,6 +222,38 @@ def test_export_finds_a_node_without_its_fingerprint(finished: Path, tmp_path: P
     assert main(["export", "toy.yaml", "--node", node, "--to", str(tmp_path / "out")]) == 0
 
 
+def test_export_of_the_best_names_it_and_its_validation_score(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    node = node_of(finished, "scalearn")
+    result = json.loads((finished / "runs" / node / "result.json").read_text())
+    (score,) = (scores["validation"][result["primary_metric"][task]] for task, scores in result["scores"].items())
+    assert main(["export", "toy.yaml", "--best", "--method", "scalearn", "--target", "apple", "--to", str(tmp_path / "out")]) == 0
+    assert f"{node} has the best validation score, {score:.4f}." in capsys.readouterr().out
+    assert (tmp_path / "out/README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--best", "--method", "adapterfusion"], "Unknown method 'adapterfusion'"),
+        (["--best", "--target", "bbc"], "None of 0 such jobs is done"),
+        (["--best", "--target", "nowhere"], "Unknown task 'nowhere'"),
+        (["--best", "--store", "elsewhere"], "None of 1 such jobs is done"),
+        (["--best", "--node", "x"], "not allowed with argument"),
+        (["--node", "x", "--target", "apple"], "go with --best"),
+        ([], "one of the arguments --node --best is required"),
+    ],
+)
+def test_export_of_the_best_refuses_what_means_no_job(
+    options: list[str], words: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    assert main(["export", "toy.yaml", *options, "--to", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_export_reports_what_pruning_does_to_the_validation_score(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
