@@ -1,8 +1,9 @@
 """All output passes through here, since names, messages and log lines may come from strangers' files, and terminals obey them."""
 
+import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -46,6 +47,18 @@ class SafeConsole(Console):
         """Render as rich does, and make the text of every segment safe."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+
+def as_html(show: Callable[[Console], None], width: int = 160) -> str:
+    """Return as HTML, for a notebook, what a function prints.
+
+    Args:
+        show: Prints to the console that it is given.
+        width: Most characters in a line of a table.
+    """
+    console = SafeConsole(record=True, file=io.StringIO(), width=width, force_jupyter=False)
+    show(console)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height: 1.25; white-space: pre">{code}</pre>')
 
 
 class _SafeOutput:

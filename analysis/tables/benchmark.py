@@ -135,6 +135,29 @@ class BenchmarkTable:
     notes: tuple[str, ...]
     """Notes on the whole table: selection, seeds, standard deviation."""
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per (method, target) with the numbers behind the cell. Scores are fractions; what is missing is NaN or None.
+
+        Columns: `method`, `title`, `variant`, `target`, `metric`, `split`, `mean`, `std`, `seeds` (how many the mean is over),
+        `learning_rate`, `tried`, `validation`, `parameters`.
+        """
+        return pd.DataFrame(
+            [
+                {
+                    **{"method": row.method, "title": row.title, "variant": row.variant, "target": cell.target, "metric": metric},
+                    **{"split": self.split, "mean": cell.mean, "std": cell.std, "seeds": cell.count, "learning_rate": cell.learning_rate},
+                    **{"tried": cell.tried, "validation": cell.validation, "parameters": cell.parameters},
+                }
+                for row in self.rows
+                for cell, metric in zip(row.cells, self.metrics, strict=True)
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        from analysis.tables.render import to_html  # imported here, since it builds on this module
+
+        return to_html(self)
+
 
 _NEEDED = (
     *("node", "task", "method", "stage", "benchmark", "backbone", "state", "error", "seed", "learning_rate", "tuned"),

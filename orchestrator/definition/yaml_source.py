@@ -88,17 +88,18 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8.") from None
 
 
-def parse_mapping(text: str, name: str) -> Document:
+def parse_mapping(text: str, name: str, *, lines: bool = True) -> Document:
     """Return the mapping that a text holds.
 
     Args:
         text: YAML.
         name: What error messages call the text, usually a path.
+        lines: Whether places name lines.
 
     Raises:
         UserError: It is not plain YAML, or not a mapping.
     """
-    reader = _Reader(text, name)
+    reader = _Reader(text, name, lines=lines)
     data = reader.read()
     if not isinstance(data, dict):
         raise UserError(f"{name}: a sweep is a mapping of keys such as 'benchmark:' and 'methods:', not {describe(data)}.")

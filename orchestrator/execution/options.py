@@ -20,6 +20,8 @@ class Options:
     """The most hours of this run, in place of the file's `budget.hours`."""
     device_hours: float | None = None
     """The same for `budget.device_hours`."""
+    progress: bool = True
+    """Whether to show how far the run is, besides what it says at its start and end."""
     max_failures: int = 3
     """How often a job whose worker dies is started again."""
     first_pause: float = 1.0

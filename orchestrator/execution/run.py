@@ -252,7 +252,8 @@ def _run_pending(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     unfinished = None
     try:
-        with ProgressDisplay(graph, console, partial(read_running, store)) as progress:
+        shown = console if options.progress else Console(quiet=True)
+        with ProgressDisplay(graph, shown, partial(read_running, store)) as progress:
             listeners = [progress.listen, tracker.listen, *listeners]
             unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce, grow=grow)
     except RayLost as error:

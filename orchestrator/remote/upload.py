@@ -4,7 +4,7 @@ import os
 import subprocess
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scalearn.errors import UserError
@@ -18,7 +18,7 @@ _OLDEST = (1980, 1, 1, 0, 0, 0)
 """Time of every file in the archive. The same content then makes the same archive, which Ray uploads only once."""
 
 
-def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = frozenset()) -> int:
+def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = frozenset(), more: Mapping[str, str] | None = None) -> int:
     """Write the files of a directory into a zip archive.
 
     In a git working copy `.gitignore` and similar files are obeyed. Environments, results and caches of the usual names are left out.
@@ -27,6 +27,7 @@ def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = 
         directory: The directory to pack.
         archive: The file to write, outside of the directory.
         leave_out: Absolute paths of further files to leave out, for example a token.
+        more: Texts of files that are not in the directory, by their path in the archive.
 
     Returns:
         Bytes of the packed files, before compression.
@@ -45,6 +46,8 @@ def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = 
             entry.external_attr = (path.stat().st_mode & 0xFFFF) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, path.read_bytes())
+        for name, text in (more or {}).items():
+            target.writestr(zipfile.ZipInfo(name, _OLDEST), text)
     return total
 
 

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -10,10 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.definition.identity import schema_version
+from orchestrator.terminal import as_html
 from scalearn.identity import flat, is_place, to_plain
+from scalearn.tasks import task_of
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts.store import Store
     from orchestrator.definition.graph import Graph, Job
+    from orchestrator.definition.sweep import Sweep
 
 _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yellow"}
 UNPROPOSED = "unproposed"
@@ -62,6 +67,9 @@ class PlanResult:
         """Return the nodes that are done."""
         return [job.node for job in self.jobs if job.state == "cached"]
 
+    def _repr_html_(self) -> str:
+        return as_html(lambda console: print_plan(self, console))
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values. `by_method` counts only jobs of the second stage."""
         return {
@@ -75,6 +83,28 @@ class PlanResult:
             "warnings": list(self.warnings),
             "nodes": [_row(job) for job in self.jobs if job.state != UNPROPOSED],
         }
+
+
+def plan_sweep(sweep: "Sweep", graph: "Graph", store: "Store", ahead: "Graph | None" = None) -> PlanResult:
+    """Return what a run of a sweep would do, and what is ambiguous or suspicious in the files of the user's own tasks.
+
+    Args:
+        sweep: The sweep.
+        graph: Its jobs, all or some of them.
+        store: Where artifacts lie.
+        ahead: As for `plan`.
+    """
+    return replace(plan(sweep.name, graph, store.glance(graph.nodes()), ahead), warnings=_warnings(sweep, graph))
+
+
+def _warnings(sweep: "Sweep", graph: "Graph") -> tuple[str, ...]:
+    own = {data.task: task_of(data) for job in graph for data in job.config.data if data.own is not None}
+    if not own:
+        return ()
+    from scalearn.tasks.local_labels import local_warnings  # it loads pyarrow, which plans of published tasks do not need
+
+    root = None if sweep.data.root is None else Path(sweep.data.root)
+    return tuple(sentence for task in own.values() for sentence in local_warnings(task, root))
 
 
 def plan(name: str, graph: "Graph", store: Records | None = None, ahead: "Graph | None" = None) -> PlanResult:

@@ -1,7 +1,8 @@
 """The end of a run: the table on the terminal, and the report in a folder."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.artifacts.store import Store
+from scalearn.errors import UserError
 from scalearn.secrets import first_line
 
 if TYPE_CHECKING:
     from analysis import BenchmarkTable
+    from analysis.tables.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,49 @@ def show_results(store: Store, sweep: str, console: Console, folder: Path | None
         cause = f"{type(error).__name__}: {first_line(error)}"
         return Report(folder, problem=f"The report could not be drawn ({cause}); its table is in {folder / 'tables'}.")
     return Report(folder, **read_summary(folder))
+
+
+def write_report(
+    store: Store, sweep: str, folder: Path | None = None, *, rule: str = "validation", against: str | None = None
+) -> tuple[Path, "Grid"]:
+    """Write a sweep's report by the user's own rule. Return its page, and its table as it is shown.
+
+    Args:
+        store: The store.
+        sweep: Name of a sweep that was run into the store.
+        folder: The folder to write. None: the folder of `report_folder`, but another one than the run's where the rule is another.
+        rule: How learning rates are chosen: `validation`, or a number: fixed at that.
+        against: `paper`: set the published scores beside one's own.
+
+    Raises:
+        UserError: There is no such sweep, nothing to report, nothing published for its benchmark, or the folder cannot be written.
+    """
+    with one_sentence():
+        import analysis
+        from analysis.published import published_scores
+        from analysis.reading.load import read_sweep
+        from analysis.reading.selection import check_rule
+        from analysis.report.report import write_report_of
+        from analysis.tables.grid import layout
+
+        chosen = check_rule(rule)
+        # A report with its own options must not replace the report that `run` keeps up to date.
+        variant = "-".join(filter(None, [against and f"against-{against}", "" if chosen == "validation" else f"lr{chosen:g}"]))
+        stored = read_sweep(store.url, sweep)
+        page = write_report_of(stored, folder or report_folder(store, sweep, variant), rule=chosen, against=against)
+        table = analysis.benchmark_table(stored.frame, chosen)
+        return page, layout(table, against=published_scores(table.benchmark) if against else None)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn errors about results that the user can mend into the errors that the command line prints in one line."""
+    from analysis.errors import ResultsError  # it loads pandas, most of a second that other commands save
+
+    try:
+        yield
+    except ResultsError as error:
+        raise UserError(str(error)) from error
 
 
 def _write_table(table: "BenchmarkTable", folder: Path) -> None:

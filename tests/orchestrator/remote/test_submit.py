@@ -208,7 +208,7 @@ class Recorder:
 
 def test_submit_passes_the_run_on_and_an_interruption_leaves_the_sweep_alone(project, capsys, monkeypatch):
     client = Recorder()
-    monkeypatch.setattr(submit, "_client", lambda address: client)
+    monkeypatch.setattr(submit, "connect", lambda address: client)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "ray-token")
     given = ["toy.yaml", "--store", "s3://bucket/my runs", "--set", "targets=[apple, bbc]", "--only", "a|b", "--max-hours", "12"]
     assert main(["submit", *given, "--runtime-env-json", '{"env_vars": {"A": "1"}}']) == 130
@@ -247,7 +247,7 @@ class Interrupted(Recorder):
 @pytest.mark.parametrize(("answers", "code", "stopped"), [(["c", "s"], 130, 1), (["c", "c"], 0, 0), (["c", ""], 130, 0), (["d"], 130, 0)])
 def test_interruption_on_a_terminal_asks_whether_to_detach_stop_or_continue(project, capsys, monkeypatch, answers, code, stopped):
     client, given = Interrupted(), iter(answers)
-    monkeypatch.setattr(submit, "_client", lambda address: client)
+    monkeypatch.setattr(submit, "connect", lambda address: client)
     monkeypatch.setattr("builtins.input", lambda prompt: next(given))
     for stream in ("stdin", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
