@@ -63,9 +63,8 @@ def run_apart(sweep: Sweep, store: Store, options: Options, look: Callable[[], N
 
             try:
                 _follow(process, look_and_relay)
-            except BaseException:
+            finally:
                 _stop(process)
-                raise
             look_and_relay()
         _judge(process.returncode, errors, printed)
 
@@ -94,7 +93,7 @@ def _follow(process: "subprocess.Popen[bytes]", look: Callable[[], None]) -> Non
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Let the run stop in good order. A second interruption ends it at once."""
+    """Let the run stop in good order, if it has not ended. A second interruption ends it at once."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()

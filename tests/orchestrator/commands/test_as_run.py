@@ -127,4 +127,4 @@ def test_name_that_is_in_no_store_is_refused_in_one_line(store: Store, say: Say)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "smal" in err
     code, _, err = say("status", "runs/sweeps/smal.json")
-    assert (code, err) == (2, "scalearn: runs holds no sweep named 'smal': run it first, or name its store with --store.\n")
+    assert (code, err) == (2, f"scalearn: {store.url} holds no sweep named 'smal': run it first, or name its store with --store.\n")

@@ -243,7 +243,7 @@ def test_export_of_the_best_names_it_and_its_validation_score(
         (["--best", "--store", "elsewhere"], "None of 1 such jobs is done"),
         (["--best", "--node", "x"], "not allowed with argument"),
         (["--node", "x", "--target", "apple"], "go with --best"),
-        ([], "one of the arguments --node --best is required"),
+        ([], "One of the arguments --node --best is required"),
     ],
 )
 def test_export_of_the_best_refuses_what_means_no_job(
