@@ -12,7 +12,7 @@ from orchestrator.artifacts.store import Store
 from orchestrator.definition.sweep import Sweep as Definition
 from orchestrator.execution.apart import run_apart
 from orchestrator.execution.options import Options
-from orchestrator.remote.job_server import connect, submit_sweep
+from orchestrator.remote.job_server import submit_sweep
 from orchestrator.watching.notebook import CellDisplay, in_notebook
 from orchestrator.watching.plan import PlanResult, plan_sweep
 from orchestrator.watching.report import one_sentence, write_report
@@ -31,7 +31,7 @@ class Sweep:
     """A sweep and its store. Its jobs, their fingerprints and all errors are those of a file with the same content.
 
     >>> Sweep(name="two", benchmark="domains", backbone="minilm", methods={"scalearn": {}}, targets=["apple"], sources={"tasks": ["bbc"]})
-    Sweep two: 2 jobs, store runs
+    Sweep two: 2 jobs, store /home/me/runs
     """
 
     def __init__(self, **keys: Any) -> None:
@@ -43,7 +43,8 @@ class Sweep:
         Raises:
             UserError: A key or value is wrong. There is a sentence for each.
         """
-        self._keep(Definition.from_keys(keys, _KEYS), None, _KEYS)
+        definition = Definition.from_keys(keys, _KEYS)
+        self._keep(definition, Store(definition.store), _KEYS)
 
     @classmethod
     def from_file(cls, file: str | Path, *, set: Mapping[str, Any] | None = None, store: str | Path | None = None) -> "Sweep":
@@ -59,12 +60,14 @@ class Sweep:
         """
         overrides = [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in (set or {}).items()]
         sweep = cls.__new__(cls)
-        sweep._keep(*load_sweep(str(file), overrides, None if store is None else str(store)), str(file))
+        place = None if store is None else str(store)
+        sweep._keep(*load_sweep(str(file), overrides, place), str(file), place)
         return sweep
 
-    def _keep(self, definition: Definition, store: Store | None, file: str) -> None:
-        self._definition, self._file = definition, file
-        self._store = store or Store(definition.store)
+    def _keep(self, definition: Definition, store: Store, file: str, place: str | None = None) -> None:
+        self._definition, self._store, self._file = definition, store, file
+        self._place = place or definition.store
+        """The store as it was given, which may be relative."""
 
     def __repr__(self) -> str:
         return f"Sweep {self.name}: {len(self._definition.expand())} jobs, store {self.store}"
@@ -150,7 +153,7 @@ class Sweep:
         Raises:
             UserError: The store would not outlive the job, or the cluster does not answer or accept the job.
         """
-        return submit_sweep(connect(address), self._definition, self.store, Path(working_dir), runtime_env or {})
+        return submit_sweep(address, self._definition, self._place, Path(working_dir), runtime_env or {})
 
     def status(self, only: str | None = None) -> SweepStatus:
         """Return how far the sweep is, whoever runs it. It shows itself in a notebook.

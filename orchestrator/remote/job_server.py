@@ -93,24 +93,24 @@ def submit(
             raise UserError(f"The job was not accepted: {' '.join(str(error).split())}.") from None
 
 
-def submit_sweep(client: "JobSubmissionClient", sweep: "Sweep", store: str, directory: Path, environment: Mapping[str, Any]) -> str:
+def submit_sweep(address: str | None, sweep: "Sweep", store: str, directory: Path, environment: Mapping[str, Any]) -> str:
     """Submit the run of a sweep whose file need not exist, beside a directory. Return the job's submission id.
 
     Args:
-        client: A connection to the job server.
+        address: As for `connect`.
         sweep: The sweep.
         store: Where artifacts go.
         directory: What to upload.
         environment: Ray's runtime environment of the job.
 
     Raises:
-        UserError: As for `submit` and `check_store`.
+        UserError: As for `check_store`, `connect` and `submit`.
     """
     check_store(store)
     file = f"{_SWEEPS}/{safe_segment(sweep.name, 'sweep name')}.yaml"
     words = ["scalearn", "run", file, "--store", store]
     words += [word for override in sweep.overrides if not override.startswith("store=") for word in ("--set", override)]
-    return submit(client, shlex.join(words), environment, directory, sweep.name, {file: sweep.text})
+    return submit(connect(address), shlex.join(words), environment, directory, sweep.name, {file: sweep.text})
 
 
 def check_store(store: str) -> None:

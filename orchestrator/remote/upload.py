@@ -47,7 +47,9 @@ def pack_directory(directory: Path, archive: Path, leave_out: frozenset[Path] = 
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, path.read_bytes())
         for name, text in (more or {}).items():
-            target.writestr(zipfile.ZipInfo(name, _OLDEST), text)
+            entry = zipfile.ZipInfo(name, _OLDEST)
+            entry.external_attr = 0o100644 << 16
+            target.writestr(entry, text)
     return total
 
 

@@ -13,9 +13,10 @@ import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
+from orchestrator import Sweep
 from orchestrator.cli import main
 from orchestrator.commands import submit
-from orchestrator.remote import submission, upload
+from orchestrator.remote import job_server, submission, upload
 from orchestrator.remote.submission import Log, exit_code, follow
 from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
@@ -220,6 +221,22 @@ def test_submit_passes_the_run_on_and_an_interruption_leaves_the_sweep_alone(pro
     job = client.submitted["submission_id"]
     out = capsys.readouterr().out
     assert f"To follow it: scalearn submit toy.yaml --follow {job}\nTo stop it:   ray job stop {job}" in out
+
+
+def test_sweep_of_a_program_is_submitted_with_a_file_of_its_own(project, tmp_path, monkeypatch):
+    client = Recorder()
+    monkeypatch.setattr(job_server, "connect", lambda address: client)
+    keys = {"name": "mine", "benchmark": "domains", "backbone": "minilm", "methods": {"scalearn": {"learning_rate": 1e-5}}}
+    job = Sweep(**keys, store="/shared/runs").submit(working_dir=project, runtime_env={"env_vars": {"A": "1"}})
+    assert job == client.submitted["submission_id"]
+    assert client.submitted["entrypoint"] == "scalearn run submitted_sweeps/mine.yaml --store /shared/runs"
+    assert client.submitted["runtime_env"]["env_vars"] == {"A": "1"}
+    assert client.packed >= {"submitted_sweeps/mine.yaml", "pkg/module.py"}
+    pack_directory(project, tmp_path / "a.zip", more={"mine.yaml": "text"})
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.read("mine.yaml") == b"text"
+    with pytest.raises(UserError, match="'runs' is relative"):
+        Sweep(**keys).submit(working_dir=project)
 
 
 class Interrupted(Recorder):
