@@ -9,10 +9,9 @@ import shtab
 from rich.console import Console
 
 from orchestrator.artifacts.as_run import Run, find_run
-from orchestrator.artifacts.store import Store
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.identity import is_called
-from orchestrator.definition.sweep import Sweep, shipped_sweeps
+from orchestrator.definition.sweep import shipped_sweeps
 from orchestrator.terminal import SafeConsole
 from scalearn.errors import UserError
 
@@ -55,13 +54,6 @@ def open_run(arguments: argparse.Namespace, text: str | None = None) -> Run:
     if run.remark:
         print(f"scalearn: {run.remark}", file=sys.stderr)
     return run
-
-
-def open_store(sweep: Sweep, arguments: argparse.Namespace) -> Store:
-    """Return the store of `--store`, or else the store in the sweep file."""
-    store = Store(arguments.store or sweep.store)
-    store.check_reachable()
-    return store
 
 
 def find_job(graph: Graph, name: str) -> Job:

@@ -21,7 +21,7 @@ from typing import IO, Any
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.options import Options
-from orchestrator.execution.run import INTERRUPTED, SOME_FAILED, SUCCEEDED, run_sweep
+from orchestrator.execution.run import BUDGET_SPENT, INTERRUPTED, SOME_FAILED, SUCCEEDED, run_sweep
 from orchestrator.terminal import SafeConsole, make_output_safe
 from scalearn.errors import UserError, UserErrors
 from scalearn.secrets import first_line
@@ -35,7 +35,7 @@ _COLUMNS = 110
 
 
 def run_apart(sweep: Sweep, store: Store, options: Options, look: Callable[[], None] | None, relay: Callable[[str], None] | None) -> None:
-    """Run a sweep in a process of its own, until all its jobs are done, have failed or are blocked.
+    """Run a sweep in a process of its own, until nothing of it is left to run or its budget is spent.
 
     Args:
         sweep: What to run.
@@ -105,7 +105,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _judge(code: int, errors: Path, printed: Path) -> None:
-    if code in (SUCCEEDED, SOME_FAILED):
+    if code in (SUCCEEDED, SOME_FAILED, BUDGET_SPENT):
         return
     if code == INTERRUPTED:
         raise KeyboardInterrupt("The run was stopped; the next one goes on from the last checkpoints.")
