@@ -62,7 +62,7 @@ def from_keys(keys: Mapping[str, Any], file: str) -> Source:
         UserError: A value is no plain data.
     """
     try:
-        return Source(file, _as_yaml(dict(keys)), Path(), lines=False)
+        return Source(file, as_yaml(dict(keys)), Path(), lines=False)
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not plain data, of which a file could be made: {' '.join(str(error).split())}.") from None
 
