@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.as_run import Run, as_run, load_sweep
 from orchestrator.artifacts.store import Store
+from orchestrator.artifacts.trials import expand_in, graph_in
 from orchestrator.definition.sweep import Sweep as Definition
 from orchestrator.execution.apart import run_apart
 from orchestrator.execution.options import Options
@@ -70,7 +71,7 @@ class Sweep:
         """The store as it was given, which may be relative."""
 
     def __repr__(self) -> str:
-        return f"Sweep {self.name}: {len(self._definition.expand())} jobs, store {self.store}"
+        return f"Sweep {self.name}: {len(graph_in(self._store, self._definition))} jobs, store {self.store}"
 
     @property
     def name(self) -> str:
@@ -91,8 +92,11 @@ class Sweep:
         Raises:
             UserError: The pattern matches no job, or data is missing.
         """
-        graph = self._definition.expand()
-        return plan_sweep(self._definition, graph if only is None else graph.restrict(only), self._store)
+        graph = graph_in(self._store, self._definition)
+        if only is not None:
+            return plan_sweep(self._definition, graph.restrict(only), self._store)
+        ahead = expand_in(self._store, self._definition, ahead=True).graph if self._definition.search is not None else None
+        return plan_sweep(self._definition, graph, self._store, ahead)
 
     def run(
         self,
@@ -120,13 +124,12 @@ class Sweep:
             UserError: Wrong input, a store that cannot be written to, or a cluster that cannot be reached.
             KeyboardInterrupt: It was interrupted, or cancelled by `scalearn cancel`; checkpoints are written.
         """
-        graph = self._definition.expand()
-        chosen = graph if only is None else graph.restrict(only)
         options = Options(only=only, force=force, cpus=cpus, gpus=gpus)
         display = CellDisplay() if progress is True and in_notebook() else None
 
         def now() -> SweepStatus:
-            return read_status(self.name, chosen.restrict(""), self._store)
+            graph = graph_in(self._store, self._definition)  # anew, since a search may have proposed more
+            return read_status(self.name, graph if only is None else graph.restrict(only), self._store)
 
         def look() -> None:
             if display is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.identity import safe_segment
+from orchestrator.provenance import job_metadata
 from orchestrator.remote.upload import pack_directory
 from scalearn.errors import UserError
 from scalearn.secrets import clause
@@ -23,6 +24,8 @@ LOCAL = "http://127.0.0.1:8265"
 
 _SWEEPS = "submitted_sweeps"
 """Directory of the copy in which the sweeps of programs lie."""
+_NO_AGENT = "No available agent"
+"""What Ray's job server says if the agent on the head node has no port."""
 _TOKENS = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 
 
@@ -61,7 +64,8 @@ def submit(
     command: str,
     environment: Mapping[str, Any],
     directory: Path,
-    name: str,
+    sweep: str,
+    store: str,
     more: Mapping[str, str] | None = None,
 ) -> str:
     """Submit a command that runs in a copy of a directory. Return the job's submission id.
@@ -71,7 +75,8 @@ def submit(
         command: What the cluster runs.
         environment: Ray's runtime environment of the job.
         directory: What to upload.
-        name: Beginning of the id.
+        sweep: The sweep's name, with which the id begins.
+        store: Where artifacts go.
         more: Texts of further files, by their path in the copy.
 
     Raises:
@@ -86,10 +91,16 @@ def submit(
         try:
             return client.submit_job(
                 entrypoint=command,
-                submission_id=f"{name}-{uuid.uuid4().hex[:8]}",
+                submission_id=f"{sweep}-{uuid.uuid4().hex[:8]}",
                 runtime_env={**environment, "working_dir": str(archive)},
+                metadata=job_metadata(sweep, store),
             )
         except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if _NO_AGENT in str(error):
+                raise UserError(
+                    "No agent of the cluster takes jobs. If another Ray runs on the head's machine, it holds port 52365:"
+                    " start the head with --dashboard-agent-listen-port=0, which takes a free one."
+                ) from None
             raise UserError(f"The job was not accepted: {' '.join(str(error).split())}.") from None
 
 
@@ -110,7 +121,7 @@ def submit_sweep(address: str | None, sweep: "Sweep", store: str, directory: Pat
     file = f"{_SWEEPS}/{safe_segment(sweep.name, 'sweep name')}.yaml"
     words = ["scalearn", "run", file, "--store", store]
     words += [word for override in sweep.overrides if not override.startswith("store=") for word in ("--set", override)]
-    return submit(connect(address), shlex.join(words), environment, directory, sweep.name, {file: sweep.text})
+    return submit(connect(address), shlex.join(words), environment, directory, sweep.name, store, {file: sweep.text})
 
 
 def check_store(store: str) -> None:
