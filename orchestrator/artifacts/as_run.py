@@ -104,7 +104,7 @@ def as_run(sweep: Sweep, store: Store, text: str) -> Run:
     if without_secrets(str(sweep.tracking.uri)) == before.tracking.uri:
         before = before.model_copy(update={"tracking": sweep.tracking})  # with the password, which no manifest keeps
     expanded = graph_in(store, before)
-    if set(expanded.nodes()) != run:
+    if not run <= set(expanded.nodes()):
         remark = f"What was run as {sweep.name} into {store.url} is of another version of this program, which gave its jobs other names."
         return Run(sweep, store, graph, sweep.name, remark)
     given = "".join(f" --set {override}" for override in before.overrides if not override.startswith("store="))
