@@ -31,7 +31,10 @@ class OmegaConfig:
 
 
 class Omega(nn.Module):
-    """The omega of one job: a parameter of shape `[layers or kinds, sources, hidden or 1]`. There is one kind, except for LoRAs."""
+    """The omega of one job: a parameter of shape `[layers or kinds, sources, hidden or 1]`. There is one kind, except for LoRAs.
+
+    Vectors over linear modules of unlike sizes lie one behind the other, `[1, sources, outputs of all modules or kinds]`.
+    """
 
     INIT_STD = 0.001
 
@@ -43,6 +46,7 @@ class Omega(nn.Module):
         hidden: int,
         generator: torch.Generator | None = None,
         kinds: Sequence[int] | None = None,
+        outputs: Sequence[int] | None = None,
     ) -> None:
         """Draw the initial coefficients, or take the fixed ones.
 
@@ -54,12 +58,16 @@ class Omega(nn.Module):
             generator: Random stream of the initialisation, on CPU. Default: the global stream.
             kinds: The kind of each site, counted from 0. What layers share, they share among sites of one kind, such as all queries. None:
                 all are of one kind.
+            outputs: Size of the vectors at each site, equal within a kind. None: all have the hidden size.
         """
         super().__init__()
         self.config = config
         self.layers = layers
         self.kinds = tuple(kinds) if kinds is not None else (0,) * layers
+        self._unlike = tuple(outputs) if outputs is not None and config.per_dimension and len(set(outputs)) > 1 else None
         shape = (layers if config.per_layer else max(self.kinds) + 1, sources, hidden if config.per_dimension else 1)
+        if self._unlike is not None:
+            shape = (1, sources, sum(self._unlike if config.per_layer else self._of_kinds(self._unlike)))
         if config.fixed is not None:
             values = torch.tensor(config.fixed, dtype=torch.float32).view(1, sources, 1).expand(shape).clone()
             self.omega = nn.Parameter(values, requires_grad=False)
@@ -67,29 +75,44 @@ class Omega(nn.Module):
             self.omega = nn.Parameter(torch.empty(shape).normal_(config.init_scale / sources, self.INIT_STD, generator=generator))
 
     def constrained(self) -> Tensor:
-        """Return omega under its constraint, without dropout: `[layers or kinds, sources, hidden or 1]`."""
+        """Return omega under its constraint, without dropout, in the parameter's shape."""
         return self._under_constraint(self.omega)
 
-    def by_site(self, omega: Tensor) -> Tensor:
-        """Repeat shared coefficients for each site: `[layers or kinds, ...]` to `[layers, ...]`."""
+    def by_site(self, omega: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the coefficients of each site, as `forward` does, from those in the parameter's shape."""
+        return self._cut(self._repeated(omega))
+
+    def _of_kinds(self, sizes: Sequence[int]) -> list[int]:
+        """Return the size of each kind from those of the sites."""
+        return [sizes[self.kinds.index(kind)] for kind in range(max(self.kinds) + 1)]
+
+    def _repeated(self, omega: Tensor) -> Tensor:
+        """Repeat shared coefficients for each site."""
+        if self._unlike is not None:
+            parts = () if self.config.per_layer else omega.split(self._of_kinds(self._unlike), dim=-1)
+            return torch.cat([parts[kind] for kind in self.kinds], dim=-1) if parts else omega
         if len(omega) in (1, self.layers):
             return omega.expand(self.layers, -1, -1)
         return omega[list(self.kinds)]
 
-    def forward(self, seed: int | None = None) -> Tensor:
+    def _cut(self, repeated: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return repeated if self._unlike is None else tuple(repeated[0].split(self._unlike, dim=-1))
+
+    def forward(self, seed: int | None = None) -> Tensor | tuple[Tensor, ...]:
         """Return the coefficients of one training step or evaluation.
 
         Args:
             seed: Seed of the job's pass, for the dropout. Default: the global random stream.
 
         Returns:
-            `[layers, sources, hidden or 1]`. Shared coefficients are repeated for each layer, each with its own dropout.
+            `[layers, sources, hidden or 1]`, or `[sources, outputs]` for each site if their sizes are unlike.
+            Shared coefficients are repeated for each layer, each with its own dropout.
         """
         rate = self.config.dropout
         if not self.training or rate == 0.0:
             return self.by_site(self.constrained())
         # As in the official code, entries are dropped first, and the mean or softmax is taken over those that are left.
-        return self._under_constraint(dropout(self.by_site(self.omega), rate, seed, OMEGA_DROPOUT))
+        return self._cut(self._under_constraint(dropout(self._repeated(self.omega), rate, seed, OMEGA_DROPOUT)))
 
     def _under_constraint(self, omega: Tensor) -> Tensor:
         if self.config.constraint == "softmax":

@@ -53,8 +53,6 @@ def _on_loras(method: Method, shape: Shape, sources: int, labels: int, rank: int
     if one is None or known is None or method.count is None or not method.takes_lora:
         return None
     outputs = {kind_of(name): known[name][1] for name in matching(known, usual_targets(known))}
-    if len(set(outputs.values())) > 1 and method.count in (counts.omega_per_layer, counts.omega_shared):
-        return None  # vectors of one size, which modules of unlike sizes do not take
     each = [method.count(replace(shape, hidden_size=size), sources, method.settings) or 0 for size in outputs.values()]
     whole: dict[counts.Count, int] = {counts.bottleneck: one, counts.per_source: sources}  # whatever the modules
     learned = whole.get(method.count, sum(each))

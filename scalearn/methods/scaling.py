@@ -36,32 +36,24 @@ class ScalingBranch(SourceBranch):
             config: Shape, constraint, dropout and initialisation of omega.
             generator: Random stream of the initialisation, on CPU.
             modules: The linear modules at which the sources add, if they are LoRAs.
-
-        Raises:
-            UserError: A vector per source was asked for, but modules have outputs of unlike sizes.
         """
         super().__init__(stacks, modules)
-        widths = sorted({stack.up_bias.shape[1] for stack in stacks})
-        if config.per_dimension and len(widths) > 1:
-            raise UserError(
-                f"The sources add at modules with {' and '.join(map(str, widths))} outputs, but omega is a vector of one size: "
-                "take a uniform method, or sources at modules of one size."
-            )
+        outputs = [stack.up_bias.shape[1] for stack in stacks]
         kinds = None if modules is None else kinds_of(modules)
-        self.omega = Omega(config, len(stacks), stacks[0].sources, widths[0], generator, kinds)
-        self._drawn: Tensor | None = None
+        self.omega = Omega(config, len(stacks), stacks[0].sources, outputs[0], generator, kinds, outputs)
+        self._drawn: Tensor | tuple[Tensor, ...] | None = None
 
     def begin_pass(self) -> None:
         """Draw the coefficients of all sites at once, with one dropout mask per pass."""
         self._drawn = self._draw()
 
     def coefficients(self, site: int) -> Tensor:
-        """Return omega at a site, `[T, hidden or 1]`: that of this pass, or drawn for this call outside a pass."""
+        """Return omega at a site, `[T, outputs or 1]`: that of this pass, or drawn for this call outside a pass."""
         drawn = self._draw() if self._drawn is None else self._drawn
         return drawn[site]
 
-    def _draw(self) -> Tensor:
-        drawn: Tensor = self.omega(self.streams.blocks[0].seed if self.streams.blocks else None)
+    def _draw(self) -> Tensor | tuple[Tensor, ...]:
+        drawn: Tensor | tuple[Tensor, ...] = self.omega(self.streams.blocks[0].seed if self.streams.blocks else None)
         return drawn
 
     def combined(self, site: int, hidden_states: Tensor, bottleneck: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ can run it.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
             "export a method of the ScaLearn family."
         )
     omega = branch.omega.by_site(branch.omega.constrained().detach())
-    omegas = tuple(_statistics(name, omega[:, index], prune) for index, name in enumerate(sources.names))
+    omegas = tuple(_statistics(name, torch.cat([each[index] for each in omega]), prune) for index, name in enumerate(sources.names))
     kept = [index for index, each in enumerate(omegas) if each.kept]
     if not kept:
         largest = max(each.magnitude for each in omegas)
@@ -162,7 +162,7 @@ def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) ->
     return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()
 
 
-def _with_lora(model: TransferModel, stacks: Sequence[SourceStack], omega: torch.Tensor, kept: Sequence[int]) -> TransferModel:
+def _with_lora(model: TransferModel, stacks: Sequence[SourceStack], omega: Iterable[torch.Tensor], kept: Sequence[int]) -> TransferModel:
     """Return the model with one LoRA whose rank is the sum of the kept sources' ranks, without the zeros that fill up smaller ones."""
     assert model.sources is not None
     assert model.sources.lora is not None

@@ -13,7 +13,7 @@ RECORDED = {
     "few_shot": (968, "4a6b2c6a35fa3817"),
     "glue": (588, "6f0d944afc291434"),
     "glue_large": (280, "10bf938dc6e6df6c"),
-    "glue_llama": (145, "cb7e0f32648d58ba"),
+    "glue_llama": (145, "df70ba52a0c279ba"),
     "glue_smoke": (18, "088580a62b71ada6"),
     "gsg": (1204, "24f3606cedbdb5aa"),
     "gsg_large": (511, "c877a0c1d23f1e7a"),

@@ -58,7 +58,7 @@ def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     backbone, sources = load_backbone(place), {name: root / name for name in ("apple", "coachella")}
     for name, directory in sources.items():
         scalearn.fit(lora_job(place, f"domains/{name}"), directory, backbone=backbone)
-    config = lora_job(place, method="scalearn_uniform", sources=tuple(sources))
+    config = lora_job(place, method="scalearn", sources=tuple(sources))
     target = scalearn.fit(config, root / "target", sources=sources, backbone=backbone)
     return Chain(request.param, place, root, backbone, target)
 
@@ -117,7 +117,7 @@ def test_plans_know_modules_counts_and_positions(chain: Chain) -> None:
         return
     assert known == encoder.linear_modules
     counts = all_counts(shape, sources=2, labels=3, lora_rank=2)
-    assert counts["scalearn_uniform"] == result(chain.root / "target")["parameters"]
+    assert counts["scalearn"] == result(chain.root / "target")["parameters"]
     assert counts["lora"] == result(chain.root / "apple")["parameters"]
     assert not counts.keys() & {"adapter", "full_ft", "adapterfusion", "hyperformer", "ia3"}
 

@@ -46,11 +46,13 @@ TASK = (data("domains/apple"),)
 class Given:
     """Sources of unlike rank, modules and scale, and the branches that they were saved from."""
 
-    def __init__(self, encoder: Encoder, root: Path) -> None:
+    def __init__(self, encoder: Encoder, root: Path, modules: tuple[str, str] = ("query", "value")) -> None:
         self.branches: dict[str, LoraBranch] = {
-            "first": save_lora(encoder, root / "first", rank=3, seed=1),
-            "second": save_lora(encoder, root / "second", rank=5, seed=2, scale=0.5),
-            "third": save_lora(encoder, root / "third", ("value", "key"), rank=2, seed=3, scale=1.5),
+            "first": save_lora(encoder, root / "first", modules, rank=3, seed=1),
+            "second": save_lora(encoder, root / "second", modules, rank=5, seed=2, scale=0.5),
+            "third": save_lora(
+                encoder, root / "third", (modules[1], "key" if modules[1] == "value" else "query"), rank=2, seed=3, scale=1.5
+            ),
         }
         self.sources = load_source_adapters(encoder, {name: root / name for name in self.branches})
 
@@ -162,13 +164,32 @@ def save_to(encoder: Encoder, directory: Path) -> Path:
     return directory
 
 
-def test_vectors_over_modules_of_unlike_sizes_are_refused_and_scalars_are_not(encoder: Encoder, tmp_path: Path) -> None:
-    save_lora(encoder, tmp_path, ("query", "intermediate.dense"))
-    sources = load_source_adapters(encoder, {"wide": tmp_path})
-    with pytest.raises(UserError, match="modules with 32 and 48 outputs, but omega is a vector of one size"):
-        branch_of("scalearn", encoder, sources, {})
-    branch = branch_of("scalearn_uniform", encoder, sources, {})
-    assert encoder(batch(), [branch], [RowBlock(5, 32, 0)]).isfinite().all()
+@pytest.mark.parametrize("method", ["scalearn", "scalearn_pp", "scalearn_mean", "scalearn_softmax", "scalearn_uniform"])
+def test_vectors_over_modules_of_unlike_sizes_are_their_equation(method: str, encoder: Encoder, tmp_path: Path) -> None:
+    given = Given(encoder, tmp_path, ("query", "intermediate.dense"))
+    branch, modules = branch_of(method, encoder, given.sources, {}), list(given.sources.modules or ())
+    kinds = list(dict.fromkeys(map(kind_of, modules)))
+    own = kinds if method == "scalearn_pp" else modules
+
+    def size_at(name: str) -> int:
+        return 1 if method == "scalearn_uniform" else 48 if "intermediate" in name else 32
+
+    sizes = [size_at(name) for name in own]
+    parts = branch.omega.omega.detach()
+    parts = [part.flatten(0, 1) for part in (parts.split(1) if method == "scalearn_uniform" else parts.split(sizes, dim=-1))]
+    assert [part.shape for part in parts] == [(3, size) for size in sizes]
+    if method == "scalearn_mean":
+        parts = [part / part.sum(0) for part in parts]
+    if method == "scalearn_softmax":
+        parts = [part.softmax(0) for part in parts]
+
+    def omega_at(name: str, source: int) -> Tensor:
+        return parts[own.index(kind_of(name) if method == "scalearn_pp" else name)][source]
+
+    states = encoder(batch(), [branch], [RowBlock(*batch()["input_ids"].shape, 0)]).detach()
+    torch.testing.assert_close(states, loop_states(encoder, given, omega_at, batch()), atol=1e-5, rtol=1e-5)
+    drawn = branch.train().omega(seed=3)
+    assert [tuple(each.shape) for each in drawn] == [(3, size_at(name)) for name in modules]
 
 
 def test_fusion_over_loras_is_refused_in_one_sentence(encoder: Encoder, given: Given) -> None:
