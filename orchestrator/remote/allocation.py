@@ -165,7 +165,12 @@ def _others(address: str, count: int) -> Iterator[None]:
 
 def _join(address: str) -> int:
     """Be a further node of Ray until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # SLURM sends several, and the next would break off the cleaning up
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
     with _node((f"--address={address}",)) as (process, log):
         code = process.wait()
         _say(f"The node of Ray on {socket.gethostname()} has ended: {' '.join(log.read_text(errors='replace').split())[-500:]}")
@@ -188,7 +193,16 @@ def _node(flags: Sequence[str]) -> "Iterator[tuple[subprocess.Popen[bytes], Path
         finally:
             _stop(process)
     finally:
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory to which Ray's processes may write for a moment after its end."""
+    for _ in range(20):
         shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(0.25)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,7 +88,15 @@ def sources(batch: Batch, part: str = "/source/") -> list[str]:
 
 
 @pytest.fixture
-def environment(slurm: Slurm, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray keeps what it needs while a job runs: a short path, since sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as directory:
+        monkeypatch.setenv("RAY_TMPDIR", directory)
+        yield Path(directory)
+
+
+@pytest.fixture
+def environment(slurm: Slurm, repository: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, slurm.environment[name])
     monkeypatch.setenv("PYTHONPATH", str(repository))
@@ -95,7 +104,9 @@ def environment(slurm: Slurm, repository: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(repository)  # set back after the test
 
 
-def test_two_sweeps_at_once_share_both_nodes_and_each_job_ends_with_its_sweeps_code(slurm, tmp_path, repository, environment, capsys):
+def test_two_sweeps_at_once_share_both_nodes_and_each_job_ends_with_its_sweeps_code(
+    slurm, tmp_path, repository, environment, scratch, capsys
+):
     good, bad = (Batch(slurm, tmp_path / name, repository, name) for name in ("good", "bad"))
     hold = {"hold": {"epoch": 1, "until": "go"}}
     behave(good.store, ("source/", hold))
@@ -114,6 +125,7 @@ def test_two_sweeps_at_once_share_both_nodes_and_each_job_ends_with_its_sweeps_c
     assert set(good.states().values()) == {"succeeded"}
     assert "3/3 succeeded" in good.printed()
     assert sorted(bad.states().values()) == ["failed", "succeeded", "succeeded"]
+    slurm.wait(lambda: not any(scratch.iterdir()), 60.0, lambda: f"Left behind: {sorted(path.name for path in scratch.iterdir())}")
 
 
 def test_time_limit_checkpoints_and_queues_the_sweep_again_until_it_is_done(slurm, tmp_path, repository, environment, capsys):
