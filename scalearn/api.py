@@ -18,7 +18,8 @@ from scalearn.errors import UserError
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.layers.heads import Head, HeadConfig
 from scalearn.methods.build import build_branch
-from scalearn.methods.registry import get_method, require_sources_kind, resolve_settings
+from scalearn.methods.registry import get_method, require_sources_kind
+from scalearn.methods.settings import resolve_settings
 from scalearn.model.model import LoadedBackbone, TransferModel, load_backbone, load_model
 from scalearn.model.transfer_files import HeadSpec, TransferSpec, job_config
 from scalearn.tasks import get_task

@@ -10,7 +10,8 @@ from orchestrator.definition.problems import Problems
 from orchestrator.definition.schema import MethodRow, Optimisation
 from orchestrator.definition.settings import is_list
 from orchestrator.definition.yaml_source import describe
-from scalearn.methods.registry import Method, check_setting
+from scalearn.methods.registry import Method
+from scalearn.methods.settings import check_setting
 from scalearn.unknown_name import unknown
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from orchestrator.definition.stacking import external_adapters, source_names, st
 from orchestrator.definition.trials import NOTHING_KNOWN, Group, Known, Trial, group_key, points_of, rounds
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
-from scalearn.methods.registry import Method, check_setting, get_method
+from scalearn.methods.registry import Method, get_method
+from scalearn.methods.settings import check_setting
 from scalearn.tasks import Task, definition_of
 from scalearn.tasks.origin import data_origin
 

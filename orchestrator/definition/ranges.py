@@ -13,7 +13,8 @@ from typing import Any
 
 from orchestrator.definition.schema import MethodRow, RateRange
 from scalearn.errors import UserError
-from scalearn.methods.registry import Method, check_setting
+from scalearn.methods.registry import Method
+from scalearn.methods.settings import check_setting
 
 KEYS = ("low", "high", "log")
 

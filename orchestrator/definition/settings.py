@@ -6,7 +6,8 @@ from itertools import product
 from typing import Any
 
 from scalearn.config import Setting
-from scalearn.methods.registry import Method, check_setting, resolve_settings
+from scalearn.methods.registry import Method
+from scalearn.methods.settings import check_setting, resolve_settings
 
 
 def setting_points(method: Method, given: Mapping[str, Any], sources: int) -> tuple[dict[str, Setting], ...]:

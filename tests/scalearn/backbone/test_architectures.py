@@ -18,8 +18,9 @@ from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.build import build_branch
 from scalearn.methods.fusion import FusionBranch
 from scalearn.methods.parameter_counts import head, method_counts
-from scalearn.methods.registry import METHODS, resolve_settings
+from scalearn.methods.registry import METHODS
 from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.settings import resolve_settings
 from scalearn.model.model import fill_bottleneck
 from scalearn.model.transfer_files import TransferSpec, job_config
 from tests.scalearn.helpers.tiny import (

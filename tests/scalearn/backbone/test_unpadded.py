@@ -15,8 +15,9 @@ from scalearn.layers.omega import OmegaConfig
 from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.build import build_branch
 from scalearn.methods.fusion import FusionBranch
-from scalearn.methods.registry import METHODS, resolve_settings
+from scalearn.methods.registry import METHODS
 from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.settings import resolve_settings
 from tests.scalearn.helpers import tiny
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig
-from scalearn.methods.registry import get_method, resolve_settings
+from scalearn.methods.registry import get_method
+from scalearn.methods.settings import resolve_settings
 from scalearn.tasks import get_task
 from scalearn.tasks.origin import data_origin
 from scalearn.training.loop import train

@@ -23,7 +23,8 @@ from scalearn.methods import merging
 from scalearn.methods.bottleneck import BottleneckBranch
 from scalearn.methods.build import build_branch
 from scalearn.methods.lora import LoraBranch
-from scalearn.methods.registry import get_method, resolve_settings
+from scalearn.methods.registry import get_method
+from scalearn.methods.settings import resolve_settings
 from scalearn.model.export import fold
 from tests.scalearn.backbone.test_unpadded import batch
 from tests.scalearn.helpers import tiny

@@ -14,7 +14,8 @@ from scalearn.backbone.linear_modules import linear_modules
 from scalearn.errors import UserError
 from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.lora import LoraBranch, LoraShape, target_sizes
-from scalearn.methods.registry import get_method, resolve_settings
+from scalearn.methods.registry import get_method
+from scalearn.methods.settings import resolve_settings
 from tests.scalearn.backbone.test_unpadded import batch
 from tests.scalearn.helpers import tiny
 from tests.scalearn.helpers.lora import plain_model, random_lora, states_by_peft_alone

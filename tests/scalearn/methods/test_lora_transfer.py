@@ -21,8 +21,9 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.build import build_branch
 from scalearn.methods.lora import LoraBranch
 from scalearn.methods.parameter_counts import method_counts
-from scalearn.methods.registry import METHODS, get_method, resolve_settings
+from scalearn.methods.registry import METHODS, get_method
 from scalearn.methods.scaling import ScalingBranch
+from scalearn.methods.settings import resolve_settings
 from scalearn.methods.soup import LoraSoupBranch
 from scalearn.training.memory import footprint
 from tests.scalearn.backbone.test_unpadded import batch

@@ -6,7 +6,8 @@ import pytest
 
 from scalearn.config import OptimisationConfig
 from scalearn.errors import UserError
-from scalearn.methods.registry import METHODS, get_method, resolve_settings
+from scalearn.methods.registry import METHODS, get_method
+from scalearn.methods.settings import resolve_settings
 
 FIELDS = {item.name for item in fields(OptimisationConfig)}
 
