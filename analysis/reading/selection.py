@@ -34,7 +34,7 @@ class Choice:
 
     def picks(self, jobs: pd.DataFrame) -> "pd.Series[bool]":
         """Tell which of a cell's rows are those of the choice."""
-        return (jobs["learning_rate"] == self.learning_rate) & (jobs["tuned"] == self.tuned)
+        return (jobs["learning_rate"] == self.learning_rate) & (jobs["tuned"].fillna("") == self.tuned)
 
 
 def check_rule(rule: Rule) -> Rule:
