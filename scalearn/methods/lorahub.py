@@ -43,6 +43,8 @@ class SourceWeights(nn.Module):
 class HubAdapter(OneAdapter):
     """One adapter, the weighted sum of the sources' weights."""
 
+    searched = True
+
     def __init__(self, sources: SourceAdapters) -> None:
         """Begin with the average."""
         super().__init__(sources)
@@ -66,6 +68,8 @@ class HubAdapter(OneAdapter):
 
 class HubLora(OneLora):
     """One LoRA, the weighted sum of the sources' A, and of their B."""
+
+    searched = True
 
     def __init__(self, sources: SourceAdapters) -> None:
         """Begin with the average.

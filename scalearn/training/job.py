@@ -221,6 +221,11 @@ class JobRun:
         """Whether an evaluation is due that has not been made yet."""
         return self.due_for_evaluation and self.progress.judged_step < self.progress.step
 
+    @property
+    def awaits_search(self) -> bool:
+        """Whether numbers of the branch are still to be searched (`scalearn.training.weight_search`)."""
+        return self.branch.searched and not self.progress.searched
+
     def judge(self, scores: Mapping[str, Mapping[str, float]], primary: Mapping[str, str]) -> None:
         """Keep the parameters if these validation scores are the best so far, and decide whether to stop.
 
@@ -243,7 +248,7 @@ class JobRun:
             progress.best_epoch = math.ceil(progress.step / self.steps_per_epoch)
             progress.best_validation = {task: dict(values) for task, values in scores.items()}
             self.best = {name: parameter.detach().clone() for name, parameter in self.learned().items()}
-        else:
+        elif not self.awaits_search:  # else the job could stop before it is what its method says
             progress.since_best += 1
         if optimisation.patience is not None and progress.since_best >= optimisation.patience and not progress.finished:
             progress.finished = progress.stopped_early = True

@@ -190,7 +190,6 @@ class _PackTrainer:
             self._settle()
             while self.active:
                 self.stop.check()
-                search_where_due(self.active, self.encoder, self.accelerator.autocast, self.pad_token_id, self.stop)
                 self._step()
                 self._settle()
         except Stop:
@@ -199,7 +198,8 @@ class _PackTrainer:
             raise
 
     def _settle(self) -> None:
-        """Evaluate the jobs that are due, end those that are finished, and write the checkpoints that are due."""
+        """Search weights, evaluate, end jobs that are finished, and write checkpoints, each where it is due."""
+        search_where_due(self.active, self.encoder, self.accelerator.autocast, self.pad_token_id, self.stop)
         due = [run for run in self.active if run.awaits_evaluation]
         if due:
             self._evaluate(due)

@@ -43,12 +43,13 @@ def search_where_due(
     """
     for run in runs:
         branch, progress = run.branch, run.progress
-        if isinstance(branch, HubAdapter | HubLora) and not progress.searched and progress.step >= max(1, run.total_steps // _HEAD_FIRST):
+        if isinstance(branch, HubAdapter | HubLora) and run.awaits_search and progress.step >= max(1, run.total_steps // _HEAD_FIRST):
             encoder.eval()
             run.train_mode(False)
             with autocast():
                 _search(run, branch, encoder, pad_token_id, stop)
             progress.searched = True
+            run.best, progress.since_best = {}, 0  # evaluations so far were of the average
 
 
 def _search(run: JobRun, branch: HubAdapter | HubLora, encoder: Encoder, pad_token_id: int, stop: StopSignal) -> None:

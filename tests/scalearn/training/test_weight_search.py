@@ -81,6 +81,20 @@ def test_search_reads_training_rows_alone(
     assert tried == first
 
 
+@pytest.mark.parametrize(
+    ("few", "schedule"),
+    [(4, {"epochs": 300, "max_steps": 300, "patience": 2, "learning_rate": 3e-4, "selection": "metric"}), (None, {"max_steps": 1})],
+    ids=["patience ends before a tenth of the steps", "one step"],
+)
+def test_no_job_ends_with_weights_that_were_not_searched(
+    few: int | None, schedule: dict[str, Any], backbone: str, places: dict[str, Path], tmp_path: Path
+) -> None:
+    task = (data("domains/apple", train_rows=None if few else 8, few_shot=few),)
+    config = job("lorahub", task, backbone, {"search_evaluations": 5}, 0, SOURCES, **{"learning_rate": 1e-2, **schedule})
+    assert run(config, tmp_path, places).error is None
+    assert set(result(tmp_path)["source_weights"].values()) != {0.5}
+
+
 def test_stopped_search_begins_anew_and_ends_with_the_same_bits(
     backbone: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
