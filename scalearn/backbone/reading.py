@@ -56,10 +56,16 @@ def reading_of(model: Any) -> Reading:
 def pad_behind(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Move padding that stands before or among the tokens of a row behind them, so that positions begin with the first token.
 
+    A row without tokens, an empty text of a decoder, keeps one padding token, since attention to nothing is not defined.
+
     Args:
         inputs: `input_ids`, `attention_mask` and perhaps `token_type_ids`: `[rows, length]`.
     """
     mask = inputs["attention_mask"]
+    if not bool(mask.any(dim=1).all()):
+        mask = mask.clone()
+        mask[~mask.any(dim=1), 0] = 1
+        inputs = {**inputs, "attention_mask": mask}
     if bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return dict(inputs)
     order = mask.argsort(dim=1, descending=True, stable=True)
@@ -72,12 +78,12 @@ def read(states: Tensor, mask: Tensor, reading: Reading) -> Tensor:
     Args:
         states: Last hidden states.
         mask: 1 for tokens, 0 for the padding behind them: `[rows, length]`.
-        reading: Where to read. A row without tokens is read at its first place.
+        reading: Where to read.
     """
     if reading == "first":
         return states[:, 0]
     if reading == "last":
-        last = (mask.sum(dim=1) - 1).clamp(min=0)
+        last = mask.sum(dim=1) - 1
         return states[torch.arange(len(states), device=states.device), last]
-    share = mask.unsqueeze(-1).to(states) / mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
+    share = mask.unsqueeze(-1).to(states) / mask.sum(dim=1).view(-1, 1, 1)
     return (states * share).sum(dim=1)

@@ -5,9 +5,9 @@ tokenised(data, tokenizer, identity, root=..., cache=...)   the same, as token i
 collate(rows, pad_token_id)                       a padded batch of tensors
 """
 
-from scalearn.data.collate import collate, length_grouped_order, token_count
+from scalearn.data.collate import collate, length_grouped_order, pad_rows, token_count
 from scalearn.data.load import load_task
 from scalearn.data.split import TaskSplits
 from scalearn.data.tokenise import TokenisedTask, tokenised
 
-__all__ = ["TaskSplits", "TokenisedTask", "collate", "length_grouped_order", "load_task", "token_count", "tokenised"]
+__all__ = ["TaskSplits", "TokenisedTask", "collate", "length_grouped_order", "load_task", "pad_rows", "token_count", "tokenised"]

@@ -22,27 +22,33 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_mult
         `input_ids`, `attention_mask` and, where the rows have them, `token_type_ids`: int64 [rows, length], or
         [rows * choices, length] for multiple choice; `labels`: int64 [rows], float32 [rows], or float32 [rows, classes].
     """
-    batch: dict[str, Tensor] = {}
-    for name in INPUTS:
-        if name not in rows[0]:
-            continue
-        sequences = [row[name] for row in rows]
-        if isinstance(sequences[0][0], (Sequence, np.ndarray)):  # one sequence per choice
-            sequences = [choice for row in sequences for choice in row]
-        longest = max(len(sequence) for sequence in sequences)
-        length = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
-        padded = np.full((len(sequences), length), pad_token_id if name == "input_ids" else 0, dtype=np.int64)
-        for row, sequence in enumerate(sequences):
-            padded[row, : len(sequence)] = sequence
-        batch[name] = torch.from_numpy(padded)
+    batch = pad_rows(rows, pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
     labels = np.asarray([row["label"] for row in rows])
     batch["labels"] = torch.from_numpy(labels.astype(np.int64 if np.issubdtype(labels.dtype, np.integer) else np.float32))
     return batch
 
 
+def pad_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int, *, pad_to_multiple_of: int = 8) -> dict[str, Tensor]:
+    """Return the inputs of `collate`, for rows that need no label. Empty texts, which have no token in some decoders, are padding alone."""
+    batch: dict[str, Tensor] = {}
+    for name in INPUTS:
+        if name not in rows[0]:
+            continue
+        sequences = [row[name] for row in rows]
+        if isinstance(next(iter(sequences[0]), 0), (Sequence, np.ndarray)):  # one sequence per choice
+            sequences = [choice for row in sequences for choice in row]
+        longest = max(1, *map(len, sequences))
+        length = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+        padded = np.full((len(sequences), length), pad_token_id if name == "input_ids" else 0, dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            padded[row, : len(sequence)] = sequence
+        batch[name] = torch.from_numpy(padded)
+    return batch
+
+
 def token_count(ids: Sequence[Any]) -> int:
     """Count the tokens of a row, given its `input_ids`. A row of several choices counts as its longest choice."""
-    return max(map(len, ids)) if isinstance(ids[0], (Sequence, np.ndarray)) else len(ids)
+    return max(map(len, ids)) if isinstance(next(iter(ids), 0), (Sequence, np.ndarray)) else len(ids)
 
 
 _GROUP = 50

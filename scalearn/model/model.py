@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.backbone.registry import Backbone, get_backbone
 from scalearn.config import DataConfig, OptimisationConfig
-from scalearn.data import TokenisedTask, tokenised
+from scalearn.data import TokenisedTask, pad_rows, tokenised
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import library_kind
 from scalearn.formats.library_files import read_head_inputs, read_library_head
@@ -154,10 +154,10 @@ class TransferModel(nn.Module):
                 continue
             first, second = text
             rows += [(first, each) for each in ([second] if isinstance(second, str) else second)]
-        encoded = self.backbone.tokenizer(
-            rows, padding=True, pad_to_multiple_of=8, truncation=True, max_length=self._head.max_length, return_tensors="pt"
-        )
-        return {name: tensor.to(self.encoder.device) for name, tensor in encoded.items()}
+        tokenizer = self.backbone.tokenizer
+        encoded = tokenizer(rows, truncation=True, max_length=self._head.max_length)
+        by_row = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+        return {name: tensor.to(self.encoder.device) for name, tensor in pad_rows(by_row, int(tokenizer.pad_token_id or 0)).items()}
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[Text], *, rows_per_pass: int = 64) -> list[Prediction]:

@@ -284,6 +284,17 @@ def test_loaded_decoder_refuses_adapters_in_one_sentence(gpt2: Path) -> None:
         scalearn.attach(backbone, "adapter", head)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_empty_text_is_one_padding_token_whatever_stands_beside_it(attention: str, gpt2: Path) -> None:
+    backbone = load_backbone(str(gpt2 / "backbone"), attention=attention)
+    model = scalearn.attach(backbone, "lora", scalearn.HeadConfig("classification", 2), max_length=32).eval()
+    one = torch.tensor([[backbone.tokenizer.pad_token_id]])
+    with torch.no_grad():
+        expected = model({"input_ids": one, "attention_mask": torch.ones_like(one)}).softmax(1)[0].tolist()
+    for texts in ([""], ["", "good"], ["", "a longer text beside it"]):
+        assert list(model.predict(texts)[0].scores.values()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_end_of_sequence_token_pads_where_there_is_no_other(gpt2: Path, tmp_path: Path) -> None:
     assert load_backbone(str(gpt2 / "backbone")).tokenizer.pad_token_id == 2
     place = Path(save_tiny("gpt2", tmp_path))

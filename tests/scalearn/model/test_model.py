@@ -144,6 +144,14 @@ def test_converted_model_predicts_as_before_and_is_saved_with_the_sources_that_i
     assert scalearn.load_model(tmp_path, own, model.sources).sources is model.sources
 
 
+def test_texts_are_cut_to_a_length_that_is_no_multiple_of_eight(backbone: LoadedBackbone) -> None:
+    model = scalearn.attach(backbone, "adapter", scalearn.HeadConfig("classification", 2), max_length=11).eval()
+    inputs = model.tokenise(["short", "a text of far more than eleven bytes"])
+    assert inputs["attention_mask"].sum(dim=1).tolist() == [7, 11]
+    assert inputs["input_ids"].shape == (2, 16)
+    assert len(model.predict(["a text of far more than eleven bytes"])) == 1
+
+
 def test_prediction_is_computed_in_float32_whatever_the_caller_computes_in(backbone: LoadedBackbone) -> None:
     model = attached(backbone, "scalearn")
     with torch.autocast("cpu", torch.bfloat16):
