@@ -25,9 +25,9 @@ _PART = re.compile(rf"{re.escape(_PREFIX)}(?P<place>.+)\.lora_(?P<side>[AB])\.we
 _HEADS = ("classifier", "pre_classifier", "qa_outputs", "score", POOLER)
 """Parts of transformers' models after the last layer. A source does not need them, so they are left out, as a head of AdapterHub is."""
 _TYPES = ("F64", "F32", "F16", "BF16")
-_OTHER_BASE = ("pissa", "olora", "corda", "loftq")
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the weights of the backbone, so that A and B are no difference from it."""
-_MORE_THAN_A_PRODUCT = ("lora_bias", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
+_MORE_THAN_A_PRODUCT = ("lora_bias", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config")
 """Fields that must be off. With them, a LoRA is more than `s B A x` at linear modules. So do all that begin with `use_` (DoRA, ...),
 except `use_rslora`, so that a variant of tomorrow is not taken for a plain one."""
 _PLAIN_KEY = re.compile(r"\^?[\w.]+")

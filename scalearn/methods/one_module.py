@@ -56,7 +56,7 @@ class OneLora(LoraBranch):
         """Copy weights, given per site: D is A, and U is s B."""
         for down, up, given in zip(self.down, self.up, merged, strict=True):
             down.copy_(given.down_weight)
-            up.copy_(given.up_weight / self.shape.scale)
+            up.copy_(given.up_weight / (self.shape.scale or 1.0))  # U is zero where s is
 
 
 def one_module(sources: SourceAdapters, method: str) -> OneAdapter | OneLora:

@@ -105,6 +105,8 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "variant of tomorrow": ({"use_other": True}, "(use_other: True)"),
     "modules_to_save": ({"modules_to_save": ["classifier", "embeddings"]}, "(modules_to_save: embeddings)"),
     "pissa": ({"init_lora_weights": "pissa_niter_4"}, "(init_lora_weights: pissa_niter_4, which changes the backbone)"),
+    "lora_ga": ({"init_lora_weights": "lora_ga"}, "(init_lora_weights: lora_ga, which changes the backbone)"),
+    "arrow": ({"arrow_config": {"top_k": 3}}, "(arrow_config: {'top_k': 3})"),
     "expression": ({"rank_pattern": {"(a+)+$": 2}}, "(rank_pattern with the expression '(a+)+$'; only names of modules are read)"),
     "rank": ({"r": 0}, "is no LoRA configuration (r must be a whole number above 0, not 0)"),
     "rank of true": ({"r": True}, "(r must be a whole number above 0, not True)"),

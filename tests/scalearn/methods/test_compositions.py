@@ -190,6 +190,14 @@ def test_unlike_loras_are_refused_in_one_sentence(method: str, lora_places: tupl
         branch_of(method, (encoder, sources))
 
 
+@pytest.mark.parametrize("method", [*MERGED, "lorahub"])
+def test_loras_of_alpha_zero_add_nothing(method: str, lora_places: tuple[Encoder, Mapping[str, Path]], tmp_path: Path) -> None:
+    encoder, _ = lora_places
+    save_lora(encoder, tmp_path, scale=0.0)
+    given = encoder, load_source_adapters(encoder, {"one": tmp_path, "two": tmp_path})
+    torch.testing.assert_close(states_of(encoder, branch_of(method, given)), encoder(batch(), [], []), atol=1e-6, rtol=0)
+
+
 @pytest.fixture(scope="module", params=["adapter", "lora"])
 def trained(request: pytest.FixtureRequest, backbone: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     root = tmp_path_factory.mktemp("sources")
