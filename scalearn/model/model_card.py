@@ -11,6 +11,12 @@ from scalearn.methods.registry import get_method
 from scalearn.model.transfer_files import TransferSpec
 
 _READ: dict[Reading, str] = {"first": "the first token's", "last": "the last token's", "mean": "the mean of all tokens'"}
+_CODE: dict[Reading, str] = {
+    "first": "states[:, 0]",
+    "last": "states[range(len(states)), mask.sum(1) - 1]",
+    "mean": "(states * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True)",
+}
+"""What is read of `states`, whose padding is on the right, with `mask`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def model_card(
         width=width,
         lora=lora,
         read=_READ[reading],
+        code=_CODE[reading],
         omegas=omegas,
         kept=[omega.name for omega in omegas if omega.kept],
         scores=rows,

@@ -1,6 +1,7 @@
 """Backbones without the adapters library: each architecture from LoRA sources to a target that PEFT alone runs, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_exported_target_is_reloaded_with_its_head(chain: Chain, tmp_path: Path)
         torch.testing.assert_close(again(padded("left")), chain.target(padded("right")), atol=1e-5, rtol=1e-5)
     texts = ["good", "a much longer text, so that the first is padded"]
     assert again.predict(texts)[0].scores == pytest.approx(chain.target.predict(texts[:1])[0].scores, abs=1e-5)
+
+
+def test_code_of_the_model_card_gives_the_logits(chain: Chain, tmp_path: Path) -> None:
+    export_adapter(fold(chain.target), tmp_path / "out")
+    alone, head = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), flags=re.DOTALL)
+    alone = re.sub(r"directory/of/(?!this)[^\"]*", chain.place, alone)
+    names: dict[str, Any] = {"inputs": padded("right")}
+    with torch.no_grad():
+        for code in (alone, head):
+            exec(code.replace("directory/of/this/file", str(tmp_path / "out")), names)
+        expected = chain.target(padded("left"))
+    torch.testing.assert_close(names["logits"], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_plans_know_modules_counts_and_positions(chain: Chain) -> None:
