@@ -129,11 +129,12 @@ def kinds_of(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def linear_modules(shape: Shape) -> Sizes | None:
-    """Return the linear modules in the layers of a backbone, in their order. None: they are not known without the model."""
+    """Return the linear modules of a backbone, in their order. None: they are not known without the model."""
     if shape.architecture not in _LAYERS:
         return None
     place, names = _LAYERS[shape.architecture]
     d, i = shape.hidden_size, shape.intermediate_size
     sizes = {"d": d, "i": i, "q": shape.queries or d, "k": shape.keys or d, "t": 3 * d, "u": 2 * i}
     ends = {name: (sizes[letters[0]], sizes[letters[1]]) for name, letters in names.items()}
-    return {f"{place}.{layer}.{name}": size for layer in range(shape.layers) for name, size in ends.items()}
+    before = {"embeddings_project": (shape.embeddings, d)} if shape.embeddings is not None else {}
+    return before | {f"{place}.{layer}.{name}": size for layer in range(shape.layers) for name, size in ends.items()}

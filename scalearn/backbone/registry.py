@@ -75,6 +75,8 @@ class Shape:
     """Outputs of the query map. None: hidden size."""
     keys: int | None = None
     """Outputs of the key map, and of the value map. None: hidden size."""
+    embeddings: int | None = None
+    """Size of the embeddings, if a linear module after them gives the hidden size, as in small ELECTRAs. None: hidden size."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,8 @@ def shape_of(name: str, entries: object) -> Shape:
     offset = 2 if "roberta" in architecture or architecture in _ROBERTA_POSITIONS else 0
     parameters = encoder_parameters(entries, hidden, layers, intermediate)
     shape = Shape(architecture, hidden, layers, intermediate, vocabulary, positions - offset, parameters)
+    if architecture == "electra" and (size := _count(entries, "embedding_size", 128)) != hidden:
+        return replace(shape, embeddings=size)
     if architecture not in _GROUPED:
         return shape
     heads = _count(entries, "num_attention_heads", 1)
