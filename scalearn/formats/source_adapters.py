@@ -131,17 +131,24 @@ def _activation(name: str, non_linearity: str) -> Activation:
 
 
 def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> None:
-    """Warn of sources of another hub model than the backbone. A name without owner, as old hub ids are, matches any owner."""
-    own = hub_id(str(encoder.config.name_or_path))
-    if own is None:
-        return
+    """Warn of sources of another hub model than the backbone.
+
+    A name without owner, as old hub ids are, matches any owner. A backbone from a directory counts as the hub model that the directory is
+    called like.
+    """
+    place = str(encoder.config.name_or_path)
+    own = hub_id(place)
     for name, directory in directories.items():
         written = saved_for(directory).model
-        theirs = hub_id(written if "/" in written else f"{own.repository.partition('/')[0]}/{written}")
-        if theirs is not None and theirs.repository != own.repository:
-            warnings.warn(
-                f"Source adapter '{name}' was trained on {written}: make sure that {own.repository} has the same weights.", stacklevel=3
-            )
+        if own is not None:
+            theirs = hub_id(written if "/" in written else f"{own.repository.partition('/')[0]}/{written}")
+            other = theirs is not None and theirs.repository != own.repository
+        else:
+            theirs = hub_id(written) if "/" in written else None
+            other = theirs is not None and theirs.repository.rpartition("/")[2] != Path(place).name
+        if other:
+            called = own.repository if own is not None else place or "the backbone"
+            warnings.warn(f"Source adapter '{name}' was trained on {written}: make sure that {called} has the same weights.", stacklevel=3)
 
 
 def _resolve(name: str, place: str | Path) -> Path:

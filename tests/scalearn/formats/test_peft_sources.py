@@ -213,6 +213,28 @@ def test_base_model_that_is_not_the_backbone_warns(encoder: Encoder, lora: Path,
         load_source_adapters(encoder, {"mine": lora})
 
 
+@pytest.mark.parametrize(
+    ("place", "base", "warned"),
+    [
+        ("/models/roberta-base", "FacebookAI/roberta-large", True),
+        ("/models/roberta-base", "FacebookAI/roberta-base", False),
+        ("/models/roberta-base", "minilm", False),
+        ("", "FacebookAI/roberta-base", True),
+    ],
+)
+def test_backbone_from_a_directory_is_the_hub_model_that_it_is_called_like(
+    place: str, base: str, warned: bool, encoder: Encoder, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder.config, "_name_or_path", place)
+    edit(lora, base_model_name_or_path=base)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_source_adapters(encoder, {"mine": lora})
+    told = [str(warning.message) for warning in caught if "was trained on" in str(warning.message)]
+    sentence = f"Source adapter 'mine' was trained on {base}: make sure that {place or 'the backbone'} has the same weights."
+    assert told == [sentence] * warned
+
+
 def test_content_is_the_identity_and_a_change_is_noticed(lora: Path, tmp_path: Path) -> None:
     adapter = external_adapter("mine", str(lora))
     (tmp_path / "copy").mkdir()
