@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -49,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command on a Ray over all nodes of this job. Return its exit code: 130 if a signal stopped it, 1 if Ray did not start."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.remote.allocation", description=main.__doc__)
     parser.add_argument("--requeue", action="store_true", help="queue the job again when SIGUSR1 has stopped the command")
-    parser.add_argument("--join", metavar="ADDRESS", help="be a further node of the Ray at this address, until SIGTERM")
+    parser.add_argument("--join", metavar="ADDRESS", help="be a further node of the Ray at this address, until the input ends")
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args(words)
     try:
@@ -156,15 +157,20 @@ def _others(address: str, count: int) -> Iterator[None]:
         yield
         return
     command = ["srun", "--quiet", "--relative=1", f"--nodes={count}", f"--ntasks={count}", sys.executable, "-m", __spec__.name]
-    process = subprocess.Popen([*command, f"--join={address}"], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, f"--join={address}"], stdin=subprocess.PIPE)
     try:
         yield
     finally:
+        # The end of their input asks all of them to leave. After a signal, `srun` would kill them while they clean up.
+        assert process.stdin is not None
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
         _stop(process)
 
 
 def _join(address: str) -> int:
-    """Be a further node of Ray until SIGTERM."""
+    """Be a further node of Ray until the input ends, or SIGTERM."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # SLURM sends several, and the next would break off the cleaning up
@@ -172,7 +178,9 @@ def _join(address: str) -> int:
 
     signal.signal(signal.SIGTERM, leave)
     with _node((f"--address={address}",)) as (process, log):
-        code = process.wait()
+        while (code := process.poll()) is None:
+            if select.select([sys.stdin], [], [], 1.0)[0] and not os.read(sys.stdin.fileno(), 1):
+                return 0
         _say(f"The node of Ray on {socket.gethostname()} has ended: {' '.join(log.read_text(errors='replace').split())[-500:]}")
         return code
 
