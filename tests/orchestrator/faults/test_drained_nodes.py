@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,13 +42,14 @@ def test_jobs_of_nodes_that_announce_their_end_move_and_repeat_nothing(tmp_path,
     try:
         drained = patiently(lambda: cluster.add_node(**SIZE))
         options = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
-        start = ["ray", "start", "--block", f"--address={cluster.address}", "--disable-usage-stats", *options]
+        ray = str(Path(sys.executable).with_name("ray"))
+        start = [ray, "start", "--block", f"--address={cluster.address}", "--disable-usage-stats", *options]
         asked = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         driver = launch.start("--only", "/source/", "--max-failures", "0", RAY_ADDRESS=cluster.address)
         try:
             wait_until(lambda: sum(len(launch.history(node)) == REACHED for node in sources) == 3)  # one on each node
             spot = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=100"]
-            subprocess.run(["ray", "drain-node", f"--address={cluster.address}", f"--node-id={drained.node_id}", *spot], check=True)
+            subprocess.run([ray, "drain-node", f"--address={cluster.address}", f"--node-id={drained.node_id}", *spot], check=True)
             os.kill(asked.pid, signal.SIGTERM)
             patiently(lambda: cluster.add_node(**{**SIZE, "num_cpus": 2}))
             wait_until(lambda: sum(len(launch.log(node)) == 2 for node in sources) == 2)
