@@ -155,7 +155,7 @@ def test_pack_on_a_store_behind_a_url_is_compared_with_its_own_members_too(tmp_p
     for loss, member in zip((2.0, 1.0, 3.0), pack.values(), strict=True):
         (member.directory / HISTORY).write_bytes(history(*[loss] * 3))
     order = PackOrder(tuple(members), store.url, TRAIN, Runtime(), store.root / ".tune" / "stop")
-    report = trial._reporter(order, store, pack)
+    report = trial._reporter(order, store, pack, lambda: False)
     assert [report(member, {"step": 3}) for member in pack.values()] == [True, False, True]
 
 
