@@ -5,13 +5,13 @@ from matplotlib.figure import Figure
 
 from analysis.plots.style import Plot, ink, legend, panels, styles
 from analysis.reading.names import Names
-from analysis.tables.pareto import pareto
+from analysis.tables.pareto import weighed_trials
 
 
 def pareto_plot(frame: pd.DataFrame) -> Plot | None:
     """Draw every trial by its parameters and its validation score, and the front as a line. None: the sweep does not weigh parameters."""
-    trials = pareto(frame) if "parameters" in frame.attrs.get("sweep", {}).get("objectives", ()) else pd.DataFrame()
-    if trials.empty:
+    trials = weighed_trials(frame)
+    if trials is None:
         return None
     names = Names.of(frame)
     tasks, methods = list(trials["task"].unique()), names.order_methods(trials["method"])

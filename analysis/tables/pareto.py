@@ -30,6 +30,14 @@ def pareto(frame: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(front=non_dominated(trials)).reset_index(drop=True)
 
 
+def weighed_trials(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the trials of `pareto`. None: the sweep does not weigh parameters, or nothing has a score."""
+    if "parameters" not in frame.attrs.get("sweep", {}).get("objectives", ()):
+        return None
+    trials = pareto(frame)
+    return None if trials.empty else trials
+
+
 def non_dominated(trials: pd.DataFrame) -> list[bool]:
     """Tell which rows no other row of their task beats: higher `score`, fewer `parameters`, and in neither worse."""
     marks = []
@@ -42,8 +50,8 @@ def non_dominated(trials: pd.DataFrame) -> list[bool]:
 
 def pareto_grid(frame: pd.DataFrame) -> Grid | None:
     """Return the front of each target as a table. None: the sweep does not weigh parameters, or nothing has a score."""
-    trials = pareto(frame) if "parameters" in frame.attrs.get("sweep", {}).get("objectives", ()) else pd.DataFrame()
-    if trials.empty:
+    trials = weighed_trials(frame)
+    if trials is None:
         return None
     names, rows = Names.of(frame), []
     for entry in trials[trials["front"]].to_dict("records"):

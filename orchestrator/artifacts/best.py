@@ -1,11 +1,12 @@
 """The best finished job of a target, by validation score: test scores choose nothing."""
 
+from typing import Any
+
 from orchestrator.artifacts.as_run import Run
 from orchestrator.definition.graph import Job
 from orchestrator.definition.names import TaskNames, short
 from scalearn.errors import UserError
 from scalearn.methods.registry import get_method
-from scalearn.tasks import task_of
 from scalearn.unknown_name import unknown
 
 
@@ -39,9 +40,13 @@ def best_job(run: Run, method: str | None = None, target: str | None = None) -> 
 
 
 def _validation(run: Run, job: Job) -> float | None:
-    """Return the validation score of a finished job, by its task's first metric."""
-    if not run.store.complete(job.node):
-        return None
-    scores = (run.store.result(job.node) or {}).get("scores", {}).get(job.config.task, {}).get("validation", {})
-    score = scores.get(task_of(job.config.data[0]).primary_metric)
-    return float(score) if isinstance(score, int | float) else None
+    """Return the validation score of a finished job. None: it is not done, or has no score."""
+    result = run.store.result(job.node) if run.store.complete(job.node) else None
+    return None if result is None else validation_score(result)
+
+
+def validation_score(result: dict[str, Any]) -> float | None:
+    """Return the mean over tasks of the primary metric on validation. Nothing else in a result is looked at. None: there is no score."""
+    primary = result["primary_metric"]
+    scores = [splits.get("validation", {}).get(primary[task]) for task, splits in result["scores"].items()]
+    return sum(scores) / len(scores) if scores and None not in scores else None

@@ -5,6 +5,7 @@ Groups do not wait for one another, and the rest of the sweep goes on meanwhile.
 
 from typing import Any
 
+from orchestrator.artifacts.best import validation_score
 from orchestrator.artifacts.manifest import content_of
 from orchestrator.artifacts.store import Store
 from orchestrator.artifacts.trials import keep_trials, known_trials
@@ -92,13 +93,6 @@ class Rounds:
             return None
         weighs = "parameters" in self._sweep.objectives
         return (score, float(learned_parameters(result))) if weighs else (score,)
-
-
-def validation_score(result: dict[str, Any]) -> float | None:
-    """Return the mean over tasks of the primary metric on validation. Nothing else in a result is looked at. None: there is no score."""
-    primary = result["primary_metric"]
-    scores = [splits.get("validation", {}).get(primary[task]) for task, splits in result["scores"].items()]
-    return sum(scores) / len(scores) if scores and None not in scores else None
 
 
 def learned_parameters(result: dict[str, Any]) -> int:

@@ -140,13 +140,13 @@ def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> 
     own = hub_id(place)
     for name, directory in directories.items():
         written = saved_for(directory).model
-        if own is not None:
-            theirs = hub_id(written if "/" in written else f"{own.repository.partition('/')[0]}/{written}")
-            other = theirs is not None and theirs.repository != own.repository
+        theirs = hub_id(written)
+        if own is None:
+            same = theirs is None or theirs.repository.rpartition("/")[2] == Path(place).name
         else:
-            theirs = hub_id(written) if "/" in written else None
-            other = theirs is not None and theirs.repository.rpartition("/")[2] != Path(place).name
-        if other:
+            theirs = theirs or hub_id(f"{own.repository.partition('/')[0]}/{written}")
+            same = theirs is None or theirs.repository == own.repository
+        if not same:
             called = own.repository if own is not None else place or "the backbone"
             warnings.warn(f"Source adapter '{name}' was trained on {written}: make sure that {called} has the same weights.", stacklevel=3)
 

@@ -88,9 +88,11 @@ class Omega(nn.Module):
 
     def _repeated(self, omega: Tensor) -> Tensor:
         """Repeat shared coefficients for each site."""
+        if self._unlike is not None and self.config.per_layer:
+            return omega
         if self._unlike is not None:
-            parts = () if self.config.per_layer else omega.split(self._of_kinds(self._unlike), dim=-1)
-            return torch.cat([parts[kind] for kind in self.kinds], dim=-1) if parts else omega
+            parts = omega.split(self._of_kinds(self._unlike), dim=-1)
+            return torch.cat([parts[kind] for kind in self.kinds], dim=-1)
         if len(omega) in (1, self.layers):
             return omega.expand(self.layers, -1, -1)
         return omega[list(self.kinds)]

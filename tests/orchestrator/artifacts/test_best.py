@@ -33,7 +33,8 @@ def run(tmp_path: Path) -> Run:
             continue
         validation = {"scalearn": 0.5, "scalearn_pp": 0.6, "adapterfusion": 0.9}.get(method, 0.0) + seed / 100
         scores = {"validation": {"macro_f1": validation, "accuracy": validation}, "test": {"macro_f1": 1 - seed / 10, "accuracy": 0.0}}
-        (store.begin(job.node, {"node": job.node}) / "result.json").write_text(json.dumps({"scores": {job.config.task: scores}}))
+        result = {"scores": {job.config.task: scores}, "primary_metric": {job.config.task: "macro_f1"}}
+        (store.begin(job.node, {"node": job.node}) / "result.json").write_text(json.dumps(result))
         store.commit(job.node)
     return Run(sweep, store, graph, "two")
 
