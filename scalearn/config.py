@@ -49,6 +49,10 @@ class DataConfig:
     """Name of the task's input template."""
     max_length: Length = 128
     """Tokens per input, special tokens included."""
+    rows_kept: Share | None = field(default=None, metadata=ADDED_LATER)
+    """Share of the training rows that is left after all else, drawn with seed 42; evaluation rows stay. None: all."""
+    labels_shuffled: Share | None = field(default=None, metadata=ADDED_LATER)
+    """Share of those rows, drawn with seed 42, that have each other's labels. None: none."""
     own: str | None = None
     """Definition of the user's own task as canonical JSON (`scalearn.tasks.user_task`). None: the task is a registered one."""
 

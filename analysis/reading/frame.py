@@ -28,6 +28,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seed": ("Int64", "Seed of the job."),
     "sources": ("str", "Names of the source adapters in stacking order, joined by commas; missing for jobs without."),
     "source_count": ("Int64", "Number of source adapters."),
+    "source_quality": (
+        "str",
+        "What sources were trained on that were not given all of their rows as they are: `cola rows_kept=0.05, rte labels_shuffled=0.2`.",
+    ),
     "source_seed": ("str", "Seeds of the parents, sorted, joined by commas: `0` when all sources have seed 0."),
     "parents": ("str", "Nodes that this one builds on, joined by spaces."),
     "data_origin": ("str", "Identity of the rows."),
@@ -35,6 +39,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "evaluation_rows": ("Int64", "Cap on validation and on test rows; missing: all."),
     "train_share": ("float64", "Share of the training split in (0, 1]; missing: all."),
     "few_shot": ("Int64", "Number of training rows of a few-shot run; missing otherwise."),
+    "rows_kept": ("float64", "Share of the remaining training rows that a source of unequal quality kept; missing: all."),
+    "labels_shuffled": ("float64", "Share of those rows whose labels were shuffled; missing: none."),
     "template": ("str", "Name of the task's input template."),
     "max_length": ("Int64", "Tokens per input."),
     "own": ("str", "Definition of one's own task; missing for registered ones."),
@@ -91,8 +97,19 @@ COLUMNS: dict[str, tuple[str, str]] = {
 own name for every field that a newer configuration adds."""
 
 CONFIG_COLUMNS = (
-    *("benchmark", "backbone", "backbone_origin", "sources", "source_count"),
-    *("data_origin", "train_rows", "evaluation_rows", "train_share", "few_shot", "template", "max_length", "own"),
+    *("benchmark", "backbone", "backbone_origin", "sources", "source_count", "source_quality"),
+    *(
+        "data_origin",
+        "train_rows",
+        "evaluation_rows",
+        "train_share",
+        "few_shot",
+        "rows_kept",
+        "labels_shuffled",
+        "template",
+        "max_length",
+        "own",
+    ),
     *("batch_size", "epochs", "max_steps", "evaluate_every", "patience", "weight_decay", "warmup", "selection"),
     *("max_gradient_norm", "temperature", "precision"),
 )
@@ -112,12 +129,13 @@ def build_frame(records: Sequence[Record], manifest: SweepInfo | None = None) ->
     `analysis.selection.mark_chosen` adds them.
     """
     seeds = {record.node: record.config.get("seed") for record in records}
+    qualities = {record.node: quality for record in records if (quality := _quality(record))}
     names = facts_of(records)
     units: list[dict[str, Any]] = []
     index: list[int] = []
     scores: list[tuple[str | None, str | None, float | None, bool | None]] = []
     for record in records:
-        common = _node_columns(record, seeds)
+        common = _node_columns(record, seeds, qualities)
         method = str(common.get("method"))
         tuned = (names["methods"].get(method) or {}).get("tuned") or ()
         if manifest is not None:
@@ -193,7 +211,16 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
+def _quality(record: Record) -> str | None:
+    """Return what a source was trained on: `cola rows_kept=0.05`. None: it was given all of its rows as they are."""
+    for entry in record.config.get("data") or ():
+        given = [f"{name}={entry[name]:g}" for name in ("rows_kept", "labels_shuffled") if entry.get(name) is not None]
+        if given:
+            return " ".join([short_name(str(entry.get("task"))), *given])
+    return None
+
+
+def _node_columns(record: Record, seeds: Mapping[str, Any], qualities: Mapping[str, str]) -> dict[str, Any]:
     config, result = record.config, record.result
     sources = config.get("sources") or ()
     parent_seeds = sorted({seed for parent in record.parents if (seed := seeds.get(parent)) is not None})
@@ -211,6 +238,7 @@ def _node_columns(record: Record, seeds: Mapping[str, Any]) -> dict[str, Any]:
         "stage": record.stage or config.get("stage"),
         "sources": ",".join(sources) or None,
         "source_count": len(sources) or None,
+        "source_quality": ", ".join(qualities[parent] for parent in record.parents if parent in qualities) or None,
         "source_seed": ",".join(map(str, parent_seeds)) or None,
         "parents": " ".join(record.parents) or None,
         "parameters_transfer": parameters.get("transfer"),

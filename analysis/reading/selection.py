@@ -12,7 +12,7 @@ from analysis.errors import ResultsError
 from analysis.reading.frame import COLUMNS, distinct, setting_columns
 from analysis.reading.names import Names
 
-FIRST = ("backbone", "source_count", "sources", "few_shot", "train_share", "train_rows")
+FIRST = ("backbone", "source_count", "sources", "source_quality", "few_shot", "train_share", "train_rows")
 """Columns that name a variant best. Settings come next, then all other columns."""
 
 Rule = str | float | Mapping[str, float]

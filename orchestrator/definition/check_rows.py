@@ -13,10 +13,11 @@ from orchestrator.definition.expand import DEFAULT_SEEDS
 from orchestrator.definition.names import TaskNames, per_task, short
 from orchestrator.definition.problems import Problems, repeated
 from orchestrator.definition.ranges import is_range, ranges_of
-from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSets, SweepSchema
+from orchestrator.definition.schema import DEFAULT, MethodRow, Sources, SourceSets, SweepSchema, Unequal
 from orchestrator.definition.settings import check_values, count_points, setting_points
 from orchestrator.definition.source_sets import count_sets
 from orchestrator.definition.stacking import TARGET, source_names, source_pool, stacks, tasks_of
+from orchestrator.definition.unequal import qualities
 from scalearn.backbone.linear_modules import Sizes, require_modules
 from scalearn.backbone.registry import get_backbone
 from scalearn.formats.adapterhub_layout import require_agreement
@@ -93,14 +94,30 @@ def _sources(
     named: dict[Key, Sequence[str]] = {}
     if not isinstance(given, SourceSets):
         named[key] = given
-    elif (given.subsets is None) == (given.leave_out is None):
-        problems.add(key, "{key} must be a list of names, or hold either 'subsets' or 'leave_out'.")
+    elif sum(form is not None for form in (given.subsets, given.leave_out, given.unequal)) != 1:
+        problems.add(key, "{key} must be a list of names, or hold one of 'subsets', 'leave_out' and 'unequal'.")
+    elif given.unequal is not None:
+        _unequal((*key, "unequal"), method, given.unequal, names, adapters, problems)
     elif given.subsets is not None:
         problems.unique((*key, "subsets", "sizes"), given.subsets.sizes)
         named = {(*key, "subsets", name): getattr(given.subsets, name) for name in ("always", "never")}
     for place, listed in named.items():
         problems.tasks(place, [name for name in listed if name != TARGET and name not in adapters.external], names)
         problems.unique(place, listed)
+
+
+def _unequal(key: "Key", method: Method, given: Unequal, names: TaskNames, adapters: Adapters, problems: Problems) -> None:
+    for name in ("rows", "shuffled"):
+        problems.unique((*key, name), getattr(given, name))
+    if len(qualities(given)) == 1:
+        problems.add(key, "{key} makes all sources equal: give 'rows' or 'shuffled' a share, such as rows: [0.05].")
+    if "sources" in method.tuned:
+        problems.add(key, f"Method '{method.key}' takes one source alone, so {{key}} has nothing to compare: remove it.")
+    tasks = problems.tasks(("sources", "tasks"), adapters.block.tasks, names) if given.shuffled else ()
+    for task in tasks:
+        if names.task(task).kind == "per_candidate":
+            what = f"{short(task)} has labels for each candidate of a row, which cannot be shuffled between rows"
+            problems.add((*key, "shuffled"), f"{{key}}: {what}; leave it out of 'sources.tasks'.")
 
 
 def _few_enough(

@@ -13,9 +13,11 @@ from orchestrator.definition.comparison import with_compared
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.names import TaskNames, per_task
 from orchestrator.definition.ranges import Point, Range, ranges_of
+from orchestrator.definition.schema import SourceSets
 from orchestrator.definition.settings import setting_points
 from orchestrator.definition.stacking import external_adapters, source_names, stacks, tasks_of
 from orchestrator.definition.trials import NOTHING_KNOWN, Group, Known, Trial, group_key, points_of, rounds
+from orchestrator.definition.unequal import BEST, Quality, deals
 from scalearn.backbone.registry import get_backbone
 from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
 from scalearn.methods.registry import Method, get_method
@@ -39,10 +41,11 @@ SENTENCE_LENGTH = 384
 
 
 class Subset(NamedTuple):
-    """How much of the target's training data a job reads."""
+    """How much of the target's training data a job reads, or which of a source's."""
 
     few_shot: int | None = None
     train_share: float | None = None
+    quality: Quality = BEST
 
 
 WHOLE = Subset()
@@ -118,19 +121,26 @@ class Expansion:
             compared = len(rates) > 1 and method.stage != "joint"
             optimisations = [self._optimisation(method, tasks, subset, row.given(), rate, compared=compared) for rate in rates]
             for chosen in self._stacks(method, row, tasks[0]) if method.needs_sources else ((),):
-                trained = [self._source(task, subset if task == tasks[0] else WHOLE) for task in chosen if task not in self.external]
-                if space:
-                    yield from self._searched(method, row, tasks, subset, chosen, trained, given, space)
-                    continue
-                for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
-                    others = [self._similarity(settings, chosen)] if method.needs_similarity else []
-                    for seed in self._seeds(row, tasks):
-                        yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+                for trained in self._trained(row, chosen, tasks[0], subset):
+                    if space:
+                        yield from self._searched(method, row, tasks, subset, chosen, trained, given, space)
+                        continue
+                    for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
+                        others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+                        for seed in self._seeds(row, tasks):
+                            yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
 
     def _stacks(self, method: Method, row: "MethodRow", target: str) -> tuple[tuple[str, ...], ...]:
         """Return all that a row's jobs on one target stack. If the table chooses among sources, each has jobs of its own."""
         lists = stacks(self.sweep.sources, row.sources, target, self.names)
         return tuple(dict.fromkeys((source,) for listed in lists for source in listed)) if "sources" in method.tuned else lists
+
+    def _trained(self, row: "MethodRow", chosen: tuple[str, ...], target: str, subset: Subset) -> Iterator[list[Job]]:
+        """Iterate over the source jobs of a list of sources: once, or once for every deal of unequal qualities."""
+        trained = [task for task in chosen if task not in self.external]
+        unequal = row.sources.unequal if isinstance(row.sources, SourceSets) else None
+        for quality in deals(unequal, trained) if unequal else ({},):
+            yield [self._source(task, (subset if task == target else WHOLE)._replace(quality=quality.get(task, BEST))) for task in trained]
 
     def _searched(
         self,
@@ -257,6 +267,7 @@ class Expansion:
                 evaluation_rows=per_task(data.evaluation_rows, task, None),
                 train_share=subset.train_share,
                 few_shot=subset.few_shot,
+                **subset.quality._asdict(),
                 template=template,
                 max_length=per_task(data.max_length, task, self.names.task(task).max_length),
                 own=definition_of(self.names.task(task)),

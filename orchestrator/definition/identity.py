@@ -172,6 +172,10 @@ def _variant(config: JobConfig) -> str:
         parts.append(f"shot{data.few_shot}")
     if data.train_share is not None:
         parts.append(f"share{data.train_share:g}")
+    if data.rows_kept is not None:
+        parts.append(f"kept{data.rows_kept:g}")
+    if data.labels_shuffled is not None:
+        parts.append(f"shuffled{data.labels_shuffled:g}")
     defaults = METHODS[config.method].settings if config.method in METHODS else {}
     for name, value in sorted(config.settings.items()):
         if value != defaults.get(name):

@@ -160,6 +160,19 @@ class Subsets(Block):
     """`true`: each draw adds sources to its smaller subset to make the larger one. Draws may then share a subset, which is one job."""
 
 
+class Unequal(Block):
+    """Sources that were trained on poorer rows, dealt at random."""
+
+    rows: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple)] = ()
+    """Shares of its training rows that a source is trained on: `[0.01, 0.25]`."""
+    shuffled: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple)] = ()
+    """Shares of its training rows whose labels are shuffled among them: `[0.2, 0.5]`."""
+    draws: Count | None = None
+    """How many of the deals. None: all, one per quality; in them each source has each quality once."""
+    seed: Seed = 0
+    """Another seed deals otherwise."""
+
+
 class SourceSets(Block):
     """Several lists of sources, made from the sweep's. Each gives jobs of its own. Exactly one of the keys is given."""
 
@@ -167,6 +180,8 @@ class SourceSets(Block):
     """Random subsets, by the keys below; instead of `leave_out`."""
     leave_out: Count | None = None
     """Every list that lacks so many sources; with 1, each source is left out in turn."""
+    unequal: Unequal | None = None
+    """All sources, of [unequal quality](#sources-of-unequal-quality)."""
 
 
 def _kind(value: Any) -> str:

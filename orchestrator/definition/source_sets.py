@@ -12,6 +12,7 @@ from math import comb
 
 from orchestrator.definition.names import short
 from orchestrator.definition.schema import SourceSets, Subsets
+from orchestrator.definition.unequal import count_deals
 from scalearn.errors import UserError
 
 _TRIES = 100
@@ -60,6 +61,8 @@ def count_sets(sets: SourceSets, pool: Pool) -> int:
         UserError: A size does not fit the sources, or nothing would be left. The sentence says what would.
     """
     most, least, where = len(pool.sources), len(pool.always), f"target {short(pool.target)} has {len(pool.sources)} sources to choose from"
+    if sets.unequal is not None:
+        return count_deals(sets.unequal)
     if sets.leave_out is not None:
         if sets.leave_out >= most:
             raise UserError(f"'leave_out' is {sets.leave_out}, but {where}: leave out at most {most - 1}.")
@@ -75,6 +78,8 @@ def count_sets(sets: SourceSets, pool: Pool) -> int:
 
 def lists(sets: SourceSets, pool: Pool) -> tuple[tuple[str, ...], ...]:
     """Return the lists of sources of one target, each once and in the order of stacking, shorter ones first."""
+    if sets.unequal is not None:
+        return (pool.sources,)
     if sets.subsets is None:
         return tuple(combinations(pool.sources, len(pool.sources) - (sets.leave_out or 0)))
     sizes = sorted(sets.subsets.sizes)

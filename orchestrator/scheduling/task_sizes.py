@@ -109,6 +109,7 @@ def size_of(data: DataConfig, root: Path | None = None) -> Size:
         _least(further, data.evaluation_rows),
     )
     train, validation, test, further = (round(count * inputs) for count in rows)  # a row of candidates gives many inputs
+    train = max(1, round(train * (data.rows_kept or 1.0)))
     train, validation, test = _least(train, data.few_shot), _least(validation, few), test + _least(further, few)
     length, padded = min(known.length, data.max_length), min(known.padded, _to_multiple_of_8(data.max_length))
     joint = None if known.joint is None else min(train, rows[0], known.joint)

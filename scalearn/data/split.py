@@ -11,6 +11,7 @@ from datasets.utils.stratify import stratified_shuffle_split_generate_indices
 
 from scalearn.config import DataConfig
 from scalearn.data.check import LABEL
+from scalearn.data.read import in_memory
 from scalearn.errors import UserError
 from scalearn.tasks.spelling import shown
 from scalearn.tasks.task import Task
@@ -79,9 +80,14 @@ def split(
         train = _few(task, train, data.few_shot)
         validation = _first(task, validation, FEW_SHOT_VALIDATION_ROWS)
         extra = {name: _first(task, rows, FEW_SHOT_VALIDATION_ROWS) for name, rows in extra.items()}
+    train = draw(train, data.train_rows, stratify)
+    if data.rows_kept is not None:
+        train = draw(train, max(1, round(data.rows_kept * len(train))), stratify)
+    if data.labels_shuffled is not None:
+        train = _shuffled(task, train, data.labels_shuffled)
     return TaskSplits(
         task=task,
-        train=draw(train, data.train_rows, stratify),
+        train=train,
         validation=draw(validation, data.evaluation_rows, stratify),
         test=draw(test, data.evaluation_rows, stratify),
         label_names=names,
@@ -172,6 +178,22 @@ def _parted(labels: Numbers | None, total: int, test_count: int) -> tuple[Number
         return train, test
     order = generator.permutation(total)
     return order[test_count:], order[:test_count]
+
+
+def _shuffled(task: Task, rows: Dataset, share: float) -> Dataset:
+    """Return the rows, of which a share, drawn with seed 42, have each other's labels. So each label stays as frequent as it is.
+
+    A cyclic shift in random order gives no row its own label back, though maybe an equal one.
+    """
+    if task.kind == "per_candidate":
+        raise UserError(f"Task {task.key} has labels for each candidate of a row, which cannot be shuffled between rows: leave it whole.")
+    drawn = np.random.default_rng(SEED).permutation(len(rows))[: round(share * len(rows))]
+    taken = np.arange(len(rows))
+    taken[drawn] = np.roll(drawn, 1)
+    table = rows.with_format("arrow")[:]
+    labels = table.column(LABEL).take(taken)
+    table = table.set_column(table.column_names.index(LABEL), table.schema.field(LABEL), labels)
+    return in_memory(table.replace_schema_metadata(rows.features.arrow_schema.metadata))
 
 
 def _labels(rows: Dataset) -> Numbers:

@@ -96,8 +96,9 @@ def _key(data: DataConfig, split: str, tokenizer_identity: str) -> dict[str, Any
     settings = asdict(data)
     training = {name: settings.pop(name) for name in ("train_rows", "train_share", "few_shot")}
     rows: dict[str, Any] = {"cap": settings.pop("evaluation_rows")}
+    later = {name: value for name in ("rows_kept", "labels_shuffled") if (value := settings.pop(name)) is not None}
     if split == "train":
-        rows = training
+        rows = training | later
     elif split != "test":
         rows["few_shot"] = training["few_shot"] is not None
     if split == "validation":

@@ -146,6 +146,37 @@ def test_sources_of_the_sweep_are_what_subsets_are_drawn_from():
     assert own == [("rte", "cola"), ("rte", "sst2"), ("rte", "mrpc")]
 
 
+QUALITIES = [{}, {"rows_kept": 0.01}, {"rows_kept": 0.25}, {"labels_shuffled": 0.5}]
+UNEQUAL = {"sources": {"unequal": {"rows": [0.01, 0.25], "shuffled": 0.5}}}
+
+
+def test_unequal_sources_have_each_quality_once_over_all_deals_and_whole_ones_are_everybodys():
+    whole, poor = expand({"scalearn": {}}), expand({"scalearn": UNEQUAL})
+    dealt = [job for job in transfers(poor) if job.config.task == "glue/rte"]
+    assert {job.config.sources for job in dealt} == {ALL}
+    seen = Counter((parent.source_name, _quality(parent)) for job in dealt for parent in job.parents)
+    assert seen == {(name, json.dumps(quality)): 1 for name in ALL for quality in QUALITIES}
+    assert {node for node in whole.nodes() if "/source/" in node} < set(poor.nodes())
+    assert not set(dealt) & set(transfers(whole))
+    assert "glue/roberta-base/source/adapter/rte/lr3e-04-seed0-kept0.01" in {job.path for job in poor}
+
+
+def test_fewer_deals_are_the_first_ones_and_another_seed_deals_otherwise():
+    def dealt(**keys: Any) -> set[str]:
+        row = {"sources": {"unequal": {**UNEQUAL["sources"]["unequal"], **keys}}}
+        return {job.node for job in transfers(expand({"scalearn": row}))}
+
+    assert dealt(draws=2) < dealt() == dealt(draws=9)
+    assert len(dealt()) == 4 * 2
+    assert dealt(draws=2) != dealt(draws=2, seed=1)
+
+
+def _quality(source: Job) -> str:
+    data = source.config.data[0]
+    named = {"rows_kept": data.rows_kept, "labels_shuffled": data.labels_shuffled}
+    return json.dumps({name: value for name, value in named.items() if value is not None})
+
+
 def test_all_errors_are_told_in_the_order_of_the_file_and_very_many_are_counted():
     text = "name: x\nbenchmark: glue\nbackbone: roberta-base\nmethods:\n" + "".join(
         f"  unknown_{number:02}: {{}}\n" for number in range(30)
@@ -162,6 +193,7 @@ def test_rows_of_short_forms_stay_apart_in_the_table(tmp_path: Path):
         "scalearn_fixed": {"sources": ["target", "sst2"], "grid": {"omega": [[0, 0.5], [0, 1]]}},
         "scalearn": {"zip": {"omega_dropout": [0, 0.3], "batch_size": [16, 32]}},
         "scalearn_pp": [{}, {"sources": {"leave_out": 1}}],
+        "scalearn_uniform": [{}, {"sources": {"unequal": {"rows": 0.05}}}],
     }
     document = {"name": "apart", "benchmark": "glue", "backbone": "roberta-base", "sources": {"tasks": ["rte", "sst2"]}, "methods": methods}
     sweep = Sweep.from_text(json.dumps(document | {"targets": ["rte"], "seeds": [0, 1]}))
@@ -170,6 +202,9 @@ def test_rows_of_short_forms_stay_apart_in_the_table(tmp_path: Path):
     assert [row.title for row in table.rows] == [
         "ScaLearn (omega_dropout=0)",
         "ScaLearn (omega_dropout=0.3)",
+        "ScaLearnUniform (source_quality=none)",
+        "ScaLearnUniform (source_quality=rte rows_kept=0.05)",
+        "ScaLearnUniform (source_quality=sst2 rows_kept=0.05)",
         "ScaLearn++ (source_count=1, sources=rte)",
         "ScaLearn++ (source_count=1, sources=sst2)",
         "ScaLearn++ (source_count=2, sources=rte,sst2)",

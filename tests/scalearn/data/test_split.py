@@ -108,6 +108,36 @@ def test_few_shot_beyond_train_is_refused(written: Path) -> None:
         load("super_glue/wsc", written, few_shot=100)
 
 
+def test_a_source_of_fewer_rows_is_validated_and_tested_on_all(shared: Path) -> None:
+    root = shared / "benchmarks"
+    whole, few = load("glue/rte", root), load("glue/rte", root, rows_kept=0.05)
+    assert len(few.train) == round(0.05 * len(whole.train)) == 112
+    assert {row["idx"] for row in few.train} < {row["idx"] for row in whole.train}
+    assert {name: rows.to_list() for name, rows in few.splits.items() if name != "train"} == {
+        name: rows.to_list() for name, rows in whole.splits.items() if name != "train"
+    }
+    assert len(load("glue/rte", root, train_rows=300, rows_kept=0.01).train) == 3
+
+
+@pytest.mark.parametrize("key", ["glue/rte", "glue/stsb"])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_shuffled_labels_change_places_within_the_share_and_keep_their_counts(key: str, share: float, shared: Path) -> None:
+    root = shared / "benchmarks"
+    whole, shuffled = load(key, root, train_rows=200), load(key, root, train_rows=200, labels_shuffled=share)
+    before, after = whole.train.to_list(), shuffled.train.to_list()
+    assert [{**row, "label": 0} for row in before] == [{**row, "label": 0} for row in after]
+    assert Counter(row["label"] for row in before) == Counter(row["label"] for row in after)
+    changed = sum(one["label"] != two["label"] for one, two in zip(before, after, strict=True))
+    assert 0.3 * share * 200 < changed <= share * 200
+    assert whole.train.features == shuffled.train.features
+    assert whole.validation.to_list() == shuffled.validation.to_list()
+
+
+def test_labels_of_candidates_cannot_be_shuffled(shared: Path) -> None:
+    with pytest.raises(UserError, match="labels for each candidate"):
+        load("super_glue/record", shared / "benchmarks", labels_shuffled=0.5)
+
+
 def test_train_shares_of_the_whole_split_are_nested_and_validation_is_drawn_from_them(shared: Path, tmp_path: Path) -> None:
     root = shared / "benchmarks"
     rows = reference(root / "super_glue/copa/train.parquet", tmp_path)
