@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots.style import COLORMAP, Plot, ink, legend, panels, styles
+from analysis.plots.style import COLORMAP, DIVERGING, Plot, ink, is_light, legend, panels, styles
 from analysis.reading.frame import distinct
 from analysis.reading.names import Names
 from analysis.reading.selection import Rule, check_rule, choose_learning_rate, variants
@@ -227,18 +227,26 @@ def annotated_grid(
     columns: Sequence[str],
     *,
     digits: int = 2,
-    from_zero: bool = False,
+    differences: float | None = None,
 ) -> None:
     """Draw a heat map with its numbers in the cells, dark on light cells and light on dark ones.
 
-    With `from_zero` the colours begin at 0, so that values that hardly differ look alike.
+    Args:
+        axes: Where to draw.
+        values: [rows, columns].
+        rows: Label of each row.
+        columns: Label of each column.
+        digits: Digits behind the point.
+        differences: The values are differences: they get a sign, and colours that are palest at 0 and as full on either side. The number
+            is the least difference of full colour, so that noise stays pale. None: the colours go from the smallest value to the largest.
     """
     # A tick keeps its label apart from the picture's other texts, which `Plot` makes printable, so labels are made printable here.
     rows, columns = list(map(printable, rows)), list(map(printable, columns))
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if from_zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    axes.pcolormesh(values, cmap=COLORMAP, edgecolors="none", vmin=low, vmax=high)
+    if differences is not None:
+        high = max(-low, high, differences)
+        low = -high
+    mesh = axes.pcolormesh(values, cmap=COLORMAP if differences is None else DIVERGING, edgecolors="none", vmin=low, vmax=high)
     axes.grid(False)
     axes.invert_yaxis()
     axes.set_xticks(
@@ -254,9 +262,15 @@ def annotated_grid(
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             if not np.isnan(value):
-                light = high > low and (value - low) / (high - low) > 0.55
-                color = "#111111" if light else "#ffffff"
-                axes.text(column + 0.5, row + 0.5, f"{value:.{digits}f}", ha="center", va="center", color=color, fontsize=8)
+                color = "#111111" if is_light(mesh.to_rgba(value)) else "#ffffff"
+                number = f"{value:.{digits}f}" if differences is None else _signed(value, digits if high >= 0.1 else digits + 1)
+                axes.text(column + 0.5, row + 0.5, number, ha="center", va="center", color=color, fontsize=8)
+
+
+def _signed(value: float, digits: int) -> str:
+    """Return a number with its sign, `+0.12` or `−0.12`. What rounds to zero has none."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

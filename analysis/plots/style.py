@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib as mpl
+import matplotlib.colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -21,6 +22,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Markers, one for each colour, so that lines can be told apart without colour."""
 COLORMAP = "cividis"
 """Even steps for every kind of colour vision, and in grey."""
+DIVERGING = "PuOr"
+"""From brown by white to purple, for differences: every kind of colour vision tells its two sides apart."""
 
 _COMMON: dict[str, Any] = {
     "font.size": 9,
@@ -91,6 +94,12 @@ class Plot:
 def ink() -> Any:
     """Return the colour of text in the current theme."""
     return mpl.rcParams["text.color"]
+
+
+def is_light(colour: Any) -> bool:
+    """Tell whether dark text is easier to read than white text on a colour, by the contrast that WCAG defines."""
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in mpl.colors.to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.19
 
 
 def styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -60,6 +60,8 @@ class SweepInfo:
     created: str | None = None
     tracking_uri: str | None = None
     run_id: str | None = None
+    experiment_id: str | None = None
+    """MLflow's id of the experiment, once a run has reached the tracking server."""
     nodes: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -89,7 +91,18 @@ def read_manifest(folder: Folder, sweep: str) -> SweepInfo:
         known = ", ".join(folder.manifests()) or "none"
         raise ResultsError(f"{folder.name} holds no sweep named {sweep!r} (it has: {known}); run the sweep first or name one of these.")
     # A manifest that was copied under another name still holds its first name.
-    return replace(parse_manifest(raw, f"{folder.name}/sweeps/{sweep}.json"), name=sweep)
+    info = replace(parse_manifest(raw, f"{folder.name}/sweeps/{sweep}.json"), name=sweep)
+    return replace(info, experiment_id=_experiment_id(folder, sweep, info.tracking_uri))
+
+
+def _experiment_id(folder: Folder, sweep: str, uri: str | None) -> str | None:
+    """Return MLflow's id of the experiment, which the tracker notes beside the manifest. It only serves links, so damage is no error."""
+    try:
+        noted = decode(folder.read(f"sweeps/{sweep}/tracked.json") or b"{}")
+    except ValueError:
+        return None
+    known = noted.get("experiment_id")
+    return known if isinstance(known, str) and noted.get("uri") == uri else None
 
 
 def parse_manifest(raw: Mapping[str, Any], where: str) -> SweepInfo:

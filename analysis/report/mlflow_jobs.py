@@ -77,8 +77,7 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
         experiment_id: MLflow's id of the experiment.
         tags: The experiment's tags.
     """
-    # Without the type, MLflow opens its pages about language models.
-    runs = f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    runs = _runs_page(base, experiment_id)
     saved = {what: f"{runs}&viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
@@ -93,5 +92,14 @@ def ui_link(base: str, experiment_id: str, *, filter_: str = JOBS) -> str:
         experiment_id: MLflow's id of the experiment.
         filter_: MLflow search expression.
     """
-    query = f"searchFilter={quote(filter_)}&orderByKey={quote(SCORE)}&orderByAsc=false"
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+    return f"{_runs_page(base, experiment_id)}&searchFilter={quote(filter_)}&orderByKey={quote(SCORE)}&orderByAsc=false"
+
+
+def job_link(base: str, experiment_id: str, node: str) -> str:
+    """Return the address of the list that holds one job's run. The run's own page goes by an id that no file of the job has."""
+    return ui_link(base, experiment_id, filter_=f"tags.node = '{node}'")
+
+
+def _runs_page(base: str, experiment_id: str) -> str:
+    # Without the type, MLflow opens its pages about language models.
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"

@@ -11,25 +11,36 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from analysis.plots import Plot
+from analysis.reading.files import Folder
+from analysis.reading.names import short_name
 from analysis.reading.records import Record
+from analysis.report.job_details import detailed, job_details
 from analysis.report.results import Results
 from analysis.report.summary import findings, omega_findings
 from analysis.tables.grid import Grid, printable, printable_lines
 from analysis.tables.render import to_html
 from scalearn.secrets import without_secrets
 
-MOST_JOBS = 500
+MOST_JOBS = 1000
 """The most rows of the page's table of jobs. The file `tables/jobs.csv` has all jobs."""
 WIDE_PLOT = 540
 """Plots wider than this, in points, take the page's whole width."""
 SHOWN_PACKAGES = ("torch", "transformers", "adapters", "accelerate", "datasets", "ray", "mlflow", "numpy")
 
 
-def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
-    """Return the page, with style, script and pictures (SVGs by the plot's name) in it."""
+def render_page(results: Results, folder: Folder, light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
+    """Return the page, with style, script and pictures (SVGs by the plot's name) in it.
+
+    Args:
+        results: What it shows.
+        folder: The store, with the jobs' logs.
+        light: Each plot as SVG for a light page.
+        dark: Each plot as SVG for a dark page.
+    """
     loader = PackageLoader("analysis.report", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     jobs = results.tables.get("jobs")
+    places = detailed(results.records, [node for row in results.table.rows for cell in row.cells for node in cell.jobs])
     side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs"}
     return environment.get_template("report.html.j2").render(
         sweep=results.sweep,
@@ -39,16 +50,31 @@ def render_page(results: Results, light: Mapping[str, bytes], dark: Mapping[str,
         total=len(results.records),
         findings=[_inline(line) for line in findings(results)],
         omega_findings=[_inline(line) for line in omega_findings(results)],
-        main=Markup(to_html(results.main)),
+        main=Markup(to_html(results.main, places)),
+        filters=_filters(results),
         side=side,
         plots=[_embedded(plot, light[plot.name], dark[plot.name]) for plot in results.plots],
         failures=[_failure(record) for record in results.failures],
         blocked=[record for record in results.records if record.state == "blocked"],
-        jobs=Markup(to_html(_first_rows(jobs))) if jobs else "",
+        jobs=Markup(to_html(_first_rows(jobs), places)) if jobs else "",
+        details=Markup(job_details(folder, results.sweep, results.records, results.history, places)),
         hidden_jobs=max(0, len(jobs.rows) - MOST_JOBS) if jobs else 0,
         provenance=provenance(results),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _filters(results: Results) -> dict[str, dict[str, list[str]]]:
+    """Return what the page's tables can be filtered by: for methods and targets, each title with all the names that tables use for it."""
+    methods: dict[str, list[str]] = {}
+    for row in results.table.rows:
+        title = row.title.removesuffix(f" ({row.variant})")
+        methods.setdefault(printable(title), [row.method]).append(printable(row.title))
+    titles, targets = map(printable, results.table.target_titles), results.table.targets
+    return {
+        "method": methods,
+        "target": {title: [title, target, short_name(target)] for title, target in zip(titles, targets, strict=True)},
+    }
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:

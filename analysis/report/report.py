@@ -58,7 +58,7 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
         write_tables(results, folder / "tables")
         light = write_plots(results, folder / "plots")
         dark = {plot.name: plot.render("svg", "dark") for plot in results.plots}
-        (folder / PAGE).write_text(render_page(results, light, dark), encoding="utf-8")
+        (folder / PAGE).write_text(render_page(results, stored.folder, light, dark), encoding="utf-8")
         summary = {"mark": mark, "metrics": sweep_metrics(results.table), "description": sweep_description(results)}
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     except OSError as error:
@@ -77,7 +77,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def _mark(stored: StoredSweep, rule: Rule, against: str | None) -> str:
     """Return a mark of what the report is made from: the sweep, the progress of each job, the options, and the code that draws it."""
     info = stored.info
-    facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri, facts_of(stored.records))
+    facts = (info.yaml, info.overrides, info.targets, info.methods, info.tracking_uri, info.experiment_id, facts_of(stored.records))
     digest = hashlib.sha256(repr((stored.store, rule, against, facts)).encode())
     for record in stored.records:
         digest.update(repr((record.node, record.state, record.error, record.started, record.finished)).encode())

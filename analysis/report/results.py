@@ -33,6 +33,8 @@ class Results:
     sweep: SweepInfo
     records: tuple[Record, ...]
     frame: pd.DataFrame
+    history: pd.DataFrame
+    """Every evaluation of every job, as `analysis.load_history` returns it."""
     table: BenchmarkTable
     main: Grid
     """The benchmark table as printed, with published scores if they were requested."""
@@ -99,6 +101,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
         sweep=stored.info,
         records=tuple(records),
         frame=frame,
+        history=history,
         table=table,
         main=layout(table, against=published),
         tables={name: grid for name, grid in tables.items() if grid is not None and grid.rows},

@@ -36,6 +36,9 @@ class Cell:
     tuned: str = ""
     """What was chosen beside the learning rate, such as `density=0.2, weight=1`."""
     nodes: tuple[str, ...] = ()
+    """The jobs with the scores."""
+    jobs: tuple[str, ...] = ()
+    """The `wanted` jobs, with a score or without."""
     halted: int = 0
     """How many of the `wanted` jobs ended early, because other learning rates or seeds did better."""
     halted_others: int = 0
@@ -273,6 +276,7 @@ def _cell(target: str, jobs: pd.DataFrame, choice: Choice, split: str) -> Cell:
         tried=choice.tried,
         tuned=choice.tuned,
         nodes=tuple(shown["node"]),
+        jobs=tuple(nodes["node"]),
         halted=halted_here,
         halted_others=len(halted) - halted_here,
         data_warnings=tuple(shown["data_warnings"].dropna().unique()),

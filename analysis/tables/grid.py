@@ -28,6 +28,8 @@ class GridCell:
     """The value by which a table is sorted."""
     extra: str = ""
     """A further line, with the published score and the difference."""
+    jobs: tuple[str, ...] = ()
+    """The jobs that the cell is about, to which a page links."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _score_cell(cell: Cell, rank: int | None, footnotes: _Footnotes, extra: str)
         marks.append(footnotes.mark(f"{which}, ended early because other jobs did better (asha)."))
     marks += [footnotes.mark(warning) for warning in cell.data_warnings]
     mean, std = cell.mean, cell.std
-    return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra)
+    return GridCell(percent(mean), "" if std is None else percent(std), rank, ",".join(marks), mean, extra, cell.jobs)
 
 
 def _average_cell(row: Row, rank: int | None, footnotes: _Footnotes, extra: str) -> GridCell:

@@ -127,7 +127,7 @@ def job_grid(frame: pd.DataFrame) -> Grid:
             GridCell(str(job["state"])),
             GridCell(percent(None if score is None else float(score)), sort=_sort(score)),
             _number(job["train_seconds"], 1),
-            GridCell(str(job["node"])),
+            GridCell(str(job["node"]), jobs=(str(job["node"]),)),
         )
         rows.append(GridRow("", cells))
     header = ("Method", "Task", "Stage", "Seed", "Learning rate", "State", "Test score", "Seconds", "Job")

@@ -57,9 +57,14 @@ class Omega:
         return self.names.method_title(self.method) + (f" ({self.variant})" if self.variant else "")
 
     @property
+    def even(self) -> float:
+        """Mean of the coefficients at the start of training: 2 / T, unless the job sets it or the method has a constraint."""
+        return self.start / len(self.sources)
+
+    @property
     def small(self) -> float:
         """The size below which a coefficient counts as zero."""
-        return NEAR_ZERO * self.start / len(self.sources)
+        return NEAR_ZERO * self.even
 
     @property
     def by_source(self) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from html import escape
 
 from rich.console import Console
@@ -132,8 +133,13 @@ def to_latex(table: BenchmarkTable | Grid, *, label: str = "tab:benchmark") -> s
     return "\n".join(lines) + "\n"
 
 
-def to_html(table: BenchmarkTable | Grid) -> str:
-    """Return a `<figure>` with the table. Cells have `data-sort`, so that a script can sort them, but no style of their own."""
+def to_html(table: BenchmarkTable | Grid, places: Mapping[str, int] | None = None) -> str:
+    """Return a `<figure>` with the table. Cells have `data-sort`, so that a script can sort them, but no style of their own.
+
+    Args:
+        table: The table.
+        places: Number of each job in the page that the table is for, by node: cells link to their jobs, `#jobs=3,7`. None: no links.
+    """
     grid = as_grid(table)
     spreads = [any(row.cells[column].spread for row in grid.rows) for column in range(len(grid.header))]
     head = "".join(
@@ -147,7 +153,8 @@ def to_html(table: BenchmarkTable | Grid) -> str:
         if row.group != previous and len(groups) > 1 and row.group:
             body.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(grid.header)}">{escape(row.group)}</th></tr>')
         previous = row.group
-        body.append("<tr>" + "".join(map(_html_cell, row.cells, grid.numeric, spreads)) + "</tr>")
+        links = [_link(cell, row.cells[0].text, column, places or {}) for cell, column in zip(row.cells, grid.header, strict=True)]
+        body.append("<tr>" + "".join(map(_html_cell, row.cells, grid.numeric, spreads, links)) + "</tr>")
     notes = "".join(f"<li>{escape(line)}</li>" for line in _lines(grid))
     caption = f"<figcaption>{escape(grid.title)}</figcaption>" if grid.title else ""
     scroll = f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
@@ -243,7 +250,14 @@ def _latex_cell(cell: GridCell) -> str:
     return text + spread + marks + (rf" {{\scriptsize ({_latex(cell.extra)})}}" if cell.extra else "")
 
 
-def _html_cell(cell: GridCell, numeric: bool, room: bool) -> str:
+def _link(cell: GridCell, row: str, column: str, places: Mapping[str, int]) -> str:
+    """Return the opening tag of a link to a cell's jobs, which says to those who do not see the table where it stands. Empty: no link."""
+    numbers = ",".join(str(places[node]) for node in cell.jobs if node in places)
+    label = "" if cell.text in cell.jobs else f' aria-label="{escape(f"{cell.text}, jobs of {row}, {column}")}"'
+    return f'<a href="#jobs={numbers}"{label}>' if numbers else ""
+
+
+def _html_cell(cell: GridCell, numeric: bool, room: bool, link: str) -> str:
     """Return one cell. With `room`, it keeps space for a spread, which other cells of its column have, so that numbers are aligned."""
     tag = {1: "strong", 2: "u"}.get(cell.rank or 0)
     text = escape(cell.text)
@@ -254,4 +268,5 @@ def _html_cell(cell: GridCell, numeric: bool, room: bool) -> str:
     sort = "" if cell.sort is None else f' data-sort="{cell.sort!r}"'
     if not numeric:
         text = text.replace("/", "/<wbr>")
+    text = f"{link}{text}</a>" if link else text
     return f"<td{' class=number' if numeric else ''}{sort}>{text}{spread}{marks}{extra}</td>"

@@ -24,6 +24,7 @@ class Ledger:
         """The nodes, each with the time when its training began."""
         self.report: str | None = content.get("report") if valid else None
         """Mark of the report that was logged."""
+        self._experiment_id: str | None = content.get("experiment_id") if valid else None
         self._changed = False
 
     def has(self, node: str, record: Mapping[str, Any] | None) -> bool:
@@ -35,6 +36,11 @@ class Ledger:
         self.nodes[node] = started
         self._changed = True
 
+    def note_experiment(self, experiment_id: str) -> None:
+        """Note the server's id of the experiment, with which a report links to its runs."""
+        self._changed |= experiment_id != self._experiment_id
+        self._experiment_id = experiment_id
+
     def note_report(self, mark: str) -> None:
         """Note a report."""
         self.report = mark
@@ -43,7 +49,8 @@ class Ledger:
     def save(self) -> None:
         """Write what is new."""
         if self._changed:
-            self._store.write_json(self._path, {**self._key, "nodes": self.nodes, "report": self.report})
+            content = {**self._key, "experiment_id": self._experiment_id, "nodes": self.nodes, "report": self.report}
+            self._store.write_json(self._path, content)
             self._changed = False
 
 

@@ -208,6 +208,7 @@ class Tracker:
 
         target = self.target
         runs = SweepRuns(target.uri, target.experiment, target.sweep, target.note, self._artifacts)
+        self._ledger.note_experiment(runs.experiment_id)
         self._doubt(runs)
         self._ship_manifest(runs)
         return runs

@@ -77,6 +77,17 @@ class Browser:
             assert time.monotonic() < deadline, f"still false: {script}"
             time.sleep(0.05)
 
+    def press(self, key: str) -> None:
+        """Press a key, as the code that WebDriver has for it, where the focus is."""
+        self.driver.switch_to.active_element.send_keys(key)
+
+    def violations(self, axe: Path) -> list[str]:
+        """The rules of accessibility that axe-core finds broken."""
+        self.run(axe.read_text())
+        check = "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations.map(each => each.id)))"
+        found: list[str] = self.driver.execute_async_script(check)
+        return found
+
     def errors(self) -> list[str]:
         """Console messages since the page was opened, debug ones left out."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]

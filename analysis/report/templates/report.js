@@ -39,6 +39,7 @@
           rows.sort(function (a, b) { return compare(key(a, column), key(b, column), sign); });
         }
         body.replaceChildren.apply(body, rows);
+        table.dispatchEvent(new Event("sorted", { bubbles: true }));
       });
     });
   }

@@ -55,6 +55,23 @@ def test_plot_themes_differ_and_each_is_reproducible(complete_store: Path) -> No
     assert light == plot.render(theme="light")
 
 
+def test_omega_maps_show_what_was_learned_against_the_start(complete_store: Path) -> None:
+    omegas = omega.load_omegas(complete_store, "demo")
+    (plot,) = [each for each in plots.omega_heat_maps(omegas) if each.name == "omega_scalearn_pp"]
+    assert "minus its start, 0.667." in plot.caption
+    (axes,) = plot.draw().axes
+    texts = [text.get_text() for text in axes.texts]
+    assert [text[0] for text in texts] == list("−+−−−+")
+    # Three sources start at 2 / 3. The target's own ends at 1, the first at 0.5, the others at 0.1, all with noise of 0.01.
+    assert [float(text.replace("−", "-")) for text in texts] == pytest.approx([-0.17, 0.33, -0.57, -0.17, -0.57, 0.33], abs=0.03)
+    mesh = axes.collections[0]
+    assert mesh.norm.vmin == -mesh.norm.vmax
+    still = [replace(each, values=each.values * 0 + 2 / 3 + 0.001) for each in omegas if each.method == "scalearn_pp"]
+    (pale,) = plots.omega_heat_maps(still)[0].draw().axes
+    red, green, blue, _ = pale.collections[0].to_rgba(0.001)
+    assert min(red, green, blue) > 0.9
+
+
 def test_plots_without_data_are_none(tmp_path: Path) -> None:
     build_store(
         tmp_path, StoreSpec(states={"source/adapter/airlines": "failed", "lr3e-04-seed1": "pending"}, methods={"scalearn": (6e-3,)})

@@ -107,6 +107,107 @@ def test_report_page_in_a_browser_has_no_errors_and_loads_every_picture(report: 
     check_page(browser, report, width, scheme)
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_report_page_with_a_job_open_has_nothing_that_axe_finds(report: Path, browser: "Browser", width: int, scheme: str) -> None:
+    package = pytest.importorskip("axe_core_python", reason="needs axe-core-python, the rules of accessibility")
+    browser.open(report.as_uri(), width=width, scheme=scheme)
+    browser.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert browser.violations(Path(package.__file__).with_name("axe.min.js")) == []
+    browser.run("document.querySelector('#table td a').click()")
+    browser.wait("return document.getElementById('runs').open")
+    browser.run("document.querySelectorAll('#runs details').forEach(each => { each.open = true; })")
+    browser.wait("return document.querySelector('#runs svg') !== null")
+    assert browser.violations(Path(package.__file__).with_name("axe.min.js")) == []
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    # The rules can fail: a picture without words is one of their first findings.
+    browser.run("document.querySelector('#runs svg').removeAttribute('aria-label')")
+    assert browser.violations(Path(package.__file__).with_name("axe.min.js")) == ["svg-img-alt"]
+
+
+def test_report_cell_leads_by_the_keyboard_to_its_jobs_and_back(report: Path, browser: "Browser") -> None:
+    browser.open(report.as_uri())
+    row = "[...document.querySelectorAll('#table tbody tr')].find(each => each.cells[0].textContent === 'ScaLearn++')"
+    browser.run(f"{row}.querySelector('a').focus()")
+    assert browser.run("return document.activeElement.getAttribute('aria-label')").endswith("jobs of ScaLearn++, Apple")
+    browser.press("\ue007")  # Enter
+    browser.wait("return document.getElementById('runs').open")
+    assert browser.run("return document.getElementById('runs-title').textContent") == "ScaLearn++ on Apple"
+    heads = browser.run("return [...document.querySelectorAll('#runs summary')].map(each => each.textContent)")
+    assert [head.split(", ")[0] for head in heads] == ["seed 0", "seed 1"]
+    assert "failed" in heads[1]
+    browser.run("document.querySelectorAll('.runs > details').forEach(each => { each.open = true; })")
+    browser.wait("return document.querySelectorAll('#runs dl').length === 2")
+    text = browser.run("return document.getElementById('runs').textContent")
+    assert "the loss became nan at step 42" in text
+    assert "optimisation.learning_rate" in text
+    assert "accuracy by epoch" in text
+    browser.run("[...document.querySelectorAll('#runs p a')].find(each => each.textContent.startsWith('Source adapter')).click()")
+    browser.wait("return document.getElementById('runs-title').textContent.startsWith('Source adapter: Adapter on ')")
+    browser.press("\ue00c")  # Escape
+    browser.wait("return !document.getElementById('runs').open && location.hash === ''")
+    assert browser.errors() == []
+
+
+def test_report_filters_every_table_by_method_and_target(report: Path, browser: "Browser") -> None:
+    browser.open(report.as_uri())
+    choose = """const select = document.querySelector(`[data-filter=${arguments[0]}]`);
+    select.value = [...select.options].find(each => each.textContent === arguments[1]).value;
+    select.dispatchEvent(new Event('change'));"""
+    shown = "return [...document.querySelectorAll(arguments[0])].filter(each => !each.hidden)"
+    rows, heads = f"{shown}.map(each => each.cells[0].textContent)", shown + r".map(each => each.innerText.split(/\W/)[0])"
+    browser.run(choose, "method", "ScaLearn")
+    browser.run(choose, "target", "Coachella")
+    assert browser.run(rows, "#table tbody tr") == ["Two-stage", "ScaLearn"]
+    assert browser.run(heads, "#table thead th") == ["Method", "Coachella", "Average", "Rates", "Parameters", "Parameters"]
+    assert browser.run(rows, "#jobs tbody tr") == ["scalearn"] * 4
+    assert browser.run("return document.getElementById('filtered').textContent") == "The tables show ScaLearn and Coachella."
+    browser.run("document.querySelector('#table thead button').click()")
+    assert browser.run(rows, "#table tbody tr") == ["ScaLearn"]
+    browser.run(choose, "method", "all methods")
+    assert len(browser.run(rows, "#table tbody tr")) == 6
+
+
+def test_report_bar_stays_in_view_and_names_the_section_that_is_read(report: Path, browser: "Browser") -> None:
+    for width in (1280, 400):
+        browser.open(report.as_uri(), width=width)
+        browser.run("document.documentElement.style.scrollBehavior = 'auto'; document.getElementById('statistics').scrollIntoView()")
+        browser.wait("return document.querySelector('.bar [aria-current]')?.textContent === 'Statistics'")
+        top, bottom = browser.run("const box = document.querySelector('.bar').getBoundingClientRect(); return [box.top, box.bottom]")
+        assert top == 0
+        assert bottom < 100
+        assert browser.run("return document.querySelector('#statistics h2').getBoundingClientRect().top") >= bottom
+
+
+def test_report_colours_follow_the_switch_before_the_system(report: Path, browser: "Browser") -> None:
+    browser.open(report.as_uri(), scheme="dark")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    dark = browser.run(paper)
+    browser.run("document.getElementById('theme').click()")
+    assert browser.run("return document.getElementById('theme').innerText") == "Colours: light"
+    assert browser.run(paper) == "rgb(255, 255, 255)" != dark
+    browser.wait("return [...document.images].every(each => each.currentSrc === each.src)")
+    browser.run("document.getElementById('theme').click()")
+    assert browser.run(paper) == dark
+    browser.run("document.getElementById('theme').click()")
+    assert browser.run("return document.getElementById('theme').innerText") == "Colours: system"
+
+
+def test_report_of_a_thousand_jobs_shows_each_in_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
+    rates = tuple(1e-4 * (index + 1) for index in range(83))
+    spec = StoreSpec(methods={"adapterfusion": rates, "scalearn_pp": rates, "scalearn_uniform_pp": rates}, omegas=False)
+    build_store(tmp_path / "store", spec)
+    for marker in (tmp_path / "store").glob("**/job.json"):
+        lines = [f"2026-11-30T01:42:57Z INFO scalearn.training.loop: {marker.parent.name}, step {index}" for index in range(100)]
+        marker.with_name("log.txt").write_text("\n".join(lines))
+    page = write_report(tmp_path / "store", "demo", tmp_path / "report").read_text()
+    found = re.search(r'<script type="application/json" id="details">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    details = json.loads(found[1])
+    assert len(details["jobs"]) == 999
+    assert all(details["logs"][job["log"]].endswith("step 99") and "loss" in job["curves"] for job in details["jobs"])
+    assert len(found[1]) < 2_500_000
+
+
 def test_report_boxes_fade_where_more_lies_to_the_right_and_numbers_stand_in_line(report: Path, browser: "Browser") -> None:
     browser.open(report.as_uri(), width=400)
     box = "document.querySelector('#table .scroll')"
