@@ -1,6 +1,7 @@
 """Checks that the schema cannot make: names must exist, lists must not repeat, and values must fit each other."""
 
 import importlib.metadata
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,7 +16,7 @@ from orchestrator.definition.resources import RESERVED
 from orchestrator.definition.schema import DEFAULT, Resources, Sources, SweepSchema
 from orchestrator.definition.settings import count_points, setting_points
 from orchestrator.definition.stacking import named_adapter
-from scalearn.backbone.linear_modules import linear_modules
+from scalearn.backbone.linear_modules import linear_modules, matching, resolve_targets
 from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_readable
 from scalearn.config import Stage
 from scalearn.formats.adapterhub_layout import SEQ_BN, read_adapter_config, require_architecture, require_fitting_weights
@@ -66,7 +67,8 @@ def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, prob
     trained = _source_settings(sweep.sources, known, problems)
     loras = sweep.sources.method == "lora"
     external = _external_loras(sweep.sources, known, problems) if loras else _external(sweep.sources, backbone, problems)
-    adapters = Adapters(sweep.sources, external, trained, known, backbone.shape.architecture if backbone and backbone.shape else None)
+    of_sweep = _lora(trained, known) if loras else trained
+    adapters = Adapters(sweep.sources, external, of_sweep, known, backbone.shape.architecture if backbone and backbone.shape else None)
     check_rows(sweep, names, targets, sources, adapters, problems)
 
 
@@ -125,13 +127,25 @@ def _external(sources: Sources, backbone: Backbone | None, problems: Problems) -
 
 
 def _external_loras(sources: Sources, known: "Sizes | None", problems: Problems) -> "dict[str, Mapping[str, Any] | None]":
-    """Do as `_external` for LoRAs, which need not be alike: their configurations are not compared."""
+    """Do as `_external` for LoRAs, and return rank and factor by module, since only methods that merge them need them to be alike."""
+    configs: dict[str, Mapping[str, Any] | None] = dict.fromkeys(sources.adapters)
     for name, place in sources.adapters.items():
         key: Key = ("sources", "adapters", name)
         adapter = problems.at(key, named_adapter, name, place, sources.allow_pickle)
         if adapter is not None and adapter.origin.startswith("files:"):
-            problems.at(key, lora_parts, name, Path(adapter.place), known)
-    return dict.fromkeys(sources.adapters)
+            parts = problems.at(key, lora_parts, name, Path(adapter.place), known)
+            configs[name] = {module: (part.rank, part.scale) for module, part in parts.items()} if parts else None
+    return configs
+
+
+def _lora(settings: "Mapping[str, Any]", known: "Sizes | None") -> "Mapping[str, Any] | None":
+    """Return rank and factor by module of the LoRAs that the sweep trains. None: the backbone's modules are not known, or not these."""
+    targets = settings.get("target_modules", ())
+    if known is None or "rank" not in settings or not all(matching(known, [target]) for target in targets):
+        return None
+    rank = settings["rank"]
+    scale = settings["alpha"] / (math.sqrt(rank) if settings["rslora"] else rank)
+    return dict.fromkeys(resolve_targets(known, targets), (rank, scale))
 
 
 def _sites(backbone: Backbone | None) -> int | None:

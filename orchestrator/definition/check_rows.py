@@ -21,6 +21,7 @@ from orchestrator.definition.unequal import qualities
 from scalearn.backbone.linear_modules import Sizes, require_modules
 from scalearn.backbone.registry import get_backbone
 from scalearn.formats.adapterhub_layout import require_agreement
+from scalearn.formats.peft_layout import require_alike
 from scalearn.methods.registry import METHODS, Method, require_backbone, require_sources_kind
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class Adapters(NamedTuple):
 
     block: Sources
     external: Mapping[str, Mapping[str, Any] | None]
-    """Configuration of every adapter that exists already, by name. None: only the hub has it."""
-    trained: Mapping[str, Any]
-    """Configuration of the adapters that the sweep trains."""
+    """Configuration of every adapter that exists already, by name, or rank and factor of a LoRA by module. None: only the hub has it."""
+    trained: Mapping[str, Any] | None
+    """Configuration of the adapters that the sweep trains. None: it is not known."""
     modules: Sizes | None
     """The backbone's linear modules. None: they are not known."""
     architecture: str | None
@@ -162,7 +163,7 @@ def _fitting(
         {each: None for target in targets for each in stacks(adapters.block, row.sources, target, names)} if method.needs_sources else {}
     )
     for each in chosen:
-        _stack((*key, "sources"), each, adapters, problems)
+        _stack((*key, "sources"), method, each, adapters, problems)
         if method.needs_similarity:
             problems.at((*key, "sources"), tasks_of, each, adapters.external, names)
     ends = {name: span.low for name, span in ranges_of(method, row).items() if name in row.settings}
@@ -176,7 +177,7 @@ def _fitting(
                 problems.at((*key, "settings", "sentence_encoder"), get_backbone, encoder)
 
 
-def _stack(key: "Key", chosen: Sequence[str], adapters: Adapters, problems: Problems) -> None:
+def _stack(key: "Key", method: Method, chosen: Sequence[str], adapters: Adapters, problems: Problems) -> None:
     """Refuse sources that cannot be stacked on each other, as far as their files show."""
     if not chosen:
         problems.add(("sources", "tasks"), "{key} is empty, and so is 'sources.adapters': name at least one source.")
@@ -186,6 +187,8 @@ def _stack(key: "Key", chosen: Sequence[str], adapters: Adapters, problems: Prob
     known = {name: config for name, config in zip(source_names(chosen), configs.values(), strict=True) if config is not None}
     if known and adapters.block.method == "adapter":
         problems.at(("sources", "adapters"), require_agreement, known)
+    if known and adapters.block.method == "lora" and method.merges:
+        problems.at(key[:2], require_alike, method.key, known)
 
 
 def target_modules(key: "Key", points: Iterable[Mapping[str, Any]], known: Sizes | None, problems: Problems) -> None:

@@ -86,6 +86,7 @@ def write_lora_config(
     base: str,
     *,
     transposed: bool = False,
+    head: str | None = None,
 ) -> None:
     """Write the configuration beside a LoRA's weights so that PEFT builds the same LoRA on transformers' plain model.
 
@@ -99,6 +100,7 @@ def write_lora_config(
         dropout: Dropout in training.
         base: The backbone: a hub id, a name or a directory.
         transposed: Whether these modules hold their weights as `[inputs, outputs]` (see `Encoder.stores_transposed`).
+        head: Name of the head that lies in the same file. None: there is none, and PEFT builds the LoRA on the plain model.
 
     Raises:
         OSError: The file cannot be written.
@@ -113,8 +115,8 @@ def write_lora_config(
         "use_rslora": rslora,
         "fan_in_fan_out": transposed,
         "bias": "none",
-        "task_type": None,
-        "modules_to_save": None,
+        "task_type": None if head is None else "SEQ_CLS",
+        "modules_to_save": None if head is None else [head],
         "inference_mode": True,
     }
     (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -20,8 +20,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 
-_PREFIX = "base_model.model."
-_PART = re.compile(rf"{re.escape(_PREFIX)}(?P<place>.+)\.lora_(?P<side>[AB])\.weight", re.DOTALL)
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's parameters."""
+_PART = re.compile(rf"{re.escape(PREFIX)}(?P<place>.+)\.lora_(?P<side>[AB])\.weight", re.DOTALL)
 _HEADS = ("classifier", "pre_classifier", "qa_outputs", "score", POOLER)
 """Parts of transformers' models after the last layer. A source does not need them, so they are left out, as a head of AdapterHub is."""
 _TYPES = ("F64", "F32", "F16", "BF16")
@@ -65,7 +66,26 @@ class LoraConfig:
 
 def tensor_names(module: str) -> tuple[str, str]:
     """Return PEFT's names of A and B at a module of the backbone."""
-    return f"{_PREFIX}{module}.lora_A.weight", f"{_PREFIX}{module}.lora_B.weight"
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+
+
+def require_alike(method: str, loras: Mapping[str, Mapping[str, tuple[int, float]]]) -> None:
+    """Refuse LoRAs that cannot be merged into one, because A and B are averaged apart.
+
+    Args:
+        method: Key of the method that merges them.
+        loras: Rank and factor by module, of each LoRA by name.
+
+    Raises:
+        UserError: They differ in rank, factor or modules.
+    """
+    products = {product for each in loras.values() for product in each.values()}
+    if len(products) > 1 or len({frozenset(each) for each in loras.values()}) > 1:
+        does = "averages" if method == "adaptersoup" else "merges"
+        raise UserError(
+            f"Method '{method}' {does} LoRAs of one rank and alpha at the same modules, but {', '.join(loras)} differ: "
+            "stack LoRAs that were trained alike."
+        )
 
 
 def is_peft(directory: Path) -> bool:
@@ -187,7 +207,7 @@ def _pairs(header: Mapping[str, TensorShape]) -> dict[str, tuple[str, str]]:
     """
     sides: dict[str, dict[str, str]] = {}
     for name, tensor in header.items():
-        if any(segment in _HEADS for segment in name.removeprefix(_PREFIX).split(".")[:2]):
+        if any(segment in _HEADS for segment in name.removeprefix(PREFIX).split(".")[:2]):
             continue
         part = _PART.fullmatch(name)
         if part is None or len(tensor.shape) != 2:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from adapters.configuration import BnConfig
 
-from scalearn.errors import UserError
+from scalearn.formats.peft_layout import require_alike
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack
 from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
@@ -39,17 +39,13 @@ class OneLora(LoraBranch):
             UserError: They differ in rank, modules or factor.
         """
         assert sources.lora is not None
-        ranks = {rank for each in sources.lora.ranks for rank in each}
-        scales = {scale for each in sources.lora.scales for scale in each}
-        if len(ranks) > 1 or len(scales) > 1:
-            does = "averages" if method == "adaptersoup" else "merges"
-            raise UserError(
-                f"Method '{method}' {does} LoRAs of one rank and alpha at the same modules, but {', '.join(sources.names)} differ: "
-                "stack LoRAs that were trained alike."
-            )
-        (rank,), (scale,) = ranks, scales
+        lora = sources.lora
+        products = [[*zip(ranks, scales, strict=True)] for ranks, scales in zip(lora.ranks, lora.scales, strict=True)]
+        by_module = [{name: each for name, each in zip(lora.modules, at, strict=True) if each[0] > 0} for at in products]
+        require_alike(method, dict(zip(sources.names, by_module, strict=True)))
+        rank, scale = products[0][0]
         sizes = [stack.size for stack in sources.stacks]
-        super().__init__(LoraShape(dict(zip(sources.lora.modules, sizes, strict=True)), rank, scale * rank))
+        super().__init__(LoraShape(dict(zip(lora.modules, sizes, strict=True)), rank, scale * rank))
 
     @torch.no_grad()
     def take(self, merged: Sequence[BottleneckWeights]) -> None:

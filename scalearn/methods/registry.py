@@ -79,6 +79,11 @@ class Method:
         return self.builder.startswith("scalearn.methods.scaling:")
 
     @property
+    def merges(self) -> bool:
+        """Whether the branch is one module made from the weights of the sources, which LoRAs must be alike for."""
+        return self.builder in (_SOUP, _MERGED, _LORAHUB)
+
+    @property
     def pools_choices(self) -> bool:
         """Whether multiple choice is scored by one linear layer on the encoder's pooler, instead of the library's head.
 

@@ -16,13 +16,15 @@ from adapters.configuration import BnConfig
 from scalearn.errors import UserError
 from scalearn.formats.adapter_tensors import bottleneck_width
 from scalearn.formats.library_files import library_name, save_adapter, save_head_inputs
+from scalearn.formats.lora_files import base_of
 from scalearn.layers.source_stack import BottleneckWeights, SourceStack
 from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
 from scalearn.methods.lora import LoraBranch, LoraShape
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.model import TransferModel
 from scalearn.model.model_card import SourceOmega, model_card
-from scalearn.model.transfer_files import TransferSpec, save_transfer
+from scalearn.model.peft_classifier import write_classifier
+from scalearn.model.transfer_files import TransferSpec, job_config, save_transfer
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,20 @@ def export_adapter(
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{place} is not empty: name a directory that does not exist yet.")
     name = library_name(name or head.name or "target")
-    lora = isinstance(branch, LoraBranch)
+    lora, own_head = isinstance(branch, LoraBranch), None
     try:
         if isinstance(branch, LoraBranch):
             width = branch.shape.rank
             save_transfer(place, model.spec, branch, [model.head], model.encoder)
+            own_head = write_classifier(place, model.encoder, branch, model.head, base_of(job_config(model.spec)))
         else:
             assert isinstance(branch, BottleneckBranch)
             width = branch.sites[0].down_sample
             save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
             save_head_inputs(place, head.task, head.max_length)
         reading = model.encoder.reading
-        model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora, reading=reading).save(place / "README.md")
+        card = model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora, reading=reading, own_head=own_head)
+        card.save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
         raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error

@@ -44,6 +44,7 @@ def model_card(
     *,
     lora: bool = False,
     reading: Reading = "first",
+    own_head: str | None = None,
 ) -> ModelCard:
     """Return the card, with the base model and the scores in the front matter that model hubs read.
 
@@ -56,6 +57,7 @@ def model_card(
         notes: Further paragraphs.
         lora: Whether it is a LoRA in PEFT's layout.
         reading: Where the head reads.
+        own_head: The folder that holds LoRA and head for transformers' own classifier. None: it cannot hold this head.
     """
     head = spec.heads[0]
     task_type = "multiple-choice" if head.kind == "multiple_choice" else "text-classification"
@@ -80,6 +82,7 @@ def model_card(
         lora=lora,
         read=_READ[reading],
         code=_CODE[reading],
+        own_head=own_head,
         omegas=omegas,
         kept=[omega.name for omega in omegas if omega.kept],
         scores=rows,

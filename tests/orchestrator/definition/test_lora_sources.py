@@ -115,3 +115,39 @@ def test_each_layout_where_the_other_is_meant_is_refused_by_plan(tmp_path: Path)
     (place / "adapter_config.json").write_text(json.dumps({"config": {}, "hidden_size": 384, "name": "mine"}))
     with pytest.raises(UserError, match="Source adapter 'mine'"):
         graph(f"sources.adapters={{mine: {place}}}")
+
+
+@pytest.mark.parametrize("method", ["ties", "lorahub", "task_arithmetic"])
+@pytest.mark.parametrize(
+    ("fields", "tasks", "alike"),
+    [
+        ({"lora_alpha": 4}, "[]", False),
+        ({}, "[]", True),
+        ({"lora_alpha": 4}, "[apple]", False),
+        ({"lora_alpha": 8}, "[apple]", True),
+    ],
+)
+def test_methods_that_merge_loras_want_them_alike_when_planned(
+    method: str, fields: dict[str, Any], tasks: str, alike: bool, tmp_path: Path
+) -> None:
+    """The second external LoRA, and the one that the sweep trains, has rank 4 and alpha 8 at the queries."""
+    text = f"""\
+name: loras
+benchmark: domains
+backbone: minilm
+targets: [apple]
+sources:
+  method: lora
+  tasks: {tasks}
+  settings: {{rank: 4, alpha: 8, target_modules: [query]}}
+  adapters: {{one: {write_lora(tmp_path / "one", **fields)}, two: {write_lora(tmp_path / "two")}}}
+methods: {{{method}: {{}}, scalearn: {{}}}}
+"""
+    if alike:
+        assert len(graph(text=text)) > 0
+        return
+    with pytest.raises(
+        UserError, match=f"line 10: Method '{method}' merges LoRAs of one rank and alpha at the same modules, but (apple, )?one, two differ"
+    ):
+        graph(text=text)
+    assert len(graph("methods={scalearn: {}}", text=text)) > 0
