@@ -1,5 +1,6 @@
 """Plots of the course of a sweep: learning curves and the Gantt chart."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from analysis.reading.names import Names, metric_title
 from analysis.tables.grid import printable
 
 _STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9", "similarity": "#CC79A7"}
+_MOST_VECTORS = 1000
+"""Bars that are still drawn as vectors."""
 
 
 def learning_curves(history: pd.DataFrame, nodes: Sequence[str], metric: str = "loss", targets: Sequence[str] = ()) -> Plot | None:
@@ -65,15 +68,20 @@ def gantt(spans: Sequence[Span]) -> Plot | None:
         figure, (axes,) = panels(1, width=7.4, height=0.9 + 0.32 * max(len(lanes), 2))
         longest = max(span.end for span in spans) - begin
         unit, name = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
+        # One artist for all bars of a lane that look alike, and an image for very many: a vector each would be megabytes of a page.
+        bars: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
+        rows = {lane: row for row, lane in enumerate(lanes)}
         for span in spans:
-            edge = "#D00000" if span.state == "failed" else axes.get_facecolor()
-            interval = ((span.start - begin) / unit, (span.end - span.start) / unit)
+            look = (rows[span.host, span.lane], span.stage, span.state)
+            bars[look].append(((span.start - begin) / unit, (span.end - span.start) / unit))
+        for (row, stage, state), intervals in bars.items():
             axes.broken_barh(
-                [interval],
-                (lanes.index((span.host, span.lane)) - 0.38, 0.76),
-                facecolors=_STAGES.get(span.stage, "#999999"),
-                edgecolors=edge,
+                intervals,
+                (row - 0.38, 0.76),
+                facecolors=_STAGES.get(stage, "#999999"),
+                edgecolors="#D00000" if state == "failed" else axes.get_facecolor(),
                 linewidth=0.6,
+                rasterized=len(spans) > _MOST_VECTORS,
             )
         labels = [printable(f"{host} {lane + 1}") if len(hosts) > 1 else str(lane + 1) for host, lane in lanes]
         axes.set_yticks(range(len(lanes)), labels)

@@ -199,7 +199,7 @@ def record_of(
         stage=entry.get("stage") or job.get("stage"),
         error=str(ending.get("error")) if state == "failed" else None,
         attempts=_count(ending.get("attempts")) or _count(job.get("attempts")),
-        config=job.get("config") or entry.get("config") or config_from(entry, node, benchmark),
+        config=_shared(job.get("config"), entry.get("config")) or config_from(entry, node, benchmark),
         parents=tuple(entry.get("parents") or job.get("parents") or ()),
         result=result or {},
         provenance=job.get("provenance") or {},
@@ -207,6 +207,11 @@ def record_of(
         started=_seconds(job.get("started")),
         finished=_seconds(ending.get("time")),
     )
+
+
+def _shared(config: Mapping[str, Any] | None, listed: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a job's configuration. If the manifest lists an equal one, return that, whose values all jobs share: ten thousand are many."""
+    return listed if listed and (not config or config == listed) else config
 
 
 def read_records(folder: Folder, manifest: SweepInfo | None) -> list[Record]:
