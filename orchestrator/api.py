@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.artifacts.as_run import Run, as_run, load_sweep
 from orchestrator.artifacts.store import Store
 from orchestrator.artifacts.trials import expand_in, graph_in
+from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep as Definition
 from orchestrator.execution.apart import run_apart
 from orchestrator.execution.options import Options
+from orchestrator.forecast.forecast import Expected, forecast
+from orchestrator.profiling.profile import DEFAULT_PROFILE, load_profile
 from orchestrator.remote.job_server import submit_sweep
+from orchestrator.scheduling.cost import cost_of
 from orchestrator.watching.notebook import CellDisplay, in_notebook
 from orchestrator.watching.plan import PlanResult, plan_sweep
 from orchestrator.watching.report import one_sentence, write_report
@@ -95,8 +99,26 @@ class Sweep:
         graph = graph_in(self._store, self._definition)
         if only is not None:
             return plan_sweep(self._definition, graph.restrict(only), self._store)
-        ahead = expand_in(self._store, self._definition, ahead=True).graph if self._definition.search is not None else None
-        return plan_sweep(self._definition, graph, self._store, ahead)
+        return plan_sweep(self._definition, graph, self._store, self._ahead())
+
+    def forecast(self, devices: int = 1, *, profile: str | Path = DEFAULT_PROFILE, price_per_hour: float | None = None) -> Expected:
+        """Return how long what is not done yet will take, as `scalearn plan --gpus` prints it. It shows itself in a notebook.
+
+        Args:
+            devices: Number of devices of the profile's kind.
+            profile: The device's speed: a file of `scalearn profile --out`, or the name of a shipped one.
+            price_per_hour: What an hour of one device costs. None: not known.
+
+        Raises:
+            UserError: There is no such profile, or a job needs more devices.
+        """
+        cost = cost_of(self._definition, load_profile(str(profile)))
+        graph = self._ahead() or graph_in(self._store, self._definition)
+        return Expected(forecast(graph, self.plan().cached(), cost, devices, self._definition.resources, price=price_per_hour))
+
+    def _ahead(self) -> Graph | None:
+        """Return the jobs with stand-ins for those of trials that are still to be proposed. None: there is no search."""
+        return expand_in(self._store, self._definition, ahead=True).graph if self._definition.search is not None else None
 
     def run(
         self,

@@ -1,7 +1,7 @@
 """What a sweep will cost on a number of devices, before it runs: a simulation of the policy with a device's profile."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +14,31 @@ from orchestrator.forecast.simulate import Barrier, FirstCome, Forecast, simulat
 from orchestrator.profiling.profile import Profile
 from orchestrator.scheduling.cost import CostModel
 from orchestrator.scheduling.task_sizes import assumptions
+from orchestrator.terminal import as_html
 from orchestrator.watching.progress import show_seconds
 
 _LONGEST = 5
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A forecast that shows itself in a notebook."""
+
+    values: Mapping[str, Any]
+    """As `forecast` returns them."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the sweep will take."""
+        return float(self.values["seconds"])
+
+    @property
+    def device_hours(self) -> float:
+        """How long devices will be at work, in sum."""
+        return float(self.values["device_seconds"]) / 3600
+
+    def _repr_html_(self) -> str:
+        return as_html(lambda console: print_forecast(self.values, console))
 
 
 def forecast(

@@ -15,6 +15,7 @@ import yaml
 
 from orchestrator import Sweep
 from orchestrator.artifacts.store import Store
+from orchestrator.cli import main
 from orchestrator.definition import sweep as definition
 from orchestrator.drivers.heartbeat import drivers
 from orchestrator.watching.status import SweepStatus
@@ -94,6 +95,18 @@ def test_results_are_tables_that_show_themselves(done: Sweep) -> None:
     assert "scalearn" in shown
     assert "4/4" in shown
     assert "cached" in done.plan()._repr_html_()
+
+
+def test_forecast_is_what_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(SWEEP)
+    sweep = Sweep.from_file(file, store=tmp_path / "runs")
+    expected = sweep.forecast(2, profile="epyc_2_cores", price_per_hour=1.5)
+    arguments = ["--gpus", "2", "--profile", "epyc_2_cores", "--price-per-hour", "1.5"]
+    assert main(["plan", str(file), "--store", str(tmp_path / "runs"), "--json", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["forecast"] == expected.values
+    assert 0 < expected.device_hours * 3600 / 2 <= expected.seconds
+    assert "What dominates" in expected._repr_html_()
 
 
 def test_sweep_that_was_not_run_has_no_table(tmp_path: Path) -> None:
