@@ -74,10 +74,10 @@ def noop(pack: Sequence[PackMember], runtime: Runtime, report: Report) -> list[O
 
 
 class Sampling(run.ProgressDisplay):
-    """Notes the memory of this driver, in MiB, at every hundredth job that is done."""
+    """Notes the time, and the memory of this driver in MiB, at every hundredth job that is done."""
 
     done = 0
-    seen: list[float] = []  # noqa: RUF012
+    seen: list[tuple[float, float]] = []  # noqa: RUF012
 
     def listen(self, node: str, state: State) -> None:
         """Look at the memory."""
@@ -85,7 +85,7 @@ class Sampling(run.ProgressDisplay):
         if state == "succeeded":
             Sampling.done += 1
             if Sampling.done % 100 == 0:
-                Sampling.seen.append(psutil.Process().memory_info().rss / 2**20)
+                Sampling.seen.append((time.perf_counter(), psutil.Process().memory_info().rss / 2**20))
 
 
 run.ProgressDisplay = Sampling  # type: ignore[misc]
@@ -141,6 +141,24 @@ def cached_seconds(root: Path, jobs: int) -> float:
     return best
 
 
+def status_seconds(root: Path) -> float:
+    """Return seconds of `scalearn status` on that sweep."""
+    command = [sys.executable, "-m", "orchestrator.cli", "status", str(root / "noop.yaml"), "--store", str(root / "runs")]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    return time.perf_counter() - began
+
+
+def tell_growth(seen: Sequence[tuple[float, float]]) -> None:
+    """Print the memory and the pace of the driver at its beginning, in its middle and at its end."""
+    middle = seen[len(seen) // 2 :]
+    grown = (middle[-1][1] - middle[0][1]) * 1024 / max(1, 100 * (len(middle) - 1))
+    print(f"driver: {seen[0][1]:.0f} MiB after 100 jobs, {middle[0][1]:.0f} at half, {middle[-1][1]:.0f} after all; {grown:.1f} KiB a job")
+    span = max(1, len(seen) // 10)
+    first, last = (seen[span][0] - seen[0][0]) / (100 * span), (seen[-1][0] - seen[-1 - span][0]) / (100 * span)
+    print(f"a job took {first:.3f} s in the first tenth, {last:.3f} s in the last")
+
+
 def driver_memory(jobs: int) -> float:
     """Return the peak memory in MiB of a process that holds a sweep's graph and policy, as the driver does, Ray's libraries included."""
     code = f"""
@@ -164,7 +182,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--large", type=int, default=10_000)
     parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--cold", type=int, default=60, help="trials of plain Tune without actor reuse, which take seconds each")
+    parser.add_argument(
+        "--cold", type=int, default=60, help="trials of plain Tune without actor reuse, which take seconds each; 0: no plain Tune"
+    )
     arguments = parser.parse_args()
     print(f"{arguments.cpus} CPUs, load before {os.getloadavg()[0]:.1f}")
     print(f"driver at {arguments.large} jobs: {driver_memory(arguments.large):.0f} MiB, at 10: {driver_memory(10):.0f} MiB")
@@ -172,18 +192,21 @@ def main() -> None:
         root = Path(folder)
         small = our_seconds(10, arguments.cpus, root / "small")
         ours = our_seconds(arguments.jobs, arguments.cpus, root / "runs")
-        middle = Sampling.seen[len(Sampling.seen) // 2 :]
-        grown = (middle[-1] - middle[0]) * 1024 / max(1, 100 * (len(middle) - 1))
-        print(f"driver: {Sampling.seen[0]:.0f} MiB after 100 jobs, {middle[-1]:.0f} after all, {grown:.1f} KiB a job in their second half")
+        tell_growth(Sampling.seen)
+        print(f"peak of the driver, its table and report included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
         warm = (ours - small) / (arguments.jobs - 10)
         print(f"ours: {ours:.1f} s for {arguments.jobs} jobs, start included")
         print(f"ours: {warm:.3f} s per further job, that is {warm * arguments.cpus:.3f} s of a worker (goal 0.3)")
+        print(
+            f"cached sweep of {arguments.jobs} jobs, from command to table: {cached_seconds(root, arguments.jobs):.1f} s (goal 5 at 1,000)"
+        )
+        print(f"its status: {status_seconds(root):.1f} s")
+        if not arguments.cold:
+            return
         reused = tune_seconds(arguments.jobs, arguments.cpus, root / "tune", reuse=True)
         print(f"plain Tune, reuse_actors: {reused:.1f} s for {arguments.jobs} trials; ours takes {ours / reused:.2f} of it")
         cold = tune_seconds(arguments.cold, arguments.cpus, root / "tune", reuse=False) / arguments.cold
         print(f"plain Tune without reuse: {cold:.2f} s per trial; ours takes {warm / cold:.3f} of it")
-        print(f"cached sweep of {arguments.jobs} jobs, from command to table: {cached_seconds(root, arguments.jobs):.1f} s (goal 5)")
-    print(f"peak of this driver: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":
