@@ -19,7 +19,7 @@ def omega_heat_maps(omegas: Sequence[Omega]) -> list[Plot]:
 
 def omega_layer_maps(omegas: Sequence[Omega]) -> list[Plot]:
     """Return one plot per method and variant whose layers have their own omega: layer x source, minus the start, a panel per target."""
-    return [_layers(group, name) for name, group in _groups([omega for omega in omegas if omega.values.shape[0] > 1]).items()]
+    return [_layers(group, name) for name, group in _groups([omega for omega in omegas if len(omega.layers) > 1]).items()]
 
 
 def _groups(omegas: Sequence[Omega]) -> dict[str, list[Omega]]:

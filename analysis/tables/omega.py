@@ -4,10 +4,11 @@ omega has the shape [layers, sources, width]. There is one layer if all layers s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +44,16 @@ class Omega:
     learning_rate: float
     sources: tuple[str, ...]
     values: npt.NDArray[np.float64]
-    """[layers or 1, sources, width or 1], as the layer uses them, so after the constraint if there is one."""
+    """[layers or 1, sources, width or 1], as the layer uses them, so after the constraint if there is one. Vectors over modules of unlike
+    sizes lie one behind the other: [1, sources, sum of `widths`]."""
     start: float = 2.0
     """Sum of the coefficients of a dimension at the start of training: 2, unless the job sets it or the method has a constraint."""
     variant: str = ""
     """Label of the job's row in the table, if the method has several rows."""
     names: Names = field(default_factory=Names)
     """Names of methods and tasks in the results."""
+    widths: tuple[int, ...] = ()
+    """Sizes of the modules' vectors if they are unlike, else empty."""
 
     @property
     def title(self) -> str:
@@ -72,9 +76,14 @@ class Omega:
         return np.asarray(self.values.mean(axis=(0, 2)))
 
     @property
+    def layers(self) -> list[npt.NDArray[np.float64]]:
+        """The coefficients of each layer, or of each linear module of LoRAs, [sources, width or 1] each."""
+        return np.split(self.values[0], np.cumsum(self.widths)[:-1], axis=1) if self.widths else list(self.values)
+
+    @property
     def by_layer(self) -> npt.NDArray[np.float64]:
         """Mean over dimensions, [layers, sources]."""
-        return np.asarray(self.values.mean(axis=2))
+        return np.stack([layer.mean(axis=1) for layer in self.layers])
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,15 @@ def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) ->
             raise ResultsError(
                 f"{record.node}/transfer/omega.safetensors has shape {values.shape}, which does not fit {len(sources)} sources."
             )
-        found.append(_omega(record, sources, values, nodes.get(record.node, "") if isinstance(nodes, Mapping) else "", names))
+        variant = nodes.get(record.node, "") if isinstance(nodes, Mapping) else ""
+        found.append(replace(_omega(record, sources, values, variant, names), widths=_widths(about, values)))
     return found
+
+
+def _widths(about: Mapping[str, Any], values: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the sizes of vectors that lie one behind the other. Empty: they do not."""
+    widths = tuple(about.get("omega_widths") or ())
+    return widths if all(isinstance(width, int) and width > 0 for width in widths) and sum(widths) == values.shape[2] else ()
 
 
 def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
@@ -161,7 +177,7 @@ def omega_frame(omegas: Sequence[Omega]) -> pd.DataFrame:
     """
     rows = []
     for omega in omegas:
-        for layer, plane in enumerate(omega.values):
+        for layer, plane in enumerate(omega.layers):
             for source, values in zip(omega.sources, plane, strict=True):
                 about = (omega.node, omega.method, omega.task, omega.seed, omega.learning_rate, layer, source)
                 rows.append((*about, values.mean(), values.std(), (values < 0).mean(), (np.abs(values) < omega.small).mean()))
@@ -262,7 +278,7 @@ def _summary(group: Sequence[Omega]) -> OmegaSummary:
     magnitude = np.abs(np.stack([omega.values for omega in group]))
     weight = magnitude.mean(axis=(0, 1, 3))
     others = np.array([short_name(first.task) != source for source in first.sources])
-    per_layer = magnitude.mean(axis=(0, 3))
+    per_layer = np.mean([[np.abs(layer).mean(axis=1) for layer in omega.layers] for omega in group], axis=0)
     share = weight / weight.sum() if weight.sum() > 0 else np.full(len(weight), 1 / len(weight))
     pairs = list(combinations(per_seed, 2)) if len(first.sources) > 2 else []
     correlations = [float(stats.spearmanr(one, two).statistic) for one, two in pairs]

@@ -66,8 +66,8 @@ class Omega(nn.Module):
         self.kinds = tuple(kinds) if kinds is not None else (0,) * layers
         self._unlike = tuple(outputs) if outputs is not None and config.per_dimension and len(set(outputs)) > 1 else None
         shape = (layers if config.per_layer else max(self.kinds) + 1, sources, hidden if config.per_dimension else 1)
-        if self._unlike is not None:
-            shape = (1, sources, sum(self._unlike if config.per_layer else self._of_kinds(self._unlike)))
+        if self.widths is not None:
+            shape = (1, sources, sum(self.widths))
         if config.fixed is not None:
             values = torch.tensor(config.fixed, dtype=torch.float32).view(1, sources, 1).expand(shape).clone()
             self.omega = nn.Parameter(values, requires_grad=False)
@@ -77,6 +77,13 @@ class Omega(nn.Module):
     def constrained(self) -> Tensor:
         """Return omega under its constraint, without dropout, in the parameter's shape."""
         return self._under_constraint(self.omega)
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """Sizes of the vectors that lie one behind the other, by module or, if layers share them, by kind. None: they do not."""
+        if self._unlike is None:
+            return None
+        return self._unlike if self.config.per_layer else tuple(self._of_kinds(self._unlike))
 
     def by_site(self, omega: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the coefficients of each site, as `forward` does, from those in the parameter's shape."""

@@ -106,6 +106,8 @@ def save_transfer(folder: Path, spec: TransferSpec, branch: Branch, heads: Seque
         save_tensors(head.state_dict(), folder / _head_file(spec, each))
     stacks = branch.given if isinstance(branch, SourceBranch) else ()
     config = {"schema": SCHEMA, **asdict(spec), "weights": _weights_file(branch), "built_on": _identity(encoder, stacks)}
+    if isinstance(omega := _all_of(branch), Omega) and omega.widths is not None:
+        config["omega_widths"] = omega.widths
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 

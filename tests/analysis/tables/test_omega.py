@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import analysis
+from analysis.plots import omega_layer_maps
 from analysis.tables.omega import Omega, behind, describe, heat_map, load_omegas, omega_frame, summarise, summary_frame
 from tests.analysis.helpers.build_store import LAYERS, WIDTH, StoreSpec, build_store
 
@@ -39,6 +41,25 @@ def test_load_omegas_wrong_shape_is_named(tmp_path: Path) -> None:
     save_file({"omega": np.ones((1, 2, 4), dtype=np.float32)}, path)
     with pytest.raises(analysis.ResultsError, match=r"scalearn_pp.*\(1, 2, 4\), which does not fit 3 sources"):
         load_omegas(tmp_path, "demo")
+
+
+def test_vectors_over_modules_of_unlike_sizes_are_shown_module_by_module(tmp_path: Path) -> None:
+    """As a job over LoRAs at queries and smaller values leaves them: two modules of sizes 4 and 2, one behind the other."""
+    build_store(tmp_path, StoreSpec(methods={"scalearn": (6e-3,)}))
+    modules = [np.array([[2.0] * 4, [0.0] * 4, [1.0] * 4]), np.array([[-1.0] * 2, [0.5] * 2, [1.0] * 2])]
+    for path in tmp_path.glob("**/scalearn/**/omega.safetensors"):
+        save_file({"omega": np.concatenate(modules, axis=1)[None].astype(np.float32)}, path)
+        about = path.with_name("transfer_config.json")
+        about.write_text(json.dumps({**(json.loads(about.read_text()) if about.exists() else {}), "omega_widths": [4, 2]}))
+    found = load_omegas(tmp_path, "demo")
+    for each in found:
+        np.testing.assert_array_equal(each.by_layer, [[2.0, 0.0, 1.0], [-1.0, 0.5, 1.0]])
+    frame = omega_frame(found[:1]).set_index(["layer", "source"])["mean"]
+    assert (frame[0, found[0].sources[0]], frame[1, found[0].sources[1]]) == (2.0, 0.5)
+    summary = next(each for each in summarise(found) if each.task == "domains/apple")
+    assert summary.sources.index("apple") == 1
+    assert summary.other_share == pytest.approx((1.0, 0.8))
+    assert [plot.name for plot in omega_layer_maps(found)] == ["omega_layers_scalearn"]
 
 
 def test_heat_map_shows_what_was_written(complete_store: Path) -> None:

@@ -107,6 +107,13 @@ def test_exported_target_is_reloaded_with_its_head(chain: Chain, tmp_path: Path)
     assert again.predict(texts)[0].scores == pytest.approx(chain.target.predict(texts[:1])[0].scores, abs=1e-5)
 
 
+def test_files_say_how_wide_omega_is_at_each_module(chain: Chain) -> None:
+    """Where queries and values are of unlike sizes, their vectors lie one behind the other, which a report takes apart."""
+    about = json.loads((chain.root / "target/transfer/transfer_config.json").read_text())
+    outputs = [size[1] for size in target_sizes(chain.backbone.encoder, ()).values()]
+    assert about.get("omega_widths") == (outputs if len(set(outputs)) > 1 else None)
+
+
 def test_code_of_the_model_card_gives_the_logits(chain: Chain, tmp_path: Path) -> None:
     export_adapter(fold(chain.target), tmp_path / "out")
     alone, head = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), flags=re.DOTALL)
