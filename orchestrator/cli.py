@@ -1,14 +1,13 @@
 """The command line: one module of `commands` per command. Errors become one line each and an exit code."""
 
 import argparse
-import contextlib
 import importlib.metadata
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import shtab
 
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, SystemExit):  # SystemExit: raised by rich when nobody reads the output
         if output.failure is None:
             raise
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())  # discards what is still buffered
+    _discard(sys.stdout)
     if isinstance(output.failure, BrokenPipeError):
         return READER_LEFT
     return _complain(f"The output cannot be written ({output.failure.strerror}): send it elsewhere, or make room, and run it again.")
@@ -175,10 +174,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _complain(*sentences: str) -> int:
-    with contextlib.suppress(OSError):  # nobody would read it
+    try:
         for sentence in sentences:
-            print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr)
+            print(f"scalearn: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)  # nobody would read it, nor what a library leaves there at the end, for which Python would exit with 120
     return WRONG_INPUT
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still buffered, and what follows, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
