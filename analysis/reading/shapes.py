@@ -34,6 +34,7 @@ RESULT = {
     "rows": {"*": {"*": int}},
     "warnings": [str],
     "data_warnings": {"*": [str]},
+    "omega": {"mean": [[Number]], "start": Number},
 }
 HISTORY_LINE = {
     **dict.fromkeys(("epoch", "time", "seconds", "train_loss"), Number),

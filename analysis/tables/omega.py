@@ -1,6 +1,7 @@
 """What the learned scaling coefficients tell about transfer.
 
-omega has the shape [layers, sources, width]. There is one layer if all layers share it, and width 1 if each source has a scalar.
+omega has the shape [layers, sources, width]. There is one layer if all layers share it, and width 1 if each source has a scalar. Where it
+depends on the token, it is a mean, which the job's result holds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -147,16 +148,17 @@ def omegas_of(folder: Folder, records: Sequence[Record], nodes: Nodes = None) ->
     for record in records:
         if record.state != "succeeded" or record.config.get("method") in GIVEN or (wanted is not None and record.node not in wanted):
             continue
-        raw = folder.read(f"{record.node}/transfer/omega.safetensors")
-        if raw is None:
+        means = (record.result.get("omega") or {}).get("mean")
+        raw = None if means else folder.read(f"{record.node}/transfer/omega.safetensors")
+        if raw is None and not means:
             continue
         about = read_json(folder, f"{record.node}/transfer/transfer_config.json") or {}
         sources = tuple(about.get("sources") or record.config.get("sources") or ())
-        values = np.asarray(load_safetensors(raw)["omega"], dtype=np.float64)
+        given = load_safetensors(raw)["omega"] if raw else pd.DataFrame(means).to_numpy()[:, :, None]
+        values = np.asarray(given, dtype=np.float64)
         if values.ndim != 3 or values.shape[1] != len(sources):
-            raise ResultsError(
-                f"{record.node}/transfer/omega.safetensors has shape {values.shape}, which does not fit {len(sources)} sources."
-            )
+            file = "transfer/omega.safetensors" if raw else "result.json"
+            raise ResultsError(f"omega in {record.node}/{file} has shape {values.shape}, which does not fit {len(sources)} sources.")
         variant = nodes.get(record.node, "") if isinstance(nodes, Mapping) else ""
         found.append(replace(_omega(record, sources, values, variant, names), widths=_widths(about, values)))
     return found
@@ -267,6 +269,8 @@ def _omega(record: Record, sources: tuple[str, ...], values: npt.NDArray[np.floa
         values, start = values / values.sum(axis=1, keepdims=True), 1.0
     if method == "scalearn_softmax":
         values, start = softmax(values, axis=1), 1.0
+    if said := record.result.get("omega"):
+        start = float(said["start"]) * len(sources)
     rate = float((config.get("optimisation") or {}).get("learning_rate", "nan"))
     return Omega(record.node, method, str(config["data"][0]["task"]), int(config["seed"]), rate, sources, values, start, variant, names)
 

@@ -25,6 +25,19 @@ def bottleneck_width(hidden: int, reduction: float) -> int:
     return max(1, int(hidden // reduction))
 
 
+def exact_reduction(hidden: int, width: int) -> float:
+    """Return a reduction factor for which the adapters library computes exactly this width: `int(hidden // factor)`.
+
+    >>> exact_reduction(768, 384)
+    2.0
+    >>> int(768 // exact_reduction(768, 720))
+    720
+    """
+    plain = hidden / width
+    # If the ratio is not exact, its floor may be one too small. The middle of the next step is safe.
+    return plain if bottleneck_width(hidden, plain) == width else hidden / (width + 0.5)
+
+
 class Size(NamedTuple):
     """The sizes that determine the shapes of an adapter's tensors."""
 

@@ -34,6 +34,8 @@ class Branch(nn.Module):
     """Attributes that `begin_pass` sets. They belong to one pass, so in a copy or a file of the branch they are None."""
     searched: ClassVar[bool] = False
     """Whether numbers of it are found by a search instead of gradients, once in a job (`scalearn.training.weight_search`)."""
+    observes: ClassVar[bool] = False
+    """Whether `facts` tells of the rows that it saw last. A finished job then evaluates its validation rows once more."""
 
     def __init__(self, modules: Sequence[str] | None = None) -> None:
         """Begin on the global random stream. A pack gives each branch the stream of its job.

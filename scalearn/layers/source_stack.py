@@ -109,6 +109,19 @@ class SourceStack(nn.Module):
             weight, bias = self.fold(omega)
         return functional.linear(bottleneck.flatten(0, -2), weight, bias).view(*bottleneck.shape[:-1], -1)
 
+    def sum_by_token(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
+        """Return `sum_t omega_t * up_t` for coefficients that each token has of its own.
+
+        Args:
+            bottleneck: `[..., T r]`, as `bottleneck()` returns it.
+            omega: `[..., T]`.
+
+        Returns:
+            `[..., d]`, without residual.
+        """
+        scaled = (bottleneck.unflatten(-1, (self.sources, -1)) * omega.unsqueeze(-1)).flatten(-2)
+        return functional.linear(scaled, self.up_weight.flatten(1)) + functional.linear(omega, self.up_bias.T)
+
     def packed_weighted_sum(self, bottleneck: Tensor, omega: Tensor) -> Tensor:
         """Compute `weighted_sum` for K jobs at once, each with its own omega and the same number of rows.
 

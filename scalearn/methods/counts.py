@@ -49,6 +49,17 @@ def omega_shared_uniform(shape: Shape, sources: int, settings: Mapping[str, Sett
     return sources
 
 
+def gates(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Count one linear map from hidden size to a number per source, with bias, in every layer: `layers * T (d + 1)`."""
+    return shape.layers * sources * (shape.hidden_size + 1)
+
+
+def side_by_side(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
+    """Count one adapter of width T r in every layer: `layers * (2 d T r + T r + d)`."""
+    r = sources * width(shape, settings)
+    return shape.layers * (2 * shape.hidden_size * r + r + shape.hidden_size)
+
+
 def fusion(shape: Shape, sources: int, settings: Mapping[str, Setting]) -> int:
     """Count query and key with bias, and value without, in every layer: `layers * (3 d^2 + 2 d)`."""
     return shape.layers * (3 * shape.hidden_size**2 + 2 * shape.hidden_size)

@@ -44,9 +44,7 @@ class FusionBranch(SourceBranch):
         scores = (functional.linear(pulled, up.T) * bottleneck).unflatten(-1, by_source).sum(-1)
         scores = scores + functional.linear(pulled, stack.up_bias) + (query * fusion.key.bias).sum(-1, keepdim=True)
         attention = fusion.dropout(scores).softmax(-1)
-        attended = (bottleneck.unflatten(-1, by_source) * attention.unsqueeze(-1)).flatten(-2)
-        mixed = functional.linear(attended, up) + functional.linear(attention, stack.up_bias.T)
-        value: Tensor = fusion.value(mixed)
+        value: Tensor = fusion.value(stack.sum_by_token(bottleneck, attention))
         return value
 
     def penalty(self) -> Tensor:

@@ -34,7 +34,7 @@ def method_counts(
     if method.needs_sources and lora_rank is not None:
         return _on_loras(method, shape, sources, labels, lora_rank)
     reduction = {"reduction_factor": reduction_factor}
-    own = dict(reduction) if "reduction_factor" in method.rules else {}
+    own = dict(reduction) if "reduction_factor" in method.rules or method.needs_sources else {}
     if method.key == "lora" and lora_rank is not None:
         own["rank"] = lora_rank
     learned = method.count(shape, sources, {**method.settings, **own})
@@ -52,9 +52,10 @@ def _on_loras(method: Method, shape: Shape, sources: int, labels: int, rank: int
     known = linear_modules(shape)
     if one is None or known is None or method.count is None or not method.takes_lora:
         return None
-    outputs = {kind_of(name): known[name][1] for name in matching(known, usual_targets(known))}
-    each = [method.count(replace(shape, hidden_size=size), sources, method.settings) or 0 for size in outputs.values()]
-    whole: dict[counts.Count, int] = {counts.bottleneck: one, counts.per_source: sources}  # whatever the modules
+    side = 0 if method.count is counts.gates else 1  # a gate reads the inputs, an omega scales the outputs
+    sizes = {kind_of(name): known[name][side] for name in matching(known, usual_targets(known))}
+    each = [method.count(replace(shape, hidden_size=size), sources, method.settings) or 0 for size in sizes.values()]
+    whole: dict[counts.Count, int] = {counts.bottleneck: one, counts.side_by_side: sources * one, counts.per_source: sources}
     learned = whole.get(method.count, sum(each))
     return {"transfer": learned, "source": sources * one, "head": head(shape, labels)}
 

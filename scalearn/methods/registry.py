@@ -113,13 +113,14 @@ def _omega_rules(dropout: float) -> Mapping[str, SettingRule]:
     )
 
 
-_SCALING = "scalearn.methods.scaling:build"
+_GATE_RULES = MappingProxyType({name: rule for name, rule in _omega_rules(0.3).items() if name != "omega_init_scale"})
+_SCALING, _GATING = "scalearn.methods.scaling:build", "scalearn.methods.gating:build"
 _SCALEARN = MappingProxyType({"learning_rate": 6e-3, "patience": None})
 
 
 def _scalearn(key: str, title: str, order: int, dropout: float, count: Count, **rest: Any) -> Method:
-    given: dict[str, Any] = {"optimisation": _SCALEARN, "rules": _omega_rules(dropout), "count": count, **rest}
-    return Method(key, title, "two_stage", "transfer", order, _SCALING, needs_sources=True, takes_lora=True, **given)
+    given: dict[str, Any] = {"builder": _SCALING, "optimisation": _SCALEARN, "rules": _omega_rules(dropout), "count": count, **rest}
+    return Method(key, title, "two_stage", "transfer", order, needs_sources=True, takes_lora=True, **given)
 
 
 _LORA_RULES = MappingProxyType(
@@ -190,6 +191,7 @@ _SOUP = "scalearn.methods.soup:build"
 _FIXED, _AVERAGE, _SINGLE = (f"scalearn.methods.scaling:{name}" for name in ("build_fixed", "build_average", "build_single"))
 _MERGED = "scalearn.methods.merging:build"
 _LORAHUB = "scalearn.methods.lorahub:build"
+_FOLDED = "scalearn.methods.folding:build"
 
 
 def _transfer(key: str, title: str, order: int, builder: str, rate: float, count: Count, **rest: Any) -> Method:
@@ -255,6 +257,8 @@ METHODS: dict[str, Method] = {
         _scalearn("scalearn_mean", "ScaLearn (mean)", 260, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         _scalearn("scalearn_softmax", "ScaLearn (softmax)", 270, 0.0, counts.omega_per_layer, revised_settings=("omega_dropout",)),
         _frozen("scalearn_fixed", "ScaLearn (fixed)", 280, _FIXED, rules=_FIXED_RULES),
+        _scalearn("scalearn_gated", "ScaLearn (gated)", 290, 0.3, counts.gates, builder=_GATING, rules=_GATE_RULES),
+        _transfer("sources_unfrozen", "Sources unfrozen", 300, _FOLDED, 3e-4, counts.side_by_side, takes_lora=True),
     )
 }
 

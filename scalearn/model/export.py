@@ -1,25 +1,21 @@
 """A trained ScaLearn target as an ordinary adapter: its sources and omegas folded into one bottleneck of width T r.
 
-`sum_t omega_t * (U_t f(D_t x + a_t) + b_t)` equals `U f(D x + a) + b` if the D_t are stacked and the scaled U_t lie side by side. So the
-adapters library can run a target without any of this code. A target on LoRAs becomes one LoRA in the same way, without f, a and b, and PEFT
-can run it.
+So the adapters library can run a target without any of this code. A target on LoRAs becomes one LoRA, and PEFT can run it.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from adapters.configuration import BnConfig
 
 from scalearn.errors import UserError
-from scalearn.formats.adapter_tensors import bottleneck_width
 from scalearn.formats.library_files import library_name, save_adapter, save_head_inputs
 from scalearn.formats.lora_files import base_of
-from scalearn.layers.source_stack import BottleneckWeights, SourceStack
-from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
-from scalearn.methods.lora import LoraBranch, LoraShape
+from scalearn.methods.bottleneck import BottleneckBranch
+from scalearn.methods.folding import folded
+from scalearn.methods.lora import LoraBranch
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.model import TransferModel
 from scalearn.model.model_card import SourceOmega, model_card
@@ -61,7 +57,7 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
         if isinstance(branch, BottleneckBranch | LoraBranch):
             raise UserError(f"Method '{model.spec.method}' left an ordinary adapter already: take the adapter/ folder of its job.")
         raise UserError(
-            f"Method '{model.spec.method}' is no weighted sum of source adapters, so it cannot be folded into one adapter: "
+            f"Method '{model.spec.method}' is no sum of source adapters with fixed weights, so it cannot be folded into one adapter: "
             "export a method of the ScaLearn family."
         )
     omega = branch.omega.by_site(branch.omega.constrained().detach())
@@ -70,16 +66,13 @@ def fold(model: TransferModel, *, prune: float | None = None) -> Folded:
     if not kept:
         largest = max(each.magnitude for each in omegas)
         raise UserError(f"Pruning at {prune:g} leaves no source: the largest mean absolute omega is {largest:.3g}; give a lower threshold.")
-    if sources.lora is not None:
-        return Folded(_with_lora(model, branch.stacks, omega, kept), omegas, model.spec)
-    weights = []
-    for stack, coefficients in zip(branch.stacks, omega, strict=True):
-        up, _ = stack.fold(coefficients)
-        up = up.unflatten(-1, (stack.sources, -1))[:, kept].flatten(1)
-        down = stack.down_weight.unflatten(0, (stack.sources, -1))[kept].flatten(0, 1)
-        down_bias = stack.down_bias.unflatten(0, (stack.sources, -1))[kept].flatten()
-        weights.append(BottleneckWeights(down, down_bias, up, (coefficients * stack.up_bias)[kept].sum(0)))
-    return Folded(_with_adapter(model, weights), omegas, model.spec)
+    one = folded(replace(sources, stacks=tuple(branch.stacks)), omega, kept)
+    if isinstance(one, LoraBranch):
+        method, settings = "lora", one.shape.settings
+    else:
+        method, settings = "adapter", {key: one.config[key] for key in ("reduction_factor", "non_linearity")}
+    spec = replace(model.spec, method=method, settings=settings, sources=(), built_on={})
+    return Folded(TransferModel(model.backbone, spec, one.to(model.encoder.device), model.head).eval(), omegas, model.spec)
 
 
 def export_adapter(
@@ -128,56 +121,8 @@ def export_adapter(
         raise UserError(f"{place} cannot be written ({error.strerror or error}): name another directory.") from error
 
 
-def exact_reduction(hidden: int, width: int) -> float:
-    """Return a reduction factor for which the adapters library computes exactly this width: `int(hidden // factor)`.
-
-    >>> exact_reduction(768, 384)
-    2.0
-    >>> int(768 // exact_reduction(768, 720))
-    720
-    """
-    plain = hidden / width
-    # If the ratio is not exact, its floor may be one too small. The middle of the next step is safe.
-    return plain if bottleneck_width(hidden, plain) == width else hidden / (width + 0.5)
-
-
 def _statistics(name: str, omega: torch.Tensor, prune: float | None) -> SourceOmega:
     magnitude = float(omega.abs().mean())
     spread = float(omega.std(correction=0))
     kept = prune is None or magnitude >= prune
     return SourceOmega(name, float(omega.mean()), spread, float(omega.min()), float(omega.max()), magnitude, kept)
-
-
-def _with_adapter(model: TransferModel, weights: Sequence[BottleneckWeights]) -> TransferModel:
-    assert model.sources is not None
-    encoder = model.encoder
-    reduction = exact_reduction(encoder.hidden_size, len(weights[0].down_bias))
-    config = BnConfig.from_dict({**model.sources.config, "reduction_factor": reduction})
-    spec = replace(
-        model.spec,
-        method="adapter",
-        settings={"reduction_factor": reduction, "non_linearity": str(config["non_linearity"])},
-        sources=(),
-        built_on={},
-    )
-    with torch.random.fork_rng(devices=[]):
-        branch = BottleneckBranch(config, encoder.sites, encoder.hidden_size)
-    fill_bottleneck(branch, weights)
-    return TransferModel(model.backbone, spec, branch.to(encoder.device), model.head).eval()
-
-
-def _with_lora(model: TransferModel, stacks: Sequence[SourceStack], omega: Iterable[torch.Tensor], kept: Sequence[int]) -> TransferModel:
-    """Return the model with one LoRA whose rank is the sum of the kept sources' ranks, without the zeros that fill up smaller ones."""
-    assert model.sources is not None
-    assert model.sources.lora is not None
-    lora, widest = model.sources.lora, model.sources.width
-    rows = [index * widest + row for index in kept for row in range(max(lora.ranks[index]))]
-    sizes = [stack.size for stack in stacks]
-    shape = LoraShape(dict(zip(lora.modules, sizes, strict=True)), len(rows), alpha=float(len(rows)))  # B is scaled already
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        branch = LoraBranch(shape)
-        for down, up, stack, coefficients in zip(branch.down, branch.up, stacks, omega, strict=True):
-            down.copy_(stack.down_weight[rows])
-            up.copy_(stack.fold(coefficients)[0][:, rows])
-    spec = replace(model.spec, method="lora", settings=shape.settings, sources=(), built_on={})
-    return TransferModel(model.backbone, spec, branch.to(model.encoder.device), model.head).eval()

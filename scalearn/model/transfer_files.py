@@ -282,7 +282,7 @@ def _require_plausible(folder: Path, spec: TransferSpec, encoder: Encoder, sourc
     count = get_method(spec.method).count
     shape = replace(shape_of(spec.backbone, encoder.config.to_dict()), layers=encoder.layers)
     if sources is not None and sources.lora is not None:  # of the formulas, only those of omegas
-        shape = replace(shape, layers=len(sources.stacks), hidden_size=min(stack.up_bias.shape[1] for stack in sources.stacks))
+        shape = replace(shape, layers=len(sources.stacks), hidden_size=min(min(stack.size) for stack in sources.stacks))
     described = count(shape, len(spec.sources), spec.settings) if count is not None else None
     files = [file for file in (folder / "omega.safetensors", folder / "transfer.safetensors", folder / LORA_WEIGHTS) if file.is_file()]
     if not files:

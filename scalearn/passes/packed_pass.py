@@ -62,7 +62,8 @@ class JobBatch:
 
 def collate_rows(run: PackedJob, task: int, split: str, rows: Sequence[int], pad_token_id: int) -> JobBatch:
     """Read and pad rows of one split of one of the job's tasks, in the given order."""
-    return JobBatch(run, task, collate(run.tasks[task].splits[split].__getitems__(list(rows)), pad_token_id))
+    inputs = collate(run.tasks[task].splits[split].__getitems__(list(rows)), pad_token_id)
+    return JobBatch(run, task, inputs, batch_lengths=tuple(inputs["attention_mask"].sum(dim=1).tolist()))
 
 
 def training_batch(run: PackedJob, plan: BatchPlan, pad_token_id: int, seed: int) -> JobBatch:

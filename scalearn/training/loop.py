@@ -356,6 +356,8 @@ class _PackTrainer:
                 return
             for task, values in judged.items():
                 scores[task][split] = values
+        if run.branch.observes:
+            self._scores([run], "validation")
         run.progress.evaluate_seconds += time.monotonic() - started
         write_artifact(run, self.encoder)
         write_result(run, scores, primary_metrics(run), self._circumstances())

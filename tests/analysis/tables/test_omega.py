@@ -123,6 +123,22 @@ def test_constrained_methods_show_the_coefficients_that_the_layer_uses(tmp_path:
     assert found["scalearn_mean"].start == 1.0
 
 
+def test_coefficients_that_depend_on_the_token_are_read_as_the_means_in_the_result(tmp_path: Path) -> None:
+    build_store(tmp_path, StoreSpec(methods={"scalearn_gated": (1e-3,), "scalearn": (6e-3,)}))
+    means = [[0.75, 0.5, 0.25], [0.25, 0.5, 0.5]]
+    for path in tmp_path.glob("**/transfer/scalearn_gated/**/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "omega": {"mean": means, "start": 2 / 3}}))
+    found = [omega for omega in load_omegas(tmp_path, "demo") if omega.method == "scalearn_gated"]
+    assert len(found) == 4
+    assert found[0].values.tolist() == [[[value] for value in layer] for layer in means]
+    assert found[0].start == pytest.approx(2.0)
+    summaries = [summary for summary in summarise(load_omegas(tmp_path, "demo")) if summary.method == "scalearn_gated"]
+    assert [summary.means for summary in summaries] == [(0.5, 0.5, 0.375)] * 2
+    path.write_text(json.dumps({**json.loads(path.read_text()), "omega": {"mean": [[0.5, 0.5]], "start": 1.0}}))
+    with pytest.raises(analysis.ResultsError, match=r"scalearn_gated.*result.json has shape \(1, 2, 1\), which does not fit 3 sources"):
+        load_omegas(tmp_path, "demo")
+
+
 def test_variants_of_a_method_are_summarised_apart(tmp_path: Path) -> None:
     for sweep, dropout in (("one", 0.0), ("two", 0.3)):
         build_store(tmp_path, StoreSpec(sweep=sweep, methods={"scalearn": (6e-3,)}, settings={"scalearn": {"omega_dropout": dropout}}))

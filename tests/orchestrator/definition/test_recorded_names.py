@@ -25,7 +25,7 @@ RECORDED = {
     "probing": (2248, "5fbd15116cc8aca0"),
     "probing_pairs": (1723, "4829f401515da543"),
     "quickstart": (111, "028e19a62bba401d"),
-    "quickstart_all": (107, "54da2b01f1555bd9"),
+    "quickstart_all": (115, "0e66cf288eb32a82"),
     "quickstart_lora": (93, "d4c368afd24f0074"),
     "super_glue": (742, "f860a726819018c2"),
     "super_glue_large": (280, "44f4984febc42a88"),

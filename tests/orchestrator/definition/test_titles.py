@@ -61,7 +61,7 @@ def test_params_and_tables_call_and_order_every_method_alike(
         assert titles[titles.index(mine) - 1 : titles.index(mine) + 2] == ["Adapter (joint)", mine, "ProPETL (joint)"]
 
 
-LATER = {"lora", "source_average", "best_source", "task_arithmetic", "ties", "dare_ties", "lorahub"}
+LATER = {"lora", "source_average", "best_source", "task_arithmetic", "ties", "dare_ties", "lorahub", "scalearn_gated", "sources_unfrozen"}
 """Methods that no results have which do not say their names."""
 
 

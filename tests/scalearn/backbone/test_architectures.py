@@ -178,7 +178,7 @@ def test_adapterfusion_computes_as_in_the_library(pair: tuple[Any, Any, SourceAd
         model.delete_adapter_fusion("attention")
 
 
-@pytest.mark.parametrize("method", [*VARIANTS, "adapterfusion"])
+@pytest.mark.parametrize("method", [*VARIANTS, "adapterfusion", "scalearn_gated", "sources_unfrozen"])
 def test_built_method_holds_the_parameters_that_its_formula_counts(method: str, pair: tuple[Any, Any, SourceAdapters]) -> None:
     _, encoder, sources = pair
     branch = branch_of(method, encoder, sources)

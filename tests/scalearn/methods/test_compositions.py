@@ -241,6 +241,40 @@ def test_finished_job_learned_its_head_alone_loads_and_scores_as_recorded(
         assert_library_alone_computes_the_same(kind, model, tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("kind", ["adapters", "loras"])
+def test_unfrozen_sources_begin_as_their_sum_at_two_over_their_number_and_all_learn(kind: str, request: pytest.FixtureRequest) -> None:
+    given = request.getfixturevalue(kind)
+    branch, fixed = branch_of("sources_unfrozen", given), branch_of("scalearn_fixed", given, omega=(2 / 3,) * 3)
+    torch.testing.assert_close(states_of(given[0], branch), states_of(given[0], fixed), atol=1e-5, rtol=1e-5)
+    (given[0](batch(), [branch], [RowBlock(*batch()["input_ids"].shape, 0)]) * torch.randn(1, 32)).sum().backward()
+    learned = branch.learned()
+    assert sum(parameter.numel() for parameter in learned.values()) == sum(parameter.numel() for parameter in branch.parameters())
+    unlearned = [name for name, parameter in learned.items() if parameter.grad is None or not parameter.grad.any()]
+    assert not unlearned
+
+
+def test_unfrozen_loras_may_be_of_unlike_rank(lora_places: tuple[Encoder, Mapping[str, Path]], tmp_path: Path) -> None:
+    encoder, places = lora_places
+    save_lora(encoder, tmp_path, rank=2)
+    given = encoder, load_source_adapters(encoder, {"a": places["a"], "small": tmp_path})
+    branch = branch_of("sources_unfrozen", given)
+    assert branch.shape.rank == 4 + 2
+    expected = states_of(encoder, branch_of("scalearn_fixed", given, omega=(1.0, 1.0)))
+    torch.testing.assert_close(states_of(encoder, branch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_job_of_unfrozen_sources_leaves_one_ordinary_module(backbone: str, trained: tuple[str, dict[str, Path]], tmp_path: Path) -> None:
+    kind, places = trained
+    outcome = run(transfer("sources_unfrozen", backbone, kind), tmp_path, places)
+    assert outcome.error is None, outcome.error
+    left, model = result(tmp_path), scalearn.load_model(tmp_path, scalearn.load_backbone(backbone), places)
+    assert left["parameters"]["transfer"] == sum(parameter.numel() for parameter in model.branch.parameters())
+    assert model.evaluate(TASK[0]) == pytest.approx(left["scores"]["domains/apple"]["test"], rel=1e-5)
+    assert_library_alone_computes_the_same(kind, model, tmp_path / "adapter")
+    with pytest.raises(UserError, match="left an ordinary adapter already"):
+        fold(model)
+
+
 def assert_library_alone_computes_the_same(kind: str, model: Any, directory: Path) -> None:
     inputs = model.tokenise(["What the other library computes.", "The same."])
     plain: Any = plain_model(model.encoder) if kind == "lora" else AutoAdapterModel.from_pretrained(model.spec.backbone)

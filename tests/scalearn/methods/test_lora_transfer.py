@@ -197,7 +197,7 @@ def test_fusion_over_loras_is_refused_in_one_sentence(encoder: Encoder, given: G
     with pytest.raises(UserError) as error:
         branch_of("adapterfusion", encoder, given.sources, {})
     able = "adaptersoup, source_average, best_source, task_arithmetic, ties, dare_ties, lorahub, scalearn, scalearn_uniform, scalearn_pp, "
-    able += "scalearn_uniform_pp, scalearn_mean, scalearn_softmax, scalearn_fixed"
+    able += "scalearn_uniform_pp, scalearn_mean, scalearn_softmax, scalearn_fixed, scalearn_gated, sources_unfrozen"
     assert str(error.value) == f"Method 'adapterfusion' combines bottleneck adapters, not LoRAs: take one of {able}."
     assert {key for key, method in METHODS.items() if method.takes_lora} == set(able.split(", "))
 
@@ -238,7 +238,9 @@ def transfer(method: str, backbone: str, seed: int, settings: Mapping[str, Any] 
 def test_pack_goes_the_way_of_each_job_alone(shared: bool, precision: str, backbone: str, trained: dict[str, Path], tmp_path: Path) -> None:
     kinds: list[tuple[str, Mapping[str, Any]]] = [(method, {}) for method in VARIANTS if method != "scalearn_fixed"]
     configs = [transfer(method, backbone, seed, settings) for seed, (method, settings) in enumerate(kinds)]
-    configs += [transfer(method, backbone, 11) for method in ("source_average", "dare_ties", "lorahub")]
+    configs += [
+        transfer(method, backbone, 11) for method in ("source_average", "dare_ties", "lorahub", "scalearn_gated", "sources_unfrozen")
+    ]
     configs += [transfer("scalearn_fixed", backbone, 7, {"omega": (0.4, 0.8)}), job("adapter", TASK, backbone, patience=None, epochs=2)]
     configs += [job("lora", TASK, backbone, seed=3, patience=None, epochs=2)]
     configs = [replace(each, optimisation=replace(each.optimisation, precision=precision)) for each in configs]  # type: ignore[arg-type]

@@ -21,11 +21,12 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
 from scalearn.errors import UserError
+from scalearn.formats.adapter_tensors import exact_reduction
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.heads import Head, HeadConfig
 from scalearn.layers.omega import OmegaConfig
 from scalearn.methods.scaling import ScalingBranch
-from scalearn.model.export import exact_reduction, export_adapter, fold
+from scalearn.model.export import export_adapter, fold
 from scalearn.model.model import TransferModel, load_model
 from scalearn.model.transfer_files import HeadSpec, TransferSpec
 from tests.scalearn.helpers.graphs import train_graph

@@ -56,7 +56,7 @@ def test_evaluation_leaves_the_callers_accelerator_as_it_is(backbone: LoadedBack
     assert model.training
 
 
-@pytest.mark.parametrize("method", ["scalearn", "propetl", "adapterfusion", "hyperformer"])
+@pytest.mark.parametrize("method", ["scalearn", "scalearn_gated", "propetl", "adapterfusion", "hyperformer"])
 def test_model_is_copied_and_pickled_in_the_midst_of_training(method: str, backbone: LoadedBackbone) -> None:
     model = attached(backbone, method).train()
     inputs = model.tokenise(TEXTS)
@@ -112,7 +112,7 @@ def test_head_drops_what_the_backbone_says_unless_told(tokenizer: PreTrainedToke
     assert attached(backbone, "adapter", dropout=0.2).head.dropout == 0.2
 
 
-@pytest.mark.parametrize("method", ["scalearn", "adapterfusion"])
+@pytest.mark.parametrize("method", ["scalearn", "scalearn_gated", "adapterfusion"])
 def test_converted_branch_takes_its_sources_along_and_leaves_them_to_others(method: str, backbone: LoadedBackbone) -> None:
     model = attached(backbone, method)
     first = model.branch

@@ -42,6 +42,7 @@ METHODS = {
     "scalearn_mean": {},
     "scalearn_softmax": {},
     "scalearn_fixed": {"omega": (0.4, 0.6)},
+    "scalearn_gated": {},
     "adapterfusion": {},
 }
 

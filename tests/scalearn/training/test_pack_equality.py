@@ -46,6 +46,8 @@ MIXED: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("ties", {}, {"learning_rate": 2e-2}),
     ("dare_ties", {"density": 0.5}, {"learning_rate": 6e-3}),
     ("lorahub", {"search_rows": 12, "search_evaluations": 10}, {"learning_rate": 1e-2}),
+    ("scalearn_gated", {}, {"learning_rate": 6e-3, "weight_decay": 0.1}),
+    ("sources_unfrozen", {}, {"learning_rate": 3e-3}),
 )
 """Variants, ablations, AdapterFusion, a probe and other compositions, with different rates, settings and, by position, seeds; the fifth on
 few-shot rows."""
