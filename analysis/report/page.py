@@ -15,6 +15,7 @@ from analysis.reading.files import Folder
 from analysis.reading.names import short_name
 from analysis.reading.records import Record
 from analysis.report.job_details import detailed, job_details
+from analysis.report.questions import Question
 from analysis.report.results import Results
 from analysis.report.summary import findings, omega_findings
 from analysis.tables.grid import Grid, printable, printable_lines
@@ -41,7 +42,10 @@ def render_page(results: Results, folder: Folder, light: Mapping[str, bytes], da
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     jobs = results.tables.get("jobs")
     places = detailed(results.records, [node for row in results.table.rows for cell in row.cells for node in cell.jobs])
-    side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs"}
+    asked = {question.name for question in results.questions}
+    side = {name: Markup(to_html(grid)) for name, grid in results.tables.items() if name != "jobs" and name not in asked}
+    pictures = {plot.name: _embedded(plot, light[plot.name], dark[plot.name]) for plot in results.plots}
+    questions = [_answered(question, pictures) for question in results.questions]
     return environment.get_template("report.html.j2").render(
         sweep=results.sweep,
         backbones=", ".join(results.table.backbones),
@@ -53,7 +57,8 @@ def render_page(results: Results, folder: Folder, light: Mapping[str, bytes], da
         main=Markup(to_html(results.main, places)),
         filters=_filters(results),
         side=side,
-        plots=[_embedded(plot, light[plot.name], dark[plot.name]) for plot in results.plots],
+        questions=questions,
+        plots=list(pictures.values()),
         failures=[_failure(record) for record in results.failures],
         blocked=[record for record in results.records if record.state == "blocked"],
         jobs=Markup(to_html(_first_rows(jobs), places)) if jobs else "",
@@ -117,6 +122,19 @@ def _command(record: Record) -> str:
 
 def _failure(record: Record) -> dict[str, Any]:
     return {"node": record.node, "error": record.error, "attempts": record.attempts, "traceback": f"{record.node}/traceback.txt"}
+
+
+def _answered(question: Question, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Return a question for the template. Its plots stand with it, not with the others."""
+    plots = [pictures.pop(plot.name) for plot in question.plots]
+    sentences = [_inline(line) for line in question.sentences]
+    return {
+        "name": question.name,
+        "title": question.title,
+        "sentences": sentences,
+        "plots": plots,
+        "table": Markup(to_html(question.table)),
+    }
 
 
 def _embedded(plot: Plot, light: bytes, dark: bytes) -> dict[str, Any]:

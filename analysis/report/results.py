@@ -1,7 +1,7 @@
 """All that a report, a notebook or a tracking server shows of one sweep, computed once."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +11,10 @@ from analysis.plots import Plot
 from analysis.published import published_scores
 from analysis.reading.history import history_of, spans_of
 from analysis.reading.load import StoredSweep
+from analysis.reading.names import Names
 from analysis.reading.records import Record, SweepInfo
 from analysis.reading.selection import Rule
+from analysis.report.questions import Question, questions
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 from analysis.tables.grid import Grid, layout
@@ -20,6 +22,7 @@ from analysis.tables.grids import comparison_grid, difference_grid, job_grid, le
 from analysis.tables.omega import OmegaSummary, behind, omegas_of, summarise
 from analysis.tables.pareto import pareto_grid
 from analysis.tables.render import spreadsheet_text, to_csv, to_html, to_latex, to_markdown
+from analysis.tables.stacks import stack_scores
 
 VARIED = ("learning_rate", "few_shot", "train_share", "source_count")
 """Columns against which scores are plotted if a sweep varies them."""
@@ -44,6 +47,8 @@ class Results:
     differences: pd.DataFrame
     omegas: tuple[OmegaSummary, ...]
     plots: tuple[Plot, ...]
+    questions: tuple[Question, ...] = ()
+    """What the sweep tells about sources. Their tables and plots are among the others too."""
     failures: tuple[Record, ...] = field(default=())
     """Failed jobs."""
 
@@ -72,7 +77,10 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     differences = statistics.differences(table, reference)
     ranks = statistics.ranks(table)
     nodes = [node for row in table.rows for node in row.nodes]
-    omegas = omegas_of(folder, records, behind(table))
+    shown, scores = behind(table), stack_scores(frame)
+    learned = omegas_of(folder, records, [*{*shown, *scores["node"]}])
+    asked = tuple(questions(scores, learned, Names.of(frame)))
+    omegas = [replace(omega, variant=shown[omega.node]) for omega in learned if omega.node in shown]
     summaries = tuple(summarise(omegas))
     history = history_of(folder, records)
     metrics = ["loss", *dict.fromkeys(metric for metric in table.metrics if metric)]
@@ -82,6 +90,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
         plots.critical_difference(ranks),
         *(plots.score_against(frame, column, rule=rule) for column in VARIED),
         plots.probing_grid(frame),
+        *(plot for question in asked for plot in question.plots),
         *plots.omega_heat_maps(omegas),
         *plots.omega_layer_maps(omegas),
         *(plots.learning_curves(history, nodes, metric, table.targets) for metric in metrics),
@@ -93,6 +102,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
         "comparisons": comparison_grid(table, reference),
         "pareto": pareto_grid(frame),
         "ranks": rank_grid(ranks),
+        **{question.name: question.table for question in asked},
         "omegas": omega_grid(summaries),
         "jobs": job_grid(frame),
     }
@@ -109,6 +119,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
         differences=differences,
         omegas=summaries,
         plots=tuple(plot for plot in drawn if plot is not None),
+        questions=asked,
         failures=tuple(record for record in records if record.state == "failed"),
     )
 

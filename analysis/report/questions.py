@@ -1,0 +1,76 @@
+"""The questions about sources that a sweep's jobs answer, each with its sentences, tables and plots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.plots.sources import gain_plots, interference_plot, quality_plot
+from analysis.plots.style import Plot
+from analysis.reading.names import Names
+from analysis.tables import gains, interference, omega_patterns, quality
+from analysis.tables.grid import Grid
+from analysis.tables.omega import Omega
+from analysis.tables.stacks import largest
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, as far as the sweep answers it."""
+
+    name: str
+    """Its place in the page, and the name of its table's file."""
+    title: str
+    sentences: tuple[str, ...]
+    """Markdown, each with its numbers."""
+    table: Grid
+    plots: tuple[Plot, ...] = ()
+
+
+def questions(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> list[Question]:
+    """Return the questions for which a sweep holds the jobs.
+
+    Args:
+        scores: As `stack_scores` returns them.
+        omegas: The coefficients that these jobs learned.
+        names: Names of methods and tasks.
+    """
+    asked = [_interference(scores, names), _gains(scores, omegas, names), _patterns(scores, omegas), _quality(scores, omegas, names)]
+    return [question for question in asked if question is not None]
+
+
+def _interference(scores: pd.DataFrame, names: Names) -> Question | None:
+    found = interference.interference(scores, names)
+    plot = interference_plot(found, names)
+    if plot is None:
+        return None
+    told = tuple(interference.sentence(entry, names) for entry in found)
+    return Question("interference", "How many sources are enough", told, interference.interference_grid(found, names), (plot,))
+
+
+def _gains(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> Question | None:
+    found = gains.gains(scores, names)
+    if found.empty:
+        return None
+    told = [gains.sentence(kind, title, pairs, names) for kind, title, pairs in gains.matrices(found)]
+    told += gains.agreement_sentences(gains.omega_agreement(found, scores, omegas, names), names)
+    return Question("gains", "Who helps whom", tuple(told), gains.gain_grid(found, names), tuple(gain_plots(found, names)))
+
+
+def _patterns(scores: pd.DataFrame, omegas: Sequence[Omega]) -> Question | None:
+    spoilt, whole = quality.spoilt(scores), largest(scores)
+    told = [omega for omega in omegas if omega.node in whole or omega.node in spoilt]
+    found = omega_patterns.patterns(told, spoilt)
+    if not found:
+        return None
+    sentences = tuple(map(omega_patterns.sentence, found))
+    return Question("patterns", "Patterns in omega, against chance", sentences, omega_patterns.pattern_grid(found))
+
+
+def _quality(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> Question | None:
+    if (scores["quality"] == "").all():
+        return None
+    lost, by_quality = quality.losses(scores, names), quality.omega_by_quality(scores, omegas)
+    plot = quality_plot(by_quality)
+    told = tuple(quality.sentences(lost, by_quality, names))
+    return Question("quality", "Unequal sources", told, quality.quality_grid(lost, names), () if plot is None else (plot,))
