@@ -1,14 +1,16 @@
-"""The questions about sources that a sweep's jobs answer, each with its sentences, tables and plots."""
+"""The questions about sources and methods that a sweep's jobs answer, each with its sentences, tables and plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.plots.ladder import ladder_plot
 from analysis.plots.sources import gain_plots, interference_plot, quality_plot
 from analysis.plots.style import Plot
 from analysis.reading.names import Names
-from analysis.tables import gains, interference, omega_patterns, quality
+from analysis.tables import gains, interference, ladder, omega_patterns, quality
+from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import Grid
 from analysis.tables.omega import Omega
 from analysis.tables.stacks import largest
@@ -37,6 +39,21 @@ def questions(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> li
     """
     asked = [_interference(scores, names), _gains(scores, omegas, names), _patterns(scores, omegas), _quality(scores, omegas, names)]
     return [question for question in asked if question is not None]
+
+
+def questions_of_methods(table: BenchmarkTable) -> list[Question]:
+    """Return the questions that a sweep's table answers."""
+    asked = [_ladder(table)]
+    return [question for question in asked if question is not None]
+
+
+def _ladder(table: BenchmarkTable) -> Question | None:
+    found = ladder.ladder(table)
+    if found is None:
+        return None
+    plot = ladder_plot(found, table)
+    title = "What scaling could reach"
+    return Question("ladder", title, (ladder.sentence(found),), ladder.ladder_grid(found, table), () if plot is None else (plot,))
 
 
 def _interference(scores: pd.DataFrame, names: Names) -> Question | None:

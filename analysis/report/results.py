@@ -14,7 +14,7 @@ from analysis.reading.load import StoredSweep
 from analysis.reading.names import Names
 from analysis.reading.records import Record, SweepInfo
 from analysis.reading.selection import Rule
-from analysis.report.questions import Question, questions
+from analysis.report.questions import Question, questions, questions_of_methods
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 from analysis.tables.grid import Grid, layout
@@ -48,7 +48,7 @@ class Results:
     omegas: tuple[OmegaSummary, ...]
     plots: tuple[Plot, ...]
     questions: tuple[Question, ...] = ()
-    """What the sweep tells about sources. Their tables and plots are among the others too."""
+    """What the sweep tells about sources and methods. Their tables and plots are among the others too."""
     failures: tuple[Record, ...] = field(default=())
     """Failed jobs."""
 
@@ -79,7 +79,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     nodes = [node for row in table.rows for node in row.nodes]
     shown, scores = behind(table), stack_scores(frame)
     learned = omegas_of(folder, records, [*{*shown, *scores["node"]}])
-    asked = tuple(questions(scores, learned, Names.of(frame)))
+    asked = (*questions(scores, learned, Names.of(frame)), *questions_of_methods(table))
     omegas = [replace(omega, variant=shown[omega.node]) for omega in learned if omega.node in shown]
     summaries = tuple(summarise(omegas))
     history = history_of(folder, records)

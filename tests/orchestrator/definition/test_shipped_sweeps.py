@@ -59,6 +59,16 @@ def test_interference_plans_nested_subsets_with_and_without_the_targets_own():
     assert len(jobs) == sum(counts.values()) == 672
 
 
+def test_ladder_plans_three_seeds_of_each_rung_on_the_same_sources():
+    graph = Sweep.load("ladder").expand()
+    jobs = plan("ladder", graph).to_json()["jobs"]
+    rungs = ("scalearn_fixed", *TWO_STAGE, "scalearn_gated", "sources_unfrozen")
+    assert jobs["by_stage"] == {"source": 8, "single": 16 + 24, "transfer": 24 * len(rungs)}
+    assert jobs["by_method"] == dict.fromkeys(rungs, 24)
+    assert len({job.parents for job in graph if job.config.stage == "transfer"}) == 1
+    assert {job.config.settings["omega"] for job in graph if job.config.method == "scalearn_fixed"} == {(2 / 8,) * 8}
+
+
 def test_leave_one_out_plans_the_whole_stack_and_each_that_lacks_one():
     jobs = plan("leave_one_out", Sweep.load("leave_one_out").expand()).to_json()["jobs"]
     assert jobs["by_stage"] == {"source": 8, "transfer": 8 * 3 * (1 + 8)}
