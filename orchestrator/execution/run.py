@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,19 @@ _RAY_COPIES = "/runtime_resources/working_dir_files/"
 """Where Ray unpacks what `ray job submit --working-dir` uploads."""
 _TRACKING_PATIENCE = 600.0
 _TRACKING_PATIENCE_INTERRUPTED = 0.5
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run of a sweep: what to run, where, and how."""
+
+    sweep: Sweep
+    graph: Graph
+    """The jobs to run: all of the sweep's, or those that the options name."""
+    store: Store
+    options: Options
+    console: Console
+    signals: Signals
 
 
 def run_sweep(sweep: Sweep, store: Store, options: Options, console: Console) -> int:
@@ -119,21 +133,11 @@ def _run(sweep: Sweep, store: Store, options: Options, console: Console, signals
     content = rounds.content()
     with Journal(store, sweep.name, graph, content=content) as journal:  # first of all: it tells other drivers what this run needs
         refuse_name(store, sweep.name, content)
-        return _run_named(sweep, rounds, graph, store, target, options, journal, console, signals, notifier)
+        return _run_named(Launch(sweep, graph, store, options, console, signals), rounds, target, journal, notifier)
 
 
-def _run_named(
-    sweep: Sweep,
-    rounds: Rounds,
-    graph: Graph,
-    store: Store,
-    target: Target,
-    options: Options,
-    journal: Journal,
-    console: Console,
-    signals: Signals,
-    notifier: Notifier,
-) -> tuple[int, str]:
+def _run_named(launch: Launch, rounds: Rounds, target: Target, journal: Journal, notifier: Notifier) -> tuple[int, str]:
+    sweep, graph, store, options, console = launch.sweep, launch.graph, launch.store, launch.options, launch.console
     full = rounds.expanded.graph  # it grows, if all of it is run
     if kept := keep_apart(sweep.name, full, store):
         _warn(console, f"Another sweep named {sweep.name!r}, with other jobs, was run into this store: its manifest is now {kept}.json.")
@@ -161,16 +165,14 @@ def _run_named(
     report, left, remark = None, 0, ""
     try:
         grow()  # an earlier run may have ended between two rounds
-        code, remark = _run_pending(
-            sweep, graph, store, options, tracker, [journal.listen, notifier.listen], journal.heartbeat, console, signals, grow
-        )
+        code, remark = _run_pending(launch, tracker, [journal.listen, notifier.listen], journal.heartbeat, grow)
         store.check_reachable(patient=True)  # otherwise every later step would wait for the store again
         name = own_name(sweep.name, full, store)
         write_manifest(sweep, full, store, target.uri, None, name)
         report = show_results(store, name, console, folder.with_name(name))
         left = _finish_tracking(tracker, code, report)
     except (KeyboardInterrupt, StoreUnavailable) as error:
-        if isinstance(error, StoreUnavailable) and signals.received is None:
+        if isinstance(error, StoreUnavailable) and launch.signals.received is None:
             raise
         code = INTERRUPTED
         left = _finish_tracking(tracker, code, None)
@@ -195,18 +197,10 @@ def _check_data(sweep: Sweep, graph: Graph) -> None:
 
 
 def _run_pending(
-    sweep: Sweep,
-    graph: Graph,
-    store: Store,
-    options: Options,
-    tracker: Tracker,
-    listeners: "list[Listener]",
-    heartbeat: Heartbeat,
-    console: Console,
-    signals: Signals,
-    grow: Callable[[], list[str]],
+    launch: Launch, tracker: Tracker, listeners: "list[Listener]", heartbeat: Heartbeat, grow: Callable[[], list[str]]
 ) -> tuple[int, str]:
     """Run the jobs that are not done. Return the exit code of a run that nothing interrupted, and what is left where its budget did."""
+    sweep, graph, store, options, console = launch.sweep, launch.graph, launch.store, launch.options, launch.console
     begun = time.monotonic()
     untracked = tracker.untracked(node for node, state in graph.states.items() if state == "cached")
     for node in untracked:
@@ -255,7 +249,7 @@ def _run_pending(
         shown = console if options.progress else Console(quiet=True)
         with ProgressDisplay(graph, shown, partial(read_running, store)) as progress:
             listeners = [progress.listen, tracker.listen, *listeners]
-            unfinished = run_graph(graph, settings, heartbeat, signals=signals, listeners=listeners, announce=announce, grow=grow)
+            unfinished = run_graph(graph, settings, heartbeat, signals=launch.signals, listeners=listeners, announce=announce, grow=grow)
     except RayLost as error:
         _warn(console, str(error))
     if unfinished is not None:
