@@ -10,7 +10,10 @@ from typing import Any
 from analysis.reading.records import Record, record_of
 from scalearn.files.json_files import decode
 
-JOB_TAG, RESULT_TAG = "record.job", "record.result"
+JOB_TAG, RESULT_TAG = "mlflow.scalearn.job", "mlflow.scalearn.result"
+"""MLflow's pages show no tag that begins with `mlflow.`, so these do not stand before those by which people filter."""
+_BEFORE = {JOB_TAG: "record.job", RESULT_TAG: "record.result"}
+"""The tags' names in databases of earlier versions."""
 PART = 4000
 """Characters per tag. Every MLflow server accepts so many."""
 MANIFEST_ARTIFACT = "manifest.json"
@@ -58,6 +61,7 @@ def _parts(name: str, value: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _join(name: str, tags: Mapping[str, str]) -> dict[str, Any] | None:
+    name = name if name in tags else _BEFORE[name]
     if name not in tags:
         return None
     try:

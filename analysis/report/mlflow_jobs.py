@@ -11,9 +11,14 @@ from analysis.tables.grid import percent
 
 VIEW_TAG = "mlflow.sharedViewState."
 """Prefix of an experiment's tags in which MLflow's own pages keep saved and shared views."""
-VIEWS = {"jobs": "jobs, best first", "methods": "by method"}
+VIEWS = {"jobs": "jobs, best first", "methods": "by method", "curves": "learning curves"}
 """Saved views of a sweep's experiment: key, and what the view shows."""
+CHOSEN = "chosen"
+"""Tag of the jobs that the sweep's table shows."""
 JOBS, SCORE = "tags.kind = 'job'", "metrics.`test_score`"
+IN_TABLE = f"{JOBS} and tags.{CHOSEN} = 'true'"
+_CURVES = ("train_loss", "validation/loss", *(f"validation/{name}" for name in ("accuracy", "macro_f1", "f1", "matthews", "pearson")))
+"""What the curves' view draws first; MLflow hides charts without values, and adds one for each further metric."""
 _COLUMNS = ("tags.`method`", "tags.`target`", "tags.`stage`", "tags.`seed`", "tags.`learning_rate`", "tags.`state`", SCORE)
 
 
@@ -27,7 +32,8 @@ def experiment_description(sweep: str) -> str:
         "| `method` | row of the benchmark table |\n"
         "| `target` | task that the job serves |\n"
         "| `seed`, `learning_rate` | what else tells jobs apart |\n"
-        "| `parents` | jobs whose adapters it builds on |\n\n"
+        "| `parents` | jobs whose adapters it builds on |\n"
+        "| `chosen` | `true`: the table shows the job, since validation chose its learning rate; set at the end of a run |\n\n"
         "Filter, for example, with `tags.kind = 'job' and tags.method = 'scalearn' and tags.target = 'glue/rte'`; group by tag `method`. "
         "`test_score` is the score that the table reports, at the epoch that validation chose; it chooses nothing itself.\n"
     )
@@ -58,15 +64,40 @@ def run_description(record: Record) -> str:
 def saved_views() -> dict[str, str]:
     """Return the tags of the experiment: its kind, and its saved views.
 
-    One view has the jobs with the columns that tell them apart. The other groups them by method.
+    One view has the jobs of each target with the columns that tell them apart, best first. One has the jobs of the table by method, so
+    that its averages are the table's. One draws the learning curves of these.
     """
-    view: dict[str, Any] = {"searchFilter": JOBS, "orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
-    groups = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]}
-    return {
-        "mlflow.experimentKind": "custom_model_development",
-        f"{VIEW_TAG}jobs": json.dumps(view),
-        f"{VIEW_TAG}methods": json.dumps({**view, "groupBy": groups}),
+    common = {"orderByKey": SCORE, "orderByAsc": False, "selectedColumns": _COLUMNS}
+    in_table = {**common, "searchFilter": IN_TABLE, "groupBy": _grouped("method", "average")}
+    views: dict[str, dict[str, Any]] = {
+        "jobs": {**common, "searchFilter": JOBS, "groupBy": _grouped("target", "max")},
+        "methods": in_table,
+        "curves": {**in_table, **_charts()},
     }
+    return {"mlflow.experimentKind": "custom_model_development"} | {f"{VIEW_TAG}{key}": json.dumps(views[key]) for key in VIEWS}
+
+
+def _grouped(tag: str, function: str) -> dict[str, Any]:
+    return {"aggregateFunction": function, "groupByKeys": [{"mode": "tag", "groupByData": tag}]}
+
+
+def _charts() -> dict[str, Any]:
+    """Return the charts of the view of curves, in the form in which MLflow's own pages save theirs."""
+    made = {"deleted": False, "isGenerated": False}
+    axes = {
+        "xAxisKey": "metric",
+        "selectedXAxisMetricKey": "epoch",
+        "xAxisScaleType": "linear",
+        "yAxisKey": "metric",
+        "scaleType": "linear",
+    }
+    charts = [
+        {"type": "LINE", "uuid": name, "metricSectionId": "curves", "metricKey": name, "selectedMetricKeys": [name], "lineSmoothness": 0}
+        | {"useGlobalLineSmoothing": False, "useGlobalXaxisKey": False, "yAxisExpressions": [], "runsCountToCompare": 10, **axes, **made}
+        for name in _CURVES
+    ]
+    section = {"uuid": "curves", "name": "Learning curves", "display": True, "isReordered": False, **made}
+    return {"compareRunCharts": charts, "compareRunSections": [section]}
 
 
 def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
@@ -79,6 +110,8 @@ def view_links(base: str, experiment_id: str, tags: Mapping[str, str]) -> dict[s
     """
     runs = _runs_page(base, experiment_id)
     saved = {what: f"{runs}&viewStateShareKey={key}" for key, what in VIEWS.items() if f"{VIEW_TAG}{key}" in tags}
+    if VIEWS["curves"] in saved:
+        saved[VIEWS["curves"]] += "&compareRunsMode=CHART"
     return saved or {VIEWS["jobs"]: ui_link(base, experiment_id)}
 
 

@@ -59,7 +59,9 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
         light = write_plots(results, folder / "plots")
         dark = {plot.name: plot.render("svg", "dark") for plot in results.plots}
         (folder / PAGE).write_text(render_page(results, stored.folder, light, dark), encoding="utf-8")
-        summary = {"mark": mark, "metrics": sweep_metrics(results.table), "description": sweep_description(results)}
+        chosen = sorted(set(results.frame.loc[results.frame["chosen"], "node"]))
+        about = {"metrics": sweep_metrics(results.table), "description": sweep_description(results), "chosen": chosen}
+        summary = {"mark": mark, **about}
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -67,7 +69,7 @@ def write_report_of(stored: StoredSweep, folder: Path, *, rule: Rule = "validati
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the summary of a whole report: `mark`, `metrics` and `description`. It is empty if there is none."""
+    """Return the summary of a whole report: `mark`, `metrics`, `description`, and the jobs of the table, `chosen`. Empty: there is none."""
     try:
         return decode((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """The runs of one sweep in MLflow: found or created by node, never twice. Imports MLflow, which takes seconds."""
 
+import json
 import logging
 import time as clock
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +10,12 @@ from typing import Any
 
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from analysis.reading.mlflow_records import MANIFEST_ARTIFACT, UNFINISHED, ending_tags, job_tags, record_from_tags
-from analysis.report.mlflow_jobs import experiment_description, run_description, saved_views
-from orchestrator.tracking.run_facts import MetricValue
+from analysis.report.mlflow_jobs import CHOSEN, VIEW_TAG, experiment_description, run_description, saved_views
+from orchestrator.tracking.run_facts import MetricValue, SplitRows
 from orchestrator.tracking.tracking_file import create_tracking_file, take_artifacts_along
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -44,6 +45,8 @@ class JobRun:
     """`opening` until the parameters are logged, then `running`, `succeeded` or `failed`."""
     step: int
     """Step of the last history record that was logged."""
+    chosen: bool = False
+    """Whether the sweep's table showed the job when a report was logged last."""
 
     def is_of_earlier_training(self, started: str, store: str) -> bool:
         """Tell whether the same store has trained the job anew since this run."""
@@ -141,6 +144,30 @@ class SweepRuns:
         self._client.log_batch(job.run_id, tags=[RunTag(STEP, str(step))])
         job.step = step
 
+    def log_data(self, job: JobRun, splits: Sequence[SplitRows]) -> None:
+        """Log which rows a job has read. MLflow keeps one of two equal data sets."""
+        data = [
+            DatasetInput(
+                Dataset(each.task, each.digest, "local", json.dumps({"uri": each.origin}), profile=json.dumps({"num_rows": each.rows})),
+                [InputTag("mlflow.data.context", each.split)],
+            )
+            for each in splits
+        ]
+        if data:
+            self._client.log_inputs(job.run_id, datasets=data)
+
+    def mark_chosen(self, chosen: Mapping[str, bool]) -> None:
+        """Tag the jobs that the sweep's table shows, and take the tag from those that it showed before.
+
+        Args:
+            chosen: Whether it shows a job, for each of the sweep's jobs.
+        """
+        for node, shown in chosen.items():
+            job = self.jobs.get(node)
+            if job is not None and job.chosen != shown:
+                self._client.set_tag(job.run_id, CHOSEN, str(shown).lower())
+                job.chosen = shown
+
     def close_job(
         self, job: JobRun, node: str, time: float, record: Mapping[str, Any], result: Mapping[str, Any] | None, marker: Mapping[str, Any]
     ) -> None:
@@ -231,8 +258,10 @@ class SweepRuns:
             self._client.restore_experiment(found.experiment_id)
         tags = {NOTE: experiment_description(self._sweep), **saved_views()}
         if found is not None:
-            for key in tags.keys() - found.tags.keys():
-                self._client.set_experiment_tag(found.experiment_id, key, tags[key])
+            for key, value in tags.items():
+                # What a person has changed stays, such as the description. Nobody edits our views: saving one makes another.
+                if key not in found.tags or (key.startswith(VIEW_TAG) and found.tags[key] != value):
+                    self._client.set_experiment_tag(found.experiment_id, key, value)
             return str(found.experiment_id)
         try:
             return str(self._client.create_experiment(name, None if artifacts is None else artifacts.as_uri(), tags=tags))
@@ -272,4 +301,5 @@ def _record_tags(node: str, record: Mapping[str, Any], ending: Mapping[str, str]
 def _job_run(run: Run) -> JobRun:
     tags = run.data.tags
     step = tags.get(STEP, "")
-    return JobRun(run.info.run_id, tags.get(STARTED, ""), tags.get(STORE, ""), tags.get(STATE, ""), int(step) if step.isdigit() else -1)
+    done = int(step) if step.isdigit() else -1
+    return JobRun(run.info.run_id, tags.get(STARTED, ""), tags.get(STORE, ""), tags.get(STATE, ""), done, tags.get(CHOSEN) == "true")

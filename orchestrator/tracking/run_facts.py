@@ -1,5 +1,8 @@
-"""The content of a job's files as values, tags and parameters of its MLflow run. Pure Python."""
+"""The content of a job's files as values, tags, data sets and parameters of its MLflow run. Pure Python."""
 
+import hashlib
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,19 @@ class MetricValue:
     """Seconds since 1970."""
     step: int
     """Optimiser steps."""
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The rows of one split of a task that a job has read."""
+
+    task: str
+    split: str
+    origin: str
+    """What identifies the rows that they were taken from."""
+    digest: str
+    """16 hexadecimal digits that stand for origin, split and what of it was taken."""
+    rows: int
 
 
 def history_metrics(path: Path, after: int) -> list[MetricValue]:
@@ -72,8 +88,8 @@ def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
         stage: The stage under which it is listed.
         record: Content of `job.json`.
     """
-    config = job.config
-    commit = (record.get("provenance") or {}).get("git_commit")
+    config, provenance = job.config, record.get("provenance") or {}
+    commit, command = provenance.get("git_commit"), provenance.get("argv")
     return {
         "path": job.path,
         "fingerprint": job.fingerprint,
@@ -85,7 +101,31 @@ def tags(job: Job, stage: str, record: Mapping[str, Any]) -> dict[str, str]:
         "benchmark": config.benchmark,
         "backbone": config.backbone,
         "parents": ",".join(parent.node for parent in job.parents),
-    } | ({"mlflow.source.git.commit": str(commit)} if commit else {})
+    } | _source(command, commit)
+
+
+def _source(command: Any, commit: Any) -> dict[str, str]:
+    """Return the tags from which MLflow's columns `Source` and `Version` are: the command, and the commit of the code that ran."""
+    if not isinstance(command, list) or not command:
+        shown = {}
+    else:
+        program, *arguments = map(str, command)
+        shown = {"mlflow.source.name": shlex.join([program.rpartition("/")[2], *arguments]), "mlflow.source.type": "LOCAL"}
+    return shown | ({"mlflow.source.git.commit": str(commit)} if commit else {})
+
+
+def split_rows(job: Job, result: Mapping[str, Any]) -> Iterator[SplitRows]:
+    """Iterate over the data sets that a finished job has read: each split of each of its tasks.
+
+    Args:
+        job: The job.
+        result: Content of its `result.json`.
+    """
+    for data in job.config.data:
+        taken = json.dumps(to_plain(data), sort_keys=True, default=str)
+        for split, rows in ((result.get("rows") or {}).get(data.task) or {}).items():
+            digest = hashlib.sha256(f"{split} {taken}".encode()).hexdigest()[:16]
+            yield SplitRows(data.task, split, data.origin, digest, int(rows))
 
 
 def run_name(job: Job) -> str:

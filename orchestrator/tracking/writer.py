@@ -21,7 +21,7 @@ from orchestrator.artifacts.store import FAILED, HISTORY, JOB, RESULT, SUCCESS, 
 from orchestrator.definition.graph import DONE, Graph, State
 from orchestrator.storage.directory import size_of
 from orchestrator.tracking.ledger import Ledger
-from orchestrator.tracking.run_facts import history_metrics, parameters, result_metrics, run_name, tags
+from orchestrator.tracking.run_facts import history_metrics, parameters, result_metrics, run_name, split_rows, tags
 from orchestrator.tracking.sqlite_address import sqlite_file, sqlite_uri
 from orchestrator.watching.report import Report
 from scalearn.pauses import pause_after
@@ -240,6 +240,8 @@ class Tracker:
         report = self._report
         if report is None:
             return
+        chosen = set(report.chosen)
+        runs.mark_chosen({node: node in chosen for node in self._graph.nodes()})
         if report.mark == runs.report_mark:
             self._report = None
             return
@@ -317,6 +319,7 @@ class Tracker:
         if "error" not in marker:
             result = self._store.read_json(node, RESULT) or {}
             runs.log(run, list(result_metrics(result, when)), run.step)
+            runs.log_data(run, list(split_rows(self._graph.job(node), result)))
         runs.close_job(run, node, when, record, result, marker)
 
 

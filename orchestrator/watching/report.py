@@ -1,7 +1,7 @@
 """The end of a run: the table on the terminal, and the report in a folder."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ class Report:
     """Markdown for the sweep's run in MLflow."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Averages and scores, as fractions."""
+    chosen: Sequence[str] = ()
+    """The jobs that the sweep's table shows."""
     problem: str | None = None
     """Why there is no page, in one line. None: there is a page."""
 

@@ -8,15 +8,18 @@ import sqlite3
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
 
 import analysis
 from orchestrator.artifacts.store import Store
+from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.tracking.mlflow_runs import SweepRuns
@@ -97,6 +100,31 @@ def test_every_job_is_a_child_run_with_parameters_curves_scores_and_tags(store):
     assert run.data.metrics["test/accuracy"] == run.data.metrics["test_score"] == pytest.approx(0.74)
     assert run.data.metrics["parameters/transfer"] == 10
     assert history(store, run, "validation/accuracy") == [(10, 0.5), (20, 0.75)]
+    # The record is there, behind the prefix that MLflow's pages hide.
+    assert [name for name in run.data.tags if name.startswith("record")] == []
+    assert "mlflow.scalearn.job.0" in run.data.tags
+
+
+def test_job_is_logged_with_its_data_its_command_and_its_commit(store):
+    graph = two_stages(sources=1, targets=1)
+    run_jobs(graph, store)
+    (target,) = [job for job in graph if job.parents]
+    file = store.directory(target.node) / "job.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"provenance": {"argv": ["/opt/bin/scalearn", "run", "a b.yaml"], "git_commit": "abc"}})
+    )
+    result = store.directory(target.node) / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"rows": {"toy/t0": {"train": 8, "validation": 4}}}))
+    track(graph, store)
+    run = runs_of(store)[target.node]
+    assert run.data.tags["mlflow.source.name"] == "scalearn run 'a b.yaml'"
+    assert run.data.tags["mlflow.source.git.commit"] == "abc"
+    data = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert {split: (each.name, json.loads(each.profile)) for split, each in data.items()} == {
+        "train": ("toy/t0", {"num_rows": 8}),
+        "validation": ("toy/t0", {"num_rows": 4}),
+    }
+    assert len({each.digest for each in data.values()}) == 2
 
 
 def test_rerun_asks_nobody_and_a_lost_ledger_adds_no_duplicate(store):
@@ -335,7 +363,9 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     assert set(frame["state"]) == {"succeeded", "failed"}
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small")
-    assert {"mlflow.note.content", "mlflow.sharedViewState.jobs", "mlflow.sharedViewState.methods"} <= experiment.tags.keys()
+    assert {"mlflow.note.content", *(f"mlflow.sharedViewState.{view}" for view in ("jobs", "methods", "curves"))} <= experiment.tags.keys()
+    shown = client.search_runs([experiment.experiment_id], json.loads(experiment.tags["mlflow.sharedViewState.methods"])["searchFilter"])
+    assert {run.data.tags["node"] for run in shown} == set(frame.loc[frame["chosen"], "node"])
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"manifest.json", "report"}
     files = {file.path for folder in ("report", "report/tables") for file in client.list_artifacts(run.info.run_id, folder)}
@@ -359,6 +389,16 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     idle, left = track(mended, store, report=newer, sweep="small")
     assert (idle.run_id, left, idle.report_problem) == (run.info.run_id, 0, None)
     assert page.stat().st_mtime_ns == logged
+    # Another choice moves the tags, also where the report is there already.
+    track(mended, store, report=replace(newer, chosen=[]), sweep="small")
+    assert client.search_runs([experiment.experiment_id], "tags.chosen = 'true'") == []
+    # Views of an earlier version are replaced, the description of a person is not.
+    for key in ("mlflow.sharedViewState.methods", "mlflow.note.content"):
+        client.set_experiment_tag(experiment.experiment_id, key, "other")
+    track(mended, store, report=newer, sweep="small")
+    tags = client.get_experiment(experiment.experiment_id).tags
+    assert "chosen" in tags["mlflow.sharedViewState.methods"]
+    assert tags["mlflow.note.content"] == "other"
     client.delete_run(run.info.run_id)
     again, left = track(mended, store, report=newer, sweep="small")
     assert (left, again.report_problem) == (0, None)
@@ -381,3 +421,32 @@ def test_report_that_an_absent_server_misses_is_told_and_logged_by_the_next_run(
     tracker, left = track(graph, store, report=report)
     assert (left, tracker.report_problem) == (0, None)
     assert runs_of(store)["toy"].data.metrics == {"average/scalearn": 0.5}
+
+
+def test_tensorboard_has_every_curve_and_score_once_though_written_twice(tmp_path, monkeypatch, capsys):
+    file, store, graph = small_store(tmp_path / "small")
+    monkeypatch.chdir(file.parent)
+    assert main(["log", str(file), "--to", "tensorboard", "events"]) == 2
+    assert "No job of small has logged anything" in capsys.readouterr().err
+    run_jobs(graph, store)
+    for _ in range(2):
+        assert main(["log", str(file), "--to", "tensorboard", "events"]) == 0
+    assert f"Wrote {len(graph)} jobs" in capsys.readouterr().out
+    (target, *_) = [job for job in graph if job.parents]
+    (events,) = (file.parent / "events" / target.node).iterdir()
+    found = [(value.tag, event.step, value.simple_value) for event in events_in(events) for value in event.summary.value]
+    assert [(step, value) for tag, step, value in found if tag == "validation/accuracy"] == [(10, 0.5), (20, 0.75)]
+    assert [value for tag, _, value in found if tag == "test_score"] == pytest.approx([0.74])
+    assert "_hparams_/session_start_info" in {tag for tag, _, _ in found}
+    assert main(["log", str(file), "--to", "paper", "events"]) == 2
+    assert "--to paper: the form is tensorboard" in capsys.readouterr().err
+
+
+def events_in(file: Path) -> list[Event]:
+    """The events of a file: each is behind its length of 8 bytes and a checksum of 4, and before another checksum."""
+    content, events = file.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return events
