@@ -149,9 +149,19 @@ def read_library_head(
     return head.eval(), tuple(numbers[number] for number in sorted(numbers)) if named else None
 
 
-def save_head_inputs(directory: Path, task: str, max_length: int) -> None:
-    """Write the head's inputs beside an adapter: the task's key, and the tokens per input."""
-    (directory / _INPUTS).write_text(json.dumps({"task": task, "max_length": max_length}) + "\n", encoding="utf-8")
+def save_head_inputs(directory: Path, task: str, max_length: int, backbone: str) -> None:
+    """Write the head's inputs beside an adapter: the task's key, the tokens per input, and the backbone's name."""
+    saved = {"task": task, "max_length": max_length, "backbone": backbone}
+    (directory / _INPUTS).write_text(json.dumps(saved) + "\n", encoding="utf-8")
+
+
+def read_backbone_name(directory: Path) -> str | None:
+    """Return the name of the backbone that an adapter was trained on. None: no file of ours says it."""
+    try:
+        name = read_json(directory / _INPUTS).get("backbone")
+    except (OSError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def read_head_inputs(directory: Path) -> tuple[str, int] | None:

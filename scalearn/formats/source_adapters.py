@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters.methods.modeling import Activation_Function_Class
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -30,13 +28,13 @@ from scalearn.formats.adapterhub_layout import (
     unusable_weights,
     weights_file,
 )
+from scalearn.formats.hub_directory import download
 from scalearn.formats.library_files import tensors_of
 from scalearn.formats.lora_files import LoraSources, read_loras
 from scalearn.formats.peft_layout import WEIGHTS as LORA_WEIGHTS
 from scalearn.formats.peft_layout import is_peft
 from scalearn.formats.pickled_tensors import read_pickled, shapes_of
 from scalearn.layers.source_stack import Activation, BottleneckWeights, SourceStack
-from scalearn.secrets import clause
 
 
 @dataclass(frozen=True)
@@ -153,21 +151,7 @@ def _warn_of_other_models(encoder: Encoder, directories: Mapping[str, Path]) -> 
 
 def _resolve(name: str, place: str | Path) -> Path:
     directory = adapter_directory(place)
-    return directory if directory.is_dir() else _download(name, str(place))
-
-
-def _download(name: str, identifier: str) -> Path:
-    found = hub_id(identifier)
-    if found is None:
-        raise UserError(
-            f"Source adapter '{name}': {identifier} is neither a directory nor a hub id: give a directory that save_adapter wrote."
-        )
-    try:
-        return Path(snapshot_download(found.repository, revision=found.revision, allow_patterns=[CONFIG, WEIGHTS, PICKLED, LORA_WEIGHTS]))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"Source adapter '{name}': {identifier} is neither a directory nor a reachable hub id ({clause(error)})."
-        ) from error
+    return directory if directory.is_dir() else download(str(place), f"Source adapter '{name}'", (CONFIG, WEIGHTS, PICKLED, LORA_WEIGHTS))
 
 
 def _read_weights(encoder: Encoder, name: str, directory: Path, size: Size, *, allow_pickle: bool) -> list[BottleneckWeights]:

@@ -18,7 +18,7 @@ from scalearn.methods.folding import folded
 from scalearn.methods.lora import LoraBranch
 from scalearn.methods.scaling import ScalingBranch
 from scalearn.model.model import TransferModel
-from scalearn.model.model_card import SourceOmega, model_card
+from scalearn.model.model_card import CardFacts, SourceOmega, model_card
 from scalearn.model.peft_classifier import write_classifier
 from scalearn.model.transfer_files import TransferSpec, job_config, save_transfer
 
@@ -82,6 +82,7 @@ def export_adapter(
     name: str | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
+    facts: CardFacts | None = None,
 ) -> None:
     """Write a folded target in AdapterHub layout, or in PEFT's if it is a LoRA, with its head and a model card.
 
@@ -93,6 +94,7 @@ def export_adapter(
         name: Name of adapter and head in the library. Default: the task's name.
         scores: Values by split and metric, for the card.
         notes: Further lines for the card.
+        facts: All that the card says, in place of `scores` and `notes`.
 
     Raises:
         UserError: The directory is not empty, or cannot be written.
@@ -112,9 +114,10 @@ def export_adapter(
             assert isinstance(branch, BottleneckBranch)
             width = branch.sites[0].down_sample
             save_adapter(model.encoder, place, name, branch.weights(), branch.config, model.head, head.label_names, pickle_too=True)
-            save_head_inputs(place, head.task, head.max_length)
+            save_head_inputs(place, head.task, head.max_length, folded.trained.backbone)
         reading = model.encoder.reading
-        card = model_card(folded.trained, name, width, folded.omegas, scores or {}, notes, lora=lora, reading=reading, own_head=own_head)
+        said = facts or CardFacts(scores or {}, notes)
+        card = model_card(folded.trained, name, width, folded.omegas, said, lora=lora, reading=reading, own_head=own_head)
         card.save(place / "README.md")
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
+from scalearn.backbone.origin import hub_id
 from scalearn.backbone.registry import Backbone, get_backbone
 from scalearn.config import DataConfig, OptimisationConfig
 from scalearn.data import TokenisedTask, pad_rows, tokenised
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import library_kind
-from scalearn.formats.library_files import read_head_inputs, read_library_head
+from scalearn.formats.hub_directory import download
+from scalearn.formats.library_files import read_backbone_name, read_head_inputs, read_library_head
 from scalearn.formats.peft_layout import is_peft
 from scalearn.formats.source_adapters import SourceAdapters, load_source_adapters
 from scalearn.layers.branch import Branch
@@ -26,7 +28,7 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.layers.source_stack import BottleneckWeights
 from scalearn.methods.bottleneck import BottleneckBranch, fill_bottleneck
 from scalearn.methods.parameter_groups import parameter_groups
-from scalearn.model.transfer_files import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, save_transfer
+from scalearn.model.transfer_files import CONFIG, HeadSpec, TransferSpec, job_config, load_transfer, read_spec, save_transfer
 from scalearn.passes.evaluation import evaluate_runs
 
 Text = str | tuple[str, str] | tuple[str, Sequence[str]]
@@ -262,7 +264,7 @@ class _Judged:
 
 def load_model(
     directory: str | Path,
-    backbone: LoadedBackbone,
+    backbone: LoadedBackbone | None = None,
     sources: SourceAdapters | Mapping[str, str | Path] | None = None,
     *,
     allow_pickle: bool = False,
@@ -270,8 +272,8 @@ def load_model(
     """Load the result of a job on one task, or of `TransferModel.save`.
 
     Args:
-        directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these.
-        backbone: The backbone that the job was trained on.
+        directory: The job's directory, with `transfer/` or `adapter/` in it, or one of these; or a hub id, `owner/name`.
+        backbone: The backbone that the job was trained on. None: load it by the name that the job gave it, on the CPU.
         sources: The job's source adapters in the job's order, loaded or as directories. None: the method has none.
         allow_pickle: Whether pickled weights are accepted, for sources or for the adapter and its head.
 
@@ -281,7 +283,8 @@ def load_model(
     Raises:
         UserError: Something is missing or damaged, or belongs to another backbone or other sources.
     """
-    place = Path(directory)
+    place = _place(directory, allow_pickle=allow_pickle)
+    backbone = backbone or load_backbone(_backbone_name(place))
     if sources is not None and not isinstance(sources, SourceAdapters):
         sources = load_source_adapters(backbone.encoder, sources, allow_pickle=allow_pickle)
     for folder in (place / "transfer", place / "adapter", place):  # a LoRA's description is beside PEFT's files
@@ -293,6 +296,22 @@ def load_model(
                 raise UserError(f"{folder} holds a LoRA without a head of this package: stack it as a source, or load it with PEFT.")
             return _load_adapter(folder, backbone, allow_pickle)
     raise UserError(f"{place} holds neither transfer/{CONFIG} nor adapter/adapter_config.json: give the directory of a finished job.")
+
+
+def _place(directory: str | Path, *, allow_pickle: bool) -> Path:
+    place = Path(directory)
+    if place.exists() or not isinstance(directory, str) or hub_id(directory) is None:
+        return place
+    return download(directory, "Model", ("*.json", "*.safetensors", *(("*.bin",) if allow_pickle else ())))
+
+
+def _backbone_name(place: Path) -> str:
+    for folder in (place / "transfer", place / "adapter", place):
+        if (folder / CONFIG).is_file():
+            return read_spec(folder).backbone
+        if name := read_backbone_name(folder):
+            return name
+    raise UserError(f"{place} holds no job that names its backbone: give it, `load_model(directory, load_backbone(NAME))`.")
 
 
 def _load_transfer(folder: Path, backbone: LoadedBackbone, sources: SourceAdapters | None) -> TransferModel:

@@ -1,7 +1,7 @@
 """The README.md of an exported adapter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -17,6 +17,25 @@ _CODE: dict[Reading, str] = {
     "mean": "(states * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True)",
 }
 """What is read of `states`, whose padding is on the right, with `mask`."""
+
+
+HERE = "directory/of/this/file"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the adapter itself."""
+
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Values by split and metric, as shares of 1."""
+    notes: Sequence[str] = ()
+    """Further paragraphs."""
+    datasets: Sequence[str] = ()
+    """Data sets of the hub that it was trained on."""
+    license: str | None = None
+    """Identifier of the licence, as the hub has it: `mit`, `cc-by-4.0`."""
+    place: str = HERE
+    """Where a reader loads it from: a directory, or a hub id."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,7 @@ def model_card(
     name: str,
     width: int,
     omegas: Sequence[SourceOmega],
-    scores: Mapping[str, Mapping[str, float]],
-    notes: Sequence[str],
+    facts: CardFacts,
     *,
     lora: bool = False,
     reading: Reading = "first",
@@ -53,15 +71,14 @@ def model_card(
         name: Name of adapter and head.
         width: Bottleneck width of the adapter, or rank of the LoRA.
         omegas: The coefficients of every source.
-        scores: Values by split and metric, as shares of 1.
-        notes: Further paragraphs.
+        facts: What else it says.
         lora: Whether it is a LoRA in PEFT's layout.
         reading: Where the head reads.
         own_head: The folder that holds LoRA and head for transformers' own classifier. None: it cannot hold this head.
     """
     head = spec.heads[0]
     task_type = "multiple-choice" if head.kind == "multiple_choice" else "text-classification"
-    rows = [(split, metric, value) for split, values in scores.items() for metric, value in values.items()]
+    rows = [(split, metric, value) for split, values in facts.scores.items() for metric, value in values.items()]
     results = [EvalResult(task_type, head.task, head.task, metric, value, dataset_split=split) for split, metric, value in rows]
     hub = spec.backbone_origin.startswith("hub:")
     repository, _, revision = spec.backbone_origin.removeprefix("hub:").rpartition("@")
@@ -69,6 +86,8 @@ def model_card(
         ModelCardData(
             base_model=repository if hub else None,
             library_name="peft" if lora else "adapters",
+            license=facts.license,
+            datasets=sorted(set(facts.datasets)) or None,
             tags=["lora" if lora else "adapters", "scalearn"],
             model_name=name,
             eval_results=results or None,
@@ -86,7 +105,9 @@ def model_card(
         omegas=omegas,
         kept=[omega.name for omega in omegas if omega.kept],
         scores=rows,
-        notes=notes,
+        notes=facts.notes,
+        here=facts.place,
+        on_hub=facts.place != HERE,
         place=f'"{repository}", revision="{revision}"' if hub else f'"directory/of/{spec.backbone.rpartition("/")[2]}"',
     )
     return card

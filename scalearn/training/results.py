@@ -39,11 +39,11 @@ def write_artifact(run: JobRun, encoder: Encoder) -> None:
     if isinstance(run.branch, BottleneckBranch) and len(run.tasks) == 1:
         name = run.config.task.partition("/")[2]
         save_adapter(encoder, directory / "adapter", name, run.branch.weights(), run.branch.config, run.heads[0], run.tasks[0].label_names)
-        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length, run.config.backbone)
         return
     if isinstance(run.branch, LibraryBranch):
         run.branch.save(directory / "adapter", run.heads[0])
-        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length)
+        save_head_inputs(directory / "adapter", run.config.task, run.config.data[0].max_length, run.config.backbone)
         return
     config, branch = run.config, run.branch
     heads = tuple(

@@ -34,6 +34,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/backbones.md", "make mpnet"): "it downloads 440 MB; .ci/run does it before the tests",
     ("docs/quickstart.md", "make quickstart"): "the fixture `quickstart` runs it once for all tests",
     ("docs/quickstart.md", "python -m pip install torch==2.13.0"): "the Makefile has run these lines before any test can start",
+    (
+        "docs/cli.md",
+        "scalearn export quickstart --best --target apple --push OWNER/NAME --private --license mit",
+    ): "tests/scalearn/model/test_push.py does it, to a hub on loopback",
     ("docs/reports.md", "scalearn ui sweeps/quickstart.yaml"): "serves until Ctrl-C: tests/analysis/reading/test_mlflow.py does it",
     ("README.md", "make test"): "it is what runs this test",
     ("CONTRIBUTING.md", "make test"): "it is what runs this test",
