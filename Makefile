@@ -18,7 +18,7 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -qq --no-input
 
 # Two pips at work in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help quickstart mpnet test test-fast lint format install install-dev reference constraints clean
+.PHONY: help quickstart mpnet test test-fast lint format install install-dev reference site constraints clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,9 @@ $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/.package
 reference: install ## write what docs/ takes from the code: the tables of keys in sweeps.md, and sweep.schema.json
 	@$(BIN)/python docs/reference.py
 
+site: install-dev ## the documentation as a site in site/; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+
 constraints: ## write requirements/constraints.txt from what .venv holds
 	@{ echo "# Exactly what the tests ran with. Used with \`pip install -c\`; \`make constraints\` writes it from $(VENV)."; \
 	   echo "setuptools==$$(sed -n 's/^setuptools==//p' $(CONSTRAINTS))"; \
@@ -99,5 +102,5 @@ constraints: ## write requirements/constraints.txt from what .venv holds
 	@mv $(CONSTRAINTS).new $(CONSTRAINTS)
 
 clean: ## remove what the tools leave (not the sweeps' results in runs/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
