@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -363,6 +364,11 @@ def test_frame_and_report_are_in_mlflow_and_a_rerun_logs_only_a_report_that_is_n
     assert set(frame["state"]) == {"succeeded", "failed"}
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small")
+    # The page knows by now where the runs are, and leads to each job's.
+    linked = show_results(store, "small", Console(quiet=True)).page.read_text()
+    found = re.search(r'"mlflow":\{"link":"http://127.0.0.1:5000/#/experiments/(\d+)/runs\?[^"]*tags.node[^"]*%7Bnode%7D', linked)
+    assert found is not None
+    assert found[1] == experiment.experiment_id
     assert {"mlflow.note.content", *(f"mlflow.sharedViewState.{view}" for view in ("jobs", "methods", "curves"))} <= experiment.tags.keys()
     shown = client.search_runs([experiment.experiment_id], json.loads(experiment.tags["mlflow.sharedViewState.methods"])["searchFilter"])
     assert {run.data.tags["node"] for run in shown} == set(frame.loc[frame["chosen"], "node"])
