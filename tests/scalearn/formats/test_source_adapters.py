@@ -360,7 +360,7 @@ def test_hub_that_fails_without_a_word_is_one_sentence(encoder: Encoder, monkeyp
     def silent(*arguments: Any, **named: Any) -> str:
         raise OSError
 
-    monkeypatch.setattr("scalearn.formats.source_adapters.snapshot_download", silent)
+    monkeypatch.setattr("scalearn.formats.hub_directory.snapshot_download", silent)
     assert "someone/nothing-here is neither a directory nor a reachable hub id (OSError)." in refusal(
         encoder, {"gone": "someone/nothing-here"}
     )
