@@ -16,11 +16,9 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
 
 import analysis
 from orchestrator.artifacts.store import Store
-from orchestrator.cli import main
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
 from orchestrator.tracking.mlflow_runs import SweepRuns
@@ -427,32 +425,3 @@ def test_report_that_an_absent_server_misses_is_told_and_logged_by_the_next_run(
     tracker, left = track(graph, store, report=report)
     assert (left, tracker.report_problem) == (0, None)
     assert runs_of(store)["toy"].data.metrics == {"average/scalearn": 0.5}
-
-
-def test_tensorboard_has_every_curve_and_score_once_though_written_twice(tmp_path, monkeypatch, capsys):
-    file, store, graph = small_store(tmp_path / "small")
-    monkeypatch.chdir(file.parent)
-    assert main(["log", str(file), "--to", "tensorboard", "events"]) == 2
-    assert "No job of small has logged anything" in capsys.readouterr().err
-    run_jobs(graph, store)
-    for _ in range(2):
-        assert main(["log", str(file), "--to", "tensorboard", "events"]) == 0
-    assert f"Wrote {len(graph)} jobs" in capsys.readouterr().out
-    (target, *_) = [job for job in graph if job.parents]
-    (events,) = (file.parent / "events" / target.node).iterdir()
-    found = [(value.tag, event.step, value.simple_value) for event in events_in(events) for value in event.summary.value]
-    assert [(step, value) for tag, step, value in found if tag == "validation/accuracy"] == [(10, 0.5), (20, 0.75)]
-    assert [value for tag, _, value in found if tag == "test_score"] == pytest.approx([0.74])
-    assert "_hparams_/session_start_info" in {tag for tag, _, _ in found}
-    assert main(["log", str(file), "--to", "paper", "events"]) == 2
-    assert "--to paper: the form is tensorboard" in capsys.readouterr().err
-
-
-def events_in(file: Path) -> list[Event]:
-    """The events of a file: each is behind its length of 8 bytes and a checksum of 4, and before another checksum."""
-    content, events = file.read_bytes(), []
-    while content:
-        size = int.from_bytes(content[:8], "little")
-        events.append(Event.FromString(content[12 : 12 + size]))
-        content = content[16 + size :]
-    return events
