@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Interval
 
-Stage = Literal["source", "transfer", "joint", "single", "similarity"]
+Stage = Literal["source", "transfer", "joint", "single", "similarity", "transferability"]
+Measure = Literal["logme", "h_score", "text", "weights"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Selection = Literal["loss", "metric"]
 Setting = str | int | float | bool | None | tuple["Setting", ...]
@@ -106,6 +107,16 @@ class ExternalAdapter:
 
 
 @dataclass(frozen=True)
+class SelectConfig:
+    """Which of its sources a job stacks: those that a transferability job rates highest. It is known when the job starts."""
+
+    by: Measure
+    """`logme` or `h_score` of the source's features, or the likeness of mean `text` embeddings or of `weights`."""
+    top: Count
+    """How many."""
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """One node of a sweep's graph, as the training loop sees it."""
 
@@ -129,8 +140,15 @@ class JobConfig:
     """The sources that no job trains, in the order of `sources`."""
     source_method: str = field(default="adapter", metadata=ADDED_LATER)
     """What the sources are: the key of the method that trains such, `adapter` or `lora`."""
+    select: SelectConfig | None = field(default=None, metadata=ADDED_LATER)
+    """How the job chooses among `sources`. None: it stacks them all."""
     compared: tuple[tuple[float, int], ...] = field(default=(), metadata=ADDED_LATER)
     """Sorted learning rates and seeds of the jobs that early stopping compares, with this job's. Empty: the job runs to its end."""
+
+    @property
+    def stacked(self) -> int:
+        """How many sources the job stacks."""
+        return len(self.sources) if self.select is None else min(self.select.top, len(self.sources))
 
     @property
     def task(self) -> str:

@@ -14,7 +14,10 @@ from analysis.reading.history import Span, utilisation
 from analysis.reading.names import Names, metric_title
 from analysis.tables.grid import printable
 
-_STAGES = {"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9", "similarity": "#CC79A7"}
+_STAGES = {
+    **{"source": "#0072B2", "transfer": "#E69F00", "joint": "#009E73", "single": "#56B4E9"},
+    **{"similarity": "#CC79A7", "transferability": "#D55E00"},
+}
 _MOST_VECTORS = 1000
 """Bars that are still drawn as vectors."""
 

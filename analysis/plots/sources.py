@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from analysis.plots.scores import annotated_grid
 from analysis.plots.style import Plot, ink, legend, panels, styles
 from analysis.reading.names import Names
+from analysis.tables.foresight import MEASURES, TOP
 from analysis.tables.gains import KINDS, matrices
 from analysis.tables.interference import Interference
 from analysis.tables.quality import order, quality_title
@@ -67,11 +68,39 @@ def _matrix(kind: str, title: str, pairs: pd.DataFrame, names: Names) -> Plot:
         axes.set_ylabel("target")
         return figure
 
-    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"gains_{kind}_{title}").strip("_").lower()
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", f"gains {kind} {pairs['method'].iloc[0]} {title.partition(' (')[2]}").strip("_")
     how = KINDS["single" if kind == "single" else "left out"]
     marks = "framed: it helps; hatched: it hurts; both certain after Holm's correction."
     caption = f"Gain of each source (column) for each target (row), {how}, in points; {marks}"
     return Plot(name, f"Who helps whom, each source {how}: {title}", caption, draw)
+
+
+def foresight_plot(told: pd.DataFrame) -> Plot | None:
+    """Draw the regret at 1 and 3 of each measure beside that of chance, as means over targets."""
+    drawn = [top for top in TOP if told[f"regret_{top}"].notna().any()]
+    if not drawn:
+        return None
+    lines = list(told.groupby(["kind", "title"], sort=False))
+    measures = [measure for measure in MEASURES if measure in set(told["measure"])]
+
+    def draw() -> Figure:
+        figure, axes = panels(len(lines), width=3.4, height=2.8, columns=2)
+        for panel, ((kind, title), part) in zip(axes, lines, strict=True):
+            for place, top in enumerate(drawn):
+                means = part.groupby("measure")[[f"regret_{top}", f"chance_{top}"]].mean().reindex(measures)
+                heights = [*means[f"regret_{top}"], means[f"chance_{top}"].mean()]
+                at = np.arange(len(heights)) + (place - (len(drawn) - 1) / 2) * 0.38
+                look = {"hatch": ("", "////")[place], "edgecolor": ink(), "color": ("#0072B2", "#E69F00")[place]}
+                panel.bar(at, 100 * np.nan_to_num(heights), width=0.36, label=f"regret at {top}", linewidth=0.5, **look)
+            ticks = [*(MEASURES[measure].replace(" of ", "\nof ") for measure in measures), "chance"]
+            panel.set_xticks(range(len(ticks)), ticks, fontsize=7)
+            panel.set_title(f"{title}, {KINDS['single' if kind == 'single' else 'left out']}")
+            panel.set_ylabel("points")
+        legend(figure, axes)
+        return figure
+
+    caption = "What it costs to choose sources by each measure: the largest gain less the largest among the best rated, mean over targets."
+    return Plot("foresight", "Known beforehand", caption, draw)
 
 
 def quality_plot(by_quality: pd.DataFrame) -> Plot | None:

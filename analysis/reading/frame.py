@@ -17,7 +17,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "attempts": ("Int64", "How often the node was tried, where the store says."),
     "stage": (
         "str",
-        "source, transfer, joint, single, or similarity (AdapterSoup's); an adapter that feeds a transfer job of the sweep is a source.",
+        "source, transfer, joint, single, similarity, or transferability; an adapter that feeds a transfer job of the sweep is a source.",
     ),
     "benchmark": ("str", "glue, super_glue, humset, gsg, domains, ..."),
     "method": ("str", "Key of the method: a row of the benchmark table."),
@@ -27,6 +27,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "backbone_origin": ("str", "Identity of the backbone's weights."),
     "seed": ("Int64", "Seed of the job."),
     "sources": ("str", "Names of the source adapters in stacking order, joined by commas; missing for jobs without."),
+    "select": ("str", "How the job chose among them: `by=logme,top=4`; missing: it stacks them all."),
+    "selected": ("str", "Those of them that the job selected and stacked, joined by commas; missing where it stacks all."),
     "source_count": ("Int64", "Number of source adapters."),
     "source_quality": (
         "str",
@@ -97,7 +99,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 own name for every field that a newer configuration adds."""
 
 CONFIG_COLUMNS = (
-    *("benchmark", "backbone", "backbone_origin", "sources", "source_count", "source_quality"),
+    *("benchmark", "backbone", "backbone_origin", "sources", "source_count", "select", "source_quality"),
     *(
         "data_origin",
         "train_rows",
@@ -237,6 +239,7 @@ def _node_columns(record: Record, seeds: Mapping[str, Any], qualities: Mapping[s
         "attempts": record.attempts,
         "stage": record.stage or config.get("stage"),
         "sources": ",".join(sources) or None,
+        "selected": ",".join(result.get("selected") or ()) or None,
         "source_count": len(sources) or None,
         "source_quality": ", ".join(qualities[parent] for parent in record.parents if parent in qualities) or None,
         "source_seed": ",".join(map(str, parent_seeds)) or None,

@@ -12,8 +12,11 @@ from analysis.errors import ResultsError
 from analysis.reading.frame import COLUMNS, distinct, setting_columns
 from analysis.reading.names import Names
 
-FIRST = ("backbone", "source_count", "sources", "source_quality", "few_shot", "train_share", "train_rows")
+FIRST = ("backbone", "source_count", "sources", "select", "source_quality", "few_shot", "train_share", "train_rows")
 """Columns that name a variant best. Settings come next, then all other columns."""
+
+BEFOREHAND = ("similarity", "transferability")
+"""Stages of jobs that train nothing."""
 
 Rule = str | float | Mapping[str, float]
 """`"validation"`, or one learning rate for all methods (a number, or text such as `"6e-3"`), or one per method."""
@@ -54,7 +57,7 @@ def check_rule(rule: Rule) -> Rule:
 def table_targets(frame: pd.DataFrame) -> list[str]:
     """Return the table's columns: the sweep's targets, or else the tasks of all jobs that are not only sources."""
     listed = frame.attrs.get("sweep", {}).get("targets")
-    wanted = frame[~frame["stage"].isin(["source", "similarity"])]
+    wanted = frame[~frame["stage"].isin(["source", *BEFOREHAND])]
     return list(listed or Names.of(frame).order_tasks((wanted if len(wanted) else frame)["task"].dropna()))
 
 
@@ -68,7 +71,7 @@ def table_jobs(frame: pd.DataFrame, targets: Sequence[str], methods: Sequence[st
     """
     methods = methods or frame.attrs.get("sweep", {}).get("methods") or list(frame["method"].unique())
     frame = distinct(frame.drop(columns="variant", errors="ignore"))
-    frame = frame[(frame["stage"] != "similarity") & frame["task"].isin(list(targets)) & frame["method"].isin(list(methods))]
+    frame = frame[~frame["stage"].isin(BEFOREHAND) & frame["task"].isin(list(targets)) & frame["method"].isin(list(methods))]
     frame = frame.assign(tuned=frame["tuned"].fillna(""))
     nodes = frame.drop_duplicates(["node", "task"])
     nodes = nodes.assign(variant=variants(nodes))

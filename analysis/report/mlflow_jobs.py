@@ -28,7 +28,8 @@ def experiment_description(sweep: str) -> str:
         f"Jobs of sweep **{sweep}**. The run of kind `sweep` holds the benchmark table, plots and averages; every job is its child, "
         "of kind `job`.\n\n"
         "| tag | meaning |\n| :--- | :--- |\n"
-        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training, `similarity` of tasks |\n"
+        "| `stage` | `source` adapter, `transfer` layer, `joint` or `single` training, `similarity` of tasks, `transferability` of "
+        "sources |\n"
         "| `method` | row of the benchmark table |\n"
         "| `target` | task that the job serves |\n"
         "| `seed`, `learning_rate` | what else tells jobs apart |\n"
@@ -47,6 +48,8 @@ def run_description(record: Record) -> str:
     rate = (config.get("optimisation") or {}).get("learning_rate")
     if record.stage == "similarity":
         return f"**Similarity of the texts of {titles}**\n\nArtifact: `{record.node}`"
+    if record.stage == "transferability":
+        return f"**How well sources suit {titles}, rated beforehand**\n\nArtifact: `{record.node}`"
     what = {"source": "Source adapter", "transfer": "Transfer layer", "joint": "Joint model"}.get(record.stage or "", "Model")
     title = f"**{what}: {names.method_title(str(config.get('method')))} on {titles}**"
     lines = [f"{title}, backbone {config.get('backbone')}, learning rate {rate:g}, seed {config.get('seed')}." if rate else f"{title}."]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.plots.ladder import ladder_plot
-from analysis.plots.sources import gain_plots, interference_plot, quality_plot
+from analysis.plots.sources import foresight_plot, gain_plots, interference_plot, quality_plot
 from analysis.plots.style import Plot
 from analysis.reading.names import Names
-from analysis.tables import gains, interference, ladder, omega_patterns, quality
+from analysis.reading.records import Record
+from analysis.tables import foresight, gains, interference, ladder, omega_patterns, quality
 from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import Grid
 from analysis.tables.omega import Omega
@@ -29,15 +30,21 @@ class Question:
     plots: tuple[Plot, ...] = ()
 
 
-def questions(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> list[Question]:
+def questions(
+    scores: pd.DataFrame, omegas: Sequence[Omega], names: Names, frame: pd.DataFrame | None = None, records: Sequence[Record] = ()
+) -> list[Question]:
     """Return the questions for which a sweep holds the jobs.
 
     Args:
         scores: As `stack_scores` returns them.
         omegas: The coefficients that these jobs learned.
         names: Names of methods and tasks.
+        frame: As `analysis.load` returns it, for what trying took. None: what was known beforehand is left out.
+        records: The sweep's jobs, among them those that rate sources.
     """
-    asked = [_interference(scores, names), _gains(scores, omegas, names), _patterns(scores, omegas), _quality(scores, omegas, names)]
+    asked = [_interference(scores, names), _gains(scores, omegas, names)]
+    asked += [] if frame is None else [_foresight(scores, frame, records, names)]
+    asked += [_patterns(scores, omegas), _quality(scores, omegas, names)]
     return [question for question in asked if question is not None]
 
 
@@ -72,6 +79,15 @@ def _gains(scores: pd.DataFrame, omegas: Sequence[Omega], names: Names) -> Quest
     told = [gains.sentence(kind, title, pairs, names) for kind, title, pairs in gains.matrices(found)]
     told += gains.agreement_sentences(gains.omega_agreement(found, scores, omegas, names), names)
     return Question("gains", "Who helps whom", tuple(told), gains.gain_grid(found, names), tuple(gain_plots(found, names)))
+
+
+def _foresight(scores: pd.DataFrame, frame: pd.DataFrame, records: Sequence[Record], names: Names) -> Question | None:
+    told = foresight.foresight(gains.gains(scores, names), foresight.ratings(records))
+    plot = foresight_plot(told)
+    if plot is None:
+        return None
+    sentences = tuple(foresight.sentences(told, frame, foresight.seconds(records), names))
+    return Question("foresight", "Known beforehand", sentences, foresight.foresight_grid(told, names), (plot,))
 
 
 def _patterns(scores: pd.DataFrame, omegas: Sequence[Omega]) -> Question | None:

@@ -79,7 +79,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     nodes = [node for row in table.rows for node in row.nodes]
     shown, scores = behind(table), stack_scores(frame)
     learned = omegas_of(folder, records, [*{*shown, *scores["node"]}])
-    asked = (*questions(scores, learned, Names.of(frame)), *questions_of_methods(table))
+    asked = (*questions(scores, learned, Names.of(frame), frame, records), *questions_of_methods(table))
     omegas = [replace(omega, variant=shown[omega.node]) for omega in learned if omega.node in shown]
     summaries = tuple(summarise(omegas))
     history = history_of(folder, records)

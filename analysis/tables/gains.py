@@ -30,7 +30,7 @@ def gains(scores: pd.DataFrame, names: Names) -> pd.DataFrame:
 
     Returns:
         Columns kind (`single` or `left out`), title, method, task, source, against (`nothing`, `own` or `all`), gain (a fraction, positive:
-        the source helps), low, high (Student's 95 % interval), n (seeds), p, p_holm (over all pairs of a method), verdict (`helps`,
+        the source helps), low, high (Student's 95% interval), n (seeds), p, p_holm (over all pairs of a method), verdict (`helps`,
         `hurts`, `unclear`).
     """
     rows: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ def agreement_sentences(agreement: pd.DataFrame, names: Names) -> list[str]:
     for (kind, title, omegas), part in agreement.groupby(["kind", "title", "omegas"], sort=False):
         told = estimate(part["rho"].tolist())
         sure = [names.task_title(str(row["task"])) for row in part.to_dict("records") if row["p_holm"] < 0.05]
-        spread = "" if told.low is None else f" (95 % interval {told.low:.2f} to {told.high:.2f} over {told.n} targets)"
+        spread = "" if told.low is None else f" (95% interval {told.low:.2f} to {told.high:.2f} over {told.n} targets)"
         text = f"Omegas of {omegas} and gains of {title}, each source {KINDS['single' if kind == 'single' else 'left out']}, "
         text += f"agree with a mean rank correlation of {told.mean:.2f}{spread}; "
         lines.append(text.replace("-", "−") + (f"certainly for {', '.join(sure)} (Holm)." if sure else "for no target certainly (Holm)."))
@@ -140,7 +140,7 @@ def _told(row: "pd.Series[Any]", names: Names) -> str:
 def interval_of(row: "pd.Series[Any]") -> str:
     """Return how certain a pair's gain is, in words."""
     seeds = f"{int(row['n'])} seed{'s' if row['n'] != 1 else ''}"
-    return seeds if pd.isna(row["low"]) else f"95 % interval {signed(row['low'])} to {signed(row['high'])}, {seeds}"
+    return seeds if pd.isna(row["low"]) else f"95% interval {signed(row['low'])} to {signed(row['high'])}, {seeds}"
 
 
 def _alone(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.reading.names import short_name
+from analysis.reading.selection import BEFOREHAND
 from analysis.tables import statistics
 from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import Grid, GridCell, GridRow, count, percent
@@ -117,7 +118,7 @@ def job_grid(frame: pd.DataFrame) -> Grid:
     rows = []
     for job in nodes.to_dict("records"):
         score = scores.get(job["node"])
-        trains = job["stage"] != "similarity" and not pd.isna(job["learning_rate"])
+        trains = job["stage"] not in BEFOREHAND and not pd.isna(job["learning_rate"])
         cells = (
             GridCell(str(job["method"])),
             GridCell(short_name(str(job["task"])) if tasks[job["node"]] < 2 else f"{tasks[job['node']]} tasks"),

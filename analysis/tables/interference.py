@@ -36,7 +36,7 @@ class Interference:
 
     @property
     def bend(self) -> int | None:
-        """The fewest sources that reach 95 % of the gain. None: it is not certain that there is a gain."""
+        """The fewest sources that reach 95% of the gain. None: it is not certain that there is a gain."""
         if not certain(self.average) or self.average.mean <= 0:
             return None
         return next(count for count, share in sorted(self.reached.items()) if share >= ENOUGH)

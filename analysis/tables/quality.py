@@ -35,11 +35,11 @@ def spoilt(scores: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def quality_title(quality: str) -> str:
-    """Return a quality in words: `5 % of the rows`, `20 % of the labels shuffled`."""
+    """Return a quality in words: `5% of the rows`, `20% of the labels shuffled`."""
     name, _, share = quality.partition("=")
     if quality == WHOLE:
         return "all rows as they are"
-    percent = f"{100 * float(share):g} % of the"
+    percent = f"{100 * float(share):g}% of the"
     return f"{percent} rows" if name == "rows_kept" else f"{percent} labels shuffled"
 
 
@@ -148,4 +148,4 @@ def _signed(each: Estimate) -> str:
 def _interval(each: Estimate) -> str:
     if each.low is None or each.high is None:
         return interval(each)
-    return f"95 % interval {each.low:+.3f} to {each.high:+.3f}, {each.n} seeds".replace("-", "−")
+    return f"95% interval {each.low:+.3f} to {each.high:+.3f}, {each.n} seeds".replace("-", "−")

@@ -33,7 +33,7 @@ class Estimate:
 
     mean: float
     low: float | None
-    """Ends of the 95 % interval of Student's t. None: there are fewer than two pairs, or they do not differ among themselves."""
+    """Ends of the 95% interval of Student's t. None: there are fewer than two pairs, or they do not differ among themselves."""
     high: float | None
     n: int
     p: float | None
@@ -50,6 +50,7 @@ def stack_scores(frame: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
     columns = ["method", "variant", "task", "sources", "count", "own", "quality", "seed", "value", "node"]
     if jobs.empty:
         return pd.DataFrame(columns=columns)
+    jobs = jobs.assign(sources=jobs["selected"].fillna(jobs["sources"]))
     jobs = jobs.assign(sources=_stacked(jobs), quality=jobs["source_quality"].fillna(""))
     nodes = jobs.drop_duplicates(["node", "task"])
     alike: dict[str, Any] = {"sources": "", "source_count": 0, "source_quality": "", "parents": "", "source_seed": "", "tuned": ""}
@@ -139,7 +140,7 @@ def verdict(mean: float, p_holm: float | None) -> str:
 
 
 def points(estimate: Estimate) -> str:
-    """Return an estimate in percentage points: `+1.9 points (95 % interval 0.5 to 3.3, 3 seeds)`."""
+    """Return an estimate in percentage points: `+1.9 points (95% interval 0.5 to 3.3, 3 seeds)`."""
     return f"{signed(estimate.mean)} points ({interval(estimate)})"
 
 
@@ -148,7 +149,7 @@ def interval(estimate: Estimate) -> str:
     seeds = f"{estimate.n} seed{'s' if estimate.n != 1 else ''}"
     if estimate.low is None or estimate.high is None:
         return f"{seeds}: too few to tell" if estimate.n < 2 else f"the same in all {seeds}"
-    return f"95 % interval {signed(estimate.low)} to {signed(estimate.high)}, {seeds}"
+    return f"95% interval {signed(estimate.low)} to {signed(estimate.high)}, {seeds}"
 
 
 def certain(estimate: Estimate) -> bool:

@@ -91,7 +91,8 @@ def _export(run: Run, job: Job, to: Path, arguments: argparse.Namespace) -> str:
     backbone = load_backbone(job.config.backbone)
     found = dict(zip(job.parent_names, (store.fetch(parent.node) for parent in job.parents), strict=True))
     found |= {adapter.name: Path(adapter.place) for adapter in job.config.external}
-    sources = {name: found[name] for name in job.config.sources}
+    chosen = (store.result(job.node) or {}).get("selected", job.config.sources)
+    sources = {name: found[name] for name in chosen}
     stacked = load_source_adapters(backbone.encoder, sources, allow_pickle=pickled, method=job.config.source_method) if sources else None
     model = load_model(store.fetch(job.node), backbone, stacked)
     folded = fold(model, prune=prune)

@@ -95,10 +95,12 @@ def _sources(
     named: dict[Key, Sequence[str]] = {}
     if not isinstance(given, SourceSets):
         named[key] = given
-    elif sum(form is not None for form in (given.subsets, given.leave_out, given.unequal)) != 1:
-        problems.add(key, "{key} must be a list of names, or hold one of 'subsets', 'leave_out' and 'unequal'.")
+    elif sum(form is not None for form in (given.subsets, given.leave_out, given.unequal, given.select)) != 1:
+        problems.add(key, "{key} must be a list of names, or hold one of 'subsets', 'leave_out', 'unequal' and 'select'.")
     elif given.unequal is not None:
         _unequal((*key, "unequal"), method, given.unequal, names, adapters, problems)
+    elif given.select is not None and "sources" in method.tuned:
+        problems.add((*key, "select"), f"Method '{method.key}' takes one source alone by validation: remove {{key}}.")
     elif given.subsets is not None:
         problems.unique((*key, "subsets", "sizes"), given.subsets.sizes)
         named = {(*key, "subsets", name): getattr(given.subsets, name) for name in ("always", "never")}
@@ -164,17 +166,32 @@ def _fitting(
     )
     for each in chosen:
         _stack((*key, "sources"), method, each, adapters, problems)
-        if method.needs_similarity:
+        if method.needs_similarity or _selects(row):
             problems.at((*key, "sources"), tasks_of, each, adapters.external, names)
+    _own_weights((*key, "sources"), row, chosen, targets, problems)
     ends = {name: span.low for name, span in ranges_of(method, row).items() if name in row.settings}
     for plain in plain_rows(method, row):
-        for count in {len(each): None for each in chosen} or (0,):
+        select = row.sources.select if isinstance(row.sources, SourceSets) else None
+        for count in {select.top if select else len(each): None for each in chosen} or (0,):
             points = problems.at((*key, "settings"), setting_points, method, {**plain.settings, **ends}, count)
             if points is None:
                 return
             target_modules((*key, "settings", "target_modules"), points, adapters.modules, problems)
             for encoder in {str(point["sentence_encoder"]) for point in points} if method.needs_similarity else ():
                 problems.at((*key, "settings", "sentence_encoder"), get_backbone, encoder)
+
+
+def _selects(row: MethodRow) -> bool:
+    return isinstance(row.sources, SourceSets) and row.sources.select is not None
+
+
+def _own_weights(key: "Key", row: MethodRow, chosen: Iterable[tuple[str, ...]], targets: tuple[str, ...], problems: Problems) -> None:
+    """Refuse to compare weights with those of an own source that is not there."""
+    select = row.sources.select if isinstance(row.sources, SourceSets) else None
+    lacking = next((target for target in targets for each in chosen if short(target) not in source_names(each)), None)
+    if select is not None and select.by == "weights" and lacking is not None:
+        what = f"compares with the weights of the target's own source, which {short(lacking)} lacks"
+        problems.add((*key, "select", "by"), f"{{key}}: 'weights' {what}; name it in 'sources.tasks', or choose by another measure.")
 
 
 def _stack(key: "Key", method: Method, chosen: Sequence[str], adapters: Adapters, problems: Problems) -> None:

@@ -19,7 +19,7 @@ from orchestrator.definition.stacking import external_adapters, source_names, st
 from orchestrator.definition.trials import NOTHING_KNOWN, Group, Known, Trial, group_key, points_of, rounds
 from orchestrator.definition.unequal import BEST, Quality, deals
 from scalearn.backbone.registry import get_backbone
-from scalearn.config import DataConfig, JobConfig, OptimisationConfig, Setting
+from scalearn.config import DataConfig, JobConfig, OptimisationConfig, SelectConfig, Setting
 from scalearn.methods.registry import Method, get_method
 from scalearn.methods.settings import check_setting
 from scalearn.tasks import Task, definition_of
@@ -38,6 +38,10 @@ SENTENCE_LENGTHS = {"minilm": 256}
 """Tokens that a sentence encoder was published to read, by name."""
 SENTENCE_LENGTH = 384
 """Tokens that all-mpnet-base-v2 reads, used for all other encoders too."""
+
+
+RATED_ROWS = 1000
+"""The most training rows of a target on which sources are rated, and of each task whose texts are compared for it."""
 
 
 class Subset(NamedTuple):
@@ -125,10 +129,10 @@ class Expansion:
                     if space:
                         yield from self._searched(method, row, tasks, subset, chosen, trained, given, space)
                         continue
-                    for optimisation, settings in product(optimisations, setting_points(method, given, len(chosen))):
-                        others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+                    for optimisation, settings in product(optimisations, setting_points(method, given, _count(row, chosen))):
+                        parents = (*trained, *self._others(method, row, tasks[0], subset, settings, chosen, trained))
                         for seed in self._seeds(row, tasks):
-                            yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+                            yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, parents, _select(row))
 
     def _stacks(self, method: Method, row: "MethodRow", target: str) -> tuple[tuple[str, ...], ...]:
         """Return all that a row's jobs on one target stack. If the table chooses among sources, each has jobs of its own."""
@@ -161,11 +165,11 @@ class Expansion:
         def jobs_at(point: Point, rate: float | None, settings: Mapping[str, Setting], *, compared: bool) -> Iterator[Job]:
             settings = {**settings, **{name: check_setting(method, name, point[name]) for name in point if name in method.rules}}
             optimisation = self._optimisation(method, tasks, subset, row.given(), point.get("learning_rate", rate), compared=compared)
-            others = [self._similarity(settings, chosen)] if method.needs_similarity else []
+            parents = (*trained, *self._others(method, row, tasks[0], subset, settings, chosen, trained))
             for seed in seeds:
-                yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, (*trained, *others))
+                yield self._job(method, tasks, subset, optimisation, settings, seed, chosen, parents, _select(row))
 
-        for rate, settings in product(_rates(row), setting_points(method, fixed, len(chosen))):
+        for rate, settings in product(_rates(row), setting_points(method, fixed, _count(row, chosen))):
             make = partial(jobs_at, rate=rate, settings=settings, compared=rated and method.stage != "joint")
             likeness = [job.fingerprint for job in make({name: span.low for name, span in space.items()})]
             key = group_key(self.sweep.search, space, self.sweep.objectives, likeness)
@@ -187,6 +191,7 @@ class Expansion:
         seed: int,
         chosen: tuple[str, ...] = (),
         parents: tuple[Job, ...] = (),
+        select: SelectConfig | None = None,
     ) -> Job:
         # A job on one task alone learns the same in any sweep, so it stands under its task's benchmark, where sweeps share it.
         benchmark = self.sweep.benchmark if method.stage in ("transfer", "joint") else self.names.task(tasks[0]).benchmark
@@ -203,6 +208,7 @@ class Expansion:
             settings=settings,
             external=tuple(self.external[name] for name in chosen if name in self.external),
             source_method=self.sweep.sources.method if chosen else "adapter",
+            select=select,
         )
         return Job(config, parents)
 
@@ -215,6 +221,41 @@ class Expansion:
             optimisation = self._optimisation(adapter, (task,), subset, {}, None)
             self._sources[key] = self._job(adapter, (task,), subset, optimisation, settings, self.sweep.sources.seed)
         return self._sources[key]
+
+    def _others(
+        self,
+        method: Method,
+        row: "MethodRow",
+        target: str,
+        subset: Subset,
+        settings: Mapping[str, Setting],
+        chosen: tuple[str, ...],
+        trained: list[Job],
+    ) -> Iterator[Job]:
+        """Iterate over the jobs beside its sources whose results a job reads."""
+        if method.needs_similarity:
+            yield self._similarity(settings, chosen)
+        if _select(row) is not None:
+            yield self._transferability(target, subset, chosen, trained)
+
+    def _transferability(self, target: str, subset: Subset, chosen: tuple[str, ...], trained: list[Job]) -> Job:
+        """Return the job that rates sources for a target, on its training rows. It serves all methods, measures and seeds."""
+        likeness = self._similarity({"sentence_encoder": self.backbone.reference, "sentence_rows": RATED_ROWS}, chosen)
+        data = self._data(target, subset)
+        config = JobConfig(
+            benchmark=self.sweep.benchmark,
+            stage="transferability",
+            method="transferability",
+            data=(replace(data, train_rows=min(RATED_ROWS, data.train_rows or RATED_ROWS)),),
+            backbone=self.backbone.reference,
+            backbone_origin=self.backbone.origin,
+            optimisation=OptimisationConfig(learning_rate=0.0, epochs=1),
+            seed=0,
+            sources=source_names(chosen),
+            external=tuple(self.external[name] for name in chosen if name in self.external),
+            source_method=self.sweep.sources.method,
+        )
+        return Job(config, (*trained, likeness))
 
     def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
         """Return the job that measures how similar all tasks are on their full training data. It serves all targets and seeds."""
@@ -288,6 +329,18 @@ class Expansion:
 def _rates(row: "MethodRow") -> tuple[float | None, ...]:
     """Return the learning rates that a row lists. None stands for the published one, or for those of a range."""
     return row.learning_rate if isinstance(row.learning_rate, tuple) else (None,)
+
+
+def _select(row: "MethodRow") -> SelectConfig | None:
+    """Return how a row's jobs choose among their sources. None: they stack them all."""
+    select = row.sources.select if isinstance(row.sources, SourceSets) else None
+    return None if select is None else SelectConfig(select.by, select.top)
+
+
+def _count(row: "MethodRow", chosen: tuple[str, ...]) -> int:
+    """Return how many of its sources a job stacks."""
+    select = _select(row)
+    return len(chosen) if select is None else select.top
 
 
 def _subsets(data: "Data") -> tuple[Subset, ...]:

@@ -58,7 +58,7 @@ def schema_version(config: JobConfig) -> int:
     decay, which also shrank biases and layer norms; an ablation with omega dropout, which came after the constraint; joint training, in its
     draw of tasks and rows; rows, texts, classes or scores of a task; and multiple choice, except with the library's head on one task.
     """
-    if config.stage == "similarity":
+    if config.stage in ("similarity", "transferability"):
         return SCHEMA_VERSION
     method, joint = METHODS.get(config.method), config.stage == "joint"
     set_anew = method is not None and any(config.settings.get(name) not in (None, 0) for name in method.revised_settings)
@@ -165,7 +165,7 @@ def backbone_segment(config: JobConfig) -> str:
 
 def _variant(config: JobConfig) -> str:
     """Return learning rate and seed, and the other data and settings that differ from the defaults, as far as there is room."""
-    parts = [f"lr{_exponent(config.optimisation.learning_rate)}"] if config.stage != "similarity" else []
+    parts = [f"lr{_exponent(config.optimisation.learning_rate)}"] if config.stage not in ("similarity", "transferability") else []
     parts.append(f"seed{config.seed}")
     data = config.data[0]
     if data.few_shot is not None:
@@ -176,6 +176,8 @@ def _variant(config: JobConfig) -> str:
         parts.append(f"kept{data.rows_kept:g}")
     if data.labels_shuffled is not None:
         parts.append(f"shuffled{data.labels_shuffled:g}")
+    if config.select is not None:
+        parts.append(f"{config.select.by}{config.select.top}")
     defaults = METHODS[config.method].settings if config.method in METHODS else {}
     for name, value in sorted(config.settings.items()):
         if value != defaults.get(name):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Discriminator, Field, Tag, create_model
 
-from scalearn.config import Count, Length, OptimisationConfig, Rate, Share, Stage
+from scalearn.config import Count, Length, Measure, OptimisationConfig, Rate, Share, Stage
 
 DEFAULT = "default"
 """Key of a per-task mapping that stands for all tasks that are not named."""
@@ -173,6 +173,16 @@ class Unequal(Block):
     """Another seed deals otherwise."""
 
 
+class Select(Block):
+    """The sources that look best before any transfer layer is trained."""
+
+    by: Measure
+    """`logme` or `h_score` of the source's features on the target's training rows, or the likeness to the target of mean `text` embeddings
+    or of the adapters' `weights`."""
+    top: Count
+    """How many are stacked."""
+
+
 class SourceSets(Block):
     """Several lists of sources, made from the sweep's. Each gives jobs of its own. Exactly one of the keys is given."""
 
@@ -182,6 +192,8 @@ class SourceSets(Block):
     """Every list that lacks so many sources; with 1, each source is left out in turn."""
     unequal: Unequal | None = None
     """All sources, of [unequal quality](#sources-of-unequal-quality)."""
+    select: Select | None = None
+    """The sources that [look best beforehand](#sources-that-look-best)."""
 
 
 def _kind(value: Any) -> str:
@@ -278,7 +290,9 @@ class StageResources(Block):
     single: ResourcesBlock = Resources()
     """For a trial of single-task jobs."""
     similarity: ResourcesBlock = Resources()
-    """For the comparison of tasks in `adaptersoup`."""
+    """For the comparison of tasks, in `adaptersoup` and `select`."""
+    transferability: ResourcesBlock = Resources()
+    """For the rating of sources in `select`."""
     methods: Annotated[dict[Name, ResourcesBlock], BeforeValidator(_as_block)] = {}
     """What differs from the stage's block, by method."""
 

@@ -63,6 +63,10 @@ def count_sets(sets: SourceSets, pool: Pool) -> int:
     most, least, where = len(pool.sources), len(pool.always), f"target {short(pool.target)} has {len(pool.sources)} sources to choose from"
     if sets.unequal is not None:
         return count_deals(sets.unequal)
+    if sets.select is not None:
+        if sets.select.top > most:
+            raise UserError(f"'top' is {sets.select.top}, but {where}: choose at most {most}.")
+        return 1
     if sets.leave_out is not None:
         if sets.leave_out >= most:
             raise UserError(f"'leave_out' is {sets.leave_out}, but {where}: leave out at most {most - 1}.")
@@ -78,7 +82,7 @@ def count_sets(sets: SourceSets, pool: Pool) -> int:
 
 def lists(sets: SourceSets, pool: Pool) -> tuple[tuple[str, ...], ...]:
     """Return the lists of sources of one target, each once and in the order of stacking, shorter ones first."""
-    if sets.unequal is not None:
+    if sets.unequal is not None or sets.select is not None:
         return (pool.sources,)
     if sets.subsets is None:
         return tuple(combinations(pool.sources, len(pool.sources) - (sets.leave_out or 0)))

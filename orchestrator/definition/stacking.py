@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TARGET = "target"
 """Means the target's own source adapter in a method's `sources`."""
 
-_OTHER_PARENTS = ("similarity",)
+_OTHER_PARENTS = ("similarity", "transferability")
 """Names under which a job finds parents that are not sources."""
 
 

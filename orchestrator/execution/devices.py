@@ -271,7 +271,7 @@ def _backbone(config: JobConfig) -> str:
 
 
 def _sample(job: Job) -> Sample:
-    config = job.config
+    config = replace(job.config, sources=job.config.sources[: job.config.stacked], select=None)  # which they will be does not matter
     settings = next((parent.config.settings for parent in job.parents if parent.config.stage == "source"), None)
     return Sample(config, max(data.max_length for data in config.data), settings or get_method(config.source_method).settings)
 

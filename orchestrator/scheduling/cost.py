@@ -133,7 +133,7 @@ class CostModel:
     def estimate(self, job: Job) -> Estimate:
         """Return the expected course of a job."""
         config = job.config
-        return self._estimate(config.data, config.optimisation, config.stage, config.method, config.backbone, len(config.sources))
+        return self._estimate(config.data, config.optimisation, config.stage, config.method, config.backbone, config.stacked)
 
     def seconds(self, pack: Sequence[Estimate]) -> float:
         """Return the duration of a pack on a warm worker. Each job leaves after its last step, and the others go on without its rows."""

@@ -24,7 +24,7 @@ _STYLES = {"cached": "green", "failed": "red", "blocked": "red", "running": "yel
 UNPROPOSED = "unproposed"
 _SHOWN = 4
 """How many differences are named. A job with more of them is simply another job."""
-_LEGEND = ("similarity", "source", "transfer", "joint", "single")
+_LEGEND = ("similarity", "source", "transferability", "transfer", "joint", "single")
 
 
 class Records(Protocol):

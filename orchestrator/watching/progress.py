@@ -14,7 +14,7 @@ from orchestrator.definition.graph import Graph, State
 from orchestrator.watching.running import RunningJob
 from scalearn.errors import UserError
 
-STAGES = ("source", "single", "joint", "transfer")
+STAGES = ("source", "single", "joint", "transferability", "transfer")
 """The stages in the order in which they tend to run."""
 _SHOWN = 8
 """How many running jobs are named."""

@@ -81,6 +81,7 @@ class JobRun:
         tasks: Sequence[TokenisedTask],
         sources: SourceAdapters | None,
         scaler: torch.amp.GradScaler | None = None,
+        config: JobConfig | None = None,
     ) -> None:
         """Build the job's modules from its seed, then continue from the job's checkpoint if there is one.
 
@@ -90,12 +91,13 @@ class JobRun:
             tasks: The job's data.
             sources: The job's source adapters. None: its method has none.
             scaler: The job's own gradient scaler in fp16, whose state is kept in the checkpoints. None: another precision.
+            config: The job with the sources that it selected. None: as the member has it.
 
         Raises:
             UserError: The checkpoint belongs to another job.
         """
         self.member = member
-        self.config = member.config
+        self.config = config or member.config
         self.tasks = tasks
         self.sources = sources
         self.scaler = scaler

@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from scalearn.backbone.accelerator import gradient_scaler, open_accelerator, precision_name, products_type
 from scalearn.backbone.encoder import Encoder, load_encoder, load_tokenizer
 from scalearn.backbone.registry import get_backbone
-from scalearn.config import JobConfig, Stage
+from scalearn.config import JobConfig
 from scalearn.data import tokenised
 from scalearn.errors import UserError
 from scalearn.formats.adapterhub_layout import adapter_directory, require_unchanged
@@ -35,6 +35,7 @@ from scalearn.training.results import write_artifact, write_result
 from scalearn.training.runtime import Runtime
 from scalearn.training.similarity import read_similarity, run_similarity
 from scalearn.training.stop_signal import StopSignal
+from scalearn.training.transferability import run_transferability, selected
 from scalearn.training.weight_search import search_where_due
 
 T = TypeVar("T")
@@ -43,8 +44,7 @@ __all__ = ["Outcome", "PackMember", "Report", "Runtime", "Stop", "train"]
 
 logger = logging.getLogger(__name__)
 
-OTHER_STAGES: Mapping[Stage, Callable[[PackMember, Runtime, Report], Outcome]] = {"similarity": run_similarity}
-"""Functions for the jobs of stages that train nothing."""
+OTHER_STAGES = {"similarity": run_similarity, "transferability": run_transferability}  # which train nothing
 
 _warm: dict[tuple[str, str, str, torch.dtype], tuple[Encoder, PreTrainedTokenizerBase]] = {}
 """The backbone that this process used last, ready for the next pack."""
@@ -166,7 +166,7 @@ class _PackTrainer:
         return runs
 
     def _start_member(self, member: PackMember, stacked: dict[object, SourceAdapters]) -> JobRun:
-        config = member.config
+        config = member.config if member.config.select is None else selected(member.config, member.parents.get("transferability"))
         self.encoder.require_length(max(data.max_length for data in config.data))
         root, cache = self.runtime.data_root, self.runtime.cache
         tasks = [tokenised(data, self.tokenizer, config.backbone_origin, root=root, cache=cache) for data in config.data]
@@ -181,7 +181,7 @@ class _PackTrainer:
             sources = stacked[key]
             if "similarity" in member.parents:
                 sources = replace(sources, similarity=read_similarity(member.parents["similarity"], config.task))
-        run = JobRun(member, self.encoder, tasks, sources, gradient_scaler(self.accelerator))
+        run = JobRun(member, self.encoder, tasks, sources, gradient_scaler(self.accelerator), config)
         cut_history(member.directory, run.progress.step)
         return run
 

@@ -83,6 +83,7 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
         "timing": {"train_seconds": progress.train_seconds, "evaluate_seconds": progress.evaluate_seconds},
         "warnings": sorted(run.warnings),
         "data_warnings": {task.task.key: task.warnings for task in run.tasks if task.warnings},
+        **({} if run.config.select is None else {"selected": run.config.sources}),
         **run.branch.facts(),
         **circumstances,
     }

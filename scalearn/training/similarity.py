@@ -156,6 +156,31 @@ def read_similarity(directory: Path, target: str) -> dict[str, float]:
         raise UserError(f"{path} does not say how similar the tasks are to {target} ({error!r}): run its similarity job again.") from error
 
 
+def mean_cosines(directory: Path, target: str) -> dict[str, float]:
+    """Return the cosine of each task's mean embedding with a target's, from the same table, by short name.
+
+    The table holds the products of the means, those with themselves included.
+
+    Raises:
+        UserError: There is no such table, or it lacks the target.
+    """
+    path, line = directory / TABLE, read_similarity(directory, target)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))["similarity"]
+        own = {task.rpartition("/")[2]: float(values[task]) for task, values in table.items()}
+        return {name: value / (own[name] * own[target.rpartition("/")[2]]) ** 0.5 for name, value in line.items()}
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path} does not hold a table of all tasks ({error!r}): run its similarity job again.") from error
+
+
+def seconds_of(directory: Path) -> float:
+    """Return how long a similarity job took to embed and compare, without loading its encoder. 0: it does not say."""
+    try:
+        return float(json.loads((directory / "result.json").read_text(encoding="utf-8"))["timing"]["evaluate_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 def _limit(config: JobConfig) -> int:
     rows = config.settings["rows"]
     assert isinstance(rows, int)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.reading.records import Record
 from analysis.report.questions import questions
-from analysis.tables import gains, interference, omega_patterns, quality
+from analysis.tables import foresight, gains, interference, omega_patterns, quality
 from analysis.tables.stacks import largest, rank_correlation, stack_scores
 from tests.analysis.helpers.stacks import TASKS, Stacks
 
@@ -136,6 +137,45 @@ def test_rank_correlation_by_permutation_is_near_the_exact_one() -> None:
     assert rank_correlation(one, [2.0] * 6) is None
 
 
+def _rated(values: dict[str, dict[str, float]], seconds: dict[str, float]) -> list[Record]:
+    """Jobs that rate sources for every target alike."""
+    told = {"measures": values, "seconds": seconds}
+    config = {"stage": "transferability", "method": "transferability", "sources": list(values)}
+    return [
+        Record(
+            f"rate-{task}",
+            "succeeded",
+            stage="transferability",
+            config={**config, "data": [{"task": f"glue/{task}"}]},
+            result={"transferability": told},
+        )
+        for task in TASKS
+    ]
+
+
+def test_ratings_are_judged_by_rank_and_by_what_they_would_have_cost() -> None:
+    made = Stacks(additive).add("scalearn_pp", subsets(3, 4))
+    found = gains.gains(stack_scores(made.frame()), made.names())
+    ratings = {name: {"logme": HELP[name], "h_score": -HELP[name], "text": None} for name in TASKS}
+    records = _rated(ratings, {"features": 2.0, "logme": 0.5, "h_score": 0.25, "text": 3.0, "weights": 1.0})  # type: ignore[arg-type]
+    told = foresight.foresight(found, foresight.ratings(records))
+    assert set(told["measure"]) == {"logme", "h_score"}
+    for _, row in told.iterrows():
+        line = found[found["task"] == row["task"]].set_index("source")["gain"]
+        order = sorted(TASKS, key=lambda name: -ratings[name][row["measure"]])
+        assert row["rho"] == pytest.approx(
+            stats.spearmanr([line[name] for name in order], [ratings[name][row["measure"]] for name in order])[0]
+        )
+        for top in (1, 3):
+            assert row[f"regret_{top}"] == pytest.approx(line.max() - line[order[:top]].max())
+            assert row[f"chance_{top}"] == pytest.approx(np.mean([line.max() - max(some) for some in combinations(line, top)]))
+    assert told[told["measure"] == "logme"]["regret_1"].max() < told[told["measure"] == "h_score"]["regret_1"].min()
+    assert foresight.seconds(records) == {"logme": 10.0, "h_score": 9.0, "text": 3.0, "weights": 4.0}
+    lines = foresight.sentences(told, made.frame().assign(train_seconds=1.0), foresight.seconds(records), made.names())
+    assert any(line.startswith("**LogME** against the gains of ScaLearn++, each source by leaving it out: mean rank") for line in lines)
+    assert "It took 10.0 s, trying 60.0 s." in lines[0]
+
+
 def _patterns(made: Stacks) -> dict[str, omega_patterns.Pattern]:
     scores = stack_scores(made.frame())
     spoilt = quality.spoilt(scores)
@@ -209,7 +249,7 @@ def test_unequal_sources_tell_whether_omega_falls_and_which_method_suffers_least
     first, *others = quality.sentences(lost, by_quality, names)
     assert first.index("ScaLearn++") < first.index("ScaLearnUniform")
     assert "it falls certainly for 2 of 2 qualities" in others[0]
-    assert "with 5 % of the rows" in others[0]
+    assert "with 5% of the rows" in others[0]
 
 
 def test_a_sweep_without_such_jobs_asks_nothing_about_stacks() -> None:

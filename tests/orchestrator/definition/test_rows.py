@@ -171,6 +171,33 @@ def test_fewer_deals_are_the_first_ones_and_another_seed_deals_otherwise():
     assert dealt(draws=2) != dealt(draws=2, seed=1)
 
 
+def test_job_that_selects_reads_all_sources_and_what_is_known_of_them():
+    graph = expand({"scalearn_pp": [{}, *({"sources": {"select": {"by": by, "top": 3}}} for by in ("logme", "text"))]})
+    rated = [job for job in graph if job.config.stage == "transferability"]
+    assert [job.config.task for job in rated] == ["glue/cola", "glue/rte"]  # for both measures together
+    assert all(job.config.data[0].train_rows == 1000 for job in rated)
+    assert len({job.parents[-1] for job in rated}) == 1
+    assert rated[0].parents[-1].config.stage == "similarity"
+    chooses = [job for job in transfers(graph) if job.config.select is not None]
+    assert {job.parent_names for job in chooses} == {(*ALL, "transferability")}
+    assert len({job.node for job in transfers(graph)}) == 3 * 2
+    assert "glue/roberta-base/transfer/scalearn_pp/rte/lr6e-03-seed0-logme3" in {job.path for job in chooses}
+    few = expand({"scalearn_pp": {"sources": {"select": {"by": "logme", "top": 3}}}}, data={"train_rows": 200})
+    assert {job.config.data[0].train_rows for job in few if job.config.stage == "transferability"} == {200}
+
+
+def test_plain_jobs_keep_their_names_beside_jobs_that_select():
+    plain, both = expand({"scalearn_pp": {}}), expand({"scalearn_pp": [{}, {"sources": {"select": {"by": "h_score", "top": 1}}}]})
+    assert set(plain.nodes()) < set(both.nodes())
+
+
+def test_omegas_of_a_job_that_selects_are_as_many_as_it_stacks():
+    graph = expand({"scalearn_fixed": {"sources": {"select": {"by": "logme", "top": 2}}, "settings": {"omega": [0.5, 0.5]}}})
+    assert {job.config.stacked for job in transfers(graph)} == {2}
+    with pytest.raises(UserError, match="omega"):
+        expand({"scalearn_fixed": {"sources": {"select": {"by": "logme", "top": 2}}, "settings": {"omega": [0.5] * 8}}})
+
+
 def _quality(source: Job) -> str:
     data = source.config.data[0]
     named = {"rows_kept": data.rows_kept, "labels_shuffled": data.labels_shuffled}
@@ -194,6 +221,7 @@ def test_rows_of_short_forms_stay_apart_in_the_table(tmp_path: Path):
         "scalearn": {"zip": {"omega_dropout": [0, 0.3], "batch_size": [16, 32]}},
         "scalearn_pp": [{}, {"sources": {"leave_out": 1}}],
         "scalearn_uniform": [{}, {"sources": {"unequal": {"rows": 0.05}}}],
+        "scalearn_uniform_pp": [{}, {"sources": {"select": {"by": "logme", "top": 1}}}],
     }
     document = {"name": "apart", "benchmark": "glue", "backbone": "roberta-base", "sources": {"tasks": ["rte", "sst2"]}, "methods": methods}
     sweep = Sweep.from_text(json.dumps(document | {"targets": ["rte"], "seeds": [0, 1]}))
@@ -208,6 +236,8 @@ def test_rows_of_short_forms_stay_apart_in_the_table(tmp_path: Path):
         "ScaLearn++ (source_count=1, sources=rte)",
         "ScaLearn++ (source_count=1, sources=sst2)",
         "ScaLearn++ (source_count=2, sources=rte,sst2)",
+        "ScaLearnUniform++ (select=by=logme,top=1)",
+        "ScaLearnUniform++ (select=none)",
         *(f"ScaLearn (fixed) (omega={one},{two})" for one in ("0.0", "0.5") for two in ("0.0", "1.0")),
     ]
     assert {cell.wanted for row in table.rows for cell in row.cells} == {2}

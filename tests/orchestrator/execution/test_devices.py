@@ -15,6 +15,7 @@ from orchestrator.profiling.profile import load_profile
 from orchestrator.scheduling.cost import CostModel, Memory
 from orchestrator.scheduling.memory_load import DOUBT_SECONDS, Limit
 from orchestrator.scheduling.policy import Policy
+from scalearn.config import SelectConfig
 from scalearn.methods.registry import get_method
 from scalearn.training.runtime import Runtime
 from tests.orchestrator.helpers.doubles import make_job, source, transfer, two_stages
@@ -51,6 +52,15 @@ def test_dry_steps_measure_what_passes_and_jobs_hold():
     # Query, key and value of every layer: weight, gradient, two moments and the best.
     assert fusion.per_job >= 5 * 4 * layers * 3 * hidden**2
     assert scalearn.per_job == 5 * 4 * layers * 8 * hidden
+
+
+def test_job_that_selects_is_measured_with_as_many_sources_as_it_will_stack():
+    job = make_job("transfer", "scalearn_fixed", "t", 0, [source(f"s{number}") for number in range(5)])
+    config = dataclasses.replace(job.config, select=SelectConfig("logme", 2), settings={"omega": (0.5, 0.5)})
+    wanted = samples([dataclasses.replace(job, config=config)])
+    (sample,) = wanted.values()
+    assert (len(sample.config.sources), sample.config.select) == (2, None)
+    assert probe(wanted, {}, ON_CPU)["transfer", "scalearn_fixed"].per_token > 0
 
 
 @pytest.mark.parametrize("backbone", ["minilm", "roberta-base", "roberta-large"])
