@@ -37,7 +37,7 @@ def run(path: Path, directory: Path) -> str:
 
 
 def test_notebooks_are_kept_without_outputs_and_start_from_a_place() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["01_benchmark_tables", "02_omega_analysis", "03_compare_sweeps"]
+    assert [path.stem for path in NOTEBOOKS] == ["01_benchmark_tables", "02_omega_analysis", "03_compare_sweeps", "04_open_questions"]
     for path in NOTEBOOKS:
         book = nbformat.read(path, as_version=4)
         nbformat.validate(book)
@@ -50,7 +50,12 @@ def test_notebooks_are_kept_without_outputs_and_start_from_a_place() -> None:
 @pytest.mark.usefixtures("variables")
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("01_benchmark_tables", "ScaLearnUniform++"), ("02_omega_analysis", "rank correlation"), ("03_compare_sweeps", "omega_dropout")],
+    [
+        ("01_benchmark_tables", "ScaLearnUniform++"),
+        ("02_omega_analysis", "rank correlation"),
+        ("03_compare_sweeps", "omega_dropout"),
+        ("04_open_questions", "expected by chance"),
+    ],
 )
 def test_notebook_runs_on_a_store(name: str, said: str, tmp_path: Path) -> None:
     (path,) = [path for path in NOTEBOOKS if path.stem == name]
