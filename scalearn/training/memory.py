@@ -133,7 +133,9 @@ def _dry_step(encoder: Encoder, branch: Branch, rows: int, length: int) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(encoder.device)
         before = torch.cuda.memory_allocated(encoder.device)
-        encoder(inputs, [branch], [block]).square().mean().backward()
+        loss = encoder(inputs, [branch], [block]).square().mean()
+        if loss.requires_grad:  # where only a head learns, nothing is kept
+            loss.backward()
         taken = torch.cuda.max_memory_allocated(encoder.device) - before
     else:
         taken = _kept_for_backward(encoder, inputs, branch, block)
@@ -153,5 +155,6 @@ def _kept_for_backward(encoder: Encoder, inputs: dict[str, Tensor], branch: Bran
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = encoder(inputs, [branch], [block])
         loss = output.square().mean()
-    loss.backward()
+    if loss.requires_grad:
+        loss.backward()
     return sum(kept.values())
