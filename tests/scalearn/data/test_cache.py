@@ -69,6 +69,8 @@ def test_cached_rows_equal_rows_in_memory_and_are_memory_mapped(shared: Path, tm
         ({"evaluation_rows": 40}, "bytes", {"validation", "test"}),
         ({"train_share": 0.5}, "bytes", {"train", "validation"}),
         ({"few_shot": 16}, "bytes", {"train", "validation"}),
+        ({"rows_kept": 0.25}, "bytes", {"train"}),
+        ({"labels_shuffled": 0.5}, "bytes", {"train"}),
         ({}, "bytes", set()),
     ],
 )
