@@ -63,8 +63,7 @@ def described(name: str, thing: Any, level: int) -> list[str]:
     """Return the Markdown of a function or class, with a class's own public methods below it."""
     if not callable(thing):
         return []
-    shown = name if isinstance(thing, type) else f"{name}{inspect.signature(thing)}"
-    text = f"{'#' * level} {name}\n\n```text\n{shown}\n\n{inspect.getdoc(thing) or ''}\n```\n"
+    text = f"{'#' * level} {name}\n\n```text\n{name}{inspect.signature(thing)}\n\n{inspect.getdoc(thing) or ''}\n```\n"
     own = vars(thing).items() if isinstance(thing, type) else ()
     methods = [(key, value) for key, value in own if not key.startswith("_") and inspect.isfunction(value) and value.__doc__]
     return [text, *(part for key, value in methods for part in described(f"{name}.{key}", value, level + 1))]
