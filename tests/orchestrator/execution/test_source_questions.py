@@ -15,6 +15,7 @@ from analysis.report.page import render_page
 from analysis.report.results import Results, gather, write_tables
 from orchestrator.artifacts.manifest import write_manifest
 from orchestrator.artifacts.store import Store
+from orchestrator.cli import main
 from orchestrator.definition.graph import Graph, Job
 from orchestrator.definition.sweep import Sweep
 from orchestrator.execution.trial import MemberOrder, PackOrder, run_pack
@@ -143,3 +144,13 @@ def test_tables_of_the_questions_are_written_beside_the_page(results: Results, t
     write_tables(results, tmp_path)
     for question in results.questions:
         assert len(pd.read_csv(tmp_path / f"{question.name}.csv")) == len(question.table.rows)
+
+
+def test_job_that_selected_is_exported_with_the_sources_that_it_stacked(
+    results: Results, miniature: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = results.frame.drop_duplicates("node")
+    job = jobs[jobs["select"].notna()].iloc[0]
+    manifest = str(miniature.root / "sweeps" / "miniature.json")
+    assert main(["export", manifest, "--node", str(job["node"]), "--to", str(tmp_path / "folded")]) == 0
+    assert f"2 of 2 sources ({job['selected'].replace(',', ', ')})" in capsys.readouterr().out
