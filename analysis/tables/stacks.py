@@ -60,7 +60,7 @@ def stack_scores(frame: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
     jobs = jobs[needed].merge(nodes[["node", "task", "variant"]], on=["node", "task"])
     found = []
     for (method, variant, task, sources, quality), cell in jobs.groupby(["method", "variant", "task", "sources", "quality"]):
-        if method == FIXED:
+        if method == FIXED and "setting_omega" in cell:  # a damaged job has none
             cell = cell.assign(tuned="omega=" + cell["setting_omega"].astype(str))
         elif method == "best_source":
             cell = cell.assign(tuned="")

@@ -270,3 +270,9 @@ def test_every_question_of_a_sweep_has_sentences_a_table_and_plots_that_draw() -
             for theme in ("light", "dark"):
                 assert plot.render("svg", theme).startswith(b"<?xml")
     assert sum(len(question.plots) for question in asked) == 4
+
+
+def test_fixed_omegas_that_no_job_states_are_no_reason_to_fail() -> None:
+    frame = Stacks(lambda method, target, stack, seed: 0.5).add("scalearn_fixed", [("cola", "sst2")]).frame()
+    assert "setting_omega" not in frame
+    assert set(stack_scores(frame)["value"]) == {0.5}
