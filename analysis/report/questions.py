@@ -1,16 +1,20 @@
 """The questions about sources and methods that a sweep's jobs answer, each with its sentences, tables and plots."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from analysis.plots.backbones import backbone_plot
 from analysis.plots.ladder import ladder_plot
 from analysis.plots.sources import foresight_plot, gain_plots, interference_plot, quality_plot
 from analysis.plots.style import Plot
 from analysis.reading.names import Names
 from analysis.reading.records import Record
 from analysis.tables import foresight, gains, interference, ladder, omega_patterns, quality
+from analysis.tables.backbones import backbone_grid, backbone_ranks, blocks
+from analysis.tables.backbones import sentence as rank_sentence
 from analysis.tables.benchmark import BenchmarkTable
 from analysis.tables.grid import Grid
 from analysis.tables.omega import Omega
@@ -50,17 +54,23 @@ def questions(
 
 def questions_of_methods(table: BenchmarkTable) -> list[Question]:
     """Return the questions that a sweep's table answers."""
-    asked = [_ladder(table)]
+    parts = blocks(table)
+    asked = [_ladder(part, part.backbones[0] if len(parts) > 1 else "") for part in parts]
+    ranks = backbone_ranks(table)
+    if ranks is not None:
+        asked.append(Question("backbones", "Other backbones", (rank_sentence(ranks),), backbone_grid(ranks), (backbone_plot(ranks),)))
     return [question for question in asked if question is not None]
 
 
-def _ladder(table: BenchmarkTable) -> Question | None:
+def _ladder(table: BenchmarkTable, backbone: str) -> Question | None:
+    """Return the ladder of one backbone, which is named if there are several."""
     found = ladder.ladder(table)
     if found is None:
         return None
-    plot = ladder_plot(found, table)
-    title = "What scaling could reach"
-    return Question("ladder", title, (ladder.sentence(found),), ladder.ladder_grid(found, table), () if plot is None else (plot,))
+    name, plot = "_".join(["ladder", *re.findall(r"\w+", backbone)]), ladder_plot(found, table)
+    title = "What scaling could reach" + (f" on {backbone}" if backbone else "")
+    plots = () if plot is None else (replace(plot, name=name, title=f"{plot.title} on {backbone}" if backbone else plot.title),)
+    return Question(name, title, (ladder.sentence(found),), ladder.ladder_grid(found, table), plots)
 
 
 def _interference(scores: pd.DataFrame, names: Names) -> Question | None:

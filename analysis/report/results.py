@@ -16,6 +16,7 @@ from analysis.reading.records import Record, SweepInfo
 from analysis.reading.selection import Rule
 from analysis.report.questions import Question, questions, questions_of_methods
 from analysis.tables import statistics
+from analysis.tables.backbones import blocks
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
 from analysis.tables.grid import Grid, layout
 from analysis.tables.grids import comparison_grid, difference_grid, job_grid, learning_rate_grid, omega_grid, rank_grid
@@ -75,7 +76,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     published = published_scores(table.benchmark) if against == "paper" else None
     reference = statistics.default_reference(table)
     differences = statistics.differences(table, reference)
-    ranks = statistics.ranks(table)
+    ranks = statistics.ranks(table) if len(blocks(table)) == 1 else None  # on several backbones, a question tells
     nodes = [node for row in table.rows for node in row.nodes]
     shown, scores = behind(table), stack_scores(frame)
     learned = omegas_of(folder, records, [*{*shown, *scores["node"]}])

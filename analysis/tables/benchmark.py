@@ -1,7 +1,7 @@
 """The benchmark table: a row per method, a column per target, and the average."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 import pandas as pd
@@ -72,6 +72,17 @@ class Row:
     variant: str
     cells: tuple[Cell, ...]
     """Cells in the order of the table's targets."""
+    backbone: str = ""
+    """The backbone, if the table has several."""
+
+    @property
+    def title_on_backbone(self) -> str:
+        """The title without the backbone: what rows of several backbones have in common."""
+        named = f"backbone={self.backbone}"
+        if not self.variant.startswith(named):
+            return self.title
+        rest = self.variant.removeprefix(named).removeprefix(", ")
+        return self.title.removesuffix(f" ({self.variant})") + (f" ({rest})" if rest else "")
 
     @property
     def is_complete(self) -> bool:
@@ -203,11 +214,15 @@ def benchmark_table(
     frame = frame[list(_NEEDED)]
     frame["primary"] = frame["primary"].fillna(False).astype(bool)
     stages = {str(method): str(stage) for method, stage in zip(frame["method"], frame["stage"], strict=True)}
+    backbones = tuple(sorted(frame["backbone"].dropna().unique()))
     rows = [
-        _row(method, variant, frame[(frame["method"] == method) & (frame["variant"] == variant)], columns, chosen, split, names, stages)
+        _row(method, variant, jobs[jobs["variant"] == variant], columns, chosen, split, names, stages)
         for method in names.order_methods(stages, stages)
-        for variant in sorted(frame.loc[frame["method"] == method, "variant"].unique(), key=natural)
+        for jobs in [frame[frame["method"] == method]]
+        for variant in sorted(jobs["variant"].unique(), key=natural)
     ]
+    if len(backbones) > 1:  # a block per backbone
+        rows = sorted((replace(row, backbone=_backbone(row, frame)) for row in rows), key=lambda row: row.backbone)
     titles = tuple(names.task_title(task, columns) for task in columns)
     return BenchmarkTable(
         title=" · ".join(str(part) for part in (sweep.get("name"), *sorted(frame["backbone"].dropna().unique())) if part),
@@ -218,7 +233,7 @@ def benchmark_table(
         rule=rule,
         split=split,
         benchmark=sweep.get("benchmark") or _only(frame["benchmark"]),
-        backbones=tuple(sorted(frame["backbone"].dropna().unique())),
+        backbones=backbones,
         notes=tuple(_notes(rows, titles, rule)),
     )
 
@@ -226,6 +241,12 @@ def benchmark_table(
 def _only(column: "pd.Series[str]") -> str | None:
     values = column.dropna().unique()
     return str(values[0]) if len(values) == 1 else None
+
+
+def _backbone(row: Row, frame: pd.DataFrame) -> str:
+    """Return the backbone of a row's jobs. Empty: it is not known, or they have several."""
+    jobs = frame[(frame["method"] == row.method) & (frame["variant"] == row.variant)]
+    return _only(jobs["backbone"]) or ""
 
 
 def _metric(frame: pd.DataFrame, task: str) -> str:

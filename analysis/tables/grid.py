@@ -100,19 +100,19 @@ def count(number: int | None) -> str:
 def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> Grid:
     """Return the benchmark table as a grid: methods in groups, targets, average, learning rates tried, transfer parameters.
 
-    The best and the second of a column are found by the printed digits, so that equal numbers get equal marks. Incomplete averages are not
-    ranked.
+    The best and the second of a column, on each backbone, are found by the printed digits, so that equal numbers get equal marks.
+    Incomplete averages are not ranked.
 
     Args:
         table: The table.
         against: Published scores to put under each cell, with the difference in percentage points.
     """
     footnotes = _Footnotes()
-    ranks = [_ranks([row.cells[index].mean for row in table.rows]) for index in range(len(table.targets))]
-    average_ranks = _ranks([row.average if row.is_complete else None for row in table.rows])
+    ranks = [_ranks_in_blocks(table, [row.cells[index].mean for row in table.rows]) for index in range(len(table.targets))]
+    average_ranks = _ranks_in_blocks(table, [row.average if row.is_complete else None for row in table.rows])
     rows = []
     for position, row in enumerate(table.rows):
-        cells = [GridCell(row.title)]
+        cells = [GridCell(row.title_on_backbone)]
         for index, cell in enumerate(row.cells):
             extra = _beside(against, row, short_name(cell.target), cell.mean)
             cells.append(_score_cell(cell, ranks[index][position], footnotes, extra))
@@ -120,7 +120,7 @@ def layout(table: BenchmarkTable, *, against: PublishedScores | None = None) -> 
         cells.append(_average_cell(row, average_ranks[position], footnotes, average))
         cells.append(_tried_cell(row))
         cells.extend(_parameter_cells(row))
-        rows.append(GridRow(FAMILY_TITLES[row.family], tuple(cells)))
+        rows.append(GridRow(f"{row.backbone} · {FAMILY_TITLES[row.family]}".removeprefix(" · "), tuple(cells)))
     others = "Other settings" if any(cell.tuned for row in table.rows for cell in row.cells) else "Settings"
     notes = [
         *table.notes,
@@ -178,6 +178,16 @@ class _Footnotes:
     def dagger(self) -> str:
         self.entries.setdefault(INCOMPLETE, "Average over fewer targets than the table has: not comparable with the others and not ranked.")
         return INCOMPLETE
+
+
+def _ranks_in_blocks(table: BenchmarkTable, values: Sequence[float | None]) -> list[int | None]:
+    """Return the rank of each row among those of its backbone."""
+    ranks: list[int | None] = [None] * len(values)
+    for backbone in {row.backbone for row in table.rows}:
+        places = [place for place, row in enumerate(table.rows) if row.backbone == backbone]
+        for place, rank in zip(places, _ranks([values[place] for place in places]), strict=True):
+            ranks[place] = rank
+    return ranks
 
 
 def _ranks(values: Sequence[float | None]) -> list[int | None]:

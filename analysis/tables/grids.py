@@ -54,7 +54,9 @@ def difference_grid(differences: pd.DataFrame, table: BenchmarkTable) -> Grid | 
         "otherwise Welch's; Holm's correction over the targets of a method.",
         "With few seeds the intervals are too narrow and the tests have little power.",
     )
-    return Grid(f"Differences to {differences['second'].iloc[0]}", header, ("",) * 7, tuple(rows), (), notes, (False, False, *[True] * 5))
+    references = differences["second"].unique()
+    reference = references[0] if len(references) == 1 else "the reference of the same backbone"
+    return Grid(f"Differences to {reference}", header, ("",) * 7, tuple(rows), (), notes, (False, False, *[True] * 5))
 
 
 def comparison_grid(table: BenchmarkTable, reference: str) -> Grid | None:

@@ -162,7 +162,11 @@ def _pairs(table: BenchmarkTable, reference: str | None) -> Iterator[tuple[Row, 
         yield from combinations(table.rows, 2)
         return
     (base,) = [row for row in table.rows if row.title == reference][:1] or [table.rows[0]]
-    yield from ((row, base) for row in table.rows if row is not base)
+    bases = {base.backbone: base}  # what a row is compared with is on its own backbone, as far as there is such a row
+    for row in table.rows:
+        if row.title_on_backbone == base.title_on_backbone:
+            bases.setdefault(row.backbone, row)
+    yield from ((row, bases.get(row.backbone, base)) for row in table.rows if row not in bases.values())
 
 
 def _samples(cell: Cell, other: Cell) -> tuple[Array, Array, bool]:

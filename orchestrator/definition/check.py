@@ -47,12 +47,14 @@ def check(sweep: SweepSchema) -> list[Misfit]:
     for key in sweep.methods:
         problems.at(("methods", key), get_method, key)
     check_search(sweep, problems)
-    backbone = _backbone(sweep, problems)
+    problems.unique(("backbone",), sweep.backbone)
+    backbones = {name: _backbone(name, sweep, problems) for name in sweep.backbone}
     defined = [problems.at(("tasks", name), defined_task, sweep.benchmark, name, text) for name, text in sweep.tasks.items()]
     names = None if None in defined else problems.at(("benchmark",), TaskNames.of, sweep.benchmark, sweep.tasks)
     if names is not None:
-        _named(sweep, names, backbone, problems)
-    return problems.found
+        for backbone in backbones.values():
+            _named(sweep, names, backbone, problems)
+    return list(dict.fromkeys(problems.found))  # several backbones may have the same ones
 
 
 def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, problems: Problems) -> None:
@@ -72,19 +74,21 @@ def _named(sweep: SweepSchema, names: TaskNames, backbone: Backbone | None, prob
     check_rows(sweep, names, targets, sources, adapters, problems)
 
 
-def _backbone(sweep: SweepSchema, problems: Problems) -> Backbone | None:
-    """Return the backbone, once it is known that it can be read, and reads as many tokens as it shall."""
-    backbone = problems.at(("backbone",), get_backbone, sweep.backbone)
+def _backbone(name: str, sweep: SweepSchema, problems: Problems) -> Backbone | None:
+    """Return a backbone, once it is known that it can be read, and reads as many tokens as it shall."""
+    before = len(problems.found)
+    backbone = problems.at(("backbone",), get_backbone, name)
     if backbone is None:
         return None
     entries = problems.at(("backbone",), config_entries, backbone)
     if entries is not None:
-        problems.at(("backbone",), require_readable, sweep.backbone, entries)
+        problems.at(("backbone",), require_readable, name, entries)
+    readable = len(problems.found) == before
     longest = backbone.shape.positions if backbone.shape else None
-    for name, length in sweep.data.max_length.items():
+    for task, length in sweep.data.max_length.items():
         if longest is not None and length > longest:
-            problems.add(("data", "max_length", name), f"{{key}} is {length}, but {sweep.backbone} reads at most {longest} tokens.")
-    return None if problems.below(("backbone",)) else backbone
+            problems.add(("data", "max_length", task), f"{{key}} is {length}, but {name} reads at most {longest} tokens.")
+    return backbone if readable else None
 
 
 def _source_settings(sources: Sources, known: "Sizes | None", problems: Problems) -> "Mapping[str, Any]":

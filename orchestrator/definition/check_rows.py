@@ -142,6 +142,7 @@ def _few_enough(
         rates = len(row.learning_rate) if isinstance(row.learning_rate, tuple) else 1
         trials = sweep.search.trials if sweep.search and ranges_of(method, row) else 1
         jobs += points * runs * rates * trials * settings
+    jobs *= len(sweep.backbone)
     if jobs > MAX_JOBS:
         what = "with their tasks, seeds, learning rates and settings"
         problems.add(("methods",), f"{{key}} {what} are {jobs:,} jobs: at most {MAX_JOBS:,}.")

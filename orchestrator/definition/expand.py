@@ -84,11 +84,13 @@ class Expansion:
         self.origin = origin
         self.names = TaskNames.of(sweep.benchmark, sweep.tasks)
         self.targets = self.names.keys(sweep.targets)
-        self.backbone = get_backbone(sweep.backbone)
+        self.backbones = tuple(map(get_backbone, sweep.backbone))
+        self.backbone = self.backbones[0]
+        """The backbone whose jobs are being made."""
         self.subsets = _subsets(sweep.data)
         self.external = external_adapters(sweep.sources)
         self.training = {self.names.key(name): block for name, block in sweep.training.tasks.items()}
-        self._sources: dict[tuple[str, Subset], Job] = {}
+        self._sources: dict[tuple[str, str, Subset], Job] = {}
         self._optimisations: dict[OptimisationConfig, OptimisationConfig] = {}
         self._datasets: dict[tuple[str, Subset], DataConfig] = {}
         self._origins: dict[str, str] = {}
@@ -110,8 +112,8 @@ class Expansion:
         return Expanded(Graph(with_compared(self._jobs())), tuple(self._groups))
 
     def _jobs(self) -> Iterator[Job]:
-        for key, rows in self.sweep.methods.items():
-            method = get_method(key)
+        for backbone, (key, rows) in product(self.backbones, self.sweep.methods.items()):
+            self.backbone, method = backbone, get_method(key)
             for row in rows:
                 for plain in plain_rows(method, row):
                     yield from self._row(method, plain)
@@ -214,7 +216,7 @@ class Expansion:
 
     def _source(self, task: str, subset: Subset) -> Job:
         """Return the job whose adapter transfer jobs stack for a task."""
-        key = (task, subset)
+        key = (self.backbone.reference, task, subset)
         if key not in self._sources:
             adapter = get_method(self.sweep.sources.method)
             (settings,) = setting_points(adapter, self.sweep.sources.settings, 0)

@@ -359,8 +359,8 @@ class SweepSchema(Block):
     """Names the sweep in the store and in MLflow; part of a path, so ASCII letters, digits, `_`, `-`, `.`."""
     benchmark: Name
     """The set of tasks: `domains`, `glue`, `super_glue`, ..., or a name for your own."""
-    backbone: Name
-    """A registered name, a hub id `owner/model` or `owner/model@revision`, or a local directory."""
+    backbone: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    """A registered name, a hub id `owner/model` or `owner/model@revision`, or a local directory; or [several](#several-backbones)."""
     description: Annotated[str, Field(max_length=2000)] = ""
     """Free text."""
     store: Name = "runs"

@@ -9,6 +9,7 @@ from orchestrator.definition.sweep import Sweep, shipped_sweeps
 RECORDED = {
     # sweep: number of jobs, beginning of the SHA-256 of their sorted names, which hold their fingerprints
     "all_tasks_smoke": (45, "c727f150dfc9e32d"),
+    "architectures": (960, "1a66c607fff9c735"),
     "compositions": (1665, "ed30a04f0316b14d"),
     "few_shot": (968, "4a6b2c6a35fa3817"),
     "glue": (588, "6f0d944afc291434"),

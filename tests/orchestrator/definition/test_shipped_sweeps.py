@@ -69,6 +69,13 @@ def test_ladder_plans_three_seeds_of_each_rung_on_the_same_sources():
     assert {job.config.settings["omega"] for job in graph if job.config.method == "scalearn_fixed"} == {(2 / 8,) * 8}
 
 
+def test_architectures_plans_the_same_rows_on_five_encoders():
+    jobs = list(Sweep.load("architectures").expand())
+    counts = Counter((job.config.backbone, job.config.stage) for job in jobs)
+    assert set(counts.values()) == {8 * 3, 7 * 8 * 3}
+    assert len({job.config.backbone for job in jobs}) == 5
+
+
 def test_leave_one_out_plans_the_whole_stack_and_each_that_lacks_one():
     jobs = plan("leave_one_out", Sweep.load("leave_one_out").expand()).to_json()["jobs"]
     assert jobs["by_stage"] == {"source": 8, "transfer": 8 * 3 * (1 + 8)}
