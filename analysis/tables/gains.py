@@ -15,6 +15,8 @@ from analysis.tables.statistics import holm
 Kind = Literal["single", "left out"]
 KINDS: dict[Kind, str] = {"single": "alone", "left out": "by leaving it out"}
 
+NO_GAIN = 1e-9
+"""Equal scores, whose means differ by rounding."""
 _COLUMNS = ["kind", "title", "method", "task", "source", "against", "gain", "low", "high", "n", "p", "p_holm", "verdict"]
 
 
@@ -56,7 +58,7 @@ def matrices(found: pd.DataFrame) -> Iterator[tuple[Kind, str, pd.DataFrame]]:
 def sentence(kind: Kind, title: str, pairs: pd.DataFrame, names: Names) -> str:
     """Return what one matrix says, with its numbers."""
     best, worst = (pairs.iloc[int(place)] for place in (pairs["gain"].argmax(), pairs["gain"].argmin()))
-    hurt, sure = int((pairs["gain"] < 0).sum()), pairs["verdict"].value_counts()
+    hurt, sure = int((pairs["gain"] < -NO_GAIN).sum()), pairs["verdict"].value_counts()
     text = f"**{title}, each source {KINDS[kind]}**: {_told(best, names)} is the largest gain of {len(pairs)} pairs"
     text += f", {_told(worst, names)} the smallest. " if len(pairs) > 1 else ". "
     text += f"Transfer is negative in the mean for {hurt} pairs, and certainly (Holm) for {sure.get('hurts', 0)}; "

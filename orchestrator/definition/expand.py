@@ -242,7 +242,7 @@ class Expansion:
 
     def _transferability(self, target: str, subset: Subset, chosen: tuple[str, ...], trained: list[Job]) -> Job:
         """Return the job that rates sources for a target, on its training rows. It serves all methods, measures and seeds."""
-        likeness = self._similarity({"sentence_encoder": self.backbone.reference, "sentence_rows": RATED_ROWS}, chosen)
+        likeness = self._similarity({"sentence_encoder": self.backbone.reference, "sentence_rows": RATED_ROWS}, chosen, cut=True)
         data = self._data(target, subset)
         config = JobConfig(
             benchmark=self.sweep.benchmark,
@@ -259,8 +259,11 @@ class Expansion:
         )
         return Job(config, (*trained, likeness))
 
-    def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...]) -> Job:
-        """Return the job that measures how similar all tasks are on their full training data. It serves all targets and seeds."""
+    def _similarity(self, settings: Mapping[str, Setting], chosen: tuple[str, ...], *, cut: bool = False) -> Job:
+        """Return the job that measures how similar all tasks are on their full training data. It serves all targets and seeds.
+
+        With `cut`, texts are as long as other jobs read them, not as long as sentence encoders were published to read.
+        """
         encoder = get_backbone(str(settings["sentence_encoder"]))
         wanted = {*tasks_of(chosen, self.external, self.names), *self.targets}
         tasks = (*(task for task in self.names.tasks if task in wanted), *sorted(wanted.difference(self.names.tasks)))
@@ -270,7 +273,10 @@ class Expansion:
             benchmark=self.sweep.benchmark,
             stage="similarity",
             method="sentence_similarity",
-            data=tuple(replace(self._data(task, WHOLE), evaluation_rows=None, max_length=length) for task in tasks),
+            data=tuple(
+                replace(data, evaluation_rows=None, max_length=data.max_length if cut else length)
+                for data in (self._data(task, WHOLE) for task in tasks)
+            ),
             backbone=encoder.reference,
             backbone_origin=encoder.origin,
             optimisation=OptimisationConfig(learning_rate=0.0, epochs=1),

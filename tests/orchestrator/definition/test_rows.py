@@ -178,6 +178,7 @@ def test_job_that_selects_reads_all_sources_and_what_is_known_of_them():
     assert all(job.config.data[0].train_rows == 1000 for job in rated)
     assert len({job.parents[-1] for job in rated}) == 1
     assert rated[0].parents[-1].config.stage == "similarity"
+    assert {data.max_length for data in rated[0].parents[-1].config.data} == {128}  # texts as other jobs read them
     chooses = [job for job in transfers(graph) if job.config.select is not None]
     assert {job.parent_names for job in chooses} == {(*ALL, "transferability")}
     assert len({job.node for job in transfers(graph)}) == 3 * 2
