@@ -13,7 +13,7 @@ RECORDED = {
     "compositions": (1665, "ed30a04f0316b14d"),
     "domains_interference": (114, "772892216ea3aaca"),
     "domains_ladder": (183, "546fcf47ced995f1"),
-    "domains_sources": (148, "fa9c4f2469d4985c"),
+    "domains_sources": (148, "068742aaba12554e"),
     "domains_unequal": (162, "82b3121351c6caa6"),
     "few_shot": (968, "4a6b2c6a35fa3817"),
     "glue": (588, "6f0d944afc291434"),
