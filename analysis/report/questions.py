@@ -52,6 +52,29 @@ def questions(
     return [question for question in asked if question is not None]
 
 
+def questions_by_backbone(
+    scores: pd.DataFrame, omegas: Sequence[Omega], names: Names, frame: pd.DataFrame, records: Sequence[Record]
+) -> list[Question]:
+    """Return the questions of each backbone by itself, since neither gains nor omegas of two encoders compare. See `questions`."""
+    places = frame.drop_duplicates("node").set_index("node")["backbone"]
+    backbones = list(dict.fromkeys(places[list(scores["node"])].dropna()))
+    if len(backbones) < 2:
+        return questions(scores, omegas, names, frame, records)
+    found = []
+    for backbone in map(str, backbones):
+        own = set(places.index[places == backbone])
+        parts = (scores[scores["node"].isin(own)], [omega for omega in omegas if omega.node in own])
+        asked = questions(*parts, names, frame[frame["node"].isin(own)], [record for record in records if record.node in own])
+        for question in asked:
+            plots = tuple(replace(plot, name=_on(plot.name, backbone), title=f"{plot.title} on {backbone}") for plot in question.plots)
+            found.append(replace(question, name=_on(question.name, backbone), title=f"{question.title} on {backbone}", plots=plots))
+    return found
+
+
+def _on(name: str, backbone: str) -> str:
+    return "_".join([name, *re.findall(r"\w+", backbone)])
+
+
 def questions_of_methods(table: BenchmarkTable) -> list[Question]:
     """Return the questions that a sweep's table answers."""
     parts = blocks(table)
@@ -67,7 +90,7 @@ def _ladder(table: BenchmarkTable, backbone: str) -> Question | None:
     found = ladder.ladder(table)
     if found is None:
         return None
-    name, plot = "_".join(["ladder", *re.findall(r"\w+", backbone)]), ladder_plot(found, table)
+    name, plot = _on("ladder", backbone), ladder_plot(found, table)
     title = "What scaling could reach" + (f" on {backbone}" if backbone else "")
     plots = () if plot is None else (replace(plot, name=name, title=f"{plot.title} on {backbone}" if backbone else plot.title),)
     return Question(name, title, (ladder.sentence(found),), ladder.ladder_grid(found, table), plots)

@@ -14,7 +14,7 @@ from analysis.reading.load import StoredSweep
 from analysis.reading.names import Names
 from analysis.reading.records import Record, SweepInfo
 from analysis.reading.selection import Rule
-from analysis.report.questions import Question, questions, questions_of_methods
+from analysis.report.questions import Question, questions_by_backbone, questions_of_methods
 from analysis.tables import statistics
 from analysis.tables.backbones import blocks
 from analysis.tables.benchmark import BenchmarkTable, benchmark_table
@@ -80,7 +80,7 @@ def gather(stored: StoredSweep, *, rule: Rule = "validation", against: str | Non
     nodes = [node for row in table.rows for node in row.nodes]
     shown, scores = behind(table), stack_scores(frame)
     learned = omegas_of(folder, records, [*{*shown, *scores["node"]}])
-    asked = (*questions(scores, learned, Names.of(frame), frame, records), *questions_of_methods(table))
+    asked = (*questions_by_backbone(scores, learned, Names.of(frame), frame, records), *questions_of_methods(table))
     omegas = [replace(omega, variant=shown[omega.node]) for omega in learned if omega.node in shown]
     summaries = tuple(summarise(omegas))
     history = history_of(folder, records)

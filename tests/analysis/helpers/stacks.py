@@ -25,6 +25,7 @@ class Stacks:
     """Of method, target, sources and seed. A source of poor quality is called `cola rows_kept=0.05`."""
     omega: Callable[[str, str, str, int], float] = lambda method, target, source, seed: 0.25
     """Of method, target, source and seed."""
+    backbone: str = "minilm"
     records: list[Record] = field(default_factory=list)
     omegas: list[Omega] = field(default_factory=list)
 
@@ -44,8 +45,11 @@ class Stacks:
             names = tuple(source.partition(" ")[0] for source in stack)
             for target in targets:
                 for seed in seeds:
-                    config = _config("transfer", method, target, seed) | {"sources": list(names), "settings": dict(settings or {})}
-                    node = f"glue/minilm/transfer/{method}/{target}/lr6e-03-seed{seed}-{len(self.records):010x}"
+                    config = _config("transfer", method, target, seed, self.backbone) | {
+                        "sources": list(names),
+                        "settings": dict(settings or {}),
+                    }
+                    node = f"glue/{self.backbone}/transfer/{method}/{target}/lr6e-03-seed{seed}-{len(self.records):010x}"
                     value = self.score(method, target, stack, seed)
                     self.records.append(_record(node, "transfer", config, parents, {"validation": value, "test": value}))
                     values = np.array([[[self.omega(method, target, source, seed)] for source in stack]] * layers)
@@ -63,9 +67,9 @@ class Stacks:
 
     def _source(self, source: str) -> str:
         name, _, quality = source.partition(" ")
-        node = f"glue/minilm/source/adapter/{name}/lr3e-04-seed0-{quality.replace('=', '')}-{hash_of(source)}"
+        node = f"glue/{self.backbone}/source/adapter/{name}/lr3e-04-seed0-{quality.replace('=', '')}-{hash_of(source)}"
         if all(record.node != node for record in self.records):
-            config = _config("source", "adapter", name, 0)
+            config = _config("source", "adapter", name, 0, self.backbone)
             if quality:
                 key, _, share = quality.partition("=")
                 config["data"][0][key] = float(share)
@@ -77,13 +81,13 @@ def hash_of(text: str) -> str:
     return f"{sum(place * ord(letter) for place, letter in enumerate(text, start=1)):010x}"
 
 
-def _config(stage: str, method: str, task: str, seed: int) -> dict[str, Any]:
+def _config(stage: str, method: str, task: str, seed: int, backbone: str) -> dict[str, Any]:
     return {
         "benchmark": "glue",
         "stage": stage,
         "method": method,
         "data": [{"task": f"glue/{task}", "origin": "made-up"}],
-        "backbone": "minilm",
+        "backbone": backbone,
         "backbone_origin": "made-up",
         "optimisation": {"learning_rate": 6e-3},
         "seed": seed,

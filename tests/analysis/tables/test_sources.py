@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis.reading.records import Record
-from analysis.report.questions import questions
+from analysis.report.questions import questions, questions_by_backbone
 from analysis.tables import foresight, gains, interference, omega_patterns, quality
 from analysis.tables.stacks import largest, rank_correlation, stack_scores
 from tests.analysis.helpers.stacks import TASKS, Stacks
@@ -276,3 +276,16 @@ def test_fixed_omegas_that_no_job_states_are_no_reason_to_fail() -> None:
     frame = Stacks(lambda method, target, stack, seed: 0.5).add("scalearn_fixed", [("cola", "sst2")]).frame()
     assert "setting_omega" not in frame
     assert set(stack_scores(frame)["value"]) == {0.5}
+
+
+def test_each_backbone_of_a_sweep_answers_for_itself() -> None:
+    made = Stacks(additive).add("scalearn_pp", subsets(3, 4))
+    other = Stacks(lambda *about: 0.9 - additive(*about), backbone="mpnet", records=made.records, omegas=made.omegas)
+    other.add("scalearn_pp", subsets(3, 4))
+    asked = questions_by_backbone(stack_scores(made.frame()), made.omegas, made.names(), made.frame(), made.records)
+    gains_of = {question.name: question for question in asked if question.name.startswith("gains")}
+    assert list(gains_of) == ["gains_minilm", "gains_mpnet"]
+    assert gains_of["gains_mpnet"].title == "Who helps whom on mpnet"
+    assert "rte's for" in gains_of["gains_minilm"].sentences[0].partition("the largest")[0]
+    assert "cola's for" in gains_of["gains_mpnet"].sentences[0].partition("the largest")[0]
+    assert len({plot.name for question in asked for plot in question.plots}) == sum(len(question.plots) for question in asked)
