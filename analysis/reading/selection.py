@@ -29,9 +29,9 @@ class Choice:
     learning_rate: float | None
     """None: no learning rate has a score."""
     set_aside: tuple[float | str, ...] = ()
-    """Learning rates that were tried but not compared, because fewer of their seeds have a score. As text if a method chooses more."""
+    """Learning rates that were not compared, because fewer of their seeds have a score. As text if a method chooses more."""
     tried: int = 0
-    """How many learning rates, or combinations with other values, the choice was among: those with a job that succeeded or failed."""
+    """How many learning rates, or combinations with other values, the choice was among: those compared, and those that failed."""
     tuned: str = ""
     """What was chosen beside the learning rate, as in the frame's column `tuned`. Empty: nothing."""
 
@@ -128,6 +128,7 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
     if fixed is not None:
         jobs = jobs[jobs["learning_rate"] == fixed]
     ended = set(_candidates(jobs[jobs["state"].isin(["succeeded", "failed"])]))
+    failed = set(_candidates(jobs[jobs["state"] == "failed"]))
     scored = jobs[jobs["primary"].fillna(False).astype(bool) & (jobs["split"] == "validation") & jobs["value"].notna()]
     scores: dict[tuple[float, str], list[float]] = {}
     for candidate, value in zip(_candidates(scored), scored.loc[scored["learning_rate"].notna(), "value"], strict=True):
@@ -139,7 +140,7 @@ def choose_learning_rate(jobs: pd.DataFrame, rule: Rule, method: str) -> Choice:
     means = {each: round(fmean(scores[each]), 12) for each in sorted(scores, key=_first) if len(scores[each]) == most}
     rate, tuned = max(means, key=lambda each: means[each])
     aside = tuple(f"{label} at {each:g}" if label else each for each, label in sorted(ended - set(means), key=_first))
-    return Choice(rate, aside, len(ended), tuned)
+    return Choice(rate, aside, len(set(means) | failed), tuned)
 
 
 def _candidates(jobs: pd.DataFrame) -> list[tuple[float, str]]:

@@ -75,7 +75,7 @@ def _frugal(results: Results) -> list[str]:
     share = (least.parameters_total or 0) / (best.parameters_total or 1)
     gap = signed(_average(least) - _average(best))
     return [
-        f"The fewest parameters, {count(least.parameters_total)} for all targets, are {least.title}'s: {share:.2%} of {best.title}'s, "
+        f"The fewest parameters, {count(least.parameters_total)} for all targets, are {least.title}'s: {_share(share)} of {best.title}'s, "
         f"at an average of {percent(least.average)}% ({gap} points)."
     ]
 
@@ -93,6 +93,10 @@ def _targets(results: Results) -> list[str]:
 
 def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _share(share: float) -> str:
+    return f"{share:.2%}" if share >= 5e-5 else "less than 0.01%"
 
 
 def _average(row: Row) -> float:

@@ -115,7 +115,7 @@ def _store(place: str) -> str:
         return f"{store.url} does not exist yet"
     writable = "" if os.access(store.root, os.W_OK) else ", which this user cannot write to"
     sweeps = sum(1 for path in store.root.glob("sweeps/*.json"))
-    return f"{store.url}{writable}: {sweeps} sweeps, {_gigabytes(shutil.disk_usage(store.root).free)} free"
+    return f"{store.url}{writable}: {sweeps} sweep{'' if sweeps == 1 else 's'}, {_gigabytes(shutil.disk_usage(store.root).free)} free"
 
 
 def _cluster() -> str:

@@ -110,7 +110,8 @@ def sweep_text(name: str, backbone: str, directory: Path, tasks: Mapping[str, Ma
         "# (`scalearn schema > sweep.schema.json` makes that file, by which editors complete and check this one.)\n"
         "# How much does each task gain from what the others have learned?\n"
         + as_yaml(head | {"tasks": dict(tasks)})
-        + "# Few rows and epochs, to end within minutes: leave out train_rows, evaluation_rows and epochs for results that count.\n"
+        + "# Few rows and epochs and one seed, to end within minutes. For results that count leave out train_rows,\n"
+        + "# evaluation_rows and epochs, and add a line: seeds: [0, 1, 2]\n"
         + as_yaml({"data": {"root": root, **_FIRST}, "training": {"epochs": 5}, "methods": methods})
     )
 

@@ -100,9 +100,9 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
         *map(_stand_in_sentence, values["stand_ins"]),
         *map(_assumption_sentence, values["assumed"]),
         f"{show_seconds(values['seconds'])} for {values['jobs']} jobs in {values['packs']} packs; {values['jobs_done_before']} are done",
-        f"{values['device_seconds'] / 3600:.1f} device hours, {values['utilisation']:.0%} of the devices' time in use",
+        f"{_hours(values['device_seconds'])} device hours, {values['utilisation']:.0%} of the devices' time in use",
         f"lower bound {show_seconds(bound)}: critical path {show_seconds(values['critical_path_seconds'])}, "
-        f"work {values['least_device_seconds'] / 3600:.1f} device hours; the plan takes {values['over_bound']:.2f} of it",
+        f"work {_hours(values['least_device_seconds'])} device hours; the plan takes {values['over_bound']:.2f} of it",
         f"first come, first served would take {show_seconds(values['compared']['first_come'])}, "
         f"a barrier between the stages {show_seconds(values['compared']['barrier'])}",
         *_price(values),
@@ -121,6 +121,11 @@ def print_forecast(values: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     tasks = [f"{row['task']} {row['device_seconds'] / total:.0%}" for row in values["by_task"][:_LONGEST]]
     console.print(f"By task: {', '.join(tasks)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def _price(values: Mapping[str, Any]) -> list[str]:

@@ -54,7 +54,11 @@ def task_directory(task: Task, root: Path | None) -> Path:
     else:
         directory = Path(root).expanduser() / task.benchmark / task.name
     if not directory.is_dir():
-        raise UserError(f"Task {task.key}: there is no directory {directory}; put <split>.parquet files there, or mend data.root.")
+        seen = "" if directory.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(
+            f"Task {task.key}: there is no directory {directory}{seen}; put the files of its splits there, or mend data.root, "
+            "which counts from the working directory."
+        )
     return directory.resolve()
 
 

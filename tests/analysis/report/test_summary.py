@@ -22,6 +22,12 @@ def test_findings_name_the_best_how_sure_it_is_and_what_little_suffices(tmp_path
     assert targets == "Best per target: Apple: ScaLearn (75.50); Coachella: ScaLearn (75.50)."
 
 
+def test_findings_round_no_share_of_parameters_to_nothing(tmp_path: Path) -> None:
+    methods = {"adapter": (3e-4,), "scalearn_uniform_pp": (6e-3,)}
+    build_store(tmp_path, StoreSpec(methods=methods, score=lambda method, task, seed, rate, split: 0.8 if method == "adapter" else 0.7))
+    assert "are ScaLearnUniform++'s: less than 0.01% of Adapter's" in " ".join(findings(gather(read_sweep(tmp_path, "demo"))))
+
+
 def test_findings_about_equal_methods_name_no_winner(tmp_path: Path) -> None:
     methods = {"adapter": (3e-4,), "adapterfusion": (5e-5,), "scalearn": (6e-3,)}
     build_store(tmp_path, StoreSpec(methods=methods, score=lambda method, task, seed, rate, split: 0.74))

@@ -76,6 +76,12 @@ def test_table_row_whose_cells_chose_among_unlike_numbers_says_both(tmp_path: Pa
     ]
 
 
+def test_rate_that_only_some_seeds_have_is_not_counted_as_tried(tmp_path: Path) -> None:
+    build_store(tmp_path, replace(EQUAL, states={"scalearn/apple/lr2e-02-seed1": "pending"}))
+    (row,) = [row for row in analysis.benchmark_table(analysis.load(tmp_path, "demo")).rows if row.method == "scalearn"]
+    assert (row.cells[0].learning_rate, row.cells[0].tried, row.cells[0].set_aside) == (6e-3, 1, (2e-2,))
+
+
 def test_rate_whose_jobs_all_failed_counts_as_tried_and_is_named_as_not_compared(tmp_path: Path) -> None:
     build_store(tmp_path, replace(EQUAL, states={"scalearn/apple/lr2e-02": "failed"}))
     table = analysis.benchmark_table(analysis.load(tmp_path, "demo"))

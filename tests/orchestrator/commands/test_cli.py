@@ -301,6 +301,7 @@ def test_forecast_is_printed_in_full(sweep, capsys):
     text = capsys.readouterr().out
     assert f"{show_seconds(expected['seconds'])} for 9 jobs in {expected['packs']} packs; 1 are done" in text
     assert f"{expected['utilisation']:.0%} of the devices' time in use" in text
+    assert "0.0 device hours" not in text, "a small sweep takes some"
     assert f"critical path {show_seconds(expected['critical_path_seconds'])}, " in text
     printed = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.partition("What dominates")[2].splitlines()]
     (headings,) = [line for line in text.partition("What dominates")[2].splitlines() if "device hours" in line]

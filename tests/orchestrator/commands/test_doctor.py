@@ -43,7 +43,7 @@ def test_doctor_tells_of_every_part_where_all_is_well(tmp_path: Path, monkeypatc
     assert "torch " in told["packages"]
     assert "memory free" in told["machine"]
     assert told["devices"].strip().startswith("torch ")
-    assert f"{tmp_path}: 1 sweeps, " in told["store"]
+    assert f"{tmp_path}: 1 sweep, " in told["store"]
     assert "takes connections" in told["cluster"]
     assert "answers 401; cache " in told["hub"]
 

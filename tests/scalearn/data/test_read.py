@@ -262,3 +262,9 @@ def test_pronoun_outside_the_sentence_is_one_sentence(written: Path, tmp_path: P
 def test_absent_root_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"glue/rte: there is no directory .*nowhere/glue/rte"):
         load(tmp_path / "nowhere")
+
+
+def test_absent_relative_root_says_from_where_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is no directory nowhere/glue/rte in {tmp_path}; .*working directory"):
+        load(Path("nowhere"))

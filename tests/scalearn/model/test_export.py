@@ -152,7 +152,17 @@ def test_model_card_names_sources_coefficients_scores_and_use(tmp_path: Path) ->
         fold(random_model(OmegaConfig(), 2, 32, 4)), tmp_path / "x", scores={"test": {"loss": 0.5, "accuracy": 0.75}}, notes=["A note."]
     )
     card = (tmp_path / "x/README.md").read_text()
-    for words in ("| s0 |", "| s1 |", "width 8", "0.7500", "A note.", "load_adapter(", 'set_active_adapters("task")', "`a`, `b`, `c`"):
+    for words in (
+        "| s0 |",
+        "| s1 |",
+        "width 8",
+        "0.7500",
+        "A note.",
+        "load_adapter(",
+        "scalearn.load_model(",
+        'set_active_adapters("task")',
+        "`a`, `b`, `c`",
+    ):
         assert words in card, words
 
 
