@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.push:
             from scalearn.model.push import push
 
-            print(f"Uploaded to {push(to, arguments.push, private=arguments.private)}", flush=True)
+            address = push(to, arguments.push, collection=run.name, private=arguments.private)
+            print(f"Uploaded to {address}, in the collection '{run.name}'", flush=True)
         if tracked is not None:
             from orchestrator.tracking.register import register
 

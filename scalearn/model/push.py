@@ -10,13 +10,14 @@ from scalearn.errors import UserError
 from scalearn.secrets import clause
 
 
-def push(directory: Path, repository: str, *, private: bool = False) -> str:
+def push(directory: Path, repository: str, *, collection: str, private: bool = False) -> str:
     """Upload a directory as a model repository, which is created where there is none. Files that are there in this form already stay.
 
     Args:
         directory: What `export_adapter` wrote.
         repository: `OWNER/NAME`.
-        private: Whether only its owner may read it.
+        collection: Title of the owner's collection that holds it, too, such as the sweep's name. It is created where there is none.
+        private: Whether only its owner may read it, and a new collection.
 
     Returns:
         Address of the repository.
@@ -32,6 +33,8 @@ def push(directory: Path, repository: str, *, private: bool = False) -> str:
         if private and not hub.model_info(repository).private:
             raise UserError(f"{repository} is on the hub already and public: make it private there, or give another name.")
         hub.upload_folder(repo_id=repository, folder_path=directory, commit_message="Adapter exported by scalearn")
+        slug = hub.create_collection(collection, namespace=repository.partition("/")[0], private=private, exists_ok=True).slug
+        hub.add_collection_item(slug, repository, "model", exists_ok=True)
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise UserError(

@@ -20,6 +20,7 @@ class Hub(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
+        self.collections: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
         self.commits = 0
         self.lose = 0
@@ -63,6 +64,8 @@ class Answer(BaseHTTPRequestHandler):
             if asked.get("private") and not known:
                 hub.private.add(name)
             return self.send({"url": f"{hub.address}/{name}"}, 409 if known else 200)
+        if parts[:2] == ["api", "collections"]:
+            return self.collect(parts[2:], json.loads(body))
         if parts[0] == "api" and parts[4] == "preupload":
             modes = [(each["path"], each["path"].endswith((".safetensors", ".bin"))) for each in json.loads(body)["files"]]
             return self.send(
@@ -75,6 +78,20 @@ class Answer(BaseHTTPRequestHandler):
         if parts[0] == "api" and parts[4] == "commit":
             return self.commit(f"{parts[2]}/{parts[3]}", [json.loads(line) for line in body.splitlines()])
         self.send({"error": f"no such call: {self.path}"}, 404)
+
+    def collect(self, place: list[str], asked: dict[str, Any]) -> None:
+        if not place:
+            slug = f"{asked['namespace']}/{asked['title']}-1"
+            known = slug in self.server.collections
+            shown = {"title": asked["title"], "private": asked["private"], "lastUpdated": "2026-01-01T00:00:00.000Z"}
+            unused = {"owner": {}, "position": 0, "theme": "", "upvotes": 0}
+            self.server.collections.setdefault(slug, {"slug": slug, "items": [], **shown, **unused})
+            return self.send({"slug": slug} if known else self.server.collections[slug], 409 if known else 200)
+        collection, item = self.server.collections["/".join(place[:2])], asked["item"]
+        known = item["id"] in [each["id"] for each in collection["items"]]
+        if not known:
+            collection["items"].append({"_id": item["id"], "position": 0, **item})
+        self.send({"error": "already there"} if known else collection, 409 if known else 200)
 
     def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
         hub = self.server
@@ -102,6 +119,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, parts = self.server, self.path.split("?")[0].strip("/").split("/")
+        if parts[:2] == ["api", "collections"]:
+            return self.send(hub.collections["/".join(parts[2:4])])
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         files = hub.repositories.get(name)
         if files is None:

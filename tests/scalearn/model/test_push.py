@@ -104,6 +104,10 @@ def test_exported_adapter_is_created_updated_refused_and_read_back(finished: Pat
     assert again[0] == 0, again
     assert hub.commits == 4
     assert read == [[True, True], ["apple"], 16]
+    ((title, held),) = [(each["title"], [item["id"] for item in each["items"]]) for each in hub.collections.values()]
+    assert title == "toy"
+    assert held == ["anna/apple", "anna/open", "anna/late"]
+    assert "in the collection 'toy'" in again[1]
 
     card = ModelCard(repository["README.md"].decode())
     assert card.data.license == "cc-by-4.0"
