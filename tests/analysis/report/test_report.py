@@ -41,6 +41,12 @@ def test_report_page_needs_nothing_beyond_itself(report: Path) -> None:
     assert all((report.parent / target).is_file() for target in linked)
 
 
+def test_report_page_says_what_bold_and_underlined_mean(report: Path) -> None:
+    page = report.read_text()
+    assert "<u" in page
+    assert "The best of a column is bold, the second underlined." in page
+
+
 def test_report_page_names_failures_progress_and_the_exact_yaml(report: Path) -> None:
     page = report.read_text()
     assert page.count("the loss became nan at step 42") >= 3
