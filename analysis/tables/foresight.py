@@ -12,7 +12,7 @@ from analysis.reading.records import Record
 from analysis.tables.gains import KINDS, matrices
 from analysis.tables.grid import Grid, GridCell, GridRow
 from analysis.tables.grids import p_text, signed
-from analysis.tables.stacks import estimate, rank_correlation
+from analysis.tables.stacks import mean_correlation, rank_correlation
 from analysis.tables.statistics import holm
 
 MEASURES = {"logme": "LogME", "h_score": "H-score", "text": "Likeness of texts", "weights": "Likeness of weights"}
@@ -152,11 +152,7 @@ def _line(task: str, pairs: pd.DataFrame, rated: pd.DataFrame) -> dict[str, Any]
 
 
 def _correlation(values: list[float]) -> str:
-    if not values:
-        return "no order of the sources to compare"
-    told = estimate(values)
-    spread = "" if told.low is None else f" (95% interval {told.low:.2f} to {told.high:.2f} over {told.n} targets)"
-    return f"mean rank correlation {told.mean:.2f}{spread}".replace("-", "−")
+    return mean_correlation(values) if values else "no order of the sources to compare"
 
 
 def _points(fraction: float) -> str:

@@ -9,7 +9,7 @@ from analysis.reading.names import Names, short_name
 from analysis.tables.grid import Grid, GridCell, GridRow
 from analysis.tables.grids import p_text, signed
 from analysis.tables.omega import Omega
-from analysis.tables.stacks import by_seed, estimate, groups, largest, paired, rank_correlation, verdict
+from analysis.tables.stacks import by_seed, groups, largest, mean_correlation, paired, rank_correlation, verdict
 from analysis.tables.statistics import holm
 
 Kind = Literal["single", "left out"]
@@ -101,12 +101,10 @@ def agreement_sentences(agreement: pd.DataFrame, names: Names) -> list[str]:
     """Return what the correlations say, with their numbers."""
     lines = []
     for (kind, title, omegas), part in agreement.groupby(["kind", "title", "omegas"], sort=False):
-        told = estimate(part["rho"].tolist())
         sure = [names.task_title(str(row["task"])) for row in part.to_dict("records") if row["p_holm"] < 0.05]
-        spread = "" if told.low is None else f" (95% interval {told.low:.2f} to {told.high:.2f} over {told.n} targets)"
         text = f"Omegas of {omegas} and gains of {title}, each source {KINDS['single' if kind == 'single' else 'left out']}, "
-        text += f"agree with a mean rank correlation of {told.mean:.2f}{spread}; "
-        lines.append(text.replace("-", "−") + (f"certainly for {', '.join(sure)} (Holm)." if sure else "for no target certainly (Holm)."))
+        text += f"agree with a {mean_correlation(part['rho'].tolist())}; "
+        lines.append(text + (f"certainly for {', '.join(sure)} (Holm)." if sure else "for no target certainly (Holm)."))
     return lines
 
 

@@ -152,6 +152,17 @@ def interval(estimate: Estimate) -> str:
     return f"95% interval {signed(estimate.low)} to {signed(estimate.high)}, {seeds}"
 
 
+def mean_correlation(by_target: Sequence[float]) -> str:
+    """Return the mean of rank correlations over targets, in words. Its interval ends where correlations do."""
+    told = estimate(by_target)
+    spread = (
+        ""
+        if told.low is None or told.high is None
+        else f" (95% interval {max(told.low, -1):.2f} to {min(told.high, 1):.2f} over {told.n} targets)"
+    )
+    return f"mean rank correlation of {told.mean:.2f}{spread}".replace("-", "−")
+
+
 def certain(estimate: Estimate) -> bool:
     """Tell whether an estimate's interval excludes zero."""
     return estimate.low is not None and estimate.high is not None and estimate.low * estimate.high > 0

@@ -10,7 +10,7 @@ from scipy import stats
 from analysis.reading.records import Record
 from analysis.report.questions import questions, questions_by_backbone
 from analysis.tables import foresight, gains, interference, omega_patterns, quality
-from analysis.tables.stacks import largest, rank_correlation, stack_scores
+from analysis.tables.stacks import largest, mean_correlation, rank_correlation, stack_scores
 from tests.analysis.helpers.stacks import TASKS, Stacks
 
 HELP = {"cola": -0.03, "sst2": 0.01, "mrpc": 0.02, "rte": 0.04}
@@ -289,3 +289,10 @@ def test_each_backbone_of_a_sweep_answers_for_itself() -> None:
     assert "rte's for" in gains_of["gains_minilm"].sentences[0].partition("the largest")[0]
     assert "cola's for" in gains_of["gains_mpnet"].sentences[0].partition("the largest")[0]
     assert len({plot.name for question in asked for plot in question.plots}) == sum(len(question.plots) for question in asked)
+
+
+def test_interval_of_a_mean_correlation_ends_where_correlations_do() -> None:
+    # Student's interval of 0.60, 0.89, 0.97 is 0.34 to 1.30.
+    assert mean_correlation([0.60, 0.89, 0.97]) == "mean rank correlation of 0.82 (95% interval 0.34 to 1.00 over 3 targets)"
+    assert mean_correlation([-0.9, -0.2, -0.9]).startswith("mean rank correlation of −0.67 (95% interval −1.00 to ")
+    assert mean_correlation([0.5]) == "mean rank correlation of 0.50"
