@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from scalearn.formats.source_adapters import SourceAdapters
@@ -81,9 +82,11 @@ def _sums(eigenvalues: Array, projected: Array, rest: float, ratio: float) -> tu
 
 
 def h_score(features: Array, classes: npt.NDArray[np.int64]) -> float:
-    """Return tr(cov(f)^+ cov(E[f | y])): how far classes lie apart in features of unit covariance (Bao et al. 2019).
+    """Return how far classes lie apart in features of unit covariance: tr(S^-1 (1 - a) cov(E[f | y])).
 
-    With fewer rows than the features are wide it is as large as it can be, and says nothing.
+    This is the H-score (Bao et al. 2019) with the shrunk covariance S = (1 - a) cov(f) + a m I of Ibrahim et al. 2021 (arXiv 2110.06893),
+    where a is Ledoit and Wolf's and m the mean variance. Without it, the score is as large as it can be for any features that are wider
+    than the rows are many.
 
     Args:
         features: `[rows, width]`.
@@ -93,8 +96,10 @@ def h_score(features: Array, classes: npt.NDArray[np.int64]) -> float:
     means = np.zeros_like(centred)
     for each in np.unique(classes):
         means[classes == each] = centred[classes == each].mean(axis=0)
-    within = np.linalg.pinv(np.atleast_2d(np.cov(centred, rowvar=False, bias=True)), rcond=1e-10, hermitian=True)
-    return float(np.trace(within @ (means.T @ means / len(means))))
+    covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
+    if not np.trace(covariance) > 0:
+        return 0.0  # features without variance tell nothing
+    return float((1 - shrinkage) * np.trace(np.linalg.solve(covariance, means.T @ means / len(means))))
 
 
 def weight_likeness(sources: SourceAdapters) -> Tensor:

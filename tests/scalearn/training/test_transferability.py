@@ -58,10 +58,34 @@ def test_logme_of_several_classes_is_their_mean_and_prefers_features_that_tell_t
 
 
 def test_h_score_is_its_definition() -> None:
-    features, classes = RNG.normal(size=(50, 4)), RNG.integers(0, 3, size=50)
-    conditional = np.array([features[classes == each].mean(axis=0) for each in classes])
-    expected = np.trace(np.linalg.inv(np.cov(features.T, bias=True)) @ np.cov(conditional.T, bias=True))
+    """The shrinkage is Ledoit and Wolf's, written out: their b2 / d2, with the mean variance as the target."""
+    features, classes = RNG.normal(size=(50, 4)) @ np.diag([3.0, 1.0, 0.5, 0.2]), RNG.integers(0, 3, size=50)
+    centred = features - features.mean(axis=0)
+    empirical = centred.T @ centred / 50
+    target = np.trace(empirical) / 4 * np.eye(4)
+    distance = ((empirical - target) ** 2).sum()
+    scatter = sum(((np.outer(row, row) - empirical) ** 2).sum() for row in centred) / 50**2
+    shrinkage = min(scatter, distance) / distance
+    conditional = np.array([centred[classes == each].mean(axis=0) for each in classes])
+    shrunk = (1 - shrinkage) * empirical + shrinkage * target
+    expected = np.trace(np.linalg.inv(shrunk) @ ((1 - shrinkage) * conditional.T @ conditional / 50))
     assert h_score(features, classes) == pytest.approx(expected)
+
+
+def test_h_score_of_many_rows_is_that_without_shrinkage() -> None:
+    features, classes = RNG.normal(size=(20_000, 3)) * [1.0, 2.0, 3.0], RNG.integers(0, 2, size=20_000)
+    features[:, 0] += classes
+    conditional = np.array([features[classes == each].mean(axis=0) for each in (0, 1)])[classes]
+    plain = np.trace(np.linalg.inv(np.cov(features.T, bias=True)) @ np.cov(conditional.T, bias=True))
+    assert h_score(features, classes) == pytest.approx(plain, rel=0.01)
+
+
+def test_h_score_tells_features_apart_that_are_wider_than_the_rows_are_many() -> None:
+    classes = np.arange(40) % 4
+    noise = RNG.normal(size=(40, 100))
+    telling = noise + 2 * RNG.normal(size=(4, 100))[classes]
+    assert h_score(telling, classes) > h_score(noise, classes) + 0.5
+    assert h_score(np.ones((40, 100)), classes) == 0.0
 
 
 def test_h_score_of_a_regression_is_that_of_its_quarters() -> None:
