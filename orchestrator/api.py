@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.as_run import Run, as_run, load_sweep
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import expand_in, graph_in
-from orchestrator.definition.graph import Graph
+from orchestrator.artifacts.trials import graph_ahead, graph_in
 from orchestrator.definition.sweep import Sweep as Definition
 from orchestrator.execution.apart import run_apart
 from orchestrator.execution.options import Options
@@ -99,7 +98,7 @@ class Sweep:
         graph = graph_in(self._store, self._definition)
         if only is not None:
             return plan_sweep(self._definition, graph.restrict(only), self._store)
-        return plan_sweep(self._definition, graph, self._store, self._ahead())
+        return plan_sweep(self._definition, graph, self._store, graph_ahead(self._store, self._definition))
 
     def forecast(self, devices: int = 1, *, profile: str | Path = DEFAULT_PROFILE, price_per_hour: float | None = None) -> Expected:
         """Return how long what is not done yet will take, as `scalearn plan --gpus` prints it. It shows itself in a notebook.
@@ -113,12 +112,9 @@ class Sweep:
             UserError: There is no such profile, or a job needs more devices.
         """
         cost = cost_of(self._definition, load_profile(str(profile)))
-        graph = self._ahead() or graph_in(self._store, self._definition)
-        return Expected(forecast(graph, self.plan().cached(), cost, devices, self._definition.resources, price=price_per_hour))
-
-    def _ahead(self) -> Graph | None:
-        """Return the jobs with stand-ins for those of trials that are still to be proposed. None: there is no search."""
-        return expand_in(self._store, self._definition, ahead=True).graph if self._definition.search is not None else None
+        graph, ahead = graph_in(self._store, self._definition), graph_ahead(self._store, self._definition)
+        done = plan_sweep(self._definition, graph, self._store).cached()
+        return Expected(forecast(ahead or graph, done, cost, devices, self._definition.resources, price=price_per_hour))
 
     def run(
         self,

@@ -47,6 +47,11 @@ def graph_in(store: Store, sweep: Sweep) -> Graph:
     return expand_in(store, sweep).graph
 
 
+def graph_ahead(store: Store, sweep: Sweep) -> Graph | None:
+    """Return the graph with stand-ins for the jobs of trials that are still to be proposed. None: there is no search."""
+    return expand_in(store, sweep, ahead=True).graph if sweep.search is not None else None
+
+
 def _points(record: object) -> Sequence[Point]:
     points = record.get("points") if isinstance(record, dict) else None
     return [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.artifacts.as_run import load_sweep
 from orchestrator.artifacts.store import Store
-from orchestrator.artifacts.trials import expand_in, graph_in
+from orchestrator.artifacts.trials import graph_ahead, graph_in
 from orchestrator.commands.arguments import Commands, add_sweep_command, make_console, positive_amount, positive_number
 from orchestrator.definition.graph import Graph
 from orchestrator.definition.sweep import Sweep
@@ -55,5 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _ahead(arguments: argparse.Namespace, sweep: Sweep, store: Store, graph: Graph) -> Graph:
     """Return the graph with stand-ins for the trials that are still to be proposed. Only a run of the whole sweep proposes any."""
-    whole = sweep.search is not None and arguments.only is None
-    return expand_in(store, sweep, ahead=True).graph if whole else graph
+    return (graph_ahead(store, sweep) if arguments.only is None else None) or graph

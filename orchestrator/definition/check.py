@@ -1,7 +1,6 @@
 """Checks that the schema cannot make: names must exist, lists must not repeat, and values must fit each other."""
 
 import importlib.metadata
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -20,7 +19,7 @@ from scalearn.backbone.linear_modules import linear_modules, matching, resolve_t
 from scalearn.backbone.registry import Backbone, config_entries, get_backbone, require_readable
 from scalearn.config import Stage
 from scalearn.formats.adapterhub_layout import SEQ_BN, read_adapter_config, require_architecture, require_fitting_weights
-from scalearn.formats.peft_layout import lora_parts
+from scalearn.formats.peft_layout import factor, lora_parts
 from scalearn.methods.registry import Method, get_method
 from scalearn.tasks import PackageSource
 
@@ -148,8 +147,7 @@ def _lora(settings: "Mapping[str, Any]", known: "Sizes | None") -> "Mapping[str,
     if known is None or "rank" not in settings or not all(matching(known, [target]) for target in targets):
         return None
     rank = settings["rank"]
-    scale = settings["alpha"] / (math.sqrt(rank) if settings["rslora"] else rank)
-    return dict.fromkeys(resolve_targets(known, targets), (rank, scale))
+    return dict.fromkeys(resolve_targets(known, targets), (rank, factor(rank, settings["alpha"], settings["rslora"])))
 
 
 def _sites(backbone: Backbone | None) -> int | None:

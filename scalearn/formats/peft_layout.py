@@ -61,7 +61,12 @@ class LoraConfig:
     def at(self, place: str) -> tuple[int, float]:
         """Return rank and factor at a module, by its name in PEFT's model of the backbone."""
         rank, alpha = _of_pattern(self.ranks, place, self.rank), _of_pattern(self.alphas, place, self.alpha)
-        return int(rank), alpha / (math.sqrt(rank) if self.rslora else rank)
+        return int(rank), factor(rank, alpha, self.rslora)
+
+
+def factor(rank: float, alpha: float, rslora: bool) -> float:
+    """Return the factor s of `s B A x`."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 def tensor_names(module: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from scalearn.backbone.encoder import Encoder
 from scalearn.backbone.linear_modules import Sizes, resolve_targets
 from scalearn.config import JobConfig, Setting
-from scalearn.formats.peft_layout import tensor_names
+from scalearn.formats.peft_layout import factor, tensor_names
 from scalearn.formats.source_adapters import SourceAdapters
 from scalearn.layers.branch import Branch
 from scalearn.layers.random_streams import BRANCH_DROPOUT, RowDropout
@@ -35,7 +35,7 @@ class LoraShape:
     @property
     def scale(self) -> float:
         """The factor s of `s B A x`."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return factor(self.rank, self.alpha, self.rslora)
 
     @property
     def settings(self) -> dict[str, Setting]:

@@ -90,6 +90,40 @@ def write_result(run: JobRun, scores: Mapping[str, Any], primary: Mapping[str, s
     write_json(run.member.directory / RESULT, result)
 
 
+def untrained_result(
+    *, device: str, sources: int, rows: Mapping[str, int], started: float, loaded: float, ended: float, **further: Any
+) -> dict[str, Any]:
+    """Return the content of `result.json` of a job that trains nothing.
+
+    Args:
+        device: Type of the device that it ran on.
+        sources: Parameters of the sources that it read.
+        rows: Training rows that it read, by task.
+        started: When it began, in seconds of a clock that only goes forward.
+        loaded: When models and data were there.
+        ended: When it was done.
+        further: Other entries.
+    """
+    return {
+        "schema": SCHEMA,
+        "scores": {},
+        "primary_metric": {},
+        "parameters": {"transfer": 0, "source": sources, "head": 0},
+        "best_epoch": 0,
+        "epochs": 0,
+        "steps": 0,
+        "stopped_early": False,
+        "precision": "fp32",
+        "device": device,
+        "pack_size": 1,
+        "rows": {task: {"train": count} for task, count in rows.items()},
+        "timing": {"train_seconds": 0.0, "evaluate_seconds": ended - loaded},
+        "load_seconds": loaded - started,
+        **further,
+        "warnings": [],
+    }
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Move a JSON file into place in one step, so that no reader sees half of it."""
     write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

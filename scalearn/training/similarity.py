@@ -24,7 +24,7 @@ from scalearn.data import load_task
 from scalearn.errors import UserError
 from scalearn.tasks import task_of
 from scalearn.training.pack import Outcome, PackMember, Report
-from scalearn.training.results import write_json
+from scalearn.training.results import RESULT, untrained_result, write_json
 from scalearn.training.runtime import Runtime
 
 TABLE = "similarity.json"
@@ -58,26 +58,8 @@ def run_similarity(member: PackMember, runtime: Runtime, report: Report) -> Outc
         rows[data.task] = len(texts)
         means.append(sentence_embeddings(texts, model, tokenizer, data.max_length).double().mean(dim=0))
     write_table(member.directory, config, mean_similarity(torch.stack(means)), rows)
-    write_json(
-        member.directory / "result.json",
-        {
-            "schema": 1,
-            "scores": {},
-            "primary_metric": {},
-            "parameters": {"transfer": 0, "source": 0, "head": 0},
-            "best_epoch": 0,
-            "epochs": 0,
-            "steps": 0,
-            "stopped_early": False,
-            "precision": "fp32",
-            "device": accelerator.device.type,
-            "pack_size": 1,
-            "rows": {task: {"train": count} for task, count in rows.items()},
-            "timing": {"train_seconds": 0.0, "evaluate_seconds": time.monotonic() - loaded},
-            "load_seconds": loaded - started,
-            "warnings": [],
-        },
-    )
+    times = {"started": started, "loaded": loaded, "ended": time.monotonic()}
+    write_json(member.directory / RESULT, untrained_result(device=accelerator.device.type, sources=0, rows=rows, **times))
     return Outcome(member)
 
 

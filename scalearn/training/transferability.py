@@ -23,7 +23,7 @@ from scalearn.layers.random_streams import RowBlock
 from scalearn.methods.build import build_branch
 from scalearn.training.estimates import Array, Labels, class_numbers, h_score, logme, target_columns, weight_likeness
 from scalearn.training.pack import Outcome, PackMember, Report
-from scalearn.training.results import write_json
+from scalearn.training.results import RESULT, untrained_result, write_json
 from scalearn.training.runtime import Runtime
 from scalearn.training.similarity import mean_cosines, seconds_of
 
@@ -71,27 +71,16 @@ def run_transferability(member: PackMember, runtime: Runtime, report: Report) ->
     seconds["text"] = seconds_of(member.parents["similarity"])
     table = {"schema": 1, "target": data.task, "rows": len(task.splits["train"]), "measures": measured, "seconds": seconds}
     write_json(member.directory / TABLE, table)
-    write_json(
-        member.directory / "result.json",
-        {
-            "schema": 1,
-            "scores": {},
-            "primary_metric": {},
-            "parameters": {"transfer": 0, "source": everything.parameters, "head": 0},
-            "best_epoch": 0,
-            "epochs": 0,
-            "steps": 0,
-            "stopped_early": False,
-            "precision": "fp32",
-            "device": accelerator.device.type,
-            "pack_size": 1,
-            "rows": {data.task: {"train": len(task.splits["train"])}},
-            "timing": {"train_seconds": 0.0, "evaluate_seconds": time.monotonic() - loaded},
-            "load_seconds": loaded - started,
-            "transferability": {"measures": measured, "seconds": seconds},
-            "warnings": [],
-        },
+    result = untrained_result(
+        device=accelerator.device.type,
+        sources=everything.parameters,
+        rows={data.task: len(task.splits["train"])},
+        started=started,
+        loaded=loaded,
+        ended=time.monotonic(),
+        transferability={"measures": measured, "seconds": seconds},
     )
+    write_json(member.directory / RESULT, result)
     return Outcome(member)
 
 

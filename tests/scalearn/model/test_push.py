@@ -12,21 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from orchestrator.artifacts.store import Store
 from orchestrator.definition.sweep import Sweep
-from tests.scalearn.helpers.graphs import train_graph
+from tests.scalearn.helpers.graphs import ONE_TARGET, train_graph
 from tests.scalearn.helpers.hub import running_hub
 from tests.scalearn.helpers.small import save_backbone
-
-SWEEP = """
-name: toy
-benchmark: domains
-backbone: {backbone}
-store: runs
-data: {{train_rows: 16, evaluation_rows: 8, max_length: 24}}
-sources: {{tasks: [apple, coachella], settings: {{reduction_factor: 4}}}}
-targets: [apple]
-training: {{epochs: 1, batch_size: 8, precision: fp32}}
-methods: {{scalearn_pp: {{learning_rate: 5e-2}}}}
-"""
 
 # One process, since the library reads HF_ENDPOINT when it is imported. It prints a line of JSON per step.
 SCRIPT = """
@@ -62,7 +50,7 @@ print(json.dumps([same, list(sources.names), sources.width]), flush=True)
 def finished(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     root = tmp_path_factory.mktemp("push")
     backbone = save_backbone(root / "backbone", tokenizer)
-    (root / "toy.yaml").write_text(SWEEP.format(backbone=backbone))
+    (root / "toy.yaml").write_text(ONE_TARGET.format(backbone=backbone))
     train_graph(Sweep.load(root / "toy.yaml").expand(), Store(root / "runs"))
     return root
 

@@ -14,27 +14,15 @@ from orchestrator.artifacts.store import Store
 from orchestrator.cli import main
 from orchestrator.definition.sweep import Sweep
 from orchestrator.tracking.writer import Target, Tracker
-from tests.scalearn.helpers.graphs import train_graph
+from tests.scalearn.helpers.graphs import ONE_TARGET, train_graph
 from tests.scalearn.helpers.small import save_backbone
-
-SWEEP = """
-name: toy
-benchmark: domains
-backbone: {backbone}
-store: runs
-data: {{train_rows: 16, evaluation_rows: 8, max_length: 24}}
-sources: {{tasks: [apple, coachella], settings: {{reduction_factor: 4}}}}
-targets: [apple]
-training: {{epochs: 1, batch_size: 8, precision: fp32}}
-methods: {{scalearn_pp: {{learning_rate: 5e-2}}}}
-"""
 
 
 def test_exported_adapter_is_registered_for_its_run_and_predicts_texts(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("toy.yaml").write_text(SWEEP.format(backbone=save_backbone(tmp_path / "backbone", tokenizer)))
+    Path("toy.yaml").write_text(ONE_TARGET.format(backbone=save_backbone(tmp_path / "backbone", tokenizer)))
     sweep, store = Sweep.load("toy.yaml"), Store(tmp_path / "runs")
     graph = sweep.expand()
     train_graph(graph, store)
