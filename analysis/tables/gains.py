@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.reading.names import Names, short_name
 from analysis.tables.grid import Grid, GridCell, GridRow
-from analysis.tables.grids import p_text, signed
+from analysis.tables.grids import estimate_cells, signed
 from analysis.tables.omega import Omega
 from analysis.tables.stacks import by_seed, groups, largest, mean_correlation, paired, rank_correlation, verdict
 from analysis.tables.statistics import holm
@@ -113,16 +113,7 @@ def gain_grid(found: pd.DataFrame, names: Names) -> Grid:
     rows = []
     for kind, title, pairs in matrices(found):
         for row in pairs.to_dict("records"):
-            low, p = row["low"], row["p_holm"]
-            cells = (
-                GridCell(names.task_title(str(row["task"]))),
-                GridCell(str(row["source"])),
-                GridCell(signed(row["gain"]), sort=float(row["gain"])),
-                GridCell("–" if pd.isna(low) else f"{signed(low)} to {signed(row['high'])}"),
-                GridCell(str(row["n"]), sort=float(row["n"])),
-                GridCell(p_text(p), sort=None if pd.isna(p) else float(p)),
-                GridCell(str(row["verdict"])),
-            )
+            cells = (GridCell(names.task_title(str(row["task"]))), GridCell(str(row["source"])), *estimate_cells(row, "gain"))
             rows.append(GridRow(f"{title}, each source {KINDS[kind]}", cells))
     header = ("Target", "Source", "Gain", "95% interval", "Seeds", "p (Holm)", "Verdict")
     notes = (

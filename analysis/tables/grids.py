@@ -1,6 +1,6 @@
 """The other tables beside the benchmark table, as grids: learning rates, differences, ranks, coefficients, jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -158,3 +158,20 @@ def _number(value: Any, digits: int) -> GridCell:
 
 def _sort(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else float(value)
+
+
+def estimate_cells(row: Mapping[Any, Any], value: str) -> tuple[GridCell, ...]:
+    """Return the cells of a paired difference: in points, its interval, how many seeds, Holm's p, and the verdict.
+
+    Args:
+        row: `low`, `high`, `n`, `p_holm`, `verdict`, and the difference.
+        value: Name of the difference.
+    """
+    low, p = row["low"], row["p_holm"]
+    return (
+        GridCell(signed(row[value]), sort=float(row[value])),
+        GridCell("–" if pd.isna(low) else f"{signed(low)} to {signed(row['high'])}"),
+        GridCell(str(row["n"]), sort=float(row["n"])),
+        GridCell(p_text(p), sort=None if pd.isna(p) else float(p)),
+        GridCell(str(row["verdict"])),
+    )

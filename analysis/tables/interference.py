@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.reading.names import Names
 from analysis.tables.grid import Grid, GridCell, GridRow, percent
-from analysis.tables.grids import p_text, signed
+from analysis.tables.grids import estimate_cells, signed
 from analysis.tables.stacks import Estimate, by_seed, certain, groups, paired, points, verdict
 from analysis.tables.statistics import holm
 
@@ -96,16 +96,8 @@ def interference_grid(entries: list[Interference], names: Names) -> Grid:
     for entry in entries:
         whose = "own among them" if entry.own else "own left out"
         for row in entry.changes.to_dict("records"):
-            low, high, p = row["low"], row["high"], row["p_holm"]
-            cells = (
-                GridCell(names.task_title(str(row["task"]))),
-                GridCell(f"{row['fewest']} to {row['most']}"),
-                GridCell(signed(row["difference"]), sort=float(row["difference"])),
-                GridCell("–" if pd.isna(low) else f"{signed(low)} to {signed(high)}"),
-                GridCell(str(row["n"]), sort=float(row["n"])),
-                GridCell(p_text(p), sort=None if pd.isna(p) else float(p)),
-                GridCell(str(row["verdict"])),
-            )
+            sizes = GridCell(f"{row['fewest']} to {row['most']}")
+            cells = (GridCell(names.task_title(str(row["task"]))), sizes, *estimate_cells(row, "difference"))
             rows.append(GridRow(f"{entry.title}, {whose}", cells))
     header = ("Target", "Sources", "Change", "95% interval", "Seeds", "p (Holm)", "More sources")
     notes = ("Percentage points, most sources minus fewest, means over draws paired by seed. Student's interval and t test.",)
